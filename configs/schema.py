@@ -1,0 +1,125 @@
+"""The settings of a discovery run: one frozen pydantic model, composed of the rooms' own, and its YAML reader.
+
+`DiscoverConfig` is the parameter of `flows/discover.py:discover`, so the Prefect UI shows it as a form. YAML files hold
+only what differs from the defaults.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from dft.config import HullConfig, InputsConfig, RelaxConfig, StoreConfig
+from generative.config import (
+    ConditionsConfig,
+    DataConfig,
+    ElementSymbol,
+    RoomConfig,
+    SampleConfig,
+    ScreenConfig,
+)
+
+CONFIG_FOLDER = Path(__file__).parent
+
+
+class ConfigError(ValueError):
+    """A settings file that cannot be used; the message is one sentence per fault."""
+
+
+class ExecutionConfig(RoomConfig):
+    """Where and how wide the run's chunks are computed. Changes no result."""
+
+    runs_folder: str = Field("runs", description="folder that holds one folder per run")
+    task_runner: Literal["threads", "processes", "dask"] = Field(
+        "threads", description="threads or processes of this machine, or a Dask cluster"
+    )
+    max_workers: int = Field(1, ge=1, le=1024, description="chunks computed at once")
+    torch_threads: int = Field(2, ge=1, le=256, description="CPU threads of one chunk's tensor operations")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where networks run; auto takes a GPU if seen")
+    dask_address: str | None = Field(None, description="scheduler address of a running Dask cluster; null starts one here")
+
+
+class DiscoverConfig(RoomConfig):
+    """One discovery run: a chemical system goes in, ranked new crystals with VASP inputs come out."""
+
+    name: str = Field(
+        "quickstart", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="name of the run and of its folder"
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of every random draw of the run")
+    elements: tuple[ElementSymbol, ...] = Field(
+        ("Al", "Ti", "N"), min_length=1, max_length=6, description="the chemical system, such as [Ta, W, B]"
+    )
+    data: DataConfig = Field(DataConfig(), description="known crystals")
+    conditions: ConditionsConfig = Field(ConditionsConfig(), description="what to generate")
+    sample: SampleConfig = Field(SampleConfig(), description="how to generate")
+    screen: ScreenConfig = Field(ScreenConfig(), description="validity, uniqueness, novelty")
+    relax: RelaxConfig = Field(RelaxConfig(), description="pre-relaxation")
+    hull: HullConfig = Field(HullConfig(), description="convex hull")
+    inputs: InputsConfig = Field(InputsConfig(), description="VASP inputs")
+    store: StoreConfig = Field(StoreConfig(), description="job documents")
+    execution: ExecutionConfig = Field(ExecutionConfig(), description="where the work runs")
+
+    @model_validator(mode="after")
+    def _distinct_elements(self) -> Self:
+        if len(set(self.elements)) != len(self.elements):
+            raise ValueError(f"elements {list(self.elements)} names an element twice: list each one once")
+        if self.conditions.policy == "enumerate" and self.conditions.n_elements_min > len(self.elements):
+            raise ValueError(
+                f"conditions.n_elements_min is {self.conditions.n_elements_min}, but elements lists only "
+                f"{len(self.elements)}: lower it or name more elements"
+            )
+        return self
+
+
+def describe(error: ValidationError) -> list[str]:
+    """One sentence per fault of a pydantic error: the field, the value, and what is allowed."""
+    sentences = []
+    for fault in error.errors():
+        field = ".".join(str(part) for part in fault["loc"]) or "the settings"
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            owner = ".".join(str(part) for part in fault["loc"][:-1]) or "the top level"
+            sentences.append(f"{field} is not a setting: {owner} has no such key (value given: {fault['input']!r})")
+        elif fault["type"] == "missing":
+            sentences.append(f"{field} is missing: it has no default")
+        elif fault["type"] == "value_error":
+            sentences.append(f"{field}: {message}")
+        else:
+            sentences.append(f"{field} is {fault['input']!r}: {message[:1].lower()}{message[1:]}")
+    return sentences
+
+
+def parse(settings: dict[str, Any], origin: str) -> DiscoverConfig:
+    """Validate settings read from `origin` (a file name, said in errors).
+
+    Raises: ConfigError: naming the field, the value, and what is allowed.
+    """
+    try:
+        return DiscoverConfig.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: " + "; ".join(describe(error))) from None
+
+
+def load(path: str | Path) -> DiscoverConfig:
+    """Read a YAML file, or one shipped with Hullward by its bare name ('quickstart', 'ternary').
+
+    Raises: ConfigError: if the file is missing, is not YAML, or holds a wrong setting.
+    """
+    file = Path(path)
+    if not file.suffix and not file.exists():
+        file = CONFIG_FOLDER / f"{path}.yaml"
+    if not file.is_file():
+        shipped = ", ".join(sorted(f.stem for f in CONFIG_FOLDER.glob("*.yaml")))
+        raise ConfigError(f"{path}: no such settings file; shipped with Hullward: {shipped}")
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if settings is None:
+        settings = {}
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{file}: holds a {type(settings).__name__}, expected settings as 'key: value' lines")
+    return parse(settings, str(file))

@@ -1,0 +1,88 @@
+"""Settings of the dft room: potential, relaxation, hull, VASP inputs, job store. Torch-free."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class RoomConfig(BaseModel):
+    """Base of every settings model: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RelaxConfig(RoomConfig):
+    """Pre-relaxation of cell and positions with a machine-learned potential (FIRE on torch-sim)."""
+
+    potential: str = Field(
+        "M3GNet-MP-2021.2.8-PES",
+        description="a name (looked up under HULLWARD_ASSETS/models, matgl's cache, then matgl's hub), a folder, or "
+        "'CHGNet' (weights inside its wheel)",
+    )
+    fallback: str | None = Field(
+        "CHGNet", description="used, and said aloud, when the potential cannot be found; null makes that an error"
+    )
+    fmax_ev_per_ang: float = Field(0.05, gt=0, le=1, description="largest force (cell forces included), eV/A")
+    max_steps: int = Field(300, ge=1, le=100_000, description="optimiser steps per crystal")
+    pressure_gpa: float = Field(0.0, ge=-100, le=1000, description="external pressure, GPa")
+    chunk_size: int = Field(32, ge=1, le=4096, description="crystals per chunk (one task, one file)")
+    batch_atoms_max: int = Field(512, ge=1, description="most atoms relaxed at once; bounds memory")
+    explode_force_ev_per_ang: float = Field(
+        1000.0, gt=0, description="a crystal whose largest force exceeds this after the first steps has exploded, eV/A"
+    )
+    explode_volume_ratio: float = Field(
+        5.0, gt=1, description="volume grown or shrunk by more than this factor counts as exploded"
+    )
+
+
+class HullConfig(RoomConfig):
+    """Competing phases and the convex hull."""
+
+    references_max: int = Field(
+        400, ge=1, description="most competing phases relaxed for one chemical system, lowest stated energy first"
+    )
+    stable_ev_per_atom: float = Field(
+        0.1, ge=0, le=1, description="energy above hull below which a candidate counts as (meta)stable, eV/atom"
+    )
+
+
+class Preset(StrEnum):
+    """VASP relaxation settings, each with its source."""
+
+    MP_RELAX = "mp-relax"
+    CONDITIONAL_GENERATION = "conditional-generation"
+    DP_CDVAE = "dp-cdvae"
+    DP_CDVAE_10GPA = "dp-cdvae-10gpa"
+    VDW = "vdw"
+
+
+class InputsConfig(RoomConfig):
+    """VASP inputs of the best candidates."""
+
+    preset: Preset = Field(Preset.CONDITIONAL_GENERATION, description="VASP settings; docs/dft.md lists each one")
+    top_n: int = Field(5, ge=0, le=10_000, description="write inputs for this many best-ranked candidates")
+    potcar_functional: str = Field("PBE_54", description="pseudopotential family for POTCAR or POTCAR.spec")
+
+
+class StoreConfig(RoomConfig):
+    """Where job documents go."""
+
+    kind: str = Field("sqlite", pattern="^(sqlite|mongodb)$", description="embedded SQLite, or MongoDB")
+    path: str = Field("jobs.sqlite", description="SQLite file, relative to the run folder")
+    mongodb_uri_variable: str = Field(
+        "HULLWARD_MONGODB_URI", description="environment variable that holds the MongoDB address (never the address)"
+    )
+    database: str = Field("hullward", description="MongoDB database")
+    collection: str = Field("jobs", description="collection or table of job documents")
+
+    @model_validator(mode="after")
+    def _no_address(self) -> Self:
+        if "://" in self.mongodb_uri_variable:
+            raise ValueError(
+                "mongodb_uri_variable holds an address: give the NAME of an environment variable instead, so that no "
+                "password reaches a config file or the run's manifest"
+            )
+        return self

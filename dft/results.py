@@ -1,0 +1,59 @@
+"""What the dft room returns: frozen records with the unit in every name. Structures are pymatgen's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pymatgen.core.structure import Structure
+
+
+class RelaxStatus(StrEnum):
+    """How a relaxation ended."""
+
+    CONVERGED = "converged"
+    STEP_CAP = "step cap"
+    EXPLODED = "exploded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """One crystal before and after relaxation with a potential.
+
+    Attributes:
+        status: how it ended.
+        structure: the final crystal; None if it exploded or failed.
+        energy_ev_per_atom: potential energy of the final crystal, eV/atom (no PV term).
+        initial_energy_ev_per_atom: the same for the crystal as given.
+        fmax_ev_per_ang: largest force on an atom at the end, eV/A.
+        max_stress_gpa: largest absolute stress component at the end, external pressure removed, GPa.
+        n_steps: optimiser steps taken.
+        reason: one sentence when the status is not converged, else empty.
+    """
+
+    status: RelaxStatus
+    structure: Structure | None
+    energy_ev_per_atom: float | None
+    initial_energy_ev_per_atom: float | None
+    fmax_ev_per_ang: float | None
+    max_stress_gpa: float | None
+    n_steps: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class HullPosition:
+    """A crystal's place on a convex hull of competing phases.
+
+    Attributes:
+        formation_energy_ev_per_atom: from the elements of the hull, eV/atom; None if an element has no phase.
+        e_above_hull_ev_per_atom: distance to the hull of the OTHER phases (negative: below it, a new stable phase).
+        decomposition: competing phases with their fractions of atoms, such as '0.60 TaB2 + 0.40 W'; empty if unknown.
+        note: one sentence when a value is missing or degraded, else empty.
+    """
+
+    formation_energy_ev_per_atom: float | None
+    e_above_hull_ev_per_atom: float | None
+    decomposition: str
+    note: str = ""

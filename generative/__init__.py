@@ -1,0 +1,1 @@
+"""Learns and samples crystals. Knows neither Prefect nor the dft room."""

@@ -1,0 +1,187 @@
+"""Settings of the generative room: data, conditions, sampling, screening, training. Torch-free.
+
+Every model is frozen and refuses unknown fields; every field says its unit. YAML files hold only what differs from
+these defaults (see configs/schema.py for how they are composed and read).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+MAX_ATOMS = 64
+"""Largest cell the packaged generator accepts, atoms."""
+
+# The symbols are spelled out so that reading a config needs no pymatgen import (0.1 s) and the UI's form can list them.
+ELEMENTS = tuple(
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo"
+    " Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl"
+    " Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr".split()
+)
+
+
+def _known_element(symbol: str) -> str:
+    if symbol not in ELEMENTS:
+        raise ValueError(f"{symbol!r} is not a chemical element: expected a symbol from H to Lr, such as 'Ta'")
+    return symbol
+
+
+ElementSymbol = Annotated[str, AfterValidator(_known_element)]
+"""A chemical symbol from H to Lr."""
+
+
+class RoomConfig(BaseModel):
+    """Base of every settings model: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FilterConfig(RoomConfig):
+    """Which rows of a source are kept; a row outside is counted in the manifest, not quarantined."""
+
+    elements: tuple[ElementSymbol, ...] | None = Field(
+        None, description="keep crystals made of these elements only (any subset); null keeps all"
+    )
+    n_elements_min: int = Field(1, ge=1, description="fewest distinct elements in a crystal")
+    n_elements_max: int = Field(10, ge=1, description="most distinct elements in a crystal")
+    n_atoms_min: int = Field(1, ge=1, description="fewest atoms in the primitive cell")
+    n_atoms_max: int = Field(200, ge=1, description="most atoms in the primitive cell")
+    e_above_hull_max_ev_per_atom: float | None = Field(
+        None, ge=0, description="largest energy above hull as the source states it, eV/atom; null keeps all"
+    )
+    spacegroups: tuple[int, ...] | None = Field(
+        None, description="keep these international space-group numbers (1-230); null keeps all"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.n_elements_min > self.n_elements_max:
+            raise ValueError(f"n_elements_min {self.n_elements_min} exceeds n_elements_max {self.n_elements_max}")
+        if self.n_atoms_min > self.n_atoms_max:
+            raise ValueError(f"n_atoms_min {self.n_atoms_min} exceeds n_atoms_max {self.n_atoms_max}")
+        bad = [s for s in self.spacegroups or () if not 1 <= s <= 230]
+        if bad:
+            raise ValueError(f"spacegroups contains {bad[0]}: international numbers run from 1 to 230")
+        return self
+
+
+class FilesSource(RoomConfig):
+    """Crystals from files: CSV(.gz) with a CIF column, a folder of CIF/POSCAR, pymatgen JSON, or our own Parquet."""
+
+    kind: Literal["files"] = "files"
+    path: str = Field(
+        description="file or folder; 'assets:...' is looked up under HULLWARD_ASSETS, 'package:...' in the package"
+    )
+    method: str = Field(
+        "unknown",
+        description="level of theory of the energies in the file, such as 'PBE/PBE+U (Materials Project)'; "
+        "energies of different methods never share a hull",
+    )
+    limit: int | None = Field(None, ge=1, description="read at most this many rows; null reads all")
+
+
+class PrototypesSource(RoomConfig):
+    """AFLOW prototypes decorated with the chemical system's elements, relaxed and scored by the run's potential."""
+
+    kind: Literal["prototypes"] = "prototypes"
+    n_elements_max: int = Field(3, ge=1, le=4, description="most distinct elements in a decorated prototype")
+    n_atoms_max: int = Field(12, ge=1, le=MAX_ATOMS, description="most atoms in the prototype's primitive cell")
+    per_formula_max: int = Field(6, ge=1, description="prototypes kept per reduced formula, smallest cells first")
+
+
+Source = Annotated[FilesSource | PrototypesSource, Field(discriminator="kind")]
+
+
+class DataConfig(RoomConfig):
+    """Where known crystals come from: the reference of novelty and the competing phases of the hull."""
+
+    sources: tuple[Source, ...] = Field(
+        (PrototypesSource(),), min_length=1, description="read in order; rows of all sources form one table"
+    )
+    filters: FilterConfig = Field(FilterConfig(), description="applied to every source")
+    workers: int = Field(1, ge=1, le=64, description="processes that parse CIF text")
+
+
+class ConditionsConfig(RoomConfig):
+    """What is asked of the generator: which compositions, and optionally which symmetry and formation energy."""
+
+    policy: Literal["enumerate", "given", "training"] = Field(
+        "enumerate",
+        description="enumerate: every stoichiometry of the chemical system up to the limits below; given: the formulas "
+        "listed; training: compositions of the training data inside the chemical system",
+    )
+    formulas: tuple[str, ...] = Field((), description="reduced formulas for policy 'given', such as 'Ta2BW'")
+    n_elements_min: int = Field(3, ge=1, le=6, description="fewest distinct elements in an enumerated formula")
+    n_elements_max: int = Field(3, ge=1, le=6, description="most distinct elements in an enumerated formula")
+    formula_atoms_max: int = Field(8, ge=1, le=MAX_ATOMS, description="most atoms in an enumerated formula unit")
+    n_atoms_min: int = Field(2, ge=1, le=MAX_ATOMS, description="fewest atoms in a generated cell")
+    n_atoms_max: int = Field(16, ge=1, le=MAX_ATOMS, description="most atoms in a generated cell")
+    smact_filter: bool = Field(
+        False,
+        description="draw only charge-balanced formulas (SMACT); off by default because it refuses real borides and "
+        "intermetallics such as TaB2",
+    )
+    spacegroup: int | None = Field(None, ge=1, le=230, description="international space-group number to ask for")
+    formation_energy_ev_per_atom: float | None = Field(
+        None, ge=-6, le=3, description="formation energy to ask for, eV/atom; null leaves it free"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.policy == "given" and not self.formulas:
+            raise ValueError("formulas is empty: policy 'given' needs at least one reduced formula, such as 'Ta2BW'")
+        if self.n_elements_min > self.n_elements_max:
+            raise ValueError(f"n_elements_min {self.n_elements_min} exceeds n_elements_max {self.n_elements_max}")
+        if self.n_atoms_min > self.n_atoms_max:
+            raise ValueError(f"n_atoms_min {self.n_atoms_min} exceeds n_atoms_max {self.n_atoms_max}")
+        return self
+
+
+class SampleConfig(RoomConfig):
+    """How crystals are drawn from the generator."""
+
+    checkpoint: str = Field(
+        "package:hullward-flow", description="folder of a checkpoint; 'package:NAME' is one shipped with Hullward"
+    )
+    n_candidates: int = Field(256, ge=1, le=1_000_000, description="crystals to draw")
+    chunk_size: int = Field(64, ge=1, le=8192, description="crystals per chunk (one task, one file)")
+    n_steps: int = Field(50, ge=1, le=1000, description="integration steps of the flow, network calls per crystal")
+    velocity_slope: float = Field(
+        5.0, ge=0, le=50, description="velocity of coordinates is scaled by 1 + slope * t (anti-annealing)"
+    )
+    churn: float = Field(
+        0.0, ge=0, le=1, description="noise on coordinates early in the path, fractional units; separates equal atoms"
+    )
+    guidance: float = Field(
+        1.0, ge=0, le=10, description="classifier-free guidance weight on space group and energy; 1 is plain"
+    )
+
+
+class ScreenConfig(RoomConfig):
+    """Validity, uniqueness and novelty before any relaxation. Defaults: the CDVAE protocol's validity rule and
+    pymatgen StructureMatcher's default tolerances."""
+
+    min_distance_ang: float = Field(
+        0.5, ge=0, description="shortest distance between any two atoms, self-images included, angstrom"
+    )
+    volume_per_atom_min_ang3: float = Field(2.0, gt=0, description="smallest volume per atom, A^3")
+    volume_per_atom_max_ang3: float = Field(150.0, gt=0, description="largest volume per atom, A^3")
+    max_angle_deviation_deg: float = Field(
+        75.0, gt=0, lt=90, description="cell angles must lie within 90 degrees +- this"
+    )
+    smact_filter: bool = Field(
+        False, description="reject compositions without charge balance (SMACT); always recorded as a column"
+    )
+    ltol: float = Field(0.2, gt=0, le=1, description="StructureMatcher fractional length tolerance")
+    stol: float = Field(0.3, gt=0, le=1, description="StructureMatcher site tolerance, units of (V/N)^(1/3)")
+    angle_tol_deg: float = Field(5.0, gt=0, le=45, description="StructureMatcher angle tolerance, degrees")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.volume_per_atom_min_ang3 >= self.volume_per_atom_max_ang3:
+            raise ValueError(
+                f"volume_per_atom_min_ang3 {self.volume_per_atom_min_ang3} must lie below volume_per_atom_max_ang3 "
+                f"{self.volume_per_atom_max_ang3}"
+            )
+        return self

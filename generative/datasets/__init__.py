@@ -1,0 +1,1 @@
+"""Sources of known crystals, brought into one table with a manifest."""

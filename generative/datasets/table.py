@@ -1,0 +1,42 @@
+"""The one table every source is brought into: a documented Parquet schema, one crystal per row."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from generative.crystals import STRUCTURE_FIELDS
+
+
+def _field(name: str, kind: pa.DataType, about: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"about": about})
+
+
+DATASET_SCHEMA = pa.schema(
+    [
+        _field("id", pa.string(), "unique in the table: '<source>:<source_id>'"),
+        _field("source", pa.string(), "name of the source, such as 'mp_20_biternary_val' or 'prototypes'"),
+        _field("source_id", pa.string(), "the source's own id, such as 'mp-1234', or its row or file name"),
+        _field("formula", pa.string(), "reduced formula, electronegativity order (pymatgen), such as 'Ta2B'"),
+        _field("chemsys", pa.string(), "elements in alphabetic order joined by '-', such as 'B-Ta'"),
+        _field("n_elements", pa.int16(), "distinct elements"),
+        _field("n_atoms", pa.int16(), "atoms in the stored (primitive) cell"),
+        _field("spacegroup", pa.int16(), "international number by spglib at symprec 0.01 A; null if spglib finds none"),
+        _field("energy_ev_per_atom", pa.float64(), "total energy as the source states it, eV/atom; null if none"),
+        _field("formation_energy_ev_per_atom", pa.float64(), "formation energy from the elements, eV/atom; or null"),
+        _field("e_above_hull_ev_per_atom", pa.float64(), "energy above hull as the source states it, eV/atom; or null"),
+        _field("band_gap_ev", pa.float64(), "band gap, eV; or null"),
+        _field("method", pa.string(), "level of theory of the energies; rows of different methods share no hull"),
+        *STRUCTURE_FIELDS,
+    ],
+    metadata={"schema_version": "1", "about": "Hullward dataset: one ordered crystal per row"},
+)
+
+REJECTED_SCHEMA = pa.schema(
+    [
+        _field("source", pa.string(), "name of the source"),
+        _field("source_id", pa.string(), "id, row number or file name of the record"),
+        _field("reason", pa.string(), "one sentence: the value, what was expected"),
+        _field("record", pa.string(), "the record as it came, cut to 4,000 characters"),
+    ],
+    metadata={"schema_version": "1", "about": "Hullward quarantine: records that could not become a crystal"},
+)

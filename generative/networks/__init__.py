@@ -1,0 +1,1 @@
+"""Neural networks that know no system: plain modules."""

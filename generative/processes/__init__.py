@@ -1,0 +1,1 @@
+"""Noise and flow processes that know no network."""

@@ -1,0 +1,1 @@
+"""Validity, uniqueness and novelty of generated crystals."""

@@ -1,0 +1,1 @@
+"""Generative systems, one file each, behind one interface: fit, sample, save, load."""
