@@ -1,0 +1,335 @@
+"""What can be asked of a generator: the composition of a cell, and optionally its space group and formation energy.
+
+A plan is the list of conditions of a run, one per candidate. It is a fixed infinite sequence cut off at the number of
+candidates: candidate i asks the same thing however many follow, so chunks can be sampled apart and runs extended.
+Nothing here needs torch; how a condition is embedded is the networks' matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import itertools
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from generative.config import ELEMENTS, ConditionsConfig
+
+Formula = tuple[tuple[str, int], ...]
+"""Element symbols with their counts, ordered by atomic number."""
+
+MAX_FORMULAS = 200_000
+"""Most stoichiometries enumerated: six elements up to 64 atoms would be some 100 million."""
+
+FORMULA_UNIT_WEIGHTS = {1: 8.0, 2: 7.0, 3: 1.0, 4: 4.0, 6: 0.5, 8: 0.5}
+"""How often a cell holds so many formula units. Rounded from the primitive cells of formulas of 2 to 8 atoms in
+mp_20_biternary (validation and test part) and mpts_52 (validation part), cells of up to 20 atoms: of 13,200, 43 % hold
+one formula unit, 38 % two, 3 % three, 16 % four (a third where four fit into 20 atoms), all others together 1 %."""
+
+OTHER_FORMULA_UNITS_WEIGHT = 0.1
+
+_ATOMIC_NUMBER = {symbol: z for z, symbol in enumerate(ELEMENTS, start=1)}
+
+
+class PlanError(ValueError):
+    """Conditions that leave nothing to generate; the message says which setting to change."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What one candidate is asked to be.
+
+    Attributes:
+        formula_counts: (element symbol, atoms) of the CELL, not of the formula unit, ordered by atomic number.
+        spacegroup: international number, 1-230; None leaves it free.
+        formation_energy_ev_per_atom: from the elements, eV/atom; None leaves it free.
+
+    Raises: ValueError: if formula_counts is empty, names an unknown element, repeats or misorders one, or holds a count
+        below 1. Condition.of takes counts in any order.
+    """
+
+    formula_counts: Formula
+    spacegroup: int | None = None
+    formation_energy_ev_per_atom: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.formula_counts or self.formula_counts != _ordered(dict(self.formula_counts)):
+            raise ValueError(
+                f"formula_counts is {self.formula_counts}: expected each element once, ordered by atomic number; "
+                "build it with Condition.of"
+            )
+        if self.spacegroup is not None and not 1 <= self.spacegroup <= 230:
+            raise ValueError(f"spacegroup is {self.spacegroup}: international numbers run from 1 to 230")
+
+    @classmethod
+    def of(
+        cls,
+        counts: Mapping[str, int],
+        spacegroup: int | None = None,
+        formation_energy_ev_per_atom: float | None = None,
+    ) -> Condition:
+        """The condition for a cell of these atoms per element symbol."""
+        return cls(_ordered(counts), spacegroup, formation_energy_ev_per_atom)
+
+    @property
+    def n_atoms(self) -> int:
+        """Atoms in the cell."""
+        return sum(n for _, n in self.formula_counts)
+
+    @property
+    def atomic_numbers(self) -> tuple[int, ...]:
+        """One per atom of the cell, ascending: atoms of one element stand together."""
+        return tuple(_ATOMIC_NUMBER[symbol] for symbol, n in self.formula_counts for _ in range(n))
+
+    @cached_property
+    def reduced_formula(self) -> str:
+        """As pymatgen writes it (electronegativity order), the same as the dataset table's column."""
+        from pymatgen.core.composition import Composition  # 0.1 s: only when a name is asked for
+
+        return str(Composition(dict(self.formula_counts)).reduced_formula)
+
+    @property
+    def chemsys(self) -> str:
+        """Elements in alphabetic order joined by '-', such as 'B-Ta-W'."""
+        return "-".join(sorted(symbol for symbol, _ in self.formula_counts))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the JSON form: equal exactly for equal conditions."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces."""
+        form = {
+            "formula_counts": [list(pair) for pair in self.formula_counts],
+            "spacegroup": self.spacegroup,
+            "formation_energy_ev_per_atom": self.formation_energy_ev_per_atom,
+        }
+        return json.dumps(form, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Condition:
+        """Inverse of to_json. Raises: KeyError, ValueError: if the text is not a condition."""
+        form: dict[str, Any] = json.loads(text)
+        counts = tuple((str(symbol), int(n)) for symbol, n in form["formula_counts"])
+        return cls(counts, form["spacegroup"], form["formation_energy_ev_per_atom"])
+
+
+def enumerate_formulas(
+    elements: Sequence[str], n_elements_min: int, n_elements_max: int, formula_atoms_max: int
+) -> list[Formula]:
+    """Every reduced stoichiometry (counts without a common divisor) of the elements, up to a size.
+
+    Ordered by number of elements, then atoms, then atomic numbers, then counts; the order in which `elements` names
+    them does not matter.
+
+    Raises: PlanError: if there would be more than MAX_FORMULAS.
+    """
+    symbols = sorted(set(elements), key=_number)
+    sizes = range(n_elements_min, min(n_elements_max, len(symbols)) + 1)
+    bound = sum(math.comb(len(symbols), k) * math.comb(formula_atoms_max, k) for k in sizes)
+    if bound > MAX_FORMULAS:
+        raise PlanError(
+            f"conditions.formula_atoms_max {formula_atoms_max} gives up to {bound:,} formulas of {len(symbols)} "
+            f"elements, expected at most {MAX_FORMULAS:,}: lower it, or lower conditions.n_elements_max"
+        )
+    formulas = []
+    for k in sizes:
+        for n_atoms in range(k, formula_atoms_max + 1):
+            parts = [counts for counts in _compositions(n_atoms, k) if math.gcd(*counts) == 1]
+            for chosen in itertools.combinations(symbols, k):
+                formulas += [tuple(zip(chosen, counts, strict=True)) for counts in parts]
+    return formulas
+
+
+def plan(
+    config: ConditionsConfig,
+    elements: Sequence[str],
+    n_candidates: int,
+    rng: np.random.Generator | int,
+    training_formulas: Sequence[str] = (),
+) -> list[Condition]:
+    """One condition per candidate: a formula times a number of formula units, by the policy of the settings.
+
+    Formulas come in turn, not by independent draws: formula f is due at times (k + u_f) / w_f for k = 0, 1, ... with
+    u_f uniform in [0, 1) from `rng`, and the plan lists what is due in order of time. So after any number of candidates
+    each formula has had its share to within one, and a shorter plan is a prefix of a longer one from the same seed. The
+    numbers of formula units of each formula take turns the same way, by FORMULA_UNIT_WEIGHTS.
+
+    Weights w_f by policy: 'enumerate': (elements / atoms of the formula unit)^2, so 1 for 1:1:1, .56 for 2:1:1, .36 for
+    five atoms, .14 for eight; real crystals fall off with about the fourth power (1,617 entries of 1:1:1 but 36 per
+    formula of eight atoms among the ternaries counted for FORMULA_UNIT_WEIGHTS), and half that exponent leaves the
+    rarer, less explored stoichiometries their turn. 'given': all equal. 'training': how often the formula occurs in
+    `training_formulas`.
+
+    Args:
+        config: policy and limits; n_elements_* and formula_atoms_max bound the policy 'enumerate' only.
+        elements: the chemical system.
+        n_candidates: length of the plan.
+        rng: generator or its seed; what is drawn from it does not depend on n_candidates.
+        training_formulas: one formula per training crystal, for policy 'training'; those outside the chemical system
+            are ignored.
+
+    Raises: PlanError: if no formula is left; the message says which limit emptied the list, and the remedy.
+    """
+    weights = _weights(config, elements, training_formulas)
+    system = "-".join(sorted(set(elements)))
+    if config.smact_filter:
+        weights = _charge_balanced(weights, system)
+    units = {formula: _formula_units(formula, config) for formula in weights}
+    misfits = [formula for formula, choices in units.items() if not choices]
+    if misfits and (config.policy == "given" or len(misfits) == len(weights)):
+        raise PlanError(
+            f"no whole number of formula units of {_text(misfits[0])} has {config.n_atoms_min} to {config.n_atoms_max} "
+            "atoms: change conditions.n_atoms_min or conditions.n_atoms_max"
+        )
+    formulas = [formula for formula in weights if units[formula]]
+    random = np.random.default_rng(rng)
+    phases = random.random(len(formulas))
+    unit_phases = [random.random(len(units[formula])) for formula in formulas]
+    formula_turns = _turns([weights[formula] for formula in formulas], phases)
+    unit_turns = [
+        _turns([FORMULA_UNIT_WEIGHTS.get(z, OTHER_FORMULA_UNITS_WEIGHT) for z in units[formula]], unit_phase)
+        for formula, unit_phase in zip(formulas, unit_phases, strict=True)
+    ]
+    made: dict[tuple[int, int], Condition] = {}  # a plan of a million holds few distinct conditions
+    conditions = []
+    for index in itertools.islice(formula_turns, n_candidates):
+        z = units[formulas[index]][next(unit_turns[index])]
+        if (index, z) not in made:
+            made[index, z] = Condition(
+                tuple((symbol, n * z) for symbol, n in formulas[index]),
+                config.spacegroup,
+                config.formation_energy_ev_per_atom,
+            )
+        conditions.append(made[index, z])
+    return conditions
+
+
+def _weights(
+    config: ConditionsConfig, elements: Sequence[str], training_formulas: Sequence[str]
+) -> dict[Formula, float]:
+    """Reduced formulas of the policy with their weights, in a deterministic order.
+
+    Raises: PlanError: if the policy yields none.
+    """
+    system = set(elements)
+    named = "-".join(sorted(system))
+    if config.policy == "enumerate":
+        formulas = enumerate_formulas(elements, config.n_elements_min, config.n_elements_max, config.formula_atoms_max)
+        if not formulas:
+            raise PlanError(
+                f"no formula of {named} has {config.n_elements_min} to {config.n_elements_max} elements and at most "
+                f"{config.formula_atoms_max} atoms: change conditions.n_elements_min or conditions.formula_atoms_max"
+            )
+        return {formula: (len(formula) / sum(n for _, n in formula)) ** 2 for formula in formulas}
+    if config.policy == "given":
+        given = [(text, _parse(text)) for text in config.formulas]
+        for text, formula in given:
+            outside = [symbol for symbol, _ in formula if symbol not in system]
+            if outside:
+                raise PlanError(
+                    f"conditions.formulas names {text!r}, but {outside[0]} is not in the chemical system {named}: "
+                    "add it to elements or drop the formula"
+                )
+        return {formula: 1.0 for _, formula in given}
+    if config.policy == "training":
+        # A training set repeats few formulas many times, so each text is parsed once.
+        texts = sorted(Counter(training_formulas).items())
+        tally: Counter[Formula] = Counter()
+        for text, n in texts:
+            formula = _parse(text)
+            if all(symbol in system for symbol, _ in formula):
+                tally[formula] += n
+        if not tally:
+            raise PlanError(
+                f"none of the {len(training_formulas):,} training crystals lies in {named}: "
+                "use conditions.policy 'enumerate' or 'given'"
+            )
+        return {formula: float(n) for formula, n in sorted(tally.items(), key=lambda item: _rank(item[0]))}
+    raise PlanError(f"conditions.policy is {config.policy!r}: expected 'enumerate', 'given' or 'training'")
+
+
+def _charge_balanced(weights: dict[Formula, float], system: str) -> dict[Formula, float]:
+    """The formulas that SMACT accepts. Raises: PlanError: if it refuses all."""
+    from generative.screening import composition
+
+    kept = {formula: weight for formula, weight in weights.items() if composition.check(dict(formula)).valid}
+    if not kept:
+        raise PlanError(
+            f"conditions.smact_filter refused all {len(weights)} formulas of {system}, such as "
+            f"{_text(next(iter(weights)))}: set it to false (charge balance refuses real borides and intermetallics "
+            "too), or raise conditions.formula_atoms_max"
+        )
+    return kept
+
+
+def _formula_units(formula: Formula, config: ConditionsConfig) -> list[int]:
+    """Numbers of formula units whose cell keeps within the limits on atoms, ascending."""
+    size = sum(n for _, n in formula)
+    return list(range(-(-config.n_atoms_min // size), config.n_atoms_max // size + 1))
+
+
+def _turns(weights: Sequence[float], phases: np.ndarray) -> Iterator[int]:
+    """Endless sequence of indices in which index i is due at times (k + phases[i]) / weights[i], k = 0, 1, ..."""
+    due = [(float(phases[index]) / weight, index, 0) for index, weight in enumerate(weights)]
+    heapq.heapify(due)
+    while True:
+        _, index, k = due[0]
+        yield index
+        # From k, not by adding up: the time of a turn must not depend on rounding in the turns before.
+        heapq.heapreplace(due, ((k + 1 + float(phases[index])) / weights[index], index, k + 1))
+
+
+def _compositions(total: int, n_parts: int) -> list[tuple[int, ...]]:
+    """All ways to write `total` as an ordered sum of `n_parts` positive whole numbers, in ascending order."""
+    cuts = itertools.combinations(range(1, total), n_parts - 1)
+    return [tuple(b - a for a, b in itertools.pairwise((0, *cut, total))) for cut in cuts]
+
+
+def _parse(text: str) -> Formula:
+    """The reduced formula that a text such as 'Ta2BW' or 'Al2 N2' means.
+
+    Raises: PlanError: if it is not a formula of whole numbers.
+    """
+    from pymatgen.core.composition import Composition
+
+    try:
+        counts = {str(element): n for element, n in Composition(text).get_el_amt_dict().items()}
+        if not counts or any(n != int(n) for n in counts.values()):
+            raise ValueError("counts must be whole numbers")
+        ordered = _ordered({symbol: int(n) for symbol, n in counts.items()})
+    except ValueError as error:
+        raise PlanError(f"{text!r} is not a formula such as 'Ta2BW': {' '.join(str(error).split())}") from None
+    divisor = math.gcd(*(n for _, n in ordered))
+    return tuple((symbol, n // divisor) for symbol, n in ordered)
+
+
+def _number(symbol: str) -> int:
+    if symbol not in _ATOMIC_NUMBER:
+        raise ValueError(f"{symbol!r} is not a chemical element: expected a symbol from H to Lr, such as 'Ta'")
+    return _ATOMIC_NUMBER[symbol]
+
+
+def _ordered(counts: Mapping[str, int]) -> Formula:
+    """Counts ordered by atomic number. Raises: ValueError: for an unknown element or a count below 1."""
+    for symbol, n in counts.items():
+        if n != int(n) or n < 1:
+            raise ValueError(f"{symbol} has count {n}: expected a positive whole number of atoms")
+    return tuple((symbol, int(counts[symbol])) for symbol in sorted(counts, key=_number))
+
+
+def _rank(formula: Formula) -> tuple[int, int, list[int], list[int]]:
+    """Sort key: number of elements, atoms, atomic numbers, counts."""
+    return len(formula), sum(n for _, n in formula), [_number(s) for s, _ in formula], [n for _, n in formula]
+
+
+def _text(formula: Formula) -> str:
+    return "".join(symbol + (str(n) if n > 1 else "") for symbol, n in formula)

@@ -1,0 +1,111 @@
+"""Truth: CDVAE's RecEval written out with pymatgen's StructureMatcher."""
+
+import math
+
+import numpy as np
+import pytest
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core.lattice import Lattice
+from pymatgen.core.structure import Structure
+
+from generative.crystals import Crystal
+from generative.metrics.reconstruction import Gate, evaluate, match_rms
+
+PROTOTYPES = [
+    Structure.from_spacegroup(225, Lattice.cubic(4.2), ["Mg", "O"], [[0] * 3, [0.5] * 3]).get_primitive_structure(),
+    Structure(
+        Lattice.cubic(3.9),
+        ["Sr", "Ti", "O", "O", "O"],
+        np.array([[0, 0, 0], [1, 1, 1], [0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2,
+    ),
+    Structure(Lattice.hexagonal(3.1, 3.2), ["Ta", "B", "B"], [[0, 0, 0], [1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]]),
+    Structure(
+        Lattice.tetragonal(4.6, 2.96),
+        ["Ti"] * 2 + ["O"] * 4,
+        [[0, 0, 0], [0.5, 0.5, 0.5], [0.305, 0.305, 0], [0.695, 0.695, 0], [0.195, 0.805, 0.5], [0.805, 0.195, 0.5]],
+    ),
+]
+TRUTHS = [Crystal.from_structure(s) for s in PROTOTYPES]
+
+
+def noisy(crystal: Crystal, sigma_ang: float, rng: np.random.Generator) -> Crystal:
+    shift = rng.normal(scale=sigma_ang, size=crystal.frac.shape) @ np.linalg.inv(crystal.lattice_ang)
+    strain = np.eye(3) + rng.normal(scale=0.02, size=(3, 3))
+    return Crystal(crystal.lattice_ang @ strain, (crystal.frac + shift + rng.random(3)) % 1.0, crystal.atomic_numbers)
+
+
+def rec_eval(predictions: list[Crystal], truths: list[Crystal]) -> list[float | None]:
+    matcher = StructureMatcher(stol=0.5, angle_tol=10, ltol=0.3)
+    found = [matcher.get_rms_dist(p.to_structure(), t.to_structure()) for p, t in zip(predictions, truths, strict=True)]
+    return [None if f is None else f[0] for f in found]
+
+
+def test_match_rate_and_rms_are_those_of_the_published_evaluation() -> None:
+    rng = np.random.default_rng(0)
+    truths = TRUTHS * 6
+    predictions = [noisy(t, sigma, rng) for t, sigma in zip(truths, np.repeat([0.05, 0.3, 1.0], 8), strict=True)]
+    expected = rec_eval(predictions, truths)
+    result = evaluate(predictions, truths)
+    assert result.rms == pytest.approx(tuple(expected), abs=1e-12)
+    matched = [r for r in expected if r is not None]
+    assert 0 < len(matched) < len(truths)
+    assert result.match_rate == len(matched) / len(truths)
+    assert result.mean_rms == pytest.approx(np.mean(matched))
+
+
+def test_a_perfect_copy_matches_with_no_displacement_and_another_structure_does_not() -> None:
+    assert match_rms(TRUTHS[0], TRUTHS[0]) == pytest.approx(0, abs=1e-9)
+    caesium_chloride = Structure(Lattice.cubic(2.6), ["Mg", "O"], [[0] * 3, [0.5] * 3])
+    assert match_rms(Crystal.from_structure(caesium_chloride), TRUTHS[0]) is None
+
+
+def test_the_best_of_k_is_the_smallest_rms_of_the_singles() -> None:
+    rng = np.random.default_rng(1)
+    samples = [[noisy(t, 0.25, rng) for _ in range(3)] for t in TRUTHS]
+    singles = [rec_eval(list(column), TRUTHS) for column in zip(*samples, strict=True)]
+    best = [min((r for r in row if r is not None), default=None) for row in zip(*singles, strict=True)]
+    result = evaluate(samples, TRUTHS)
+    assert result.rms == pytest.approx(tuple(best), abs=1e-12)
+    assert result.samples_per_target == 3
+
+
+def test_gates_refuse_overlaps_and_unbalanced_compositions() -> None:
+    truth = TRUTHS[2]  # TaB2, which SMACT refuses
+    overlap = Crystal(truth.lattice_ang, np.zeros((3, 3)), truth.atomic_numbers)
+    for gate, n_matched, share in ((Gate.NONE, 1, 1.0), (Gate.STRUCTURE, 1, 0.5), (Gate.CDVAE, 0, 0.0)):
+        result = evaluate([truth, overlap], [truth, truth], gate)
+        assert (result.n_matched, result.gated_share) == (n_matched, share)
+
+
+def test_failed_samples_count_as_no_match_and_are_counted() -> None:
+    nan = Crystal(np.full((3, 3), np.nan), TRUTHS[0].frac, TRUTHS[0].atomic_numbers)
+    result = evaluate([None, nan, [None, TRUTHS[2]]], TRUTHS[:3])
+    assert (result.n_targets, result.n_matched, result.n_failures) == (3, 1, 3)
+    assert math.isnan(evaluate([None], TRUTHS[:1]).mean_rms)
+
+
+def test_the_number_of_processes_does_not_change_the_result() -> None:
+    rng = np.random.default_rng(2)
+    predictions = [noisy(t, 0.3, rng) for t in TRUTHS]
+    assert evaluate(predictions, TRUTHS, Gate.STRUCTURE, workers=2) == evaluate(predictions, TRUTHS, Gate.STRUCTURE)
+
+
+def test_the_text_names_all_that_the_figures_depend_on() -> None:
+    text = str(evaluate(TRUTHS, TRUTHS))
+    for words in (
+        "CDVAE reconstruction / CSP",
+        "100.00 %",
+        "n = 4",
+        "best of 1",
+        "gate none",
+        "ltol 0.3",
+        "stol 0.5",
+        "angle 10",
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize(("predictions", "truths"), [([], []), ([None], TRUTHS[:2])])
+def test_predictions_that_do_not_pair_with_targets_are_refused(predictions: list[None], truths: list[Crystal]) -> None:
+    with pytest.raises(ValueError, match="one entry per target"):
+        evaluate(predictions, truths)

@@ -1,0 +1,169 @@
+"""Truths: brute-force enumeration, proportional shares, SMACT's own verdicts."""
+
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from pymatgen.core.composition import Composition
+
+from generative.conditions import Condition, Formula, PlanError, enumerate_formulas, plan
+from generative.config import ConditionsConfig
+from generative.screening import composition
+
+SYSTEM = ("Ta", "W", "B")
+
+
+def reduced(condition: Condition) -> Formula:
+    divisor = math.gcd(*(n for _, n in condition.formula_counts))
+    return tuple((symbol, n // divisor) for symbol, n in condition.formula_counts)
+
+
+def test_enumeration_is_the_brute_force_over_all_counts() -> None:
+    found = enumerate_formulas(SYSTEM, 2, 3, 8)
+    symbols = ("B", "Ta", "W")
+    expected = {
+        tuple((s, n) for s, n in zip(symbols, counts, strict=True) if n)
+        for counts in itertools.product(range(9), repeat=3)
+        if sum(n > 0 for n in counts) in (2, 3) and sum(counts) <= 8 and math.gcd(*counts) == 1
+    }
+    assert len(found) == len(set(found)) == len(expected)
+    assert set(found) == expected
+    assert found == enumerate_formulas(("B", "W", "Ta"), 2, 3, 8)
+    sizes = [(len(f), sum(n for _, n in f)) for f in found]
+    assert sizes == sorted(sizes)
+
+
+def test_single_elements_are_enumerated_as_one_atom() -> None:
+    assert enumerate_formulas(("Ti", "Al"), 1, 1, 8) == [(("Al", 1),), (("Ti", 1),)]
+
+
+def test_an_explosive_enumeration_is_refused_before_it_starts() -> None:
+    with pytest.raises(PlanError, match="formula_atoms_max 64 gives up to 131,115,984 formulas"):
+        enumerate_formulas(("Li", "Ti", "Fe", "O", "S", "N"), 1, 6, 64)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ConditionsConfig(),
+        ConditionsConfig(policy="given", formulas=("Ta2BW", "TaWB")),
+        ConditionsConfig(policy="training"),
+    ],
+)
+def test_a_shorter_plan_is_the_beginning_of_a_longer_one(config: ConditionsConfig) -> None:
+    training = ["TaB2", "Ta2B2WB", "W2B", "TaB2", "NaCl"]
+    long = plan(config, SYSTEM, 1000, 7, training)
+    assert len(long) == 1000
+    for n in (0, 1, 10, 333):
+        assert plan(config, SYSTEM, n, 7, training) == long[:n]
+    assert plan(config, SYSTEM, 1000, np.random.default_rng(7), training) == long
+    assert plan(config, SYSTEM[::-1], 1000, 7, training) == long
+    assert plan(config, SYSTEM, 1000, 8, training) != long
+
+
+def test_a_plan_leaves_the_generator_in_a_state_that_does_not_depend_on_its_length() -> None:
+    states = []
+    for n in (1, 500):
+        rng = np.random.default_rng(0)
+        plan(ConditionsConfig(), SYSTEM, n, rng)
+        states.append(rng.random())
+    assert states[0] == states[1]
+
+
+def test_every_cell_keeps_within_the_limits_and_the_system() -> None:
+    config = ConditionsConfig(n_elements_min=2, n_elements_max=3, n_atoms_min=3, n_atoms_max=11, formula_atoms_max=7)
+    for condition in plan(config, SYSTEM, 2000, 0):
+        assert 3 <= condition.n_atoms <= 11
+        assert sum(n for _, n in reduced(condition)) <= 7
+        assert 2 <= len(condition.formula_counts) <= 3
+        assert {s for s, _ in condition.formula_counts} <= set(SYSTEM)
+
+
+def test_each_formula_has_its_share_to_within_one_at_every_length() -> None:
+    formulas = enumerate_formulas(SYSTEM, 3, 3, 8)
+    weights = {f: (3 / sum(n for _, n in f)) ** 2 for f in formulas}
+    total = sum(weights.values())
+    conditions = plan(ConditionsConfig(), SYSTEM, 600, 3)
+    for n in (60, 300, 600):
+        drawn = Counter(reduced(c) for c in conditions[:n])
+        for formula in formulas:
+            # One from the formula's own phase, and a little from the phases of the others, which shift the clock.
+            assert abs(drawn[formula] - n * weights[formula] / total) < 1.5
+    assert len({reduced(c) for c in conditions[:300]}) == len(formulas)
+
+
+def test_simple_ratios_come_more_often_and_small_cells_too() -> None:
+    conditions = plan(ConditionsConfig(n_atoms_max=12), SYSTEM, 1500, 0)
+    drawn = Counter(sum(n for _, n in reduced(c)) for c in conditions if len(set(n for _, n in reduced(c))) <= 2)
+    assert drawn[3] / 1 > drawn[4] / 3 > drawn[5] / 6
+    units = Counter(c.n_atoms // 3 for c in conditions if sum(n for _, n in reduced(c)) == 3)
+    assert units[1] >= units[2] > units[4] > units[3] > 0
+
+
+def test_given_formulas_are_drawn_evenly_and_reduced() -> None:
+    config = ConditionsConfig(policy="given", formulas=("Ta4B2W2", "TaB2"), n_atoms_max=16)
+    drawn = Counter(c.reduced_formula for c in plan(config, SYSTEM, 100, 0))
+    assert set(drawn) == {Composition("Ta2BW").reduced_formula, "TaB2"}
+    assert abs(drawn["TaB2"] - 50) <= 1
+
+
+def test_the_training_policy_follows_the_counts_inside_the_system() -> None:
+    training = ["TaB2"] * 30 + ["W2B"] * 10 + ["NaCl"] * 500
+    drawn = Counter(c.reduced_formula for c in plan(ConditionsConfig(policy="training"), SYSTEM, 400, 0, training))
+    assert set(drawn) == {"TaB2", "BW2"} or set(drawn) == {"TaB2", "W2B"}
+    assert abs(drawn["TaB2"] - 300) <= 2
+
+
+def test_the_smact_filter_keeps_what_smact_accepts() -> None:
+    config = ConditionsConfig(smact_filter=True)
+    conditions = plan(config, ("Al", "Ti", "N"), 300, 0)
+    assert all(composition.check(dict(c.formula_counts)).valid for c in conditions)
+    accepted = [f for f in enumerate_formulas(("Al", "Ti", "N"), 3, 3, 8) if composition.check(dict(f)).valid]
+    assert {reduced(c) for c in conditions} == set(accepted)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (ConditionsConfig(smact_filter=True, formula_atoms_max=3), "refused all 1 formulas of B-Ta-W.*set it to false"),
+        (ConditionsConfig(policy="given", formulas=("NaCl",)), "Na is not in the chemical system B-Ta-W"),
+        (
+            ConditionsConfig(policy="given", formulas=("Ta9B9",), n_atoms_min=3, n_atoms_max=3),
+            "change conditions.n_atoms",
+        ),
+        (ConditionsConfig(policy="given", formulas=("hello",)), "'hello' is not a formula such as 'Ta2BW'"),
+        (ConditionsConfig(policy="given", formulas=("Ta0.5B",)), "whole numbers"),
+        (ConditionsConfig(policy="training"), "none of the 2 training crystals lies in B-Ta-W"),
+        (ConditionsConfig(formula_atoms_max=2), "no formula of B-Ta-W has 3 to 3 elements and at most 2 atoms"),
+        (ConditionsConfig(n_atoms_max=2), "has 2 to 2 atoms"),
+    ],
+)
+def test_conditions_that_leave_nothing_say_which_setting_to_change(config: ConditionsConfig, words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        plan(config, SYSTEM, 10, 0, ["NaCl", "MgO"])
+
+
+def test_space_group_and_energy_are_asked_of_every_candidate() -> None:
+    config = ConditionsConfig(spacegroup=194, formation_energy_ev_per_atom=-0.5)
+    assert {(c.spacegroup, c.formation_energy_ev_per_atom) for c in plan(config, SYSTEM, 50, 0)} == {(194, -0.5)}
+
+
+def test_a_condition_survives_json_and_its_digest_tells_conditions_apart() -> None:
+    condition = Condition.of({"W": 2, "B": 4, "Ta": 2}, 194, -0.3)
+    assert condition.formula_counts == (("B", 4), ("Ta", 2), ("W", 2))
+    assert condition.atomic_numbers == (5,) * 4 + (73,) * 2 + (74,) * 2
+    assert condition.chemsys == "B-Ta-W"
+    assert condition.reduced_formula == Composition("TaWB2").reduced_formula
+    again = Condition.from_json(condition.to_json())
+    assert again == condition
+    assert again.digest == condition.digest
+    others = [Condition.of({"W": 1, "B": 2, "Ta": 1}, 194, -0.3), Condition.of({"W": 2, "B": 4, "Ta": 2}, 191, -0.3)]
+    assert len({c.digest for c in [condition, *others]}) == 3
+
+
+@pytest.mark.parametrize("counts", [(), (("W", 1), ("B", 1)), (("Xx", 1),), (("B", 0),), (("B", 1), ("B", 2))])
+def test_a_condition_with_impossible_counts_is_refused(counts: Formula) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        Condition(counts)
