@@ -1,0 +1,57 @@
+"""Which rows of a table are kept: chemical system, size, stability, symmetry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from generative.config import FilterConfig
+
+
+def chemical_system(table: pa.Table, elements: Sequence[str]) -> pa.Table:
+    """Rows whose elements all lie within the system: the system itself and every system below it.
+
+    Args:
+        table: with column 'chemsys'.
+        elements: symbols; order and repetition do not matter.
+    """
+    return table.filter(_within(table, elements))
+
+
+def _within(table: pa.Table, elements: Sequence[str]) -> pa.Array:
+    allowed = frozenset(elements)
+    distinct = pc.unique(table.column("chemsys")).to_pylist()
+    inside = [system for system in distinct if allowed.issuperset(system.split("-"))]
+    return pc.is_in(table.column("chemsys"), value_set=pa.array(inside, type=pa.string()))
+
+
+def apply_filters(table: pa.Table, filters: FilterConfig) -> pa.Table:
+    """Rows that pass every filter.
+
+    A row that does not state what a filter asks about (no energy above hull, no space group) cannot be shown to pass
+    it, so it is left out.
+
+    Args:
+        table: in DATASET_SCHEMA.
+        filters: bounds are inclusive.
+    """
+    keep = pc.and_(
+        _between(table, "n_elements", filters.n_elements_min, filters.n_elements_max),
+        _between(table, "n_atoms", filters.n_atoms_min, filters.n_atoms_max),
+    )
+    if filters.elements is not None:
+        keep = pc.and_(keep, _within(table, filters.elements))
+    if filters.e_above_hull_max_ev_per_atom is not None:
+        stable = pc.less_equal(table.column("e_above_hull_ev_per_atom"), filters.e_above_hull_max_ev_per_atom)
+        keep = pc.and_(keep, pc.fill_null(stable, False))
+    if filters.spacegroups is not None:
+        wanted = pa.array(sorted(set(filters.spacegroups)), type=pa.int16())
+        keep = pc.and_(keep, pc.is_in(table.column("spacegroup"), value_set=wanted))
+    return table.filter(keep)
+
+
+def _between(table: pa.Table, column: str, low: int, high: int) -> pa.Array:
+    values = table.column(column)
+    return pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high))

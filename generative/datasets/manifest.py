@@ -1,0 +1,279 @@
+"""A dataset on disk: dataset.parquet, rejected.parquet and manifest.json in one folder.
+
+The fingerprint is a SHA-256 of the table's content: the names and types of the columns, and every value, in row order.
+It depends neither on time, nor on how Parquet or Arrow split the rows into chunks, nor on compression. How: each column
+keeps three running hashes, of the validity of its rows (one byte each), of the lengths of its strings or lists (8-byte
+little-endian integers), and of its values (UTF-8 text; integers as 8-byte little-endian; floats as IEEE 754 double,
+little-endian). The fingerprint is the hash of the columns' names, types and three digests, in column order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from generative.config import FilterConfig
+from generative.datasets.table import DATASET_SCHEMA, REJECTED_SCHEMA
+
+SCHEMA_VERSION = "1"
+DATASET_FILE = "dataset.parquet"
+REJECTED_FILE = "rejected.parquet"
+MANIFEST_FILE = "manifest.json"
+
+
+class DatasetError(ValueError):
+    """A dataset folder that is incomplete, or whose content is not what its manifest says."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceRecord(_Frozen):
+    """What one source gave: n_read = n_kept + n_filtered + n_rejected."""
+
+    source: str = Field(description="name of the source, column 'source' of its rows")
+    kind: str = Field(description="files, prototypes, or the name of a network database")
+    query: str = Field(description="path or query as the user gave it; of an absolute path only the last part")
+    database_version: str | None = Field(default=None, description="release of the database, or digest of the file")
+    method: str = Field(description="level of theory of the energies")
+    n_read: int = Field(ge=0, description="records read")
+    n_kept: int = Field(ge=0, description="rows in the table")
+    n_filtered: int = Field(ge=0, description="records outside the chemical system or the filters")
+    n_rejected: int = Field(ge=0, description="records in the quarantine")
+
+
+class Manifest(_Frozen):
+    """Where a dataset came from, and the fingerprint by which others refer to it."""
+
+    schema_version: str = Field(default=SCHEMA_VERSION, description="version of DATASET_SCHEMA")
+    sources: tuple[SourceRecord, ...] = Field(description="in the order in which their rows stand in the table")
+    elements: tuple[str, ...] | None = Field(
+        default=None, description="chemical system the table is restricted to; null: none"
+    )
+    filters: FilterConfig = Field(description="filters that were applied")
+    created: str = Field(description="time of writing, ISO 8601, UTC")
+    n_rows: int = Field(ge=0, description="rows of dataset.parquet")
+    fingerprint_sha256: str = Field(description="of the table's content; see generative/datasets/manifest.py")
+
+
+class Dataset(NamedTuple):
+    """A dataset as read: the table (DATASET_SCHEMA), the quarantine (REJECTED_SCHEMA), and the manifest."""
+
+    table: pa.Table
+    rejected: pa.Table
+    manifest: Manifest
+
+
+def utc_now() -> str:
+    """The time now, ISO 8601, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Fingerprint:
+    """Running fingerprint of a table that arrives in pieces; equal for any split into pieces. See the module's head."""
+
+    def __init__(self, schema: pa.Schema = DATASET_SCHEMA) -> None:
+        self._schema = schema
+        self._hashes = [[hashlib.sha256() for _ in range(3)] for _ in schema]
+
+    def update(self, table: pa.Table) -> Self:
+        """Add the rows of a table with this schema."""
+        for column, hashes in zip(self._schema, self._hashes, strict=True):
+            for chunk in table.column(column.name).cast(column.type).chunks:
+                _feed(hashes, chunk)
+        return self
+
+    def hexdigest(self) -> str:
+        """The fingerprint of the rows so far."""
+        total = hashlib.sha256()
+        for column, hashes in zip(self._schema, self._hashes, strict=True):
+            total.update(f"{column.name}\0{_type_name(column.type)}\0".encode())
+            for running in hashes:
+                total.update(running.digest())
+        return total.hexdigest()
+
+
+def _type_name(kind: pa.DataType) -> str:
+    return f"list<{_type_name(kind.value_type)}>" if pa.types.is_list(kind) else str(kind)
+
+
+def _feed(hashes: list[Any], array: pa.Array) -> None:
+    validity, lengths, values = hashes
+    validity.update(array.is_valid().to_numpy(zero_copy_only=False).astype("u1").tobytes())
+    if pa.types.is_list(array.type):
+        sizes = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+        lengths.update(sizes.astype("<i8").tobytes())
+        values.update(_number_bytes(array.flatten()))
+    elif pa.types.is_string(array.type):
+        texts = [text.encode() for text in array.fill_null("").to_pylist()]
+        lengths.update(np.array([len(text) for text in texts], dtype="<i8").tobytes())
+        values.update(b"".join(texts))
+    else:
+        values.update(_number_bytes(array.fill_null(0)))
+
+
+def _number_bytes(array: pa.Array) -> bytes:
+    dtype = "<f8" if pa.types.is_floating(array.type) else "<i8"
+    return bytes(array.to_numpy(zero_copy_only=False).astype(dtype).tobytes())
+
+
+def fingerprint_of(table: pa.Table) -> str:
+    """SHA-256 fingerprint of a table in DATASET_SCHEMA; see the module's head for what it covers."""
+    return Fingerprint().update(table).hexdigest()
+
+
+class DatasetWriter:
+    """Writes a dataset piece by piece, so that no more than one piece is in memory.
+
+    The three files appear under their names only at `finish`, the manifest last; leaving the `with` block without it
+    (an exception, a kill) leaves whatever was in the folder before.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.fingerprint = Fingerprint()
+        self.n_rows = 0
+        self._paths = [_temporary(folder / name) for name in (DATASET_FILE, REJECTED_FILE)]
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        rows, rejected = self._paths
+        self._rows = pq.ParquetWriter(rows, DATASET_SCHEMA, compression="zstd")
+        self._rejected = pq.ParquetWriter(rejected, REJECTED_SCHEMA, compression="zstd")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._rows.close()
+        self._rejected.close()
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+
+    def add(self, rows: pa.Table, rejected: pa.Table) -> None:
+        """Append rows of the table and of the quarantine."""
+        if len(rows):
+            rows = rows.select(DATASET_SCHEMA.names).cast(DATASET_SCHEMA)
+            self.fingerprint.update(rows)
+            self.n_rows += len(rows)
+            self._rows.write_table(rows)
+        if len(rejected):
+            self._rejected.write_table(rejected.select(REJECTED_SCHEMA.names).cast(REJECTED_SCHEMA))
+
+    def finish(self, manifest: Manifest) -> None:
+        """Put the three files in place.
+
+        Raises:
+            DatasetError: if the manifest does not describe the rows that were written.
+        """
+        _agree(manifest, self.n_rows, self.fingerprint.hexdigest(), self._folder)
+        self._rows.close()
+        self._rejected.close()
+        # Without a manifest a folder is no dataset, so a kill between the renames cannot pass for a finished one.
+        (self._folder / MANIFEST_FILE).unlink(missing_ok=True)
+        for path, name in zip(self._paths, (DATASET_FILE, REJECTED_FILE), strict=True):
+            os.replace(path, self._folder / name)
+        text = json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n"
+        partial = _temporary(self._folder / MANIFEST_FILE)
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, self._folder / MANIFEST_FILE)
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{os.getpid()}.partial")
+
+
+def _agree(manifest: Manifest, n_rows: int, fingerprint: str, folder: Path) -> None:
+    if manifest.n_rows != n_rows:
+        raise DatasetError(
+            f"{folder}: the table has {n_rows} rows, its manifest says {manifest.n_rows}: ingest it again"
+        )
+    if manifest.fingerprint_sha256 != fingerprint:
+        raise DatasetError(
+            f"{folder}: the table's fingerprint is {fingerprint}, its manifest says {manifest.fingerprint_sha256}: the "
+            "files were changed or come from different runs, so ingest the dataset again"
+        )
+
+
+def write_dataset(table: pa.Table, rejected: pa.Table, manifest: Manifest, folder: Path) -> None:
+    """Write a dataset held in memory; the files appear only when complete, the manifest last.
+
+    Raises:
+        DatasetError: if the manifest's row count or fingerprint is not the table's.
+    """
+    with DatasetWriter(folder) as writer:
+        writer.add(table, rejected)
+        writer.finish(manifest)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a dataset folder.
+
+    Raises:
+        DatasetError: if it is missing, unreadable, or of another schema version.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DatasetError(f"{folder}: has no {MANIFEST_FILE}, expected a finished dataset: ingest it first") from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: not a dataset manifest ({str(error).splitlines()[0]}): ingest again") from None
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise DatasetError(
+            f"{path}: schema_version is {manifest.schema_version!r}, expected {SCHEMA_VERSION!r}: ingest again"
+        )
+    return manifest
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """Read a dataset and check it against its manifest.
+
+    Raises:
+        DatasetError: if a file is missing or unreadable, or the table's content is not what the manifest says.
+    """
+    manifest = read_manifest(folder)
+    tables = []
+    for name, schema in ((DATASET_FILE, DATASET_SCHEMA), (REJECTED_FILE, REJECTED_SCHEMA)):
+        try:
+            tables.append(pq.read_table(folder / name).select(schema.names).cast(schema))
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise DatasetError(
+                f"{folder / name}: not readable ({type(error).__name__}: {error}): ingest the dataset again"
+            ) from None
+    table, rejected = tables
+    _agree(manifest, len(table), fingerprint_of(table), folder)
+    return Dataset(table, rejected, manifest)
+
+
+def check_dataset(folder: Path) -> Manifest:
+    """The manifest of a dataset folder whose table was read through once and found to be what the manifest says.
+
+    Holds one batch of rows in memory at a time.
+
+    Raises:
+        DatasetError: as read_dataset.
+    """
+    manifest = read_manifest(folder)
+    fingerprint, n_rows = Fingerprint(), 0
+    try:
+        with pq.ParquetFile(folder / DATASET_FILE) as file:
+            for batch in file.iter_batches():
+                rows = pa.Table.from_batches([batch]).select(DATASET_SCHEMA.names).cast(DATASET_SCHEMA)
+                fingerprint.update(rows)
+                n_rows += len(rows)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise DatasetError(
+            f"{folder / DATASET_FILE}: not readable ({type(error).__name__}: {error}): ingest the dataset again"
+        ) from None
+    _agree(manifest, n_rows, fingerprint.hexdigest(), folder)
+    return manifest

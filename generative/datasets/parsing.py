@@ -1,0 +1,95 @@
+"""Text and dictionaries that hold one crystal: POSCAR files and pymatgen Structure dictionaries (CIF has its own file).
+
+Every reader returns a Crystal or raises RecordError with one sentence; none lets a foreign exception through.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pymatgen.core.structure import Structure
+from pymatgen.io.vasp.inputs import Poscar
+
+from generative.config import ELEMENTS
+from generative.crystals import Crystal
+from generative.datasets.checks import MAX_RECORD_ATOMS, RecordError
+
+
+def decoded(content: str | bytes) -> str:
+    """Text of a file's bytes.
+
+    Raises:
+        RecordError: if they are not UTF-8; text read with 'surrogateescape' is checked the same way.
+    """
+    raw = content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecordError(
+            f"byte {raw[error.start]:#04x} at position {error.start} is not UTF-8: expected UTF-8 or ASCII text, so "
+            "convert the file's encoding"
+        ) from None
+
+
+def parse_poscar(text: str) -> Crystal:
+    """The crystal of a POSCAR or CONTCAR.
+
+    Raises:
+        RecordError: if it is empty, unreadable, or does not name its elements.
+    """
+    if not text.strip():
+        raise RecordError("the file is empty: expected a POSCAR")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            poscar = Poscar.from_str(text)
+            if any("false names" in str(warning.message) for warning in caught):
+                raise RecordError("the POSCAR names no elements: expected their symbols on line 6 (VASP 5 format)")
+            return Crystal.from_structure(poscar.structure)
+        except RecordError:
+            raise
+        except Exception as error:  # pymatgen's reader raises whatever its next operation raises on a malformed file
+            unknown = unknown_symbols(" ".join(text.splitlines()[5:6]).split())
+            if unknown:
+                raise RecordError(f"{unknown[0]!r} is not a chemical element: expected symbols H to Lr") from None
+            raise RecordError(
+                f"not readable as a POSCAR ({type(error).__name__}: {one_line(error)}): expected a complete VASP 5 file"
+            ) from None
+
+
+def unknown_symbols(words: Iterable[str]) -> list[str]:
+    """Words that look like symbols but name no element from H to Lr (D and T are hydrogen)."""
+    bare = [word.split("_")[0].split("/")[0] for word in words]
+    return [word for word in bare if word.isalpha() and word not in ELEMENTS and word not in ("D", "T")]
+
+
+def one_line(error: object) -> str:
+    """An error's message on one line, at most 200 characters, no final full stop."""
+    return " ".join(str(error).split())[:200].rstrip(".")
+
+
+def parse_structure_dict(content: Mapping[str, Any]) -> Crystal:
+    """The crystal of a pymatgen Structure dictionary (`Structure.as_dict()`); no other class is ever built.
+
+    Raises:
+        RecordError: if it is no such dictionary, names an unknown element, or is disordered.
+    """
+    try:
+        sites = content["sites"]
+        if len(sites) > MAX_RECORD_ATOMS:
+            raise RecordError(f"the cell has {len(sites)} atoms: expected 1 to {MAX_RECORD_ATOMS}")
+        unknown = unknown_symbols(str(s["element"]) for site in sites for s in site["species"])
+        if unknown:
+            raise RecordError(f"{unknown[0]!r} is not a chemical element: expected symbols H to Lr")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Crystal.from_structure(Structure.from_dict(dict(content)))
+    except RecordError:
+        raise
+    except Exception as error:  # a foreign dictionary can fail anywhere inside pymatgen
+        raise RecordError(
+            f"not readable as a pymatgen Structure ({type(error).__name__}: {one_line(error)}): expected the keys "
+            "'lattice' and 'sites' of Structure.as_dict(), one element per site"
+        ) from None

@@ -1,0 +1,271 @@
+"""From a raw record to a row of the table, or to a row of the quarantine with one sentence that says why.
+
+A source hands over `RawRecord`s; `interpret` parses, checks and describes them in batches, in worker processes if
+asked, and accounts for every one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from itertools import islice
+from multiprocessing import get_context
+from typing import Any
+
+import pyarrow as pa
+from pymatgen.core.composition import Composition
+
+from generative.config import ELEMENTS
+from generative.crystals import Crystal, structure_columns
+from generative.datasets.checks import MAX_RECORD_ATOMS, RecordError, checked, primitive, spacegroup_of
+from generative.datasets.cif import elements_of_cif, parse_cif
+from generative.datasets.parsing import decoded, parse_poscar, parse_structure_dict
+from generative.datasets.sources import SourceBatch
+from generative.datasets.table import DATASET_SCHEMA, REJECTED_SCHEMA
+
+BATCH_SIZE = 256
+"""Records held at once, per worker: bounds memory, and amortises the cost of a message to a worker process."""
+
+RECORD_TEXT_MAX = 4000
+
+_NULLS = frozenset({"", "nan", "none", "null", "na", "n/a"})
+
+_UNITS = {
+    "energy_ev_per_atom": "eV/atom",
+    "formation_energy_ev_per_atom": "eV/atom",
+    "e_above_hull_ev_per_atom": "eV/atom",
+    "band_gap_ev": "eV",
+}
+
+
+class Form(StrEnum):
+    """In which form a record's crystal came."""
+
+    CIF = "cif"
+    POSCAR = "poscar"
+    STRUCTURE = "structure"
+    CRYSTAL = "crystal"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class RawRecord:
+    """One record as the source gave it, not yet parsed.
+
+    Attributes:
+        source_id: the source's own id, row number or file name.
+        form: what `content` is: text of a CIF or POSCAR (str, or bytes not yet decoded), a pymatgen Structure
+            dictionary, a Crystal, or, for a record already refused, its text.
+        content: the crystal, or whatever could be read of it.
+        properties: table column -> (the source's own name of the value, the value as it came). Columns: the four
+            energies and the band gap of DATASET_SCHEMA, and 'spacegroup'.
+        elements: the elements if the source states them apart from the structure, else None.
+        source: overrides the reading source's name (rows of our own Parquet keep theirs).
+        method: overrides the reading source's level of theory.
+        reason: why the record was refused before parsing, for form REFUSED.
+    """
+
+    source_id: str
+    form: Form
+    content: Any
+    properties: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
+    elements: frozenset[str] | None = None
+    source: str | None = None
+    method: str | None = None
+    reason: str = ""
+
+
+Row = dict[str, Any]
+
+
+@lru_cache(maxsize=65536)
+def _reduced_formula(counts: tuple[tuple[str, int], ...]) -> str:
+    return str(Composition(dict(counts)).reduced_formula)
+
+
+def row_of(crystal: Crystal, source: str, source_id: str, method: str, values: Mapping[str, float | int | None]) -> Row:
+    """A row of DATASET_SCHEMA for a checked crystal; the crystal itself stands under the key 'crystal'.
+
+    Args:
+        crystal: as `checked` returns it.
+        source: name of the source.
+        source_id: the source's own id.
+        method: level of theory.
+        values: energies, band gap and 'spacegroup' by column name; a space group not given is found by spglib.
+    """
+    crystal = primitive(crystal)
+    counts = Counter(ELEMENTS[z - 1] for z in crystal.atomic_numbers)
+    spacegroup = values.get("spacegroup")
+    return {
+        "id": f"{source}:{source_id}",
+        "source": source,
+        "source_id": source_id,
+        "formula": _reduced_formula(tuple(sorted(counts.items()))),
+        "chemsys": "-".join(sorted(counts)),
+        "n_elements": len(counts),
+        "n_atoms": len(crystal.atomic_numbers),
+        "spacegroup": spacegroup_of(crystal) if spacegroup is None else spacegroup,
+        **{column: values.get(column) for column in _UNITS},
+        "method": method,
+        "crystal": crystal,
+    }
+
+
+def table_of(rows: Iterable[Row]) -> pa.Table:
+    """Rows as made by `row_of`, as a table in DATASET_SCHEMA."""
+    rows = list(rows)
+    columns = structure_columns([row["crystal"] for row in rows])
+    for column in DATASET_SCHEMA:
+        if column.name not in columns:
+            columns[column.name] = pa.array([row[column.name] for row in rows], type=column.type)
+    return pa.table([columns[name] for name in DATASET_SCHEMA.names], schema=DATASET_SCHEMA)
+
+
+def rejected_of(source: str, refusals: Iterable[tuple[str, str, Any]]) -> pa.Table:
+    """(source_id, reason, record) triples as a table in REJECTED_SCHEMA; records are cut to 4,000 characters."""
+    rows = [
+        {"source": source, "source_id": _plain(source_id), "reason": _plain(reason), "record": record_text(record)}
+        for source_id, reason, record in refusals
+    ]
+    return pa.Table.from_pylist(rows, schema=REJECTED_SCHEMA)
+
+
+def record_text(record: Any) -> str:
+    """A record as text that Parquet can hold, cut to RECORD_TEXT_MAX characters; foreign bytes become escapes."""
+    if isinstance(record, bytes):
+        return record[:RECORD_TEXT_MAX].decode("utf-8", "backslashreplace")[:RECORD_TEXT_MAX]
+    if isinstance(record, Crystal):
+        record = {name: column.to_pylist()[0] for name, column in structure_columns([record]).items()}
+    return _plain(record if isinstance(record, str) else json.dumps(record, default=str))[:RECORD_TEXT_MAX]
+
+
+def _plain(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def number(value: Any, name: str, unit: str) -> float | None:
+    """A property as a float; None if the source left it empty.
+
+    Raises:
+        RecordError: if it is neither a finite number nor empty.
+    """
+    if value is None or (isinstance(value, str) and value.strip().lower() in _NULLS):
+        return None
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise RecordError(f"{name} is {str(value)[:80]!r}: expected a number in {unit} or nothing") from None
+    if math.isnan(result):
+        return None
+    if math.isinf(result):
+        raise RecordError(f"{name} is {result}: expected a finite number in {unit} or nothing")
+    return result
+
+
+def _values(properties: Mapping[str, tuple[str, Any]]) -> dict[str, float | int | None]:
+    values: dict[str, float | int | None] = {}
+    for column, (name, value) in properties.items():
+        if column == "spacegroup":
+            found = number(value, name, "international space-group number")
+            if found is not None and (found != int(found) or not 1 <= found <= 230):
+                raise RecordError(f"{name} is {value!r}: expected an international space-group number from 1 to 230")
+            values[column] = None if found is None else int(found)
+        else:
+            values[column] = number(value, name, _UNITS[column])
+    return values
+
+
+def stated_elements(record: RawRecord) -> frozenset[str] | None:
+    """The record's elements as far as they can be told without parsing its structure; None if they cannot."""
+    if record.elements is not None:
+        return record.elements
+    if record.form is Form.CIF and isinstance(record.content, str):
+        return elements_of_cif(record.content)
+    if record.form is Form.CRYSTAL:
+        return frozenset(ELEMENTS[z - 1] for z in record.content.atomic_numbers if 1 <= z <= len(ELEMENTS))
+    return None
+
+
+def _parse(record: RawRecord) -> Crystal:
+    match record.form:
+        case Form.CIF:
+            return parse_cif(decoded(record.content), MAX_RECORD_ATOMS)
+        case Form.POSCAR:
+            return parse_poscar(decoded(record.content))
+        case Form.STRUCTURE:
+            return parse_structure_dict(record.content)
+        case Form.CRYSTAL:
+            crystal: Crystal = record.content
+            return crystal
+        case Form.REFUSED:
+            raise RecordError(record.reason)
+
+
+def interpret_batch(
+    records: list[RawRecord], source: str, method: str, elements: tuple[str, ...] | None
+) -> tuple[list[Row], list[tuple[str, str, Any]], int]:
+    """Rows, refusals and the number of records outside the chemical system. Runs in a worker process too."""
+    rows: list[Row] = []
+    refusals: list[tuple[str, str, Any]] = []
+    n_filtered = 0
+    allowed = None if elements is None else frozenset(elements)
+    for record in records:
+        stated = None if allowed is None else stated_elements(record)
+        if allowed is not None and stated is not None and not stated <= allowed:
+            n_filtered += 1
+            continue
+        try:
+            crystal = checked(_parse(record))
+            present = {ELEMENTS[z - 1] for z in crystal.atomic_numbers}
+            if allowed is not None and not present <= allowed:
+                n_filtered += 1
+                continue
+            values = _values(record.properties)
+            rows.append(row_of(crystal, record.source or source, record.source_id, record.method or method, values))
+        except RecordError as error:
+            refusals.append((record.source_id, str(error), record.content))
+    return rows, refusals, n_filtered
+
+
+def interpret(
+    records: Iterator[RawRecord], source: str, method: str, elements: tuple[str, ...] | None, workers: int = 1
+) -> Iterator[SourceBatch]:
+    """Raw records as batches of the table, in their order; at most 2 * workers batches are in memory.
+
+    Args:
+        records: read lazily.
+        source: name of the source.
+        method: level of theory of records that state none.
+        elements: leave out records with any other element, unparsed where their elements are stated.
+        workers: processes that parse; 1 parses here.
+    """
+
+    def finished(batch: list[RawRecord], result: tuple[list[Row], list[tuple[str, str, Any]], int]) -> SourceBatch:
+        rows, refusals, n_filtered = result
+        return SourceBatch(table_of(rows), rejected_of(source, refusals), len(batch), n_filtered)
+
+    # spglib's C code prints a line for each failed attempt; the outcome is in the column. Worker processes inherit it.
+    os.environ.setdefault("SPGLIB_WARNING", "OFF")
+    batches = iter(lambda: list(islice(records, BATCH_SIZE)), [])
+    if workers == 1:
+        for batch in batches:
+            yield finished(batch, interpret_batch(batch, source, method, elements))
+        return
+    # spawn: the caller may be a thread of a process that holds locks (torch, Prefect), which a fork would copy held.
+    with ProcessPoolExecutor(min(workers, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
+        waiting: deque[tuple[list[RawRecord], Future[tuple[list[Row], list[tuple[str, str, Any]], int]]]] = deque()
+        for batch in batches:
+            waiting.append((batch, pool.submit(interpret_batch, batch, source, method, elements)))
+            if len(waiting) >= 2 * workers:
+                done, future = waiting.popleft()
+                yield finished(done, future.result())
+        while waiting:
+            done, future = waiting.popleft()
+            yield finished(done, future.result())

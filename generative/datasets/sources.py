@@ -1,0 +1,78 @@
+"""What a source of known crystals is: the interface behind which files, prototypes and network databases stand.
+
+A source yields batches. Each batch accounts for every record it read: a row of the table, a row of the quarantine, or
+one more in the count of filtered records. A new source (a network database) needs only the attributes and the one
+method of `Source`; if it can hand over its records as `RawRecord`, `generative.datasets.records.interpret` does the
+rest: parsing, checking, quarantine, primitive cell, space group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+
+class SourceError(ValueError):
+    """A source that cannot be read at all: a missing file, a column that is not there, a chemical system not given.
+
+    A single bad record never raises it; that record goes to the quarantine.
+    """
+
+
+@dataclass(frozen=True)
+class SourceBatch:
+    """Some records of a source, each accounted for: n_read = rows + rejected + n_filtered.
+
+    Attributes:
+        rows: crystals, in DATASET_SCHEMA.
+        rejected: records that could not become a crystal, in REJECTED_SCHEMA.
+        n_read: records read from the source for this batch.
+        n_filtered: records left out because they lie outside the chemical system, before they were parsed.
+    """
+
+    rows: pa.Table
+    rejected: pa.Table
+    n_read: int
+    n_filtered: int
+
+
+class Source(Protocol):
+    """A source of known crystals.
+
+    Attributes:
+        name: column `source` of its rows and the head of their ids; unique among the sources of one table.
+        kind: 'files', 'prototypes', or the name of a network database.
+        query: what was asked for, as the user wrote it or as it was sent; never a path of this machine.
+        method: level of theory of the energies.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+
+    @property
+    def query(self) -> str: ...  # noqa: D102
+
+    @property
+    def method(self) -> str: ...  # noqa: D102
+
+    def batches(self, elements: tuple[str, ...] | None) -> Iterator[SourceBatch]:
+        """All records in a fixed order, a bounded number at a time.
+
+        Args:
+            elements: leave out crystals with any other element, before the costly steps where that is possible, and
+                count them as filtered; None reads all. The other filters are applied by `ingest`.
+
+        Raises:
+            SourceError: if the source cannot be read at all.
+        """
+        ...
+
+    def database_version(self) -> str | None:
+        """State of the source that was read (release of a database, digest of a file); asked after the last batch."""
+        ...
