@@ -103,10 +103,10 @@ def parse(settings: dict[str, Any], origin: str) -> DiscoverConfig:
         raise ConfigError(f"{origin}: " + "; ".join(describe(error))) from None
 
 
-def load(path: str | Path) -> DiscoverConfig:
-    """Read a YAML file, or one shipped with Hullward by its bare name ('quickstart', 'ternary').
+def read_yaml(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The settings in a YAML file, or in one shipped with Hullward by its bare name ('quickstart').
 
-    Raises: ConfigError: if the file is missing, is not YAML, or holds a wrong setting.
+    Raises: ConfigError: if the file is missing or does not hold settings.
     """
     file = Path(path)
     if not file.suffix and not file.exists():
@@ -122,4 +122,13 @@ def load(path: str | Path) -> DiscoverConfig:
         settings = {}
     if not isinstance(settings, dict):
         raise ConfigError(f"{file}: holds a {type(settings).__name__}, expected settings as 'key: value' lines")
+    return file, settings
+
+
+def load(path: str | Path) -> DiscoverConfig:
+    """Read the settings of a discovery run.
+
+    Raises: ConfigError: if the file is missing, is not YAML, or holds a wrong setting.
+    """
+    file, settings = read_yaml(path)
     return parse(settings, str(file))

@@ -185,3 +185,34 @@ class ScreenConfig(RoomConfig):
                 f"{self.volume_per_atom_max_ang3}"
             )
         return self
+
+
+class TrainConfig(RoomConfig):
+    """How a generator is trained. Steps, not minutes, are the budget, so that a run can be repeated."""
+
+    name: str = Field("flow", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="name of the checkpoint folder")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of initialisation, batches and noise")
+    data: DataConfig = Field(DataConfig(), description="training crystals")
+    exclude: str | None = Field(
+        None, description="a source file whose ids are removed from the training data, such as the test file"
+    )
+    system: dict[str, float | int] = Field({}, description="sizes of the network; see CrystalFlowConfig")
+    max_steps: int = Field(20_000, ge=1, description="optimiser steps")
+    batch_crystals: int = Field(256, ge=1, description="crystals per step")
+    adam_lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW (embeddings, norms, heads)")
+    muon_lr: float = Field(2e-3, gt=0, description="peak learning rate of Muon (matrices inside the blocks)")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
+    warmup_steps: int = Field(200, ge=0, description="linear warm-up, steps")
+    decay_fraction: float = Field(0.4, ge=0, le=1, description="last part of the steps in which rates fall to zero")
+    clip_norm: float = Field(1.0, gt=0, description="gradient norm is clipped to this")
+    ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights, which are what is kept")
+    validation_fraction: float = Field(0.02, gt=0, lt=1, description="part of the formulas held out for the loss curve")
+    keep: Literal["last", "loss", "yield"] = Field(
+        "last",
+        description="which averaged weights are kept: the last, those of lowest validation loss, or those whose samples "
+        "are most often valid and novel (the training loss goes on falling after novelty is lost)",
+    )
+    precision: Literal["32", "bf16"] = Field("bf16", description="autocast of matrix products")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes every GPU it sees")
+    n_devices: int = Field(1, ge=1, description="GPUs (distributed data parallel) when more than one")
+    torch_threads: int = Field(2, ge=1, le=256, description="CPU threads")

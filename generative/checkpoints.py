@@ -1,0 +1,118 @@
+"""Checkpoints: a folder with model.safetensors and model.json. Nothing in it can run code when loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
+
+SCHEMA_VERSION = 1
+PACKAGED = Path(__file__).parent / "weights"
+SYSTEMS: dict[str, tuple[type[CrystalFlow], type[CrystalFlowConfig]]] = {
+    CrystalFlow.name: (CrystalFlow, CrystalFlowConfig),
+}
+"""Every system that a checkpoint may name."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message says which file and why."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded generator with what is known of its making.
+
+    Attributes:
+        system: the module, in evaluation mode.
+        digest: SHA-256 over both files: part of every candidate's id.
+        training: how it was made: data fingerprint, settings, steps, versions.
+    """
+
+    system: CrystalFlow
+    digest: str
+    training: dict[str, Any]
+
+
+def locate(checkpoint: str) -> Path:
+    """The folder that 'package:NAME' or a path names.
+
+    Raises: CheckpointError: if it does not hold the two files.
+    """
+    folder = PACKAGED / checkpoint.removeprefix("package:") if checkpoint.startswith("package:") else Path(checkpoint)
+    missing = [name for name in ("model.safetensors", "model.json") if not (folder / name).is_file()]
+    if missing:
+        shipped = ", ".join(f"package:{f.name}" for f in sorted(PACKAGED.glob("*")) if f.is_dir()) or "none"
+        raise CheckpointError(
+            f"{checkpoint}: {missing[0]} not found; expected a folder made by `hullward train`, or one of: {shipped}"
+        )
+    return folder
+
+
+def digest(checkpoint: str) -> str:
+    """SHA-256 over the two files of a checkpoint."""
+    folder = locate(checkpoint)
+    h = hashlib.sha256()
+    for name in ("model.json", "model.safetensors"):
+        h.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return h.hexdigest()
+
+
+def save(folder: Path, system: CrystalFlow, training: Mapping[str, Any], dtype: torch.dtype = torch.float16) -> None:
+    """Write a checkpoint; parameters are stored as `dtype` (half the size; sampling runs in float32).
+
+    The folder appears whole or not at all.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    names = {name for name, _ in system.named_parameters()}
+    state = {
+        name: (value.to(dtype) if name in names else value).detach().cpu().contiguous()
+        for name, value in system.state_dict().items()
+    }
+    save_file(state, staging / "model.safetensors")
+    about = {
+        "schema_version": SCHEMA_VERSION,
+        "system": system.name,
+        "config": system.config.model_dump(mode="json"),
+        "training": dict(training),
+    }
+    (staging / "model.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+    staging.chmod(0o755)
+    for old in folder.glob("*") if folder.is_dir() else ():
+        if old.name in {"model.safetensors", "model.json"}:
+            old.unlink()
+    if folder.is_dir():
+        for part in staging.iterdir():
+            os.replace(part, folder / part.name)
+        staging.rmdir()
+    else:
+        os.replace(staging, folder)
+
+
+def load(checkpoint: str, device: torch.device | str = "cpu") -> Checkpoint:
+    """Load a generator.
+
+    Raises: CheckpointError: if files are missing, damaged, or name a system or shape this version does not know.
+    """
+    folder = locate(checkpoint)
+    try:
+        about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        system_type, config_type = SYSTEMS[about["system"]]
+        system = system_type(config_type.model_validate(about["config"]))
+        state = load_file(folder / "model.safetensors")
+        system.load_state_dict({name: value.float() for name, value in state.items()})
+    except KeyError as error:
+        raise CheckpointError(f"{checkpoint}: names {error}, expected a system of: {', '.join(SYSTEMS)}") from None
+    except Exception as error:  # safetensors, json and torch each raise their own kinds
+        raise CheckpointError(f"{checkpoint}: not a readable checkpoint: {' '.join(str(error).split())[:300]}") from error
+    return Checkpoint(system.eval().to(device), digest(checkpoint), about["training"])

@@ -1,0 +1,55 @@
+"""Training of a generator: ingest, reduce, fit, keep. One function for the flow, the command line and scripts."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.paths import resolve
+from generative.config import DataConfig, FilesSource, TrainConfig
+
+
+def excluded_ids(config: TrainConfig, folder: Path) -> list[str]:
+    """Ids of the source file that training must not see."""
+    from generative.datasets.ingest import ingest
+    from generative.datasets.manifest import read_dataset
+
+    if config.exclude is None:
+        return []
+    target = folder / "excluded"
+    if not (target / "manifest.json").is_file():
+        ingest(DataConfig(sources=(FilesSource(path=config.exclude),)), None, target, resolve)
+    return [str(name) for name in read_dataset(target).table.column("source_id").to_pylist()]
+
+
+def train(config: TrainConfig, folder: Path, callbacks: Sequence[Any] = (), resume: bool = True) -> Path:
+    """Train a generator and keep it as `folder/<name>`; going on where an interrupted training stopped.
+
+    Args:
+        config: data, sizes, budget.
+        folder: working folder: dataset, metrics.csv, resume.ckpt, and the checkpoint folder at the end.
+        callbacks: Lightning callbacks, such as a progress artifact.
+        resume: False starts anew.
+    Returns: the checkpoint folder.
+    """
+    from generative import checkpoints
+    from generative.datasets.ingest import ingest
+    from generative.datasets.manifest import read_dataset
+    from generative.training import fit
+    from generative.training_data import training_set
+
+    if not resume or not (folder / "dataset" / "manifest.json").is_file():
+        ingest(config.data, None, folder / "dataset", resolve)
+    dataset = read_dataset(folder / "dataset")
+    data = training_set(dataset.table, excluded_ids(config, folder))
+    system, record = fit(data, config, folder, callbacks, resume)
+    about = {
+        **record,
+        "data_fingerprint_sha256": dataset.manifest.fingerprint_sha256,
+        "settings": config.model_dump(mode="json", exclude_defaults=True),
+        "machine": f"{platform.machine()}, {config.torch_threads} CPU threads",
+    }
+    checkpoints.save(folder / config.name, system, about)
+    return folder / config.name
