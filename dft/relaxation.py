@@ -1,0 +1,362 @@
+"""Relaxation of many crystals at once with a potential: cell and positions, a status for every crystal.
+
+Crystals wait in the order given, enter the batch when there is room and leave it when they are done, so no step is
+spent on a finished one. Everything is deterministic: the same list gives the same result, bit for bit, on one machine.
+Units: angstrom, eV; pressures in GPa at the border.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pymatgen.core.lattice import Lattice
+from pymatgen.core.periodic_table import Element
+from pymatgen.core.structure import Structure
+from torch import Tensor
+from torch_sim.state import SimState
+
+from dft.config import RelaxConfig
+from dft.fire import FireState, fire_step
+from dft.neighbours import NeighbourLists
+from dft.potential_model import GraphModel
+from dft.potentials import LoadedPotential
+from dft.results import Relaxation, RelaxStatus
+
+logger = logging.getLogger(__name__)
+
+GPA_PER_EV_PER_ANG3 = 160.21766208
+GRACE_STEPS = 10
+"""Generated crystals may start with atoms too close; their forces get this many steps to come down."""
+EVALUATE_ATOMS_MAX = 512
+
+Progress = Callable[[int, int], None]
+"""Called with (crystals done, crystals in all)."""
+
+
+@dataclass
+class _Crystal:
+    """A crystal on its way through the batch."""
+
+    index: int
+    numbers: Tensor
+    cell_ang: Tensor
+    cart_ang: Tensor
+    volume_ang3: float
+    n_steps: int = 0
+    initial_energy_ev_per_atom: float | None = None
+
+
+@dataclass(frozen=True)
+class _Forces:
+    """What the model says of the batch, and the measures of convergence."""
+
+    energy_ev: Tensor
+    forces: Tensor
+    stress: Tensor
+    virial: Tensor
+    fmax: Tensor
+    cell_fmax: Tensor
+    volume: Tensor
+
+
+def relax(
+    structures: Sequence[Structure],
+    potential: LoadedPotential,
+    config: RelaxConfig,
+    progress: Progress | None = None,
+) -> list[Relaxation]:
+    """Relax crystals; one bad crystal never costs its neighbours.
+
+    Converged means: the largest force on an atom and the largest row of the cell force
+    -V (stress + pressure) / n_atoms (ASE's cell force) are both below `config.fmax_ev_per_ang`.
+
+    Args:
+        structures: ordered crystals, any size; one with more atoms than `config.batch_atoms_max` runs alone.
+        potential: from load_potential.
+        config: criteria and guards.
+        progress: called each time crystals finish.
+
+    Returns:
+        One record per crystal, in the order given.
+    """
+    return _Relaxer(structures, potential.model, config, progress).run()
+
+
+def evaluate(structures: Sequence[Structure], potential: LoadedPotential) -> list[float | None]:
+    """Potential energy of each crystal as it is, eV/atom; None, with the reason logged, where it has none."""
+    energies: list[float | None] = [None] * len(structures)
+    waiting: list[_Crystal] = []
+    for index, structure in enumerate(structures):
+        crystal = _admit(index, structure, potential.model)
+        if isinstance(crystal, str):
+            logger.warning("crystal %d has no energy: %s", index, crystal)
+        else:
+            waiting.append(crystal)
+    # crystals of like size share a batch, so that memory is used evenly; ties keep their order
+    waiting.sort(key=lambda crystal: len(crystal.numbers))
+    while waiting:
+        batch = _take(waiting, EVALUATE_ATOMS_MAX, 0)
+        for crystal, energy in _energies(batch, potential.model):
+            energies[crystal.index] = energy
+    return energies
+
+
+def _energies(batch: list[_Crystal], model: GraphModel) -> list[tuple[_Crystal, float | None]]:
+    """Energies of a batch; on an exception each half is tried alone."""
+    try:
+        output = model(_sim_state(batch, [c.cart_ang for c in batch], [c.cell_ang for c in batch]))
+    except (RuntimeError, ValueError, IndexError) as error:
+        if len(batch) == 1:
+            logger.warning("crystal %d has no energy: %s", batch[0].index, error)
+            return [(batch[0], None)]
+        middle = len(batch) // 2
+        return _energies(batch[:middle], model) + _energies(batch[middle:], model)
+    found: list[tuple[_Crystal, float | None]] = []
+    for crystal, energy in zip(batch, output["energy"].tolist(), strict=True):
+        is_finite = math.isfinite(energy)
+        if not is_finite:
+            logger.warning("crystal %d has no energy: the potential gives %s", crystal.index, energy)
+        found.append((crystal, energy / len(crystal.numbers) if is_finite else None))
+    return found
+
+
+def _admit(index: int, structure: Structure, model: GraphModel) -> _Crystal | str:
+    """The crystal as tensors, or the reason why the potential cannot take it."""
+    if len(structure) == 0:
+        return "it has no atoms"
+    if not structure.is_ordered:
+        return "it is disordered: a site holds several species or is partly occupied"
+    symbols = [site.specie.symbol for site in structure]
+    known = set(model.network.atomic_numbers)
+    unknown = sorted({s for s in symbols if Element(s).Z not in known})
+    if unknown:
+        return f"the potential does not know {', '.join(unknown)}"
+    cell = np.array(structure.lattice.matrix, dtype=float)
+    cart = np.array(structure.cart_coords, dtype=float)
+    volume = float(np.linalg.det(cell))
+    if not (np.isfinite(cell).all() and np.isfinite(cart).all() and abs(volume) > 1e-6):
+        return f"its cell has volume {volume:.3g} A^3 or coordinates that are not numbers"
+    device = model.device
+    return _Crystal(
+        index,
+        torch.tensor([Element(s).Z for s in symbols], device=device),
+        torch.from_numpy(cell).to(device),
+        torch.from_numpy(cart).to(device),
+        abs(volume),
+    )
+
+
+def _take(waiting: list[_Crystal], atoms_max: int, n_atoms: int) -> list[_Crystal]:
+    """Remove from the front of the queue what fits beside `n_atoms` atoms; at least one if the batch is empty."""
+    taken: list[_Crystal] = []
+    while waiting and (n_atoms == 0 or n_atoms + len(waiting[0].numbers) <= atoms_max):
+        taken.append(waiting.pop(0))
+        n_atoms += len(taken[-1].numbers)
+    return taken
+
+
+def _sim_state(crystals: Sequence[_Crystal], carts: Sequence[Tensor], cells: Sequence[Tensor]) -> SimState:
+    counts = torch.tensor([len(c.numbers) for c in crystals], device=carts[0].device)
+    numbers = torch.cat([c.numbers for c in crystals])
+    return SimState(
+        positions=torch.cat(list(carts)),
+        masses=torch.ones(len(numbers), dtype=torch.float64, device=numbers.device),  # FIRE has unit masses
+        cell=torch.stack(list(cells)).transpose(1, 2).contiguous(),
+        pbc=True,
+        atomic_numbers=numbers,
+        system_idx=torch.repeat_interleave(torch.arange(len(crystals), device=numbers.device), counts),
+    )
+
+
+class _Relaxer:
+    """The batch, its queue and its results."""
+
+    def __init__(
+        self, structures: Sequence[Structure], model: GraphModel, config: RelaxConfig, progress: Progress | None
+    ) -> None:
+        self.structures, self.model, self.config, self.progress = structures, model, config, progress
+        self.pressure = config.pressure_gpa / GPA_PER_EV_PER_ANG3
+        self.results: list[Relaxation | None] = [None] * len(structures)
+        self.waiting: list[_Crystal] = []
+        for index, structure in enumerate(structures):
+            crystal = _admit(index, structure, model)
+            if isinstance(crystal, str):
+                self.results[index] = Relaxation(RelaxStatus.FAILED, None, None, None, None, None, 0, crystal)
+            else:
+                self.waiting.append(crystal)
+        self.batch: list[_Crystal] = []
+        self.state: FireState | None = None
+        self.neighbours: NeighbourLists = model.neighbour_lists()
+
+    def run(self) -> list[Relaxation]:
+        self._report()
+        while self.waiting or self.batch:
+            self._fill()
+            forces = self._forces()
+            if forces is None or self.state is None:
+                continue
+            done = self._finish(forces)
+            if done:
+                self._report()
+            staying = [i for i in range(len(self.batch)) if i not in done]
+            if not staying:
+                self._keep(staying)
+                continue
+            # crystals that leave take the step too: cheaper than cutting the forces, and nobody sees it
+            self.state = fire_step(self.state, forces.forces, forces.virial)
+            for crystal in self.batch:
+                crystal.n_steps += 1
+            if done:
+                self._keep(staying)
+        return [result for result in self.results if result is not None]
+
+    def _fill(self) -> None:
+        n_atoms = sum(len(c.numbers) for c in self.batch)
+        taken = _take(self.waiting, self.config.batch_atoms_max, n_atoms)
+        if not taken:
+            return
+        entering = FireState.at_rest(
+            torch.tensor([len(c.numbers) for c in taken], device=self.model.device),
+            torch.cat([c.numbers for c in taken]),
+            torch.stack([c.cell_ang for c in taken]),
+            torch.cat([c.cart_ang for c in taken]),
+        )
+        self.state = entering if self.state is None else self.state.joined(entering)
+        self.batch += taken
+        self.neighbours.extend(len(taken))
+
+    def _keep(self, crystals: list[int]) -> None:
+        self.batch = [self.batch[i] for i in crystals]
+        self.neighbours.keep(crystals)
+        if not crystals or self.state is None:
+            self.state = None
+        else:
+            self.state = self.state.keep(torch.tensor(crystals, device=self.model.device))
+
+    def _forces(self) -> _Forces | None:
+        """The model on the batch; None if crystals had to be thrown out, which leaves the others for another try."""
+        assert self.state is not None
+        cart, cell = self.state.geometry()
+        state = SimState(
+            positions=cart,
+            masses=torch.ones_like(cart[:, 0]),
+            cell=cell.transpose(1, 2),
+            pbc=True,
+            atomic_numbers=self.state.atomic_numbers,
+            system_idx=self.state.crystal,
+        )
+        try:
+            output = self.model(state, neighbours=self.neighbours)
+        except (RuntimeError, ValueError, IndexError) as error:
+            self._throw_out(cart, cell, error)
+            return None
+        return self._measured(cell, output)
+
+    def _measured(self, cell: Tensor, output: dict[str, Tensor]) -> _Forces:
+        assert self.state is not None
+        volume = torch.linalg.det(cell).abs()
+        pressure = self.pressure * torch.eye(3, dtype=cell.dtype, device=cell.device)
+        virial = -volume.view(-1, 1, 1) * (output["stress"] + pressure)
+        per_atom = output["forces"].square().sum(dim=1).sqrt()
+        # scatter_reduce's maximum passes NaN on, which the guards below look for
+        fmax = torch.zeros_like(volume).scatter_reduce(0, self.state.crystal, per_atom, "amax")
+        cell_rows = (virial / self.state.n_atoms.view(-1, 1, 1)).square().sum(dim=2).sqrt()
+        return _Forces(
+            output["energy"], output["forces"], output["stress"], virial, fmax, cell_rows.amax(dim=1), volume
+        )
+
+    def _throw_out(self, cart: Tensor, cell: Tensor, error: Exception) -> None:
+        """Find the crystals that make the model fail by asking for each alone, and fail them."""
+        carts = cart.split([len(c.numbers) for c in self.batch])
+        staying: list[int] = []
+        for i, crystal in enumerate(self.batch):
+            if len(self.batch) > 1:
+                try:
+                    self.model(_sim_state([crystal], [carts[i]], [cell[i]]))
+                    staying.append(i)
+                    continue
+                except (RuntimeError, ValueError, IndexError) as own:
+                    error = own
+            status = RelaxStatus.EXPLODED if crystal.n_steps else RelaxStatus.FAILED
+            self._record(crystal, status, None, f"the potential failed after {crystal.n_steps} steps: {error}")
+        if len(staying) == len(self.batch):
+            # each runs alone but not together: run the first half now, the rest later from where it started
+            half = max(1, len(staying) // 2)
+            self.waiting[:0] = [_restarted(c) for c in self.batch[half:]]
+            staying = staying[:half]
+            logger.warning("a batch of %d crystals failed as a whole (%s): halved", len(self.batch), error)
+        self._keep(staying)
+        self._report()
+
+    def _finish(self, forces: _Forces) -> set[int]:
+        """Record every crystal that has come to an end; return their places in the batch."""
+        config = self.config
+        energy, fmax = forces.energy_ev.tolist(), forces.fmax.tolist()
+        cell_fmax, volume = forces.cell_fmax.tolist(), forces.volume.tolist()
+        done: set[int] = set()
+        for i, crystal in enumerate(self.batch):
+            per_atom = energy[i] / len(crystal.numbers)
+            if crystal.n_steps == 0 and math.isfinite(per_atom):
+                crystal.initial_energy_ev_per_atom = per_atom
+            growth = volume[i] / crystal.volume_ang3
+            at = f"after {crystal.n_steps} steps"
+            if not (math.isfinite(per_atom) and math.isfinite(fmax[i]) and math.isfinite(cell_fmax[i])):
+                status = RelaxStatus.EXPLODED if crystal.n_steps else RelaxStatus.FAILED
+                self._record(
+                    crystal, status, None, f"energy or forces are not numbers {at}: atoms coincide or flew apart"
+                )
+            elif not 1.0 / config.explode_volume_ratio <= growth <= config.explode_volume_ratio:
+                self._record(
+                    crystal, RelaxStatus.EXPLODED, None, f"its volume changed by a factor of {growth:.3g} {at}"
+                )
+            elif fmax[i] > config.explode_force_ev_per_ang and crystal.n_steps >= min(GRACE_STEPS, config.max_steps):
+                self._record(crystal, RelaxStatus.EXPLODED, None, f"the largest force is {fmax[i]:.3g} eV/A {at}")
+            elif max(fmax[i], cell_fmax[i]) < config.fmax_ev_per_ang:
+                self._record(crystal, RelaxStatus.CONVERGED, (i, forces), "")
+            elif crystal.n_steps >= config.max_steps:
+                self._record(
+                    crystal,
+                    RelaxStatus.STEP_CAP,
+                    (i, forces),
+                    f"{at} the largest force is {fmax[i]:.3f} and the largest cell force {cell_fmax[i]:.3f} eV/A",
+                )
+            else:
+                continue
+            done.add(i)
+        return done
+
+    def _record(self, crystal: _Crystal, status: RelaxStatus, final: tuple[int, _Forces] | None, reason: str) -> None:
+        structure, energy, fmax, stress = None, None, None, None
+        if final is not None:
+            i, forces = final
+            structure = self._structure(i, crystal)
+            energy = float(forces.energy_ev[i]) / len(crystal.numbers)
+            fmax = float(forces.fmax[i])
+            pressure = self.pressure * torch.eye(3, dtype=torch.float64, device=forces.stress.device)
+            stress = float((forces.stress[i] + pressure).abs().max()) * GPA_PER_EV_PER_ANG3
+        self.results[crystal.index] = Relaxation(
+            status, structure, energy, crystal.initial_energy_ev_per_atom, fmax, stress, crystal.n_steps, reason
+        )
+
+    def _structure(self, place: int, crystal: _Crystal) -> Structure:
+        assert self.state is not None
+        cart, cell = self.state.geometry()
+        start = int(self.state.n_atoms[:place].sum())
+        rows = cart[start : start + len(crystal.numbers)].cpu().numpy()
+        species = [site.specie.symbol for site in self.structures[crystal.index]]
+        return Structure(
+            Lattice(cell[place].cpu().numpy()), species, rows, coords_are_cartesian=True, to_unit_cell=True
+        )
+
+    def _report(self) -> None:
+        if self.progress is not None:
+            self.progress(sum(result is not None for result in self.results), len(self.results))
+
+
+def _restarted(crystal: _Crystal) -> _Crystal:
+    return _Crystal(crystal.index, crystal.numbers, crystal.cell_ang, crystal.cart_ang, crystal.volume_ang3)
