@@ -154,4 +154,5 @@ def _log_gradient(log_deform: Tensor, deform: Tensor, virial: Tensor) -> Tensor:
     force_on_deform = virial @ torch.linalg.inv(deform).transpose(1, 2)
     a = log_deform.transpose(1, 2)
     block = torch.cat([torch.cat([a, force_on_deform], dim=2), torch.cat([torch.zeros_like(a), a], dim=2)], dim=1)
-    return torch.linalg.matrix_exp(block)[:, :3, 3:]
+    exponential: Tensor = torch.linalg.matrix_exp(block)
+    return exponential[:, :3, 3:]

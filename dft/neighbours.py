@@ -115,7 +115,8 @@ def _keys(source: np.ndarray, target: np.ndarray, image: np.ndarray) -> np.ndarr
     """One integer per directed edge, ordered by source first; images up to +-1023 and 2^15 atoms."""
     key = source.astype(np.int64) << 48 | target.astype(np.int64) << 33
     shifted = image + 1024
-    return key | shifted[:, 0] << 22 | shifted[:, 1] << 11 | shifted[:, 2]
+    joined: np.ndarray = key | shifted[:, 0] << 22 | shifted[:, 1] << 11 | shifted[:, 2]
+    return joined
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which end of an edge receives its message: the one thing in which matgl's versions and stored weights can disagree."""
+"""Which end of an edge receives its message: where matgl's versions and stored weights can disagree."""
 
 from __future__ import annotations
 

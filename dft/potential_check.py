@@ -80,11 +80,11 @@ KNOWN_CRYSTALS = (
 
 
 def element_references() -> dict[str, Structure]:
-    """Elements in their standard state; gases as one molecule (measured bond, Huber and Herzberg 1979) in a 12 A box."""
+    """Elements in their standard state; gases as one molecule in a box (bonds: Huber and Herzberg, 1979)."""
     box = Lattice.cubic(12.0)
 
     def molecule(symbol: str, bond_ang: float) -> Structure:
-        return Structure(box, [symbol] * 2, [[5, 6, 6], [5 + bond_ang, 6, 6]], coords_are_cartesian=True)
+        return Structure(box, [symbol] * 2, [[5.0, 6.0, 6.0], [5.0 + bond_ang, 6.0, 6.0]], coords_are_cartesian=True)
 
     return {
         "Mg": Structure(Lattice.hexagonal(3.209, 5.211), ["Mg"] * 2, [[1 / 3, 2 / 3, 1 / 4], [2 / 3, 1 / 3, 3 / 4]]),

@@ -34,6 +34,8 @@ def load_chgnet() -> Any:
 class CHGNetEnergy(EnergyNetwork):
     """chgnet's CHGNet as an EnergyNetwork."""
 
+    number_of_species: Tensor
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
@@ -46,7 +48,7 @@ class CHGNetEnergy(EnergyNetwork):
         """See EnergyNetwork."""
         from chgnet.model.model import BatchedGraph
 
-        numbers: Tensor = self.number_of_species[species]  # type: ignore[index]
+        numbers = self.number_of_species[species]
         distance = torch.linalg.vector_norm(edges.vector_ang, dim=1)
         place = torch.arange(len(distance), device=distance.device)
         is_first = place < edges.reverse

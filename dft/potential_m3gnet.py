@@ -56,7 +56,7 @@ class GatedLayers(nn.Module):
         self.depth = len(values)
         first = torch.cat([values[0].weight, gates[0].weight]).detach()
         bias = None if values[0].bias is None else torch.cat([values[0].bias, gates[0].bias]).detach()
-        self.parts = nn.ParameterList([nn.Parameter(w.clone()) for w in first.split(list(parts), dim=1)])
+        self.parts = nn.ParameterList([nn.Parameter(w.clone()) for w in torch.split(first, list(parts), dim=1)])
         self.bias = None if bias is None else nn.Parameter(bias)
         self.values, self.gates = nn.ModuleList(values[1:]), nn.ModuleList(gates[1:])
 
@@ -65,12 +65,10 @@ class GatedLayers(nn.Module):
         hidden = functional.linear(edge, self.parts[-1], self.bias)
         if ends is not None:
             hidden = hidden + ends
-        width = hidden.shape[1] // 2
         if self.depth == 1:
-            value, gate = hidden[:, :width], hidden[:, width:]
+            value, gate = torch.chunk(hidden, 2, dim=1)  # chunks go back as one concatenation, slices as padded sums
         else:
-            hidden = functional.silu(hidden)
-            value, gate = hidden[:, :width], hidden[:, width:]
+            value, gate = torch.chunk(functional.silu(hidden), 2, dim=1)
             for i, (value_layer, gate_layer) in enumerate(zip(self.values, self.gates, strict=True)):
                 value, gate = value_layer(value), gate_layer(gate)
                 if i < self.depth - 2:
@@ -98,8 +96,9 @@ class Convolution(nn.Module):
         at_source = functional.linear(node, torch.cat([self.edge_update.parts[0], self.node_update.parts[0]]))
         at_target = functional.linear(node, torch.cat([self.edge_update.parts[1], self.node_update.parts[1]]))
         ends = at_source.index_select(0, source) + at_target.index_select(0, target)
-        edge = edge + self.edge_update(edge, ends[:, : self.width]) * self.edge_weight(radial)
-        message = self.node_update(edge, ends[:, self.width :]) * self.node_weight(radial)
+        edge_ends, node_ends = torch.split(ends, [self.width, ends.shape[1] - self.width], dim=1)
+        edge = edge + self.edge_update(edge, edge_ends) * self.edge_weight(radial)
+        message = self.node_update(edge, node_ends) * self.node_weight(radial)
         return torch.index_add(node, 0, receiver, message), edge
 
 
@@ -111,6 +110,11 @@ class M3GNetEnergy(EnergyNetwork):
         aggregation: the end of an edge that receives its message.
         atomic_numbers: of the potential's element_types, in their order.
     """
+
+    offset_ev: Tensor
+    scale_ev: Tensor
+    shift_ev: Tensor
+    harmonic_scale: Tensor
 
     def __init__(self, potential: Any, aggregation: Aggregation, atomic_numbers: tuple[int, ...]) -> None:
         super().__init__()
@@ -165,9 +169,10 @@ class M3GNetEnergy(EnergyNetwork):
         ):
             share = supplied * atoms(node).index_select(0, target[:n_short])
             summed = _sum_over_third_atoms(share, direction, quadrupole, source[:n_short], len(species), self.max_n)
-            edge = torch.cat([edge[:n_short] + bonds(summed * envelope), edge[n_short:]])
+            short, long = torch.split(edge, [n_short, len(edge) - n_short])
+            edge = torch.cat([short + bonds(summed * envelope), long])
             node, edge = convolution(node, edge, radial, source, target, receiver)
-        per_atom = self.readout(node).view(-1).double() * self.scale_ev + self.offset_ev[species]  # type: ignore[index]
+        per_atom = self.readout(node).view(-1).double() * self.scale_ev + self.offset_ev[species]
         energy = torch.zeros(n_crystals, dtype=per_atom.dtype, device=per_atom.device)
         return energy.index_add(0, crystal, per_atom) + self.shift_ev
 
@@ -181,11 +186,10 @@ def _sum_over_third_atoms(
     moments = torch.cat([share[:, :n], dipole, tensor], dim=1)
     total = torch.zeros(n_atoms, moments.shape[1], dtype=moments.dtype, device=moments.device)
     others = total.index_add(0, source, moments).index_select(0, source) - moments
-    first, second = others[:, n : 4 * n].view(-1, 3, n), others[:, 4 * n :].view(-1, 6, n)
-    return torch.cat(
-        [others[:, :n], (direction.unsqueeze(2) * first).sum(dim=1), (quadrupole.unsqueeze(2) * second).sum(dim=1)],
-        dim=1,
-    )
+    isotropic, first, second = torch.split(others, [n, 3 * n, 6 * n], dim=1)
+    first = (direction.unsqueeze(2) * first.view(-1, 3, n)).sum(dim=1)
+    second = (quadrupole.unsqueeze(2) * second.view(-1, 6, n)).sum(dim=1)
+    return torch.cat([isotropic, first, second], dim=1)
 
 
 def _quadrupole(direction: Tensor) -> Tensor:

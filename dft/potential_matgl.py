@@ -114,7 +114,7 @@ class MatglEnergy(EnergyNetwork):
             num_nodes=len(species),
         )
         potential = self.potential
-        energy = potential.model(g=graph, state_attr=None, l_g=None).reshape(n_crystals).double()
+        energy: Tensor = potential.model(g=graph, state_attr=None, l_g=None).reshape(n_crystals).double()
         potential.model.feature_dict = {}  # matgl keeps every layer's output there, and with it the whole graph
         energy = potential.data_std.double() * energy + potential.data_mean.double()
         if potential.element_refs is not None:
@@ -144,8 +144,17 @@ def _with_destination_embedding(potential: Any) -> Any:
             )
             return result
 
-        def message(self, x_i: Tensor, x_j: Tensor, **others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            result: tuple[Tensor, Tensor, Tensor] = super().message(x_i=x_j, x_j=x_i, **others)
+        def message(
+            self,
+            x_i: Tensor,
+            x_j: Tensor,
+            edge_attr: Tensor,
+            edge_weight: Tensor,
+            Iij: Tensor,
+            Aij: Tensor,
+            Sij: Tensor,
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            result: tuple[Tensor, Tensor, Tensor] = super().message(x_j, x_i, edge_attr, edge_weight, Iij, Aij, Sij)
             return result
 
     copied = copy.deepcopy(potential)

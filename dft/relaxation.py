@@ -272,7 +272,7 @@ class _Relaxer:
 
     def _throw_out(self, cart: Tensor, cell: Tensor, error: Exception) -> None:
         """Find the crystals that make the model fail by asking for each alone, and fail them."""
-        carts = cart.split([len(c.numbers) for c in self.batch])
+        carts = torch.split(cart, [len(c.numbers) for c in self.batch])
         staying: list[int] = []
         for i, crystal in enumerate(self.batch):
             if len(self.batch) > 1:
