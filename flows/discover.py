@@ -1,0 +1,94 @@
+"""discover: a chemical system goes in, ranked new crystals with VASP inputs come out.
+
+    ingest -> references ----------------> relax (competing phases) --+
+       |                                                              v
+       +--> sample -> screen -> unique -> relax (candidates) ------> hull -> inputs -> report
+            chunks    chunks              chunks
+
+Only files pass between tasks. A chunk whose inputs, settings and code are unchanged is not computed again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+
+from configs.schema import DiscoverConfig
+from tasks.generate import n_chunks, sample_task
+from tasks.inputs import inputs_task
+from tasks.judge import judge_task
+from tasks.known import ingest_task, references_task
+from tasks.relax import identify_task, relax_task, survivors
+from tasks.report import report_task
+from tasks.run import open_run
+from tasks.runners import task_runner
+from tasks.screen import screen_task, unique_task
+from tasks.timing import StageClock
+
+
+@flow(name="discover", flow_run_name="discover-{config.name}", validate_parameters=True)
+def discover(config: DiscoverConfig = DiscoverConfig()) -> Path:
+    """Discover new crystals of a chemical system.
+
+    Args:
+        config: all settings of the run; fields left out take their defaults.
+
+    Returns:
+        The run's folder, with candidates.parquet, report.html, cifs/ and dft/.
+    """
+    logger = get_run_logger()
+    clock = StageClock()
+    with open_run(config) as run, task_runner(config.execution) as runner:
+        folder = run.path
+
+        with clock("ingest"):
+            potential = identify_task(config)
+            known = ingest_task(config, folder, potential)
+            references = references_task(config, folder, known)
+
+        with clock("sample"):
+            chunks = range(n_chunks(config.sample.n_candidates, config.sample.chunk_size))
+            sampling = [
+                runner.submit(sample_task, {"config": config, "folder": folder, "dataset": known, "chunk": i})
+                for i in chunks
+            ]
+            sampled = [future.result() for future in sampling]
+
+        with clock("screen"):
+            screening = [
+                runner.submit(
+                    screen_task, {"config": config, "folder": folder, "sampled": s, "dataset": known, "chunk": i}
+                )
+                for i, s in enumerate(sampled)
+            ]
+            screened = unique_task(config, folder, [future.result() for future in screening])
+
+        with clock("relax"):
+            relaxing = {
+                shared: [
+                    runner.submit(
+                        relax_task,
+                        {
+                            "config": config,
+                            "folder": folder,
+                            "identity": potential,
+                            "source": source,
+                            "chunk": i,
+                            "shared": shared,
+                        },
+                    )
+                    for i in range(n_chunks(len(survivors(source.read())), config.relax.chunk_size))
+                ]
+                for shared, source in ((True, references), (False, screened))
+            }
+            competing, relaxed = ([future.result() for future in relaxing[shared]] for shared in (True, False))
+
+        with clock("hull"):
+            candidates = judge_task(config, folder, potential, screened, relaxed, competing)
+        with clock("inputs"):
+            inputs = inputs_task(config, folder, potential, candidates)
+        report_task(config, folder, potential, candidates, competing, inputs, clock.seconds)
+
+    logger.info("report: %s", folder / "report.html")
+    return folder

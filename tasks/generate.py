@@ -1,0 +1,78 @@
+"""Candidates drawn from the generator, chunk by chunk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+from prefect import task
+from prefect.logging import get_run_logger
+
+from configs.schema import DiscoverConfig
+from tasks.candidates import SAMPLED, table_of
+from tasks.files import FileRef, key_of, keyed
+from tasks.loading import checkpoint
+from tasks.run import RunFolder
+
+
+def n_chunks(n: int, size: int) -> int:
+    """How many chunks of at most `size` hold n."""
+    return -(-n // size)
+
+
+def sample_chunk_file(config: DiscoverConfig, folder: Path, dataset: FileRef, chunk: int) -> FileRef:
+    """Draw one chunk of the run's plan."""
+    from generative.checkpoints import digest
+
+    settings = config.sample
+    n = min(settings.chunk_size, settings.n_candidates - chunk * settings.chunk_size)
+    key = key_of(
+        "sample",
+        ("generative",),
+        checkpoint=digest(settings.checkpoint),
+        conditions=config.conditions.model_dump(mode="json"),
+        elements=sorted(config.elements),
+        training=dataset.sha256 if config.conditions.policy == "training" else None,
+        sampler=settings.model_dump(mode="json", exclude={"checkpoint", "n_candidates"}),
+        n=n,
+        seed=config.seed,
+        chunk=chunk,
+    )
+
+    def compute() -> pa.Table:
+        from generative.conditions import plan
+        from generative.sampling import sample_chunk
+
+        first = chunk * settings.chunk_size
+        formulas = dataset.read().column("formula").to_pylist() if config.conditions.policy == "training" else ()
+        # A plan is a prefix of every longer plan, and the whole chunk is drawn even where the last one is cut: so a
+        # candidate, whose id names its draw, does not depend on how many others were asked for.
+        conditions = plan(config.conditions, config.elements, first + settings.chunk_size, config.seed, formulas)[first:]
+        loaded = checkpoint(settings.checkpoint, config.execution)
+        drawn = sample_chunk(loaded, conditions, settings, config.seed, chunk)[:n]
+        return table_of(
+            [
+                {
+                    "id": s.id,
+                    "index": s.index,
+                    "formula": s.condition.reduced_formula,
+                    "condition": s.condition.to_json(),
+                    "n_atoms": len(s.crystal.atomic_numbers),
+                    "lattice_ang": s.crystal.lattice_ang.ravel(),
+                    "frac_coords": s.crystal.frac.ravel(),
+                    "atomic_numbers": s.crystal.atomic_numbers,
+                }
+                for s in drawn
+            ],
+            SAMPLED,
+        )
+
+    return keyed(RunFolder(folder).chunk("sample", chunk), key, compute)
+
+
+@task(name="sample", task_run_name="sample-{chunk}")
+def sample_task(config: DiscoverConfig, folder: Path, dataset: FileRef, chunk: int) -> FileRef:
+    """Draw a chunk; see sample_chunk_file."""
+    ref = sample_chunk_file(config, folder, dataset, chunk)
+    get_run_logger().info("chunk %d: %d candidates%s", chunk, len(ref.read()), ", unchanged, skipped" if ref.reused else "")
+    return ref

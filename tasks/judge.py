@@ -1,0 +1,180 @@
+"""The verdict on relaxed candidates: new and unique still, their place on the hull, their rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from prefect import task
+from prefect.logging import get_run_logger
+
+from configs.schema import DiscoverConfig
+from generative.crystals import Crystal, crystals_of
+from tasks.candidates import CANDIDATES, Stage, table_of
+from tasks.files import FileRef, key_of, keyed
+from tasks.loading import PotentialIdentity
+from tasks.run import RunFolder
+
+if TYPE_CHECKING:
+    from dft.hull import CompetingHull
+    from generative.screening.matching import Tolerances
+
+MIN_ENERGY_DIGITS = 6
+"""Energies are ranked to this many digits (eV/atom), ties by id, so that float noise never decides a rank."""
+
+
+def competing_hull(relaxed: pa.Table, config: DiscoverConfig) -> CompetingHull:
+    """The hull of the relaxed competing phases; those that did not converge have no energy and say so."""
+    from pymatgen.core.composition import Composition
+
+    from dft.hull import CompetingHull, Phase
+    from dft.results import RelaxStatus
+
+    phases = []
+    for row, crystal in zip(relaxed.to_pylist(), crystals_of(relaxed, "relaxed_"), strict=True):
+        if crystal is None:
+            continue
+        usable = row["relax_status"] == RelaxStatus.CONVERGED.value
+        composition = Composition(crystal.to_structure().composition)
+        energy = row["energy_ev_per_atom"] if usable else None
+        phases.append(Phase(row["id"], composition, energy, row["energy_method"]))
+    return CompetingHull(phases, config.elements)
+
+
+def _merge(row: dict[str, Any], relaxed: dict[str, Any] | None, crystal: Crystal | None) -> None:
+    """Add the relaxation's columns to a candidate's row."""
+    if relaxed is None:
+        return
+    row |= {name: value for name, value in relaxed.items() if name != "id"}
+    if crystal is None:
+        row |= {"rejected_by": Stage.RELAXATION.value, "reason": relaxed["relax_reason"]}
+
+
+def _compare(row: dict[str, Any], generated: Crystal, relaxed: Crystal, hull: CompetingHull, tol: Tolerances) -> None:
+    """Add what relaxation changed, the symmetry found, and the place on the hull."""
+    from dft.ground_state import compare, symmetry
+
+    final = relaxed.to_structure()
+    state = compare(
+        generated.to_structure(),
+        final,
+        generated_energy_ev_per_atom=row["generated_energy_ev_per_atom"],
+        relaxed_energy_ev_per_atom=row["energy_ev_per_atom"],
+        n_steps=row["relax_steps"],
+        ltol=tol.ltol,
+        stol=tol.stol,
+        angle_tol_deg=tol.angle_tol_deg,
+    )
+    number, symbol = symmetry(final)
+    place = hull.place(final.composition, row["energy_ev_per_atom"], row["energy_method"])
+    row |= {
+        "delta_e_ev_per_atom": state.de_ev_per_atom,
+        "delta_v_ang3_per_atom": state.dv_ang3_per_atom,
+        "rms": state.rms,
+        "spacegroup": number,
+        "spacegroup_symbol": symbol,
+        "formation_energy_ev_per_atom": place.formation_energy_ev_per_atom,
+        "e_above_hull_ev_per_atom": place.e_above_hull_ev_per_atom,
+        "decomposition": place.decomposition,
+        "hull_note": place.note,
+    }
+
+
+def _turn_away_repeats(
+    rows: list[dict[str, Any]], crystals: list[Crystal | None], references: pa.Table, tol: Tolerances
+) -> None:
+    """After relaxation: candidates that became a known phase, then all but the lowest of each group of like ones."""
+    from generative.screening.matching import ReferenceSet, find_known, group
+
+    pairs = zip(references.column("id").to_pylist(), crystals_of(references, "relaxed_"), strict=True)
+    usable = [(name, c) for name, c in pairs if c is not None]
+    alive = [i for i, row in enumerate(rows) if row.get("rejected_by") is None and crystals[i] is not None]
+    reference_set = ReferenceSet([name for name, _ in usable], [c for _, c in usable])
+    search = find_known([c for i in alive if (c := crystals[i])], reference_set, tol)
+    for place, match in enumerate(search.matches):
+        row = rows[alive[place]]
+        if match is not None:
+            row |= {"rejected_by": Stage.KNOWN_RELAXED.value, "reason": f"relaxed into {match.reference_id} ({tol})"}
+            row["known_match"] = match.reference_id
+    alive = [i for i in alive if rows[i].get("rejected_by") is None]
+    alive.sort(key=lambda i: (round(rows[i]["energy_ev_per_atom"], MIN_ENERGY_DIGITS), rows[i]["index"]))
+    groups = group([c for i in alive if (c := crystals[i])], tol)
+    for place, first in enumerate(groups.first_members):
+        if first != place:
+            row, leader = rows[alive[place]], rows[alive[first]]
+            row |= {"rejected_by": Stage.DUPLICATE_RELAXED.value, "duplicate_of": leader["id"]}
+            row["reason"] = f"relaxed into {leader['id']} ({tol})"
+
+
+def _rank(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Ranked rows first: lowest above the hull, those without a hull value after them; then rejected ones by index."""
+
+    def worth(row: dict[str, Any]) -> tuple[bool, float, str]:
+        above = row.get("e_above_hull_ev_per_atom")
+        return above is None, 0.0 if above is None else round(above, MIN_ENERGY_DIGITS), row["id"]
+
+    kept = sorted((r for r in rows if r.get("rejected_by") is None), key=worth)
+    for number, row in enumerate(kept, start=1):
+        row["rank"] = number
+    return kept + sorted((r for r in rows if r.get("rejected_by") is not None), key=lambda r: int(r["index"]))
+
+
+def judge_file(
+    config: DiscoverConfig,
+    folder: Path,
+    identity: PotentialIdentity,
+    screened: FileRef,
+    relaxed: list[FileRef],
+    references: list[FileRef],
+) -> FileRef:
+    """Every candidate with all its columns, ranked ones first: candidates.parquet."""
+    key = key_of(
+        "judge",
+        ("dft", "generative", "tasks"),
+        screen=config.screen.model_dump(mode="json"),
+        elements=sorted(config.elements),
+        potential=identity.fingerprint,
+        inputs=[ref.sha256 for ref in (screened, *relaxed, *references)],
+    )
+
+    def compute() -> pa.Table:
+        from generative.screening.matching import Tolerances
+
+        tolerances = Tolerances.from_config(config.screen)
+        table = screened.read()
+        done = pa.concat_tables([ref.read() for ref in relaxed]) if relaxed else None
+        final: dict[str, tuple[dict[str, Any], Crystal | None]] = {}
+        if done is not None:
+            for row, crystal in zip(done.to_pylist(), crystals_of(done, "relaxed_"), strict=True):
+                final[row["id"]] = (row, crystal)
+        known = pa.concat_tables([ref.read() for ref in references])
+        hull = competing_hull(known, config)
+        rows, crystals = table.to_pylist(), []
+        for row, generated in zip(rows, crystals_of(table), strict=True):
+            record, crystal = final.get(row["id"], (None, None))
+            _merge(row, record, crystal)
+            crystals.append(crystal)
+            if crystal is not None and generated is not None:
+                _compare(row, generated, crystal, hull, tolerances)
+        _turn_away_repeats(rows, crystals, known, tolerances)
+        return table_of(_rank(rows), CANDIDATES)
+
+    return keyed(RunFolder(folder).candidates, key, compute)
+
+
+@task(name="hull")
+def judge_task(
+    config: DiscoverConfig,
+    folder: Path,
+    identity: PotentialIdentity,
+    screened: FileRef,
+    relaxed: list[FileRef],
+    references: list[FileRef],
+) -> FileRef:
+    """Place, compare and rank the relaxed candidates; see judge_file."""
+    ref = judge_file(config, folder, identity, screened, relaxed, references)
+    table = ref.read()
+    n = len(table) - table.column("rank").null_count
+    get_run_logger().info("%d candidates ranked%s", n, ", unchanged, skipped" if ref.reused else "")
+    return ref

@@ -1,0 +1,234 @@
+"""The run's report: gathers what the stages left in the run's folder and renders it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from prefect import task
+from prefect.logging import get_run_logger
+
+from configs.schema import DiscoverConfig
+from generative.crystals import crystals_of
+from tasks.candidates import Stage
+from tasks.files import FileRef, code_digest, write_text
+from tasks.inputs import InputsOutcome
+from tasks.judge import competing_hull
+from tasks.loading import PotentialIdentity
+from tasks.run import ROOMS, RunFolder, read_manifest, update_manifest
+
+if TYPE_CHECKING:
+    from tasks.reporting.model import HullData, Rejection, ReportCandidate, ReportInputs, StageYield
+
+FUNNEL = (
+    ("valid", (Stage.VALIDITY, Stage.COMPOSITION), "screen"),
+    ("novel", (Stage.KNOWN,), None),
+    ("unique", (Stage.DUPLICATE,), None),
+    ("relaxed", (Stage.RELAXATION,), "relax"),
+    ("novel after relaxation", (Stage.KNOWN_RELAXED,), None),
+    ("unique after relaxation", (Stage.DUPLICATE_RELAXED,), "hull"),
+)
+"""Steps of the funnel, the rejections each stands for, and the timed stage it belongs to."""
+
+
+def yields_of(rows: list[dict[str, Any]], stable_ev_per_atom: float, seconds: dict[str, float]) -> list[StageYield]:
+    """How many candidates each step let through; counts over the table, so they always add up."""
+    from tasks.reporting.model import StageYield
+
+    rejected = Counter(row["rejected_by"] for row in rows if row["rejected_by"])
+    alive = len(rows)
+    steps = [StageYield("sampled", alive, alive, seconds.get("sample"))]
+    for name, stages, timed in FUNNEL:
+        left = alive - sum(rejected[stage.value] for stage in stages)
+        steps.append(StageYield(name, alive, left, seconds.get(timed) if timed else None))
+        alive = left
+    near = sum(
+        1
+        for row in rows
+        if row["rank"] is not None
+        and row["e_above_hull_ev_per_atom"] is not None
+        and row["e_above_hull_ev_per_atom"] <= stable_ev_per_atom
+    )
+    steps.append(StageYield(f"within {stable_ev_per_atom:g} eV/atom of the hull", alive, near))
+    return steps
+
+
+def rejections_of(rows: list[dict[str, Any]]) -> list[Rejection]:
+    """Why candidates were turned away, by stage and class of reason (the reason's words before its first number)."""
+    from tasks.reporting.model import Rejection
+
+    def kind(row: dict[str, Any]) -> str:
+        stage, reason = row["rejected_by"], row["reason"] or ""
+        if stage in {Stage.KNOWN.value, Stage.KNOWN_RELAXED.value}:
+            return "matches a known crystal"
+        if stage in {Stage.DUPLICATE.value, Stage.DUPLICATE_RELAXED.value}:
+            return "matches another candidate"
+        if stage == Stage.RELAXATION.value:
+            return str(row["relax_status"])
+        words = reason.split()
+        cut = next((i for i, word in enumerate(words) if any(c.isdigit() for c in word)), len(words))
+        return " ".join(words[:cut]).rstrip(":;, (") or "no reason given"
+
+    counted = Counter((row["rejected_by"], kind(row)) for row in rows if row["rejected_by"])
+    order = [stage.value for stage in Stage]
+    return [
+        Rejection(stage, reason, count)
+        for (stage, reason), count in sorted(counted.items(), key=lambda item: (order.index(item[0][0]), -item[1], item[0]))
+    ]
+
+
+def hull_data(competing: pa.Table, config: DiscoverConfig, identity: PotentialIdentity) -> tuple[HullData, list[str]]:
+    """Competing phases with formation energies, and sentences about what is missing."""
+    from tasks.reporting.model import HullData, HullPhase
+
+    hull = competing_hull(competing, config)
+    above = hull.phases_above_hull()
+    notes = []
+    if hull.missing_elements:
+        missing = ", ".join(hull.missing_elements)
+        notes.append(f"No elemental phase of {missing} is known: candidates with it have no hull energy.")
+    if hull.phases_without_energy:
+        names = ", ".join(phase.id for phase in hull.phases_without_energy[:5])
+        more = len(hull.phases_without_energy) - 5
+        tail = f" and {more} more" if more > 0 else ""
+        notes.append(f"Competing phases left out because their relaxation did not converge: {names}{tail}.")
+    phases = []
+    for phase in hull.phases:
+        energy_above = above[phase.id]
+        if energy_above is None:
+            continue
+        place = hull.place(phase.composition, phase.energy_ev_per_atom, phase.method)
+        fractions = phase.composition.fractional_composition.get_el_amt_dict()
+        phases.append(
+            HullPhase(
+                id=phase.id,
+                formula=phase.formula,
+                fractions={str(symbol): float(x) for symbol, x in fractions.items()},
+                formation_energy_ev_per_atom=place.formation_energy_ev_per_atom or 0.0,
+                e_above_hull_ev_per_atom=max(0.0, energy_above),
+                stable=energy_above <= 1e-8,
+            )
+        )
+    return HullData(elements=config.elements, phases=tuple(phases), level_of_theory=identity.method), notes
+
+
+def report_candidates(table: pa.Table, inputs: list[InputsOutcome]) -> list[ReportCandidate]:
+    """The ranked rows as the report shows them."""
+    from tasks.reporting.model import ReportCandidate
+
+    folders = {outcome.candidate_id: outcome.folder for outcome in inputs}
+    shown = []
+    for row, crystal in zip(table.to_pylist(), crystals_of(table, "relaxed_"), strict=True):
+        if row["rank"] is None or crystal is None:
+            continue
+        shown.append(
+            ReportCandidate(
+                rank=row["rank"],
+                id=row["id"],
+                formula=row["formula"],
+                structure=crystal.to_structure(),
+                spacegroup_number=row["spacegroup"],
+                spacegroup_symbol=row["spacegroup_symbol"] or "",
+                e_above_hull_ev_per_atom=row["e_above_hull_ev_per_atom"],
+                formation_energy_ev_per_atom=row["formation_energy_ev_per_atom"],
+                decomposition=row["decomposition"] or "",
+                delta_e_ev_per_atom=row["delta_e_ev_per_atom"],
+                delta_v_ang3_per_atom=row["delta_v_ang3_per_atom"],
+                rms=row["rms"],
+                relax_status=row["relax_status"],
+                relax_steps=row["relax_steps"],
+                known_match=row["known_match"],
+                smact_valid=row["smact_valid"],
+                cif_path=f"cifs/{row['rank']:04d}-{row['formula']}-{row['id']}.cif",
+                inputs_path=folders.get(row["id"]),
+                hull_note=row["hull_note"] or "",
+            )
+        )
+    return shown
+
+
+def gather(
+    config: DiscoverConfig,
+    folder: Path,
+    identity: PotentialIdentity,
+    candidates: FileRef,
+    competing: list[FileRef],
+    inputs: list[InputsOutcome],
+    seconds: dict[str, float],
+) -> ReportInputs:
+    """Everything the report needs, from the files of the run."""
+    from generative.checkpoints import digest
+    from generative.screening.matching import Tolerances
+    from tasks.reporting.model import ReportInputs
+
+    run = RunFolder(folder)
+    table = candidates.read()
+    rows = table.to_pylist()
+    hull, notes = hull_data(pa.concat_tables([ref.read() for ref in competing]), config, identity)
+    manifest = read_manifest(run)
+    dataset = manifest["dataset"]
+    replaced = list(identity.notes) if identity.name != config.relax.potential else []
+    failed = [f"No VASP inputs for {o.candidate_id}: {o.reason}" for o in inputs if o.folder is None]
+    n_rejected = sum(source["n_rejected"] for source in dataset["sources"])
+    quarantined = [f"{n_rejected} records of the sources are in dataset/rejected.parquet."] if n_rejected else []
+    return ReportInputs(
+        run_name=config.name,
+        elements=config.elements,
+        potential_method=identity.method,
+        notes=(*replaced, *notes, *failed, *quarantined),
+        settings=config.model_dump(mode="json"),
+        provenance={
+            "known crystals": {"rows": dataset["n_rows"], "fingerprint_sha256": dataset["fingerprint_sha256"]},
+            "generator": {"checkpoint": config.sample.checkpoint, "sha256": digest(config.sample.checkpoint)},
+            "potential": {"method": identity.method, "sha256": identity.fingerprint, "check": list(identity.notes)},
+            "seed": config.seed,
+            "code_sha256": code_digest(ROOMS),
+            "packages": manifest["packages"],
+            "hardware": manifest["hardware"],
+        },
+        yields=tuple(yields_of(rows, config.hull.stable_ev_per_atom, seconds)),
+        rejected=tuple(rejections_of(rows)),
+        candidates=tuple(report_candidates(table, inputs)),
+        hull=hull,
+        tolerances=vars(Tolerances.from_config(config.screen)),
+        run_folder=str(folder),
+    )
+
+
+def write_run_report(report: ReportInputs, run: RunFolder, seconds: dict[str, float]) -> Path:
+    """report.html and the CIFs of the ranked candidates; stage times and yields go into the manifest."""
+    from tasks.reporting.page import write_report
+    from tasks.reporting.tables import write_cifs
+
+    write_cifs(report.candidates, run.path)
+    update_manifest(
+        run,
+        stage_seconds=seconds,
+        yields=[{"stage": y.stage, "n_in": y.n_in, "n_out": y.n_out} for y in report.yields],
+        potential={"method": report.potential_method, "notes": list(report.notes)},
+    )
+    write_text(run.path / "settings.json", json.dumps(dict(report.settings), indent=2, sort_keys=True) + "\n")
+    return write_report(report, run.path / "report.html")
+
+
+@task(name="report")
+def report_task(
+    config: DiscoverConfig,
+    folder: Path,
+    identity: PotentialIdentity,
+    candidates: FileRef,
+    competing: list[FileRef],
+    inputs: list[InputsOutcome],
+    seconds: dict[str, float],
+) -> Path:
+    """Render the report and publish its artifacts; see gather and write_run_report."""
+    from tasks.reporting.artifacts import publish
+
+    report = gather(config, folder, identity, candidates, competing, inputs, seconds)
+    page = write_run_report(report, RunFolder(folder), seconds)
+    publish(report)
+    get_run_logger().info("report of %d candidates: %s", len(report.candidates), page)
+    return page

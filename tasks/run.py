@@ -1,0 +1,109 @@
+"""A run's folder: its lock, its manifest, and where each stage keeps its files."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from configs.schema import DiscoverConfig
+from tasks.files import code_digest, write_text
+
+ROOMS = ("configs", "dft", "generative", "tasks")
+PACKAGES = (
+    "torch", "numpy", "pymatgen", "spglib", "smact", "matgl", "chgnet", "torch-sim-atomistic", "atomate2", "jobflow", "prefect"
+)  # fmt: skip
+
+
+class RunBusyError(RuntimeError):
+    """Another process is working on the run of this name."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps its files; the layout is documented in docs/architecture.md."""
+
+    path: Path
+
+    @property
+    def dataset(self) -> Path:
+        """Known crystals: dataset.parquet, rejected.parquet, manifest.json."""
+        return self.path / "dataset"
+
+    def chunk(self, stage: str, number: int) -> Path:
+        """The file of one chunk of one stage."""
+        return self.path / stage / f"{number:05d}.parquet"
+
+    @property
+    def shared_references(self) -> Path:
+        """Relaxed competing phases, shared by all runs beside this one and named by what they were made from."""
+        return self.path.parent / ".references"
+
+    @property
+    def candidates(self) -> Path:
+        """The table of all candidates, ranked ones first."""
+        return self.path / "candidates.parquet"
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """The machine in a few words; no host name."""
+    return {"machine": platform.machine(), "system": platform.system(), "cpu_cores": os.cpu_count()}
+
+
+@contextmanager
+def open_run(config: DiscoverConfig) -> Iterator[RunFolder]:
+    """Lock the run's folder and write the first part of its manifest.
+
+    Raises: RunBusyError: if another process holds the lock. A killed process holds none.
+    """
+    folder = Path(config.execution.runs_folder) / config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunBusyError(
+                f"{folder} is in use by another process: wait for it, or give this run another name"
+            ) from None
+        run = RunFolder(folder)
+        update_manifest(
+            run,
+            schema_version=1,
+            name=config.name,
+            settings=config.model_dump(mode="json"),
+            seed=config.seed,
+            code_sha256=code_digest(ROOMS),
+            packages=package_versions(),
+            hardware=hardware(),
+        )
+        yield run
+
+
+def read_manifest(run: RunFolder) -> dict[str, Any]:
+    """The run's manifest as written so far; empty if there is none."""
+    file = run.path / "manifest.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def update_manifest(run: RunFolder, **entries: Any) -> None:
+    """Add or replace top-level entries."""
+    merged = {**read_manifest(run), **entries}
+    write_text(run.path / "manifest.json", json.dumps(merged, indent=2, sort_keys=True, default=str) + "\n")

@@ -1,0 +1,105 @@
+"""Screening before relaxation: validity and novelty chunk by chunk, uniqueness over all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+from prefect import task
+from prefect.logging import get_run_logger
+
+from configs.schema import DiscoverConfig
+from generative.crystals import crystals_of
+from tasks.candidates import SCREENED, Stage, table_of
+from tasks.files import FileRef, key_of, keyed
+from tasks.run import RunFolder
+
+
+def screen_chunk_file(config: DiscoverConfig, folder: Path, sampled: FileRef, dataset: FileRef, chunk: int) -> FileRef:
+    """Validity, composition and novelty of one chunk; every candidate stays, with what turned it away."""
+    key = key_of(
+        "screen",
+        ("generative", "tasks"),
+        screen=config.screen.model_dump(mode="json"),
+        sampled=sampled.sha256,
+        dataset=dataset.sha256,
+    )
+
+    def compute() -> pa.Table:
+        from generative.screening import composition, validity
+        from generative.screening.matching import ReferenceSet, Tolerances, counts_of, find_known
+
+        table = sampled.read()
+        rows, crystals = table.to_pylist(), crystals_of(table)
+        for row, crystal in zip(rows, crystals, strict=True):
+            assert crystal is not None  # the sampler writes a crystal into every row
+            verdict = validity.check(crystal, config.screen)
+            balance = composition.check(counts_of(crystal))
+            row |= {
+                "min_distance_ang": verdict.min_distance_ang,
+                "volume_ang3_per_atom": verdict.volume_per_atom_ang3,
+                "smact_valid": balance.valid,
+            }
+            if not verdict.valid:
+                row |= {"rejected_by": Stage.VALIDITY.value, "reason": verdict.reason}
+            elif config.screen.smact_filter and not balance.valid:
+                reason = f"{row['formula']} has no charge balance: {balance.rule} (SMACT {balance.smact_version})"
+                row |= {"rejected_by": Stage.COMPOSITION.value, "reason": reason}
+        alive = [i for i, row in enumerate(rows) if "rejected_by" not in row]
+        tolerances = Tolerances.from_config(config.screen)
+        search = find_known([c for i in alive if (c := crystals[i])], ReferenceSet.from_table(dataset.read()), tolerances)
+        for place, match in enumerate(search.matches):
+            row = rows[alive[place]]
+            if match is not None:
+                row["known_match"] = match.reference_id
+                row |= {"rejected_by": Stage.KNOWN.value, "reason": f"matches {match.reference_id} ({tolerances})"}
+            elif place in search.failures:
+                row |= {"rejected_by": Stage.VALIDITY.value, "reason": search.failures[place]}
+        return table_of(rows, SCREENED)
+
+    return keyed(RunFolder(folder).chunk("screen", chunk), key, compute)
+
+
+def unique_file(config: DiscoverConfig, folder: Path, screened: list[FileRef]) -> FileRef:
+    """All candidates in one table, repeats of an earlier survivor turned away."""
+    key = key_of(
+        "unique",
+        ("generative", "tasks"),
+        screen=config.screen.model_dump(mode="json"),
+        screened=[ref.sha256 for ref in screened],
+    )
+
+    def compute() -> pa.Table:
+        from generative.screening.matching import Tolerances, group
+
+        table = pa.concat_tables([ref.read() for ref in screened])
+        rows, crystals = table.to_pylist(), crystals_of(table)
+        tolerances = Tolerances.from_config(config.screen)
+        alive = [i for i, row in enumerate(rows) if row["rejected_by"] is None]
+        groups = group([c for i in alive if (c := crystals[i])], tolerances)
+        for place, first in enumerate(groups.first_members):
+            row, leader = rows[alive[place]], rows[alive[first]]
+            if first != place:
+                row["duplicate_of"] = leader["id"]
+                row |= {"rejected_by": Stage.DUPLICATE.value, "reason": f"matches {leader['id']} ({tolerances})"}
+        return table_of(rows, SCREENED)
+
+    return keyed(folder / "screened.parquet", key, compute)
+
+
+@task(name="screen", task_run_name="screen-{chunk}")
+def screen_task(config: DiscoverConfig, folder: Path, sampled: FileRef, dataset: FileRef, chunk: int) -> FileRef:
+    """Screen a chunk; see screen_chunk_file."""
+    ref = screen_chunk_file(config, folder, sampled, dataset, chunk)
+    alive = ref.read().column("rejected_by").null_count
+    get_run_logger().info("chunk %d: %d pass%s", chunk, alive, ", unchanged, skipped" if ref.reused else "")
+    return ref
+
+
+@task(name="unique")
+def unique_task(config: DiscoverConfig, folder: Path, screened: list[FileRef]) -> FileRef:
+    """Keep the first of every group of like candidates; see unique_file."""
+    ref = unique_file(config, folder, screened)
+    alive = ref.read().column("rejected_by").null_count
+    get_run_logger().info("%d valid, novel and unique%s", alive, ", unchanged, skipped" if ref.reused else "")
+    return ref
