@@ -1,0 +1,250 @@
+"""VASP inputs of one candidate in one folder: ready for VASP itself, or to hand to jobflow as a serialised Flow.
+
+A folder holds INCAR, KPOINTS, POSCAR; POTCAR, or POTCAR.spec with the element symbols where pseudopotentials are not
+configured; POTCAR.functional, the family that POTCAR.spec cannot name; flow.json; candidate.cif, the crystal as it
+came; and lineage.json, from the folder back to where the candidate came from. The same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from atomate2.vasp.files import write_vasp_input_set
+from pymatgen.core.structure import Structure
+from pymatgen.io.vasp.inputs import PmgVaspPspDirError, Potcar
+
+from dft.config import InputsConfig, Preset
+from dft.jobs import flow_json, relaxation_flow
+from dft.presets import maker, potcar_functional
+
+__all__ = ["InputsError", "WrittenInputs", "maker", "write_inputs"]
+
+LINEAGE_SCHEMA_VERSION = "1"
+
+INPUT_FILES = (
+    "INCAR",
+    "KPOINTS",
+    "POSCAR",
+    "POTCAR",
+    "POTCAR.spec",
+    "POTCAR.functional",
+    "flow.json",
+    "lineage.json",
+    "candidate.cif",
+)
+"""Every name this module writes: a folder that holds others is somebody's work and is not replaced."""
+
+_WARNINGS_LOCK = threading.Lock()  # Python's warning filters belong to the whole process
+
+
+class InputsError(ValueError):
+    """A candidate for which no VASP inputs can be written; the others are not concerned."""
+
+
+@dataclass(frozen=True)
+class WrittenInputs:
+    """A folder of VASP inputs.
+
+    Attributes:
+        folder: where they are.
+        files: SHA-256 of each file, by name, sorted.
+        has_potcar: whether POTCAR is there; else POTCAR.spec is.
+        flow_uuid: id of the flow in flow.json.
+        notes: what the user should know, one sentence each.
+    """
+
+    folder: Path
+    files: dict[str, str]
+    has_potcar: bool
+    flow_uuid: str
+    notes: tuple[str, ...]
+
+
+def write_inputs(
+    structure: Structure,
+    preset: Preset,
+    folder: Path,
+    lineage: Mapping[str, Any],
+    name: str,
+    config: InputsConfig,
+) -> WrittenInputs:
+    """Write the VASP inputs of one candidate, all of them or nothing.
+
+    The folder appears by one rename. One that holds the same inputs already is left as it is, and so are the results
+    beside them; one that holds other inputs is replaced, unless there is anything besides them.
+
+    Args:
+        structure: the crystal to relax; only its lattice, species, positions and a `magmom` per site are used.
+        preset: VASP settings.
+        folder: the candidate's own folder; its parents are made.
+        lineage: plain JSON values, from the candidate back to its dataset; lineage.json holds them.
+        name: the candidate's id.
+        config: pseudopotential family.
+
+    Returns: What was written.
+
+    Raises:
+        InputsError: if the crystal is disordered, empty or not finite, or an element has no pseudopotential in the
+            preset, or the pseudopotential family or the lineage is not usable.
+        FileExistsError: if the folder holds other inputs together with files that are not inputs.
+    """
+    plain = _plain_structure(structure, name)
+    _check_elements(plain, preset, config, name)
+    origin = _plain_lineage(lineage, name)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
+    partial.mkdir(parents=True)
+    try:
+        notes = _write_vasp_files(plain, preset, config, partial)
+        flow = relaxation_flow(plain, preset, config, name, origin)
+        (partial / "flow.json").write_text(flow_json(flow) + "\n", encoding="utf-8")
+        (partial / "candidate.cif").write_text(plain.to(fmt="cif"), encoding="utf-8")
+        (partial / "lineage.json").write_text(
+            _lineage_text(origin, name, preset, config, flow.uuid, _digests(partial)), encoding="utf-8"
+        )
+        files = _digests(partial)
+        _put_in_place(partial, folder, files)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return WrittenInputs(folder, files, "POTCAR" in files, flow.uuid, notes)
+
+
+def _plain_structure(structure: Structure, name: str) -> Structure:
+    """Lattice, species, positions and magnetic moments alone: what decides the inputs."""
+    if not structure.is_ordered:
+        raise InputsError(
+            f"candidate {name} ({structure.formula}) is disordered: expected one element per site; order it first, "
+            "VASP knows no partial occupancy"
+        )
+    volume_ang3 = float(structure.volume) if len(structure) else 0.0
+    if not (np.isfinite(volume_ang3) and volume_ang3 > 0 and np.isfinite(structure.frac_coords).all()):
+        raise InputsError(
+            f"candidate {name} has {len(structure)} sites in {volume_ang3} A^3: expected at least one site, a positive "
+            "volume and finite coordinates"
+        )
+    magmoms = structure.site_properties.get("magmom")
+    return Structure(
+        structure.lattice,
+        structure.species,
+        structure.frac_coords,
+        site_properties={"magmom": list(magmoms)} if magmoms and None not in magmoms else None,
+    )
+
+
+def _check_elements(structure: Structure, preset: Preset, config: InputsConfig, name: str) -> None:
+    family = potcar_functional(preset, config)
+    if family not in Potcar.FUNCTIONAL_CHOICES:
+        raise InputsError(
+            f"pseudopotential family {family!r} is unknown: expected one of "
+            f"{', '.join(sorted(Potcar.FUNCTIONAL_CHOICES))} in inputs.potcar_functional"
+        )
+    known = maker(preset, config).input_set_generator.config_dict["POTCAR"]
+    missing = sorted({element.symbol for element in structure.composition.element_composition} - set(known))
+    if missing:
+        raise InputsError(
+            f"preset {preset.value} has no pseudopotential for {', '.join(missing)} in candidate {name} "
+            f"({structure.composition.reduced_formula}): use another preset, or leave the element out of the campaign"
+        )
+
+
+def _write_vasp_files(structure: Structure, preset: Preset, config: InputsConfig, folder: Path) -> tuple[str, ...]:
+    """INCAR, KPOINTS, POSCAR, POTCAR or POTCAR.spec, POTCAR.functional; pymatgen's warnings and ours as notes."""
+    family = potcar_functional(preset, config)
+    notes = []
+    with _WARNINGS_LOCK, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            _write_set(structure, preset, config, folder, potcar_spec=False)
+        except PmgVaspPspDirError:
+            _write_set(structure, preset, config, folder, potcar_spec=True)
+            notes.append("POTCAR.spec in place of POTCAR: PMG_VASP_PSP_DIR is not configured")
+        except FileNotFoundError as error:
+            _write_set(structure, preset, config, folder, potcar_spec=True)
+            reason = str(error).split("\n")[0]
+            notes.append(f"POTCAR.spec in place of POTCAR: pymatgen finds none under PMG_VASP_PSP_DIR ({reason})")
+    said = [" ".join(str(warning.message).split()) for warning in caught if issubclass(warning.category, UserWarning)]
+    (folder / "POTCAR.functional").write_text(f"{family}\n", encoding="utf-8")
+    return tuple(dict.fromkeys([*notes, *said]))
+
+
+def _write_set(structure: Structure, preset: Preset, config: InputsConfig, folder: Path, potcar_spec: bool) -> None:
+    write_vasp_input_set(
+        structure,
+        maker(preset, config).input_set_generator,
+        directory=folder,
+        potcar_spec=potcar_spec,
+        clean_prev=False,  # atomate2 would clean the current directory, not `directory`
+    )
+
+
+def _plain_lineage(lineage: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The lineage as JSON gives it back, keys sorted."""
+    if taken := sorted({"schema_version", "inputs"} & set(lineage)):
+        raise InputsError(
+            f"lineage of candidate {name} has a key {taken[0]!r}, which lineage.json uses itself: give it another name"
+        )
+    try:
+        plain = json.loads(json.dumps(dict(lineage), sort_keys=True, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputsError(
+            f"lineage of candidate {name} is not plain JSON ({error}): expected finite numbers, text, lists and dicts"
+        ) from error
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _lineage_text(
+    lineage: dict[str, Any], name: str, preset: Preset, config: InputsConfig, flow_uuid: str, files: dict[str, str]
+) -> str:
+    document = {
+        **lineage,
+        "schema_version": LINEAGE_SCHEMA_VERSION,
+        "inputs": {
+            "candidate_id": name,
+            "preset": preset.value,
+            "potcar_functional": potcar_functional(preset, config),
+            "flow_uuid": flow_uuid,
+            "sha256": files,
+        },
+    }
+    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+        if path.name in INPUT_FILES
+    }
+
+
+def _put_in_place(partial: Path, folder: Path, files: dict[str, str]) -> None:
+    """Rename the finished folder to its name; what is already there is kept, replaced, or in the way."""
+    if not folder.exists():
+        os.replace(partial, folder)
+        return
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in INPUT_FILES)
+    there = _digests(folder)
+    # lineage.json holds the digests of all others, which atomate2 compresses once it has run.
+    if there == files or (foreign and there.get("lineage.json") == files["lineage.json"]):
+        return
+    if foreign:
+        raise FileExistsError(
+            f"{folder} holds other inputs and {len(foreign)} more file(s) such as {foreign[0]}: expected a folder with "
+            "inputs alone; move it away to keep its calculation, then run again"
+        )
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    os.replace(folder, replaced)
+    os.replace(partial, folder)
+    shutil.rmtree(replaced)

@@ -1,0 +1,135 @@
+"""jobflow flows of a candidate's DFT, and the documents about them in the job store.
+
+Flows hold atomate2's own jobs only, so a cluster needs atomate2 and VASP to run them, and nothing of this program.
+Names marked as storage names are written into job stores and flow files: to move one is to orphan what is stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from atomate2.vasp.flows.mp import MPGGADoubleRelaxMaker
+from jobflow.core.flow import Flow
+from jobflow.core.store import JobStore
+from monty.json import MontyDecoder, MontyEncoder
+from pymatgen.core.structure import Structure
+
+from dft.config import InputsConfig, Preset
+from dft.presets import maker
+
+FLOW_NAMESPACE = uuid.UUID("5b0f0b0e-6a55-5f5e-9d0a-2d9c1f0f7a11")  # storage name: never move
+"""Under which the ids of flows and jobs are derived from what they hold."""
+
+INPUTS_RECORD = "vasp inputs"  # storage name: never move
+"""`name` of the documents made by record_inputs."""
+
+_MP_COPIED_FILES = {"additional_vasp_files": ("WAVECAR", "CHGCAR")}
+"""What atomate2's MPGGADoubleRelaxMaker carries from the first relaxation into the second."""
+
+
+def relaxation_flow(
+    structure: Structure,
+    preset: Preset,
+    config: InputsConfig,
+    candidate_id: str,
+    lineage: Mapping[str, Any] | None = None,
+) -> Flow:
+    """The relaxation of one candidate as a jobflow Flow, the same to the last byte for the same input.
+
+    jobflow draws ids at random; here they follow from the flow's content, so that a rerun makes the same flow and a
+    store holds its jobs once.
+
+    Args:
+        structure: the crystal to relax; ordered.
+        preset: VASP settings. mp-relax relaxes twice in a row, as the Materials Project does; the others once.
+        config: pseudopotential family.
+        candidate_id: goes to the metadata of every job, with the preset.
+        lineage: goes there too; plain JSON values.
+
+    Returns: The flow; its output is the task document of the last relaxation.
+    """
+    name = f"{candidate_id} {preset.value}"
+    if preset is Preset.MP_RELAX:
+        second: Any = maker(preset, config)
+        second.copy_vasp_kwargs = _MP_COPIED_FILES
+        flow = MPGGADoubleRelaxMaker(name, relax_maker1=maker(preset, config), relax_maker2=second).make(structure)
+    else:
+        once: Any = maker(preset, config)  # typed Any, since atomate2's decorator hides the type of `make`
+        job = once.make(structure)
+        flow = Flow([job], output=job.output, name=name)
+    metadata = {"candidate_id": candidate_id, "preset": preset.value, "lineage": dict(lineage or {})}
+    flow.update_metadata(json.loads(json.dumps(metadata, sort_keys=True, allow_nan=False)))
+    return _with_derived_ids(flow)
+
+
+def flow_json(flow: Flow) -> str:
+    """The flow as JSON text, which monty's MontyDecoder turns back into a Flow."""
+    return json.dumps(flow, cls=MontyEncoder, indent=1)
+
+
+def record_inputs(
+    store: JobStore,
+    *,
+    candidate_id: str,
+    preset: Preset,
+    folder: Path,
+    files: Mapping[str, str],
+    lineage: Mapping[str, Any],
+    structure: Structure,
+    flow_uuid: str,
+    notes: tuple[str, ...] = (),
+) -> str:
+    """Put one document about a candidate's written inputs into the store; a second call replaces the first.
+
+    Args:
+        store: connected.
+        candidate_id: of the candidate.
+        preset: VASP settings of the inputs.
+        folder: where the inputs are.
+        files: SHA-256 of each file, by name.
+        lineage: from the candidate back to its dataset.
+        structure: the crystal in the inputs.
+        flow_uuid: id of the flow beside them.
+        notes: remarks on the inputs.
+
+    Returns: The document's uuid; `store.get_output` gives its content back.
+    """
+    document_uuid = str(uuid.uuid5(FLOW_NAMESPACE, f"{INPUTS_RECORD}/{candidate_id}/{preset.value}"))
+    document = {
+        "uuid": document_uuid,
+        "index": 1,
+        "name": INPUTS_RECORD,
+        "metadata": {"candidate_id": candidate_id, "preset": preset.value},
+        "hosts": [],
+        "output": {
+            "candidate_id": candidate_id,
+            "preset": preset.value,
+            "folder": str(folder),
+            "files": dict(files),
+            "lineage": dict(lineage),
+            "structure": structure.as_dict(),
+            "flow_uuid": flow_uuid,
+            "notes": list(notes),
+        },
+    }
+    store.update(document, key=["uuid", "index"])
+    return document_uuid
+
+
+def _with_derived_ids(flow: Flow) -> Flow:
+    """The same flow with each random id replaced by one derived from the flow's content and the id's place in it."""
+    text = json.dumps(flow, cls=MontyEncoder)
+    ids = [flow.uuid, *flow.all_uuids]
+    for place, random_id in enumerate(ids):
+        text = text.replace(random_id, f"<id {place}>")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    for place in range(len(ids)):
+        text = text.replace(f"<id {place}>", str(uuid.uuid5(FLOW_NAMESPACE, f"{digest}/{place}")))
+    derived = MontyDecoder().decode(text)
+    assert isinstance(derived, Flow)
+    return derived
