@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +19,44 @@ from tasks.run import RunFolder
 def n_chunks(n: int, size: int) -> int:
     """How many chunks of at most `size` hold n."""
     return -(-n // size)
+
+
+def draw_chunk(
+    config: DiscoverConfig,
+    chunk: int,
+    n: int,
+    training_formulas: Sequence[str] = (),
+    progress: Callable[[int], None] | None = None,
+) -> pa.Table:
+    """The first n crystals of a chunk of the plan, in the columns SAMPLED.
+
+    A plan is a prefix of every longer plan, and the whole chunk is drawn even where the last one is cut: so a
+    candidate, whose id names its draw, does not depend on how many others were asked for.
+    """
+    from generative.conditions import plan
+    from generative.sampling import sample_chunk
+
+    settings = config.sample
+    first = chunk * settings.chunk_size
+    conditions = plan(config.conditions, config.elements, first + settings.chunk_size, config.seed, training_formulas)
+    loaded = checkpoint(settings.checkpoint, config.execution)
+    drawn = sample_chunk(loaded, conditions[first:], settings, config.seed, chunk, progress)[:n]
+    return table_of(
+        [
+            {
+                "id": s.id,
+                "index": s.index,
+                "formula": s.condition.reduced_formula,
+                "condition": s.condition.to_json(),
+                "n_atoms": len(s.crystal.atomic_numbers),
+                "lattice_ang": s.crystal.lattice_ang.ravel(),
+                "frac_coords": s.crystal.frac.ravel(),
+                "atomic_numbers": s.crystal.atomic_numbers,
+            }
+            for s in drawn
+        ],
+        SAMPLED,
+    )
 
 
 def sample_chunk_file(config: DiscoverConfig, folder: Path, dataset: FileRef, chunk: int) -> FileRef:
@@ -40,32 +79,8 @@ def sample_chunk_file(config: DiscoverConfig, folder: Path, dataset: FileRef, ch
     )
 
     def compute() -> pa.Table:
-        from generative.conditions import plan
-        from generative.sampling import sample_chunk
-
-        first = chunk * settings.chunk_size
         formulas = dataset.read().column("formula").to_pylist() if config.conditions.policy == "training" else ()
-        # A plan is a prefix of every longer plan, and the whole chunk is drawn even where the last one is cut: so a
-        # candidate, whose id names its draw, does not depend on how many others were asked for.
-        conditions = plan(config.conditions, config.elements, first + settings.chunk_size, config.seed, formulas)[first:]
-        loaded = checkpoint(settings.checkpoint, config.execution)
-        drawn = sample_chunk(loaded, conditions, settings, config.seed, chunk)[:n]
-        return table_of(
-            [
-                {
-                    "id": s.id,
-                    "index": s.index,
-                    "formula": s.condition.reduced_formula,
-                    "condition": s.condition.to_json(),
-                    "n_atoms": len(s.crystal.atomic_numbers),
-                    "lattice_ang": s.crystal.lattice_ang.ravel(),
-                    "frac_coords": s.crystal.frac.ravel(),
-                    "atomic_numbers": s.crystal.atomic_numbers,
-                }
-                for s in drawn
-            ],
-            SAMPLED,
-        )
+        return draw_chunk(config, chunk, n, formulas)
 
     return keyed(RunFolder(folder).chunk("sample", chunk), key, compute)
 
@@ -74,5 +89,7 @@ def sample_chunk_file(config: DiscoverConfig, folder: Path, dataset: FileRef, ch
 def sample_task(config: DiscoverConfig, folder: Path, dataset: FileRef, chunk: int) -> FileRef:
     """Draw a chunk; see sample_chunk_file."""
     ref = sample_chunk_file(config, folder, dataset, chunk)
-    get_run_logger().info("chunk %d: %d candidates%s", chunk, len(ref.read()), ", unchanged, skipped" if ref.reused else "")
+    get_run_logger().info(
+        "chunk %d: %d candidates%s", chunk, len(ref.read()), ", unchanged, skipped" if ref.reused else ""
+    )
     return ref

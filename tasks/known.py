@@ -88,27 +88,28 @@ def ingest_known(config: DiscoverConfig, folder: Path, identity: PotentialIdenti
     return FileRef.of(run.dataset / "dataset.parquet", reused=reused)
 
 
-def choose_references(config: DiscoverConfig, folder: Path, dataset: FileRef) -> FileRef:
-    """The competing phases: for every formula those of lowest stated energy first, at most `references_max` in all.
+def competing_phases(table: pa.Table, most: int) -> pa.Table:
+    """The competing phases: for every formula those of lowest stated energy first, at most `most` in all.
 
     Round by round (the lowest of each formula, then the next lowest), so that a cut never empties a formula.
     """
+    taken: dict[str, int] = {}
+    order = []
+    energies = pc.coalesce(
+        table.column("e_above_hull_ev_per_atom"), table.column("formation_energy_ev_per_atom"), pa.scalar(1e9)
+    ).to_pylist()
+    formulas, ids = table.column("formula").to_pylist(), table.column("id").to_pylist()
+    for row in sorted(range(len(table)), key=lambda i: (formulas[i], energies[i], ids[i])):
+        order.append((taken.get(formulas[row], 0), formulas[row], row))
+        taken[formulas[row]] = taken.get(formulas[row], 0) + 1
+    return table.take([row for _, _, row in sorted(order)[:most]])
 
-    def compute() -> pa.Table:
-        table = dataset.read()
-        taken: dict[str, int] = {}
-        order = []
-        energies = pc.coalesce(
-            table.column("e_above_hull_ev_per_atom"), table.column("formation_energy_ev_per_atom"), pa.scalar(1e9)
-        ).to_pylist()
-        formulas, ids = table.column("formula").to_pylist(), table.column("id").to_pylist()
-        for row in sorted(range(len(table)), key=lambda i: (formulas[i], energies[i], ids[i])):
-            order.append((taken.get(formulas[row], 0), formulas[row], row))
-            taken[formulas[row]] = taken.get(formulas[row], 0) + 1
-        return table.take([row for _, _, row in sorted(order)[: config.hull.references_max]])
 
-    key = key_of("references", ("tasks",), dataset=dataset.sha256, most=config.hull.references_max)
-    return keyed(folder / "references.parquet", key, compute)
+def choose_references(config: DiscoverConfig, folder: Path, dataset: FileRef) -> FileRef:
+    """The competing phases of the run's dataset; see competing_phases."""
+    most = config.hull.references_max
+    key = key_of("references", ("tasks",), dataset=dataset.sha256, most=most)
+    return keyed(folder / "references.parquet", key, lambda: competing_phases(dataset.read(), most))
 
 
 @task(name="ingest", retries=0)

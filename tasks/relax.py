@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,13 +25,15 @@ def survivors(table: pa.Table) -> pa.Table:
     return table.filter(pc.is_null(table.column("rejected_by")))
 
 
-def relax_table(table: pa.Table, config: DiscoverConfig) -> pa.Table:
+def relax_table(
+    table: pa.Table, config: DiscoverConfig, progress: Callable[[int, int], None] | None = None
+) -> pa.Table:
     """Relax the crystals of a table (columns id and structure); the table of columns RELAXED, in order."""
     from dft.relaxation import relax
 
     loaded = potential(config.relax, config.execution)
     structures = [c.to_structure() for c in crystals_of(table) if c is not None]
-    done = relax(structures, loaded, config.relax)
+    done = relax(structures, loaded, config.relax, progress)
     final = [None if r.structure is None else Crystal.from_structure(r.structure) for r in done]
     columns = {
         "id": table.column("id").combine_chunks(),
@@ -63,12 +66,13 @@ def relax_chunk_file(
     """
     size = config.relax.chunk_size
     rows = survivors(source.read()).slice(chunk * size, size)
+    named = zip(rows.column("id").to_pylist(), crystals_of(rows), strict=True)
     key = key_of(
         "relax",
         ("dft", "tasks"),
         potential=identity.fingerprint,
         relax=config.relax.model_dump(mode="json", exclude={"potential", "fallback", "chunk_size"}),
-        crystals=[[name, c.digest] for name, c in zip(rows.column("id").to_pylist(), crystals_of(rows), strict=True) if c],
+        crystals=[[name, c.digest] for name, c in named if c],
     )
     run = RunFolder(folder)
     path = run.shared_references / f"{key[:32]}.parquet" if shared else run.chunk("relax", chunk)

@@ -9,14 +9,64 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
+from generative.config import ScreenConfig
 from generative.crystals import crystals_of
 from tasks.candidates import SCREENED, Stage, table_of
 from tasks.files import FileRef, key_of, keyed
 from tasks.run import RunFolder
 
 
+def screen_table(table: pa.Table, known: pa.Table, config: ScreenConfig) -> pa.Table:
+    """Validity, composition and novelty of these candidates; every one stays, with what turned it away."""
+    from generative.screening import composition, validity
+    from generative.screening.matching import ReferenceSet, Tolerances, counts_of, find_known
+
+    rows, crystals = table.to_pylist(), crystals_of(table)
+    for row, crystal in zip(rows, crystals, strict=True):
+        assert crystal is not None  # whoever makes these tables writes a crystal into every row
+        verdict = validity.check(crystal, config)
+        balance = composition.check(counts_of(crystal))
+        row |= {
+            "min_distance_ang": verdict.min_distance_ang,
+            "volume_ang3_per_atom": verdict.volume_per_atom_ang3,
+            "smact_valid": balance.valid,
+        }
+        if not verdict.valid:
+            row |= {"rejected_by": Stage.VALIDITY.value, "reason": verdict.reason}
+        elif config.smact_filter and not balance.valid:
+            reason = f"{row['formula']} has no charge balance: {balance.rule} (SMACT {balance.smact_version})"
+            row |= {"rejected_by": Stage.COMPOSITION.value, "reason": reason}
+    alive = [i for i, row in enumerate(rows) if "rejected_by" not in row]
+    tolerances = Tolerances.from_config(config)
+    search = find_known([c for i in alive if (c := crystals[i])], ReferenceSet.from_table(known), tolerances)
+    for place, match in enumerate(search.matches):
+        row = rows[alive[place]]
+        if match is not None:
+            row["known_match"] = match.reference_id
+            row |= {"rejected_by": Stage.KNOWN.value, "reason": f"matches {match.reference_id} ({tolerances})"}
+        elif place in search.failures:
+            row |= {"rejected_by": Stage.VALIDITY.value, "reason": search.failures[place]}
+    return table_of(rows, SCREENED)
+
+
+def unique_table(table: pa.Table, config: ScreenConfig) -> pa.Table:
+    """The same candidates, repeats of an earlier survivor turned away."""
+    from generative.screening.matching import Tolerances, group
+
+    rows, crystals = table.to_pylist(), crystals_of(table)
+    tolerances = Tolerances.from_config(config)
+    alive = [i for i, row in enumerate(rows) if row["rejected_by"] is None]
+    groups = group([c for i in alive if (c := crystals[i])], tolerances)
+    for place, first in enumerate(groups.first_members):
+        row, leader = rows[alive[place]], rows[alive[first]]
+        if first != place:
+            row["duplicate_of"] = leader["id"]
+            row |= {"rejected_by": Stage.DUPLICATE.value, "reason": f"matches {leader['id']} ({tolerances})"}
+    return table_of(rows, SCREENED)
+
+
 def screen_chunk_file(config: DiscoverConfig, folder: Path, sampled: FileRef, dataset: FileRef, chunk: int) -> FileRef:
-    """Validity, composition and novelty of one chunk; every candidate stays, with what turned it away."""
+    """Screen one chunk; see screen_table."""
     key = key_of(
         "screen",
         ("generative", "tasks"),
@@ -24,67 +74,20 @@ def screen_chunk_file(config: DiscoverConfig, folder: Path, sampled: FileRef, da
         sampled=sampled.sha256,
         dataset=dataset.sha256,
     )
-
-    def compute() -> pa.Table:
-        from generative.screening import composition, validity
-        from generative.screening.matching import ReferenceSet, Tolerances, counts_of, find_known
-
-        table = sampled.read()
-        rows, crystals = table.to_pylist(), crystals_of(table)
-        for row, crystal in zip(rows, crystals, strict=True):
-            assert crystal is not None  # the sampler writes a crystal into every row
-            verdict = validity.check(crystal, config.screen)
-            balance = composition.check(counts_of(crystal))
-            row |= {
-                "min_distance_ang": verdict.min_distance_ang,
-                "volume_ang3_per_atom": verdict.volume_per_atom_ang3,
-                "smact_valid": balance.valid,
-            }
-            if not verdict.valid:
-                row |= {"rejected_by": Stage.VALIDITY.value, "reason": verdict.reason}
-            elif config.screen.smact_filter and not balance.valid:
-                reason = f"{row['formula']} has no charge balance: {balance.rule} (SMACT {balance.smact_version})"
-                row |= {"rejected_by": Stage.COMPOSITION.value, "reason": reason}
-        alive = [i for i, row in enumerate(rows) if "rejected_by" not in row]
-        tolerances = Tolerances.from_config(config.screen)
-        search = find_known([c for i in alive if (c := crystals[i])], ReferenceSet.from_table(dataset.read()), tolerances)
-        for place, match in enumerate(search.matches):
-            row = rows[alive[place]]
-            if match is not None:
-                row["known_match"] = match.reference_id
-                row |= {"rejected_by": Stage.KNOWN.value, "reason": f"matches {match.reference_id} ({tolerances})"}
-            elif place in search.failures:
-                row |= {"rejected_by": Stage.VALIDITY.value, "reason": search.failures[place]}
-        return table_of(rows, SCREENED)
-
-    return keyed(RunFolder(folder).chunk("screen", chunk), key, compute)
+    path = RunFolder(folder).chunk("screen", chunk)
+    return keyed(path, key, lambda: screen_table(sampled.read(), dataset.read(), config.screen))
 
 
 def unique_file(config: DiscoverConfig, folder: Path, screened: list[FileRef]) -> FileRef:
-    """All candidates in one table, repeats of an earlier survivor turned away."""
+    """All candidates in one table; see unique_table."""
     key = key_of(
         "unique",
         ("generative", "tasks"),
         screen=config.screen.model_dump(mode="json"),
         screened=[ref.sha256 for ref in screened],
     )
-
-    def compute() -> pa.Table:
-        from generative.screening.matching import Tolerances, group
-
-        table = pa.concat_tables([ref.read() for ref in screened])
-        rows, crystals = table.to_pylist(), crystals_of(table)
-        tolerances = Tolerances.from_config(config.screen)
-        alive = [i for i, row in enumerate(rows) if row["rejected_by"] is None]
-        groups = group([c for i in alive if (c := crystals[i])], tolerances)
-        for place, first in enumerate(groups.first_members):
-            row, leader = rows[alive[place]], rows[alive[first]]
-            if first != place:
-                row["duplicate_of"] = leader["id"]
-                row |= {"rejected_by": Stage.DUPLICATE.value, "reason": f"matches {leader['id']} ({tolerances})"}
-        return table_of(rows, SCREENED)
-
-    return keyed(folder / "screened.parquet", key, compute)
+    path = folder / "screened.parquet"
+    return keyed(path, key, lambda: unique_table(pa.concat_tables([ref.read() for ref in screened]), config.screen))
 
 
 @task(name="screen", task_run_name="screen-{chunk}")
