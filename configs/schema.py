@@ -6,11 +6,13 @@ only what differs from the defaults.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from dft.config import HullConfig, InputsConfig, RelaxConfig, StoreConfig
 from generative.config import (
@@ -39,7 +41,9 @@ class ExecutionConfig(RoomConfig):
     max_workers: int = Field(1, ge=1, le=1024, description="chunks computed at once")
     torch_threads: int = Field(2, ge=1, le=256, description="CPU threads of one chunk's tensor operations")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where networks run; auto takes a GPU if seen")
-    dask_address: str | None = Field(None, description="scheduler address of a running Dask cluster; null starts one here")
+    dask_address: str | None = Field(
+        None, description="scheduler address of a running Dask cluster; null starts one here"
+    )
 
 
 class DiscoverConfig(RoomConfig):
@@ -74,15 +78,28 @@ class DiscoverConfig(RoomConfig):
         return self
 
 
-def describe(error: ValidationError) -> list[str]:
-    """One sentence per fault of a pydantic error: the field, the value, and what is allowed."""
+def describe(error: ValidationError, model: type[BaseModel] = DiscoverConfig) -> list[str]:
+    """One sentence per fault of a pydantic error: the field, the value, and what is allowed.
+
+    Args:
+        error: as raised by `model`.
+        model: the settings model, whose fields are named where a key is unknown.
+    """
+    faults = error.errors()
+    # A list with a wrong item is reported a second time as a whole (as too short, say): a consequence, not a fault.
+    causes = [f for f in faults if not any(o["loc"][: len(f["loc"])] == f["loc"] != o["loc"] for o in faults)]
     sentences = []
-    for fault in error.errors():
+    for fault in causes:
         field = ".".join(str(part) for part in fault["loc"]) or "the settings"
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             owner = ".".join(str(part) for part in fault["loc"][:-1]) or "the top level"
-            sentences.append(f"{field} is not a setting: {owner} has no such key (value given: {fault['input']!r})")
+            known = allowed_keys(model, fault["loc"][:-1])
+            close = get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.6)
+            hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
+            sentences.append(
+                f"{field} is not a setting: {owner} has no such key (value given: {fault['input']!r}); {hint}"
+            )
         elif fault["type"] == "missing":
             sentences.append(f"{field} is missing: it has no default")
         elif fault["type"] == "value_error":
@@ -90,6 +107,26 @@ def describe(error: ValidationError) -> list[str]:
         else:
             sentences.append(f"{field} is {fault['input']!r}: {message[:1].lower()}{message[1:]}")
     return sentences
+
+
+def allowed_keys(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
+    """The keys of the settings model found at this place of another one, such as ('data', 'sources', 0, 'files')."""
+    found: list[Any] = [model]
+    for part in place:
+        if isinstance(part, int):
+            continue
+        tagged = [m for m in found if "kind" in m.model_fields and m.model_fields["kind"].default == part]
+        found = tagged or [
+            m for f in found if part in f.model_fields for m in _models_in(f.model_fields[part].annotation)
+        ]
+    return sorted({name for m in found for name in m.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Every settings model in a type such as tuple[A | B, ...] | None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in get_args(annotation) for found in _models_in(inner)]
 
 
 def parse(settings: dict[str, Any], origin: str) -> DiscoverConfig:

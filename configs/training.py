@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from configs.schema import ConfigError, describe, read_yaml
 from generative.config import TrainConfig
+
+
+def parse_training(settings: dict[str, Any], origin: str) -> TrainConfig:
+    """Validate training settings read from `origin` (a file name, said in errors).
+
+    Raises: ConfigError: naming the field, the value, and what is allowed.
+    """
+    try:
+        return TrainConfig.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: " + "; ".join(describe(error, TrainConfig))) from None
 
 
 def load_training(path: str | Path) -> TrainConfig:
@@ -16,7 +28,4 @@ def load_training(path: str | Path) -> TrainConfig:
     Raises: ConfigError: if the file is missing, is not YAML, or holds a wrong setting.
     """
     file, settings = read_yaml(path)
-    try:
-        return TrainConfig.model_validate(settings)
-    except ValidationError as error:
-        raise ConfigError(f"{file}: " + "; ".join(describe(error))) from None
+    return parse_training(settings, str(file))

@@ -1,0 +1,57 @@
+"""Single settings given beside a file, such as 'sample.n_candidates=32': dotted names, values read as YAML."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from configs.schema import ConfigError
+
+
+def override(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Settings with these assignments made; the ones given are left as they are.
+
+    Args:
+        settings: as read from YAML.
+        assignments: 'dotted.name=value'; a number names a place in a list, as in 'data.sources.0.limit=100'.
+
+    Raises: ConfigError: if an assignment has another form, or goes through something that holds no settings.
+    """
+    changed = copy.deepcopy(settings)
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        parts = name.strip().split(".")
+        if not equals or not all(parts):
+            raise ConfigError(f"--set {assignment!r}: expected NAME=VALUE, such as sample.n_candidates=32")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {assignment!r}: {text!r} is no YAML value; quote it for your shell") from None
+        _put(changed, parts, value, assignment)
+    return changed
+
+
+def _put(settings: dict[str, Any], parts: list[str], value: Any, assignment: str) -> None:
+    place: Any = settings
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        if isinstance(place, list):
+            if not part.isdigit() or int(part) >= len(place):
+                raise ConfigError(
+                    f"--set {assignment!r}: {'.'.join(parts[:depth])} is a list of {len(place)}, expected a place from "
+                    f"0 to {len(place) - 1} instead of {part!r}"
+                )
+            if last:
+                place[int(part)] = value
+            else:
+                place = place[int(part)]
+        elif isinstance(place, dict):
+            if last:
+                place[part] = value
+            else:
+                place = place.setdefault(part, {})
+        else:
+            raise ConfigError(f"--set {assignment!r}: {'.'.join(parts[:depth])} is {place!r}, which holds no settings")
