@@ -64,7 +64,7 @@ class InputsConfig(RoomConfig):
 
     preset: Preset = Field(Preset.CONDITIONAL_GENERATION, description="VASP settings; docs/dft.md lists each one")
     top_n: int = Field(5, ge=0, le=10_000, description="write inputs for this many best-ranked candidates")
-    potcar_functional: str = Field("PBE_54", description="pseudopotential family for POTCAR or POTCAR.spec")
+    potcar_functional: str = Field("PBE_54", description="pseudopotential family; mp-relax always takes PBE, its own")
 
 
 class StoreConfig(RoomConfig):

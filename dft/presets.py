@@ -6,6 +6,8 @@ docs/dft.md. Energies of different presets share no hull.
 
 from __future__ import annotations
 
+import copy
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +83,7 @@ def protocol(preset: Preset) -> Protocol | None:
 def maker(preset: Preset, config: InputsConfig) -> BaseVaspMaker:
     """An atomate2 maker of one relaxation (cell and positions).
 
-    The maker is new at each call, since atomate2's input generators remember the last structure they were given.
+    Each call gives a copy of its own, since atomate2's input generators remember the last structure they were given.
 
     Args:
         preset: which settings.
@@ -89,12 +91,17 @@ def maker(preset: Preset, config: InputsConfig) -> BaseVaspMaker:
 
     Returns: A maker whose relaxation, when it ends unconverged, is kept and flagged rather than raised as an error.
     """
+    return copy.deepcopy(_built(preset, config.potcar_functional))
+
+
+@functools.cache  # atomate2 and pymatgen read their settings from YAML for every generator: tens of milliseconds
+def _built(preset: Preset, potcar_family: str) -> BaseVaspMaker:
     stated = protocol(preset)
     keep_unconverged = {"handle_unsuccessful": False}
     if stated is None:
         return MPGGARelaxMaker(name=preset.value, stop_children_kwargs=keep_unconverged)
     kpoints: Any = stated.kpoints  # atomate2 takes both kinds but declares one
-    functional: Any = config.potcar_functional
+    functional: Any = potcar_family
     return RelaxMaker(
         name=preset.value,
         input_set_generator=RelaxSetGenerator(
