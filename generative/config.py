@@ -87,7 +87,7 @@ class PrototypesSource(RoomConfig):
     kind: Literal["prototypes"] = "prototypes"
     n_elements_max: int = Field(3, ge=1, le=4, description="most distinct elements in a decorated prototype")
     n_atoms_max: int = Field(12, ge=1, le=MAX_ATOMS, description="most atoms in the prototype's primitive cell")
-    per_formula_max: int = Field(6, ge=1, description="prototypes kept per reduced formula, smallest cells first")
+    per_formula_max: int = Field(6, ge=1, description="prototypes kept per compound's formula, smallest cells first")
 
 
 Source = Annotated[FilesSource | PrototypesSource, Field(discriminator="kind")]

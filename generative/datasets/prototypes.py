@@ -8,6 +8,9 @@ hull with nothing but crystals of the same potential.
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import json
 import math
 import warnings
 from collections import defaultdict
@@ -15,11 +18,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
+from importlib.resources import files
 from itertools import combinations, permutations
-from typing import Protocol
+from typing import Any, Protocol
 
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
-from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY  # type: ignore[attr-defined]
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.analysis.structure_prediction.volume_predictor import DLSVolumePredictor
 from pymatgen.core.periodic_table import Element
@@ -33,6 +36,10 @@ from generative.datasets.sources import SourceBatch, SourceError
 
 SCORING_BATCH = 64
 """Structures handed to the scorer at once: wide enough for a batched potential, narrow enough to report progress."""
+
+# Where pymatgen keeps the library, in newer releases and in older ones. It is read as plain JSON, because importing
+# pymatgen's own module parses every bibliography in it, which takes seconds.
+_LIBRARY_FILES = ("prototypes/aflow_prototypes.json.gz", "aflow_prototypes.json.gz")
 
 _ANG3_PER_CM3_PER_MOL = 1.0 / 0.602214076
 _VOLUME_RATIO_RANGE = (0.4, 2.0)
@@ -89,12 +96,26 @@ class _Prototype:
 
 
 @lru_cache(maxsize=1)
+def _library() -> tuple[tuple[dict[str, Any], ...], str]:
+    """The entries of pymatgen's AFLOW library, and the SHA-256 of its file."""
+    for name in _LIBRARY_FILES:
+        file = files("pymatgen.analysis").joinpath(name)
+        if file.is_file():
+            content = file.read_bytes()
+            return tuple(json.loads(gzip.decompress(content))), hashlib.sha256(content).hexdigest()
+    raise SourceError(
+        f"pymatgen {version('pymatgen')} holds none of {list(_LIBRARY_FILES)} under pymatgen/analysis: expected its "
+        "AFLOW prototype library, so install a release that has it"
+    )
+
+
+@lru_cache(maxsize=1)
 def _prototypes() -> tuple[_Prototype, ...]:
     """Ordered AFLOW prototypes in their primitive cells, by size, then label; a label used twice gets '#2'."""
     found: list[tuple[str, Structure]] = []
     seen: dict[str, int] = defaultdict(int)
-    for entry in AFLOW_PROTOTYPE_LIBRARY:
-        structure = entry["snl"].structure
+    for entry in _library()[0]:
+        structure = Structure.from_dict(entry["snl"])
         label = str(entry["tags"]["aflow"])
         seen[label] += 1
         if seen[label] > 1:
@@ -114,7 +135,8 @@ def decorate(elements: Sequence[str], config: PrototypesSource) -> list[Decorati
     """Decorated prototypes of a chemical system and every system below it.
 
     Per reduced formula the smallest cells come first (then the prototype's label, then the assignment), equal crystals
-    by StructureMatcher are dropped, and at most `per_formula_max` are kept.
+    by StructureMatcher are dropped, and at most `per_formula_max` are kept. Of an element all are kept: they are the
+    references of every formation energy, and the stable one may be large (molecular N2 has 8 atoms, fcc N only one).
 
     Args:
         elements: the chemical system.
@@ -139,8 +161,10 @@ def decorate(elements: Sequence[str], config: PrototypesSource) -> list[Decorati
     kept = []
     for formula in sorted(by_formula):
         chosen: list[Decoration] = []
-        for name, structure in sorted(by_formula[formula], key=lambda item: (len(item[1]), item[0])):
-            if len(chosen) == config.per_formula_max:
+        ordered = sorted(by_formula[formula], key=lambda item: (len(item[1]), item[0]))
+        limit = len(ordered) if len(ordered[0][1].composition) == 1 else config.per_formula_max
+        for name, structure in ordered:
+            if len(chosen) == limit:
                 break
             if not any(len(d.structure) == len(structure) and matcher.fit(d.structure, structure) for d in chosen):
                 chosen.append(Decoration(name, rescaled(structure)))
@@ -208,8 +232,9 @@ class Prototypes:
         self.method = scorer.name
 
     def database_version(self) -> str | None:
-        """The pymatgen release whose prototype library was decorated."""
-        return f"pymatgen {version('pymatgen')}, {len(AFLOW_PROTOTYPE_LIBRARY)} prototypes"
+        """Size and digest of the prototype library, which comes with pymatgen."""
+        entries, sha256 = _library()
+        return f"AFLOW library in pymatgen {version('pymatgen')}: {len(entries)} prototypes, sha256:{sha256}"
 
     def batches(self, elements: tuple[str, ...] | None) -> Iterator[SourceBatch]:
         """See Source.batches. Rows come at the end, together, because their hull needs all of them.
