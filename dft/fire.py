@@ -21,9 +21,9 @@ from torch import Tensor
 
 CELL_LENGTH_ANG = 1.5
 """Strain times this times sqrt(n_atoms) is the cell's coordinate, angstrom."""
-DT_START, DT_MAX = 0.1, 1.0
+DT_START, DT_MAX = 0.2, 1.0
 MAX_STEP_ANG = 0.2
-N_MIN, F_INC, F_DEC, ALPHA_START, F_ALPHA = 5, 1.1, 0.5, 0.1, 0.99
+N_MIN, F_INC, F_DEC, ALPHA_START, F_ALPHA = 2, 1.1, 0.7, 0.35, 0.99
 
 
 @dataclass
