@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -12,6 +14,14 @@ ASSETS_VARIABLE = "HULLWARD_ASSETS"
 
 class AssetError(FileNotFoundError):
     """A file of third-party data that is not on this machine."""
+
+
+def project_version() -> str:
+    """Hullward's version, installed or run from its folder."""
+    try:
+        return version("hullward")
+    except PackageNotFoundError:
+        return str(tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
 def assets_folder() -> Path | None:

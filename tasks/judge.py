@@ -17,18 +17,18 @@ from tasks.loading import PotentialIdentity
 from tasks.run import RunFolder
 
 if TYPE_CHECKING:
-    from dft.hull import CompetingHull
+    from dft.hull import CompetingHull, Phase
     from generative.screening.matching import Tolerances
 
 MIN_ENERGY_DIGITS = 6
 """Energies are ranked to this many digits (eV/atom), ties by id, so that float noise never decides a rank."""
 
 
-def competing_hull(relaxed: pa.Table, config: DiscoverConfig) -> CompetingHull:
-    """The hull of the relaxed competing phases; those that did not converge have no energy and say so."""
+def phases_of(relaxed: pa.Table) -> list[Phase]:
+    """Relaxed competing phases; those that did not converge have no energy."""
     from pymatgen.core.composition import Composition
 
-    from dft.hull import CompetingHull, Phase
+    from dft.hull import Phase
     from dft.results import RelaxStatus
 
     phases = []
@@ -39,7 +39,14 @@ def competing_hull(relaxed: pa.Table, config: DiscoverConfig) -> CompetingHull:
         composition = Composition(crystal.to_structure().composition)
         energy = row["energy_ev_per_atom"] if usable else None
         phases.append(Phase(row["id"], composition, energy, row["energy_method"]))
-    return CompetingHull(phases, config.elements)
+    return phases
+
+
+def competing_hull(relaxed: pa.Table, config: DiscoverConfig) -> CompetingHull:
+    """The hull of the run's relaxed competing phases."""
+    from dft.hull import CompetingHull
+
+    return CompetingHull(phases_of(relaxed), config.elements)
 
 
 def _merge(row: dict[str, Any], relaxed: dict[str, Any] | None, crystal: Crystal | None) -> None:
@@ -53,20 +60,21 @@ def _merge(row: dict[str, Any], relaxed: dict[str, Any] | None, crystal: Crystal
 
 def _compare(row: dict[str, Any], generated: Crystal, relaxed: Crystal, hull: CompetingHull, tol: Tolerances) -> None:
     """Add what relaxation changed, the symmetry found, and the place on the hull."""
-    from dft.ground_state import compare, symmetry
+    from dft.ground_state import MatchTolerances, compare, symmetry
+    from dft.results import Relaxation, RelaxStatus
 
     final = relaxed.to_structure()
-    state = compare(
-        generated.to_structure(),
-        final,
-        generated_energy_ev_per_atom=row["generated_energy_ev_per_atom"],
-        relaxed_energy_ev_per_atom=row["energy_ev_per_atom"],
+    relaxation = Relaxation(
+        status=RelaxStatus(row["relax_status"]),
+        structure=final,
+        energy_ev_per_atom=row["energy_ev_per_atom"],
+        initial_energy_ev_per_atom=row["generated_energy_ev_per_atom"],
+        fmax_ev_per_ang=row["fmax_ev_per_ang"],
+        max_stress_gpa=row["max_stress_gpa"],
         n_steps=row["relax_steps"],
-        ltol=tol.ltol,
-        stol=tol.stol,
-        angle_tol_deg=tol.angle_tol_deg,
     )
-    number, symbol = symmetry(final)
+    state = compare(generated.to_structure(), relaxation, MatchTolerances(tol.ltol, tol.stol, tol.angle_tol_deg))
+    number, symbol = symmetry(final) or (None, None)
     place = hull.place(final.composition, row["energy_ev_per_atom"], row["energy_method"])
     row |= {
         "delta_e_ev_per_atom": state.de_ev_per_atom,

@@ -34,6 +34,10 @@ FUNNEL = (
 """Steps of the funnel, the rejections each stands for, and the timed stage it belongs to."""
 
 
+class RunUnfinishedError(RuntimeError):
+    """A run's folder that lacks what a report is made from."""
+
+
 def yields_of(rows: list[dict[str, Any]], stable_ev_per_atom: float, seconds: dict[str, float]) -> list[StageYield]:
     """How many candidates each step let through; counts over the table, so they always add up."""
     from tasks.reporting.model import StageYield
@@ -76,7 +80,9 @@ def rejections_of(rows: list[dict[str, Any]]) -> list[Rejection]:
     order = [stage.value for stage in Stage]
     return [
         Rejection(stage, reason, count)
-        for (stage, reason), count in sorted(counted.items(), key=lambda item: (order.index(item[0][0]), -item[1], item[0]))
+        for (stage, reason), count in sorted(
+            counted.items(), key=lambda item: (order.index(item[0][0]), -item[1], item[0])
+        )
     ]
 
 
@@ -214,6 +220,48 @@ def write_run_report(report: ReportInputs, run: RunFolder, seconds: dict[str, fl
     return write_report(report, run.path / "report.html")
 
 
+def _report_parts(
+    identity: PotentialIdentity, candidates: FileRef, competing: list[FileRef], inputs: list[InputsOutcome]
+) -> dict[str, Any]:
+    """What render_again needs besides the files; file names are relative to the folder of runs, which may be moved."""
+    return {
+        "potential": identity.model_dump(mode="json"),
+        "candidates": candidates.sha256,
+        "competing": [{"name": ref.path.name, "sha256": ref.sha256, "size": ref.size} for ref in competing],
+        "inputs": [outcome.model_dump(mode="json") for outcome in inputs],
+    }
+
+
+def render_again(folder: Path) -> Path:
+    """Write report.html and the CIFs of a finished run once more, from its files alone; nothing is computed.
+
+    Raises: RunUnfinishedError: if the folder holds no run that came to its report.
+    """
+    run = RunFolder(folder)
+    manifest = read_manifest(run)
+    if "report" not in manifest or "stage_seconds" not in manifest:
+        raise RunUnfinishedError(f"{folder} holds no finished run: expected the folder of one, such as runs/quickstart")
+    parts = manifest["report"]
+    missing = [f["name"] for f in parts["competing"] if not (run.shared_references / f["name"]).is_file()]
+    if missing or not run.candidates.is_file():
+        lost = run.shared_references / missing[0] if missing else run.candidates
+        raise RunUnfinishedError(f"{lost} is gone: run the same discover again, which computes only what is missing")
+    competing = [
+        FileRef(path=run.shared_references / f["name"], sha256=f["sha256"], size=f["size"]) for f in parts["competing"]
+    ]
+    size = run.candidates.stat().st_size
+    report = gather(
+        DiscoverConfig.model_validate(manifest["settings"]),
+        folder,
+        PotentialIdentity.model_validate(parts["potential"]),
+        FileRef(path=run.candidates, sha256=parts["candidates"], size=size),
+        competing,
+        [InputsOutcome.model_validate(outcome) for outcome in parts["inputs"]],
+        manifest["stage_seconds"],
+    )
+    return write_run_report(report, run, manifest["stage_seconds"])
+
+
 @task(name="report")
 def report_task(
     config: DiscoverConfig,
@@ -227,6 +275,7 @@ def report_task(
     """Render the report and publish its artifacts; see gather and write_run_report."""
     from tasks.reporting.artifacts import publish
 
+    update_manifest(RunFolder(folder), report=_report_parts(identity, candidates, competing, inputs))
     report = gather(config, folder, identity, candidates, competing, inputs, seconds)
     page = write_run_report(report, RunFolder(folder), seconds)
     publish(report)

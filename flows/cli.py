@@ -1,0 +1,387 @@
+"""The command line: every command is the code of the task of the same name; heavy imports wait for their command.
+
+Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 the work failed, 2 wrong usage
+or settings.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.console import (
+    PLACED,
+    RANKED,
+    RELAXED,
+    SCREENED,
+    SOURCES,
+    answer,
+    guarded,
+    progress_bar,
+    say,
+    show_table,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyarrow as pa
+
+    from configs.schema import DiscoverConfig
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A chemical system goes in, ranked new crystals with VASP inputs come out.",
+)
+
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting, such as sample.n_candidates=32.")
+]
+Elements = Annotated[str | None, typer.Option(metavar="SYSTEM", help="Chemical system, such as Ta-W-B.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output, and nothing else there.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
+Out = Annotated[Path, typer.Option(help="Where the result goes: a file ending in .parquet, or a folder (CIFs).")]
+OutTable = Annotated[Path | None, typer.Option(help="Keep the result as a Parquet file.")]
+Potential = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Potential: a name, a folder, or CHGNet. Without: the default or its fallback."),
+]
+Crystals = Annotated[list[str], typer.Argument(metavar="FILE...", help="CIF, POSCAR, CSV, JSON, Parquet; or a folder.")]
+Reference = Annotated[str, typer.Option(metavar="FILE", help="Known crystals: any file or dataset that ingest reads.")]
+
+SHOWN = 10
+"""Rows of a table on the terminal; files and JSON hold all."""
+
+
+def _version(show: bool) -> None:
+    if show:
+        from configs.paths import project_version
+
+        typer.echo(f"hullward {project_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+def _read(paths: list[str]) -> pa.Table:
+    from tasks.own_files import read_crystals
+
+    table, refused = read_crystals(paths)
+    if refused:
+        say(f"{len(refused)} records could not be read, the first: {refused[0]}")
+    return table
+
+
+def _say_potential(config: DiscoverConfig) -> None:
+    from tasks.loading import identify
+
+    identity = identify(config.relax, config.execution)
+    say(f"energies by {identity.method}, a machine-learned potential: screening energies, not DFT")
+    if identity.name != config.relax.potential:
+        say(identity.notes[0])
+
+
+@app.command()
+@guarded
+def discover(
+    config: Annotated[
+        str, typer.Argument(help="YAML file, or quickstart, ternary, binary, perovskite.")
+    ] = "quickstart",
+    settings: Settings = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run and of its folder.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
+    elements: Elements = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """A whole run: known crystals, candidates, screening, relaxation, hull, VASP inputs, report."""
+    from configs.options import elements_of, run_settings
+    from flows.console import hush_engine
+    from flows.environment import prepare_client
+
+    parsed = run_settings(config, {"name": name, "seed": seed, "elements": elements_of(elements)}, settings)
+    prepare_client()
+    with answer(as_json) as give:
+        from flows.discover import discover as flow
+
+        if not debug:
+            hush_engine()
+        give(_run_summary(flow(parsed), as_json))
+
+
+def _run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
+    """What a run has found; shown as a table unless it is wanted as JSON."""
+    import pyarrow.parquet as pq
+
+    from tasks.own_files import plain_rows
+
+    table = pq.read_table(folder / "candidates.parquet")
+    ranked = plain_rows(table.slice(0, len(table) - table.column("rank").null_count))
+    report = folder / "report.html"
+    if not as_json:
+        show_table(ranked[:SHOWN], RANKED, f"{len(ranked)} of {len(table)} candidates ranked; the first {SHOWN}")
+        typer.echo(f"\nreport      {report}\ncandidates  {folder / 'candidates.parquet'}\nVASP inputs {folder / 'dft'}")
+    keys = [*RANKED, "decomposition", "relax_status", "energy_method", "hull_note"]
+    return {
+        "run_folder": str(folder),
+        "report": str(report),
+        "n_candidates": len(table),
+        "n_ranked": len(ranked),
+        "candidates": [{key: row.get(key) for key in keys} for row in ranked],
+    }
+
+
+@app.command()
+@guarded
+def ingest(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="Files, folders, 'prototypes', or one settings file (.yaml)."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the dataset.")],
+    elements: Elements = None,
+    method: Annotated[str, typer.Option(help="Level of theory of the energies in the files.")] = "unknown",
+    potential: Potential = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Known crystals from files into one checked table with a manifest; bad records into a quarantine."""
+    from configs.options import elements_of, ingest_settings
+
+    config, system = ingest_settings(sources, elements_of(elements), method, potential, settings)
+    with answer(as_json) as give, progress_bar("records", as_json) as bar:
+        from tasks.own_files import ingest_sources
+
+        manifest = ingest_sources(config, system, out, lambda _, n: bar(n, n))
+        if not as_json:
+            show_table([vars(source) for source in manifest.sources], SOURCES)
+            typer.echo(f"\n{manifest.n_rows} crystals in {out / 'dataset.parquet'}")
+        give(manifest.model_dump(mode="json"))
+
+
+@app.command()
+@guarded
+def train(
+    config: Annotated[str, typer.Argument(help="YAML file of a training, or train-flow.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Working folder; the checkpoint appears in it.")],
+    settings: Settings = None,
+    resume: Annotated[bool, typer.Option(help="Go on where an interrupted training stopped.")] = True,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train a generator; interrupted, the same command goes on."""
+    import os
+
+    from configs.overrides import override
+    from configs.schema import read_yaml
+    from configs.training import parse_training
+
+    file, read = read_yaml(config)
+    parsed = parse_training(override(read, settings or []), str(file))
+    if as_json:
+        os.environ["HULLWARD_PROGRESS"] = "0"
+    with answer(as_json) as give:
+        from tasks.train import train as run
+
+        checkpoint = run(parsed, out, resume=resume)
+        if not as_json:
+            typer.echo(f"checkpoint {checkpoint}")
+        give({"checkpoint": str(checkpoint)})
+
+
+@app.command()
+@guarded
+def sample(
+    out: Out,
+    formula: Annotated[list[str] | None, typer.Option(help="Reduced formula, such as TaBW; may be repeated.")] = None,
+    elements: Elements = None,
+    n: Annotated[int, typer.Option("--number", "-n", min=1, help="Crystals to draw.")] = 16,
+    seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
+    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint folder; without: the one shipped.")] = None,
+    spacegroup: Annotated[int | None, typer.Option(help="International space-group number to ask for.")] = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Draw crystals from the generator, for formulas or for a chemical system."""
+    from configs.options import elements_of, sample_changes, settings_of
+
+    asked = sample_changes(formula or [], elements_of(elements) or [], spacegroup)
+    given = {"sample.n_candidates": n, "sample.chunk_size": min(n, 64), "sample.checkpoint": checkpoint, "seed": seed}
+    config = settings_of({**asked, **given}, settings)
+    with answer(as_json) as give:
+        from tasks.own_files import plain_rows, sample_crystals, write_crystals
+
+        with progress_bar("crystals", as_json) as bar:
+            table = sample_crystals(config, bar)
+        written = write_crystals(table, out)
+        if not as_json:
+            show_table(plain_rows(table)[:SHOWN], {"id": "id", "formula": "formula", "n_atoms": "atoms"})
+            typer.echo(f"\n{len(table)} crystals in {out}")
+        give({"files": [str(path) for path in written], "crystals": plain_rows(table)})
+
+
+@app.command()
+@guarded
+def screen(
+    files: Crystals,
+    reference: Reference,
+    out: OutTable = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Which crystals are valid, not among the known ones, and not repeats of each other."""
+    from configs.options import settings_of
+
+    config = settings_of({}, settings)
+    with answer(as_json) as give:
+        from tasks.own_files import screen_crystals
+
+        table = screen_crystals(_read(files), _read([reference]), config)
+        alive = table.column("rejected_by").null_count
+        _finish(table, out, SCREENED, as_json, give)
+        if not as_json:
+            typer.echo(f"{alive} of {len(table)} crystals are valid, novel and unique")
+
+
+@app.command()
+@guarded
+def relax(
+    files: Crystals,
+    out: Out,
+    potential: Potential = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Relax cell and positions of crystals with a machine-learned potential."""
+    from configs.options import potential_changes, settings_of
+
+    config = settings_of(potential_changes(potential), settings)
+    with answer(as_json) as give:
+        from tasks.own_files import plain_rows, relax_crystals, write_crystals
+
+        table = _read(files)
+        _say_potential(config)
+        with progress_bar("relaxed", as_json) as bar:
+            relaxed = relax_crystals(table, config, bar)
+        write_crystals(relaxed, out, "relaxed_")
+        _finish(relaxed, None, RELAXED, as_json, give)
+        say(f"written to {out}", as_json)
+        if not any(row["relax_status"] == "converged" for row in plain_rows(relaxed)):
+            say("hullward: no relaxation converged; the table says why for each crystal")
+            raise typer.Exit(1)
+
+
+@app.command()
+@guarded
+def hull(
+    files: Crystals,
+    reference: Reference,
+    potential: Potential = None,
+    out: OutTable = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Energy of crystals above the hull of known phases, all relaxed with one potential."""
+    from configs.options import potential_changes, settings_of
+
+    config = settings_of(potential_changes(potential), settings)
+    with answer(as_json) as give:
+        from tasks.own_files import place_on_hull
+
+        table, known = _read(files), _read([reference])
+        _say_potential(config)
+        with progress_bar("relaxed", as_json) as bar:
+            placed = place_on_hull(table, known, config, bar)
+        _finish(placed, out, PLACED, as_json, give)
+
+
+def _finish(
+    table: pa.Table, out: Path | None, columns: dict[str, str], as_json: bool, give: Callable[[Any], None]
+) -> None:
+    """Keep a table, show its head, and give all of it as the command's result."""
+    from tasks.own_files import plain_rows, write_crystals
+
+    if out is not None:
+        write_crystals(table, out.with_suffix(".parquet"))
+    rows = plain_rows(table)
+    if not as_json:
+        show_table(rows[:SHOWN], columns, f"the first {SHOWN} of {len(rows)}" if len(rows) > SHOWN else "")
+    give({"crystals": rows})
+
+
+@app.command()
+@guarded
+def inputs(
+    files: Crystals,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="One folder per crystal appears in it.")],
+    preset: Annotated[
+        str, typer.Option(help="mp-relax, conditional-generation, dp-cdvae, dp-cdvae-10gpa or vdw.")
+    ] = "conditional-generation",
+    n: Annotated[int, typer.Option("--number", "-n", min=1, help="Most crystals, from the top of the file.")] = 100,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """VASP inputs of crystals, ready to submit, each with the jobflow Flow beside it."""
+    from configs.options import settings_of
+
+    config = settings_of({"inputs.preset": preset, "inputs.top_n": n}, settings)
+    with answer(as_json) as give:
+        from tasks.own_files import write_inputs_of
+
+        outcomes = write_inputs_of(_read(files), files, out, config)
+        if not as_json:
+            show_table(outcomes, {"id": "id", "formula": "formula", "folder": "folder", "reason": "reason"})
+        give({"inputs": outcomes})
+        if not any(outcome["folder"] for outcome in outcomes):
+            say("hullward: no inputs could be written; the table says why for each crystal")
+            raise typer.Exit(1)
+
+
+@app.command()
+@guarded
+def report(
+    run_folder: Annotated[Path, typer.Argument(help="Folder of a run, such as runs/quickstart.")],
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Render a run's report again from the run's files."""
+    with answer(as_json) as give:
+        from tasks.report import render_again
+
+        page = render_again(run_folder)
+        if not as_json:
+            typer.echo(str(page))
+        give({"report": str(page)})
+
+
+@app.command()
+@guarded
+def deploy(as_json: AsJson = False, debug: Debug = False) -> None:
+    """Register the deployments of prefect.yaml, and their work pool, on the running Prefect server."""
+    from flows.deployments import deploy_all
+
+    with answer(as_json) as give:
+        names = deploy_all()
+        if not as_json:
+            typer.echo("\n".join(names))
+        give({"deployments": names})
+
+
+if __name__ == "__main__":
+    app()

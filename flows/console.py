@@ -1,0 +1,175 @@
+"""What the command line shows: a sentence per failure; tables and progress on a terminal, or JSON and nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import typer
+
+NAMED = {"id": "id", "formula": "formula"}
+RANKED = {
+    "rank": "rank",
+    "formula": "formula",
+    "e_above_hull_ev_per_atom": "above hull eV/atom",
+    "formation_energy_ev_per_atom": "formation eV/atom",
+    "spacegroup_symbol": "space group",
+    "delta_e_ev_per_atom": "dE eV/atom",
+    "id": "id",
+}
+SOURCES = {"source": "source", "n_read": "read", "n_kept": "kept", "n_filtered": "outside", "n_rejected": "bad"}
+SCREENED = {**NAMED, "min_distance_ang": "shortest distance A", "rejected_by": "rejected by", "reason": "reason"}
+RELAXED = {
+    **NAMED,
+    "relax_status": "ended as",
+    "relax_steps": "steps",
+    "energy_ev_per_atom": "energy eV/atom",
+    "fmax_ev_per_ang": "largest force eV/A",
+}
+PLACED = {
+    **NAMED,
+    "e_above_hull_ev_per_atom": "above hull eV/atom",
+    "formation_energy_ev_per_atom": "formation eV/atom",
+    "decomposition": "decomposes into",
+    "hull_note": "note",
+}
+"""Columns of the tables on the terminal, with their headings."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+ROOMS = frozenset({"flows", "tasks", "configs", "generative", "dft"})
+SETTINGS_FAULTS = frozenset({"ConfigError", "PlanError"})
+"""Failures whose remedy is another setting. By name: to import them would load the rooms for a usage message."""
+
+
+def sentence_of(error: BaseException) -> str:
+    """A failure in one line. The rooms' own exceptions say all in their message; of others the kind is named."""
+    message = " ".join(str(error).split()) or "no message"
+    if type(error).__module__.split(".")[0] in ROOMS or type(error) in (ValueError, RuntimeError):
+        return message
+    return f"{type(error).__name__}: {message}"
+
+
+def exit_code_of(error: BaseException) -> int:
+    """2 for settings and usage, 1 for work that failed."""
+    return WRONG_USAGE if type(error).__name__ in SETTINGS_FAULTS else FAILED
+
+
+def guarded(command: Callable[P, T]) -> Callable[P, T]:
+    """A command whose failure is one sentence on standard error and an exit code; `debug=True` adds the traceback."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except KeyboardInterrupt:
+            typer.echo("hullward: interrupted; the same command goes on from what is done", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            if kwargs.get("debug"):
+                traceback.print_exc()
+            typer.echo(f"hullward: {sentence_of(error)}", err=True)
+            raise typer.Exit(exit_code_of(error)) from None
+
+    return run
+
+
+@contextmanager
+def answer(as_json: bool) -> Iterator[Callable[[Any], None]]:
+    """Gives the function that takes a command's result; with `as_json` the result alone reaches standard output.
+
+    Whatever libraries print meanwhile goes to standard error, also from C code and child processes.
+    """
+    results: list[Any] = []
+    if not as_json:
+        yield results.append
+        return
+    sys.stdout.flush()
+    real = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield results.append
+    finally:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        os.close(real)
+        # Also where the command ends with an exit code: the result then says what failed.
+        for result in results:
+            typer.echo(json.dumps(result, indent=2, default=str, allow_nan=False))
+
+
+@contextmanager
+def progress_bar(title: str, hidden: bool) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function of (done, in all). On a terminal it moves a bar; elsewhere, or `hidden`, it does nothing."""
+    if hidden or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def show_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], title: str = "") -> None:
+    """Rows on standard output, as a table.
+
+    Args:
+        rows: values by key.
+        columns: heading (with its unit) by key, in order.
+        title: above the table.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for key, heading in columns.items():
+        numeric = any(isinstance(row.get(key), int | float) for row in rows)
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell(row.get(key)) for key in columns))
+    # Where nobody looks (a pipe, a log) lines are not folded to a terminal's width.
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def cell(value: Any) -> str:
+    """A value for reading: energies to 1 meV, nothing for null."""
+    if value is None:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def say(message: str, quiet: bool = False) -> None:
+    """A line on standard error, beside the result."""
+    if not quiet:
+        typer.echo(message, err=True)
+
+
+class _NoEngineTracebacks(logging.Filter):
+    """Drops Prefect's reports of an exception that the command line itself puts in one sentence."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.exc_info is None and not str(record.msg).startswith(("Finished in state Failed", "Encountered"))
+
+
+def hush_engine() -> None:
+    """Keep Prefect's tracebacks off the console; the run's page in the UI still has them."""
+    import prefect  # noqa: F401  (its import sets the loggers up)
+
+    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
+        for handler in logging.getLogger(name).handlers:
+            if "Console" in type(handler).__name__:
+                handler.addFilter(_NoEngineTracebacks())

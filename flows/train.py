@@ -1,0 +1,33 @@
+"""train: data and sizes go in, a checkpoint that `discover` can sample from comes out.
+
+Training runs in the flow's own process: a network on several devices starts processes of its own, which a pool of task
+workers would not allow.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+
+from generative.config import TrainConfig
+from tasks.train import train as run_training
+from tasks.training_progress import progress_artifact
+
+
+@flow(name="train", flow_run_name="train-{config.name}", validate_parameters=True)
+def train(config: TrainConfig, runs_folder: str = "runs") -> Path:
+    """Train a generator; an interrupted training of the same name goes on where it stopped.
+
+    Args:
+        config: data, sizes and budget of the training.
+        runs_folder: the training keeps its files in training/<name> below it.
+
+    Returns:
+        The checkpoint folder: model.safetensors and model.json.
+    """
+    logger = get_run_logger()
+    folder = Path(runs_folder) / "training" / config.name
+    checkpoint = run_training(config, folder, [progress_artifact(config)])
+    logger.info("checkpoint: %s", checkpoint)
+    return checkpoint

@@ -1,0 +1,296 @@
+"""The stages on a user's own files: the same functions as in a run, without a run's folder."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from configs.paths import project_version, resolve
+from configs.schema import DiscoverConfig
+from generative.config import ELEMENTS, DataConfig, FilesSource
+from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of
+from tasks.candidates import RELAXED, SAMPLED, table_of
+from tasks.files import sha256_of, write_table, write_text
+from tasks.generate import draw_chunk, n_chunks
+from tasks.judge import phases_of
+from tasks.known import PotentialScorer, competing_phases
+from tasks.loading import identify, potential
+from tasks.relax import relax_table, survivors
+from tasks.screen import screen_table, unique_table
+
+if TYPE_CHECKING:
+    from generative.datasets.manifest import Manifest
+
+Progress = Callable[[int, int], None]
+"""Called with (crystals done, crystals in all)."""
+
+PLACED = [
+    pa.field("id", pa.string()),
+    pa.field("formula", pa.string()),
+    pa.field("relax_status", pa.string()),
+    pa.field("energy_ev_per_atom", pa.float64()),
+    pa.field("energy_method", pa.string()),
+    pa.field("formation_energy_ev_per_atom", pa.float64()),
+    pa.field("e_above_hull_ev_per_atom", pa.float64()),
+    pa.field("decomposition", pa.string()),
+    pa.field("hull_note", pa.string()),
+]
+"""Columns of place_on_hull; units as in tasks.candidates.CANDIDATES."""
+
+
+class OwnFileError(ValueError):
+    """A user's file that the stage cannot work on."""
+
+
+def read_crystals(paths: Sequence[str]) -> tuple[pa.Table, list[str]]:
+    """Crystals from files of any layout that `ingest` reads, and one sentence per record that could not be read.
+
+    A single Parquet file written by Hullward keeps all its columns and its cells as they are; everything else is read
+    as by `ingest`, into primitive cells.
+
+    Args:
+        paths: CIF, POSCAR, CSV, JSON, Parquet files or folders; 'assets:...' and 'package:...' too.
+
+    Raises: OwnFileError: if not a single crystal could be read.
+    """
+    if len(paths) == 1 and (own := _own_table(resolve(paths[0]))) is not None:
+        return own, []
+    from generative.datasets.ingest import ingest
+    from generative.datasets.manifest import read_dataset
+
+    with TemporaryDirectory(prefix="hullward-") as folder:
+        sources = tuple(FilesSource(path=path) for path in paths)
+        ingest(DataConfig(sources=sources), None, Path(folder), resolve)
+        dataset = read_dataset(Path(folder))
+    refused = [f"{row['source_id']}: {row['reason']}" for row in dataset.rejected.to_pylist()]
+    if not len(dataset.table):
+        named = ", ".join(paths)
+        raise OwnFileError(f"{named}: no crystal could be read" + (f" ({refused[0]})" if refused else ""))
+    return dataset.table, refused
+
+
+def _own_table(path: Path) -> pa.Table | None:
+    if path.suffix != ".parquet" or not path.is_file():
+        return None
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise OwnFileError(f"{path}: not readable as Parquet ({' '.join(str(error).split())})") from None
+    needed = {"id", *(field.name for field in STRUCTURE_FIELDS)}
+    return table if needed <= set(table.column_names) else None
+
+
+def ingest_sources(
+    config: DiscoverConfig, elements: Sequence[str] | None, out: Path, progress: Callable[[str, int], None]
+) -> Manifest:
+    """Read the sources of the settings into a dataset folder; a potential is loaded only if one of them needs it."""
+    from generative.datasets.ingest import ingest
+
+    needs_potential = any(source.kind == "prototypes" for source in config.data.sources)
+    scorer = PotentialScorer(potential(config.relax, config.execution), config) if needs_potential else None
+    return ingest(config.data, elements, out, resolve, scorer, progress)
+
+
+def sample_crystals(config: DiscoverConfig, progress: Progress | None = None) -> pa.Table:
+    """Draw `sample.n_candidates` crystals; the table of columns SAMPLED. Progress is told after every chunk."""
+    n, size = config.sample.n_candidates, config.sample.chunk_size
+    drawn = []
+    for chunk in range(n_chunks(n, size)):
+        drawn.append(draw_chunk(config, chunk, min(size, n - chunk * size)))
+        if progress is not None:
+            progress(min(n, (chunk + 1) * size), n)
+    return pa.concat_tables(drawn)
+
+
+def formula_of(crystal: Crystal) -> str:
+    """Reduced formula in the order of electronegativity, such as 'TaB2'."""
+    return str(crystal.to_structure().composition.reduced_formula)
+
+
+def as_candidates(table: pa.Table) -> pa.Table:
+    """The crystals of any table in the columns SAMPLED; rows without a crystal are left out."""
+    rows = []
+    for number, (row, crystal) in enumerate(zip(table.to_pylist(), crystals_of(table), strict=True)):
+        if crystal is None:
+            continue
+        row.setdefault("index", number)
+        row["n_atoms"] = len(crystal.atomic_numbers)
+        row["formula"] = row.get("formula") or formula_of(crystal)
+        rows.append({field.name: row.get(field.name) for field in SAMPLED})
+    return table_of(rows, SAMPLED)
+
+
+def screen_crystals(table: pa.Table, known: pa.Table, config: DiscoverConfig) -> pa.Table:
+    """Validity, novelty against `known`, uniqueness; the table of columns SCREENED, every crystal in it."""
+    return unique_table(screen_table(as_candidates(table), known, config.screen), config.screen)
+
+
+def relax_crystals(table: pa.Table, config: DiscoverConfig, progress: Progress | None = None) -> pa.Table:
+    """Relax the crystals that no stage has turned away; columns RELAXED with the formula and the crystal as given."""
+    given = as_candidates(survivors(table))
+    relaxed = relax_table(given, config, progress)
+    for name in ("formula", *(field.name for field in STRUCTURE_FIELDS)):
+        relaxed = relaxed.append_column(given.schema.field(name), given.column(name))
+    return relaxed
+
+
+def _relaxed(table: pa.Table, config: DiscoverConfig, progress: Progress | None) -> pa.Table:
+    """The table if this potential has relaxed it already, else its crystals relaxed."""
+    if {field.name for field in RELAXED} <= set(table.column_names):
+        methods = pc.unique(survivors(table).column("energy_method").drop_null()).to_pylist()
+        if methods == [identify(config.relax, config.execution).method]:
+            return survivors(table)
+    return relax_crystals(table, config, progress)
+
+
+def systems_of(table: pa.Table, prefix: str = "") -> list[tuple[str, ...]]:
+    """The chemical system of every row, elements sorted; empty where there is no crystal."""
+    crystals = crystals_of(table, prefix)
+    return [tuple(sorted({ELEMENTS[z - 1] for z in c.atomic_numbers})) if c is not None else () for c in crystals]
+
+
+def place_on_hull(
+    table: pa.Table, known: pa.Table, config: DiscoverConfig, progress: Progress | None = None
+) -> pa.Table:
+    """Energy above the hull of the known phases, every crystal in its own chemical system.
+
+    Args:
+        table: crystals; relaxed first unless the same potential has done so already.
+        known: competing phases, a dataset; of each chemical system those of lowest stated energy are relaxed.
+        config: potential, relaxation, most competing phases.
+        progress: told of every relaxation, of competing phases first.
+
+    Returns: Columns PLACED, lowest above the hull first.
+    """
+    from pymatgen.core.composition import Composition
+
+    from dft.hull import CompetingHull
+
+    systems = sorted({system for system in systems_of(table) if system})
+    chosen = _competing(known, systems, config.hull.references_max)
+    phases = phases_of(_relaxed(chosen, config, progress))
+    relaxed = _relaxed(table, config, progress)
+    hulls = {system: CompetingHull(phases, system) for system in systems}
+    rows = []
+    for row, crystal in zip(relaxed.to_pylist(), crystals_of(relaxed, "relaxed_"), strict=True):
+        placed = {field.name: row.get(field.name) for field in PLACED}
+        if crystal is None:
+            placed["hull_note"] = row["relax_reason"]
+        else:
+            structure = crystal.to_structure()
+            system = tuple(sorted(element.symbol for element in structure.composition.elements))
+            composition = Composition(structure.composition)
+            place = hulls[system].place(composition, row["energy_ev_per_atom"], row["energy_method"])
+            placed |= {
+                "formation_energy_ev_per_atom": place.formation_energy_ev_per_atom,
+                "e_above_hull_ev_per_atom": place.e_above_hull_ev_per_atom,
+                "decomposition": place.decomposition,
+                "hull_note": place.note,
+            }
+        rows.append(placed)
+    rows.sort(key=lambda r: (r["e_above_hull_ev_per_atom"] is None, r["e_above_hull_ev_per_atom"] or 0.0, r["id"]))
+    return table_of(rows, PLACED)
+
+
+def _competing(known: pa.Table, systems: Sequence[tuple[str, ...]], most: int) -> pa.Table:
+    """Competing phases of all these systems, each once; those of a relaxed table are taken as they are."""
+    inside = systems_of(known)
+    wanted: list[int] = []
+    for system in systems:
+        rows = [i for i, elements in enumerate(inside) if elements and set(elements) <= set(system)]
+        subset = known.take(rows)
+        if "e_above_hull_ev_per_atom" in known.column_names and "formula" in known.column_names:
+            kept = set(competing_phases(subset, most).column("id").to_pylist())
+            rows = [i for i, name in zip(rows, subset.column("id").to_pylist(), strict=True) if name in kept]
+        wanted += rows
+    return known.take(sorted(set(wanted)))
+
+
+def write_inputs_of(table: pa.Table, source: Sequence[str], out: Path, config: DiscoverConfig) -> list[dict[str, Any]]:
+    """VASP inputs of the first `inputs.top_n` crystals, one folder each under `out`.
+
+    Crystals that a stage has turned away are left out, and of relaxed ones the relaxed cell is taken.
+
+    Returns: For each crystal id, formula, folder, notes, and the reason if its inputs could not be written.
+    """
+    from dft.inputs import InputsError, write_inputs
+
+    table = survivors(table)
+    prefix = "relaxed_" if "relaxed_lattice_ang" in table.column_names else ""
+    digests = {Path(path).name: sha256_of(resolve(path)) for path in source if resolve(path).is_file()}
+    outcomes: list[dict[str, Any]] = []
+    for row, crystal in zip(table.to_pylist(), crystals_of(table, prefix), strict=True):
+        if crystal is None or len(outcomes) == config.inputs.top_n:
+            continue
+        name = _file_name(row["id"])
+        lineage = {
+            "source": {"id": row["id"], "files_sha256": digests},
+            "energies": {
+                "level_of_theory": row.get("energy_method"),
+                "energy_ev_per_atom": row.get("energy_ev_per_atom"),
+            },
+            "packages": {"hullward": project_version()},
+        }
+        outcome = {
+            "id": row["id"],
+            "formula": formula_of(crystal),
+            "folder": str(out / name),
+            "notes": [],
+            "reason": "",
+        }
+        try:
+            written = write_inputs(
+                crystal.to_structure(), config.inputs.preset, out / name, lineage, name, config.inputs
+            )
+            outcome["notes"] = list(written.notes)
+        except (InputsError, FileExistsError) as error:
+            outcome |= {"folder": None, "reason": str(error)}
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "crystal"
+
+
+def write_crystals(table: pa.Table, out: Path, prefix: str = "") -> list[Path]:
+    """A table as a Parquet file if `out` ends in .parquet, else as a folder of CIFs with the table beside them.
+
+    Args:
+        table: with id and structure columns.
+        out: file or folder.
+        prefix: of the structure columns that go into the CIFs.
+
+    Returns: The files written.
+    """
+    if out.suffix == ".parquet":
+        write_table(table, out)
+        return [out]
+    written = []
+    for number, (name, crystal) in enumerate(
+        zip(table.column("id").to_pylist(), crystals_of(table, prefix), strict=True), start=1
+    ):
+        if crystal is None:
+            continue
+        path = out / f"{number:04d}-{formula_of(crystal)}-{_file_name(name)}.cif"
+        write_text(path, str(crystal.to_structure().to(fmt="cif")))
+        written.append(path)
+    write_table(table, out / "crystals.parquet")
+    return [*written, out / "crystals.parquet"]
+
+
+def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows without the structure columns, fit for JSON."""
+    kept = [n for n in table.column_names if not n.endswith(("lattice_ang", "frac_coords", "atomic_numbers"))]
+    return [
+        {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+        for row in table.select(kept).to_pylist()
+    ]
