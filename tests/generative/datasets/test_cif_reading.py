@@ -1,0 +1,113 @@
+"""The fast reader of P1 CIFs against pymatgen's CifParser."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pymatgen.core.lattice import Lattice
+from pymatgen.core.structure import Structure
+from pymatgen.io.cif import CifParser, CifWriter
+
+from generative.config import ELEMENTS
+from generative.crystals import Crystal
+from generative.datasets.checks import RecordError
+from generative.datasets.cif import elements_of_cif, fast_p1, parse_cif
+
+ASSETS = Path(os.environ.get("HULLWARD_ASSETS", Path(__file__).parents[4] / "shared"))
+
+
+def by_pymatgen(text: str) -> Crystal:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Crystal.from_structure(CifParser.from_str(text).parse_structures(primitive=False)[0])
+
+
+def random_cifs(n: int, seed: int) -> Iterator[str]:
+    """P1 CIFs by pymatgen's own writer: skewed cells, coordinates outside [0, 1), rounded thirds, mixed site order."""
+    rng = np.random.default_rng(seed)
+    symbols = [e for e in ELEMENTS if e not in ("He", "Ne", "Ar")]
+    made = 0
+    while made < n:
+        lattice = Lattice.from_parameters(*rng.uniform(6, 12, 3), *rng.uniform(65, 115, 3))
+        n_atoms = int(rng.integers(1, 9))
+        frac = rng.uniform(-1, 2, (n_atoms, 3))
+        frac[rng.random((n_atoms, 3)) < 0.3] = rng.choice([0.3333, 0.66667, 0.333333, 0.0, 1.0, 0.3335])
+        structure = Structure(lattice, list(rng.choice(symbols, n_atoms)), frac)
+        if n_atoms == 1 or structure.is_valid(tol=0.8):
+            made += 1
+            yield str(CifWriter(structure))
+
+
+def test_fast_reader_gives_the_numbers_of_cif_parser_bit_for_bit() -> None:
+    for text in random_cifs(60, seed=3):
+        crystal = fast_p1(text)
+        assert crystal is not None, text
+        assert crystal.digest == by_pymatgen(text).digest, text
+
+
+@pytest.mark.parametrize(
+    "name", ["mp_20_biternary_test", "mpts_52_val", "wbm_val", "perov_5_test", "carbon_24_val", "mp_20_biternary_val"]
+)
+def test_fast_reader_takes_the_benchmark_files_and_equals_cif_parser(name: str) -> None:
+    path = ASSETS / "data" / f"{name}.csv.gz"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not there: set HULLWARD_ASSETS to the folder that holds data/")
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        texts = [row["cif"] for i, row in enumerate(csv.DictReader(file)) if i % 50 == 0]
+    assert sum(fast_p1(text) is None for text in texts) <= 1  # noble gases have no place in pymatgen's site order
+    for text in texts[:25]:
+        assert parse_cif(text, 1000).digest == by_pymatgen(text).digest
+
+
+def test_a_cif_with_symmetry_is_left_to_pymatgen_and_expands_to_all_atoms() -> None:
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    text = str(CifWriter(salt, symprec=0.01))
+    assert fast_p1(text) is None
+    crystal = parse_cif(text, 1000)
+    assert sorted(crystal.atomic_numbers.tolist()) == [11] * 4 + [17] * 4
+
+
+def test_uncertainties_oxidation_numbers_and_labels_only_are_read() -> None:
+    text = """data_test
+_cell_length_a 4.000(2)
+_cell_length_b 4.000(2)
+_cell_length_c 4.000(2)
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_symmetry_space_group_name_H-M 'P 1'
+loop_
+_atom_site_label
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+Cs1 0.0 0.0 0.0
+Cl1 0.5000(3) 0.5 0.5
+"""
+    crystal = parse_cif(text, 1000)
+    np.testing.assert_array_equal(crystal.atomic_numbers, [55, 17])
+    np.testing.assert_allclose(crystal.frac, [[0, 0, 0], [0.5, 0.5, 0.5]])
+    charged = text.replace("_atom_site_label", "_atom_site_type_symbol\n_atom_site_label")
+    charged = charged.replace("Cs1 0.0", "Cs1+ Cs1 0.0").replace("Cl1 0.5", "Cl1- Cl1 0.5")
+    np.testing.assert_array_equal(parse_cif(charged, 1000).atomic_numbers, [55, 17])
+
+
+def test_the_formula_sum_tells_the_elements_without_parsing() -> None:
+    assert elements_of_cif("data_x\n_chemical_formula_sum   'Ta4 B2'\n") == {"Ta", "B"}
+    assert elements_of_cif("_chemical_formula_sum   W1\n") == {"W"}
+    assert elements_of_cif("_chemical_formula_sum   ?\n") is None
+    assert elements_of_cif("_chemical_formula_sum 'Xx2 O'\n") is None
+    assert elements_of_cif("no such line") is None
+
+
+def test_a_file_of_two_crystals_is_refused_with_the_remedy() -> None:
+    one, two = random_cifs(2, seed=5)
+    with pytest.raises(RecordError, match="holds 2 crystals: expected one"):
+        parse_cif(one + two.replace("data_", "data_second_"), 1000)
