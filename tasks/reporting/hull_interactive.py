@@ -1,0 +1,385 @@
+"""The convex hull as plotly figures: plain JSON dictionaries, so that building a page imports no plotting library.
+
+Each trace says its part in `meta`; the page's script colours the parts for light and dark. Points carry the candidate's
+id in `customdata`, by which a click opens that candidate.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tasks.reporting.hull_geometry import (
+    COLOUR_STOPS,
+    ON_HULL_EV_PER_ATOM,
+    TRIANGLE,
+    FloatArray,
+    PlacedCandidate,
+    colour_limit_ev_per_atom,
+    lower_facets,
+    one_per_composition,
+    phase_arrays,
+    placed_candidates,
+    tie_lines,
+    triangle_xy,
+)
+from tasks.reporting.model import HullData, HullPhase, ReportCandidate
+
+Figure = dict[str, Any]
+
+INK, MUTED, LINE = "#1c212b", "#7b8494", "#aab2c0"
+"""Colours for light paper; the page swaps them in the dark."""
+
+
+FLAT_LEGEND = {
+    "orientation": "h",
+    "x": 0,
+    "y": 1.02,
+    "yanchor": "bottom",
+    "font": {"size": 12},
+    "itemclick": False,
+    "itemdoubleclick": False,
+}
+"""Above the axes; a triangle leaves its upper left corner free instead."""
+
+
+def html_formula(formula: str) -> str:
+    """A formula as escaped HTML with its counts as subscripts."""
+    return re.sub(r"(?<=[A-Za-z)\]])(\d+(?:\.\d+)?)", r"<sub>\1</sub>", html.escape(formula))
+
+
+def hull_figures(hull: HullData, candidates: Sequence[ReportCandidate]) -> dict[str, Figure]:
+    """The hull's interactive figures by name, as plotly JSON.
+
+    Args:
+        hull: competing phases.
+        candidates: those without hull numbers are left out.
+    Returns: 'plane' always (a line, a triangle, or a scatter, by the number of elements); 'space' besides for three
+        elements: the triangle with formation energy as height.
+    Raises: ValueError: if a phase lies outside the system.
+    """
+    placed = placed_candidates(candidates, hull)
+    if len(hull.elements) == 2:
+        return {"plane": _binary(hull, placed)}
+    if len(hull.elements) == 3:
+        return {"plane": _triangle(hull, placed), "space": _space(hull, placed)}
+    return {"plane": _scatter(hull, placed)}
+
+
+def _phase_text(phase: HullPhase) -> str:
+    state = "stable" if phase.stable else f"{phase.e_above_hull_ev_per_atom:.3f} eV/atom above hull"
+    return (
+        f"<b>{html_formula(phase.formula)}</b> known phase, {state}<br>"
+        f"formation energy {phase.formation_energy_ev_per_atom:.3f} eV/atom<br>{html.escape(phase.id)}"
+    )
+
+
+def _candidate_text(placed: PlacedCandidate) -> str:
+    candidate = placed.candidate
+    return (
+        f"<b>{html_formula(candidate.formula)}</b> candidate, rank {candidate.rank}<br>"
+        f"energy above hull {placed.e_above_hull_ev_per_atom:.3f} eV/atom<br>"
+        f"formation energy {placed.formation_energy_ev_per_atom:.3f} eV/atom<br>{html.escape(candidate.id)}"
+    )
+
+
+def _columns(points: FloatArray) -> dict[str, list[float]]:
+    """Points (n, 2 or 3) as the x, y (and z) lists of a trace."""
+    return {axis: [round(float(v), 5) for v in points[:, i]] for i, axis in enumerate("xyz"[: points.shape[1]])}
+
+
+def _best_per_composition(placed: Sequence[PlacedCandidate]) -> tuple[list[PlacedCandidate], list[str]]:
+    """In a triangle one composition is one point: its best candidate, and a text that names the others."""
+    groups: dict[tuple[float, ...], list[PlacedCandidate]] = {}
+    for entry in placed:
+        groups.setdefault(tuple(round(float(f), 6) for f in entry.fractions), []).append(entry)
+    best, texts = [], []
+    for group in groups.values():
+        *others, first = group  # worst first, as placed_candidates orders them
+        lines = [
+            f"rank {o.candidate.rank}: {o.e_above_hull_ev_per_atom:.3f} eV/atom above hull"
+            for o in reversed(others[-5:])
+        ]
+        more = f"<br>and {len(others) - 5} more" if len(others) > 5 else ""
+        same = f"<br>same composition:<br>{'<br>'.join(lines)}{more}" if others else ""
+        best.append(first)
+        texts.append(_candidate_text(first) + same)
+    order = sorted(range(len(best)), key=lambda i: (-best[i].e_above_hull_ev_per_atom, best[i].candidate.id))
+    return [best[i] for i in order], [texts[i] for i in order]
+
+
+def _candidate_trace(
+    points: FloatArray, placed: Sequence[PlacedCandidate], solid: bool, texts: Sequence[str] = ()
+) -> list[Figure]:
+    if not placed:
+        return []
+    limit = colour_limit_ev_per_atom(placed)
+    on_hull = [p.e_above_hull_ev_per_atom <= ON_HULL_EV_PER_ATOM for p in placed]
+    star, size_star, size = ("diamond", 8, 5) if solid else ("star", 16, 10)
+    marker = {
+        "color": [round(p.e_above_hull_ev_per_atom, 5) for p in placed],
+        "colorscale": [[i / (len(COLOUR_STOPS) - 1), colour] for i, colour in enumerate(COLOUR_STOPS)],
+        "cmin": 0.0,
+        "cmax": limit,
+        "symbol": [star if on else "circle" for on in on_hull],
+        "size": [size_star if on else size for on in on_hull],
+        "opacity": 1.0,
+        "line": {"width": 1, "color": "#ffffff"},
+        "colorbar": {
+            "title": {"text": "energy above hull<br>(eV/atom)", "side": "top", "font": {"size": 11}},
+            "thickness": 10,
+            "len": 0.55,
+            "outlinewidth": 0,
+            "x": 1.0,
+            "tickfont": {"size": 11},
+        },
+    }
+    trace = {
+        "type": "scatter3d" if solid else "scatter",
+        "mode": "markers",
+        "name": "candidates",
+        "meta": "candidate",
+        **_columns(points),
+        "text": list(texts) or [_candidate_text(p) for p in placed],
+        "customdata": [p.candidate.id for p in placed],
+        "hovertemplate": "%{text}<extra></extra>",
+        "marker": marker,
+        "showlegend": False,
+    }
+    return [trace, *_candidate_keys(on_hull, solid)]
+
+
+def _candidate_keys(on_hull: Sequence[bool], solid: bool) -> list[Figure]:
+    """Empty traces that only stand in the legend: the candidates' own marker there would be that of the worst one."""
+    kinds = (
+        (any(on_hull), "candidate on or below the hull", "diamond" if solid else "star", 0),
+        (not all(on_hull), "candidate above the hull", "circle", 2),
+    )
+    return [
+        {
+            "type": "scatter3d" if solid else "scatter",
+            "mode": "markers",
+            "name": name,
+            "meta": "key",
+            "hoverinfo": "skip",
+            **{axis: [None] for axis in ("xyz" if solid else "xy")},
+            "marker": {
+                "symbol": symbol,
+                "size": 10,
+                "color": COLOUR_STOPS[stop],
+                "line": {"width": 1, "color": "#ffffff"},
+            },
+        }
+        for shown, name, symbol, stop in kinds
+        if shown
+    ]
+
+
+def _phase_traces(points: FloatArray, phases: Sequence[HullPhase], solid: bool) -> list[Figure]:
+    traces = []
+    labelled = {phase.id for phase in one_per_composition(phases)}
+    for stable, name, part in ((False, "known, above the hull", "other"), (True, "known and stable", "known")):
+        rows = [i for i, phase in enumerate(phases) if phase.stable is stable]
+        if not rows:
+            continue
+        chosen = [phases[i] for i in rows]
+        trace: Figure = {
+            "type": "scatter3d" if solid else "scatter",
+            "mode": "markers+text" if stable and solid else "markers",
+            "name": name,
+            "meta": part,
+            **_columns(points[rows]),
+            "hovertext": [_phase_text(p) for p in chosen],
+            "hovertemplate": "%{hovertext}<extra></extra>",
+            "marker": {
+                "size": (5 if solid else 10) if stable else (3 if solid else 6),
+                "color": INK if stable else "#ffffff",
+                "line": {"width": 1, "color": INK if stable else MUTED},
+            },
+        }
+        if stable and solid:
+            trace["text"] = [html_formula(p.formula) if p.id in labelled else "" for p in chosen]
+            trace["textposition"] = "top center"
+            trace["textfont"] = {"size": 12, "color": INK}
+        traces.append(trace)
+    return traces
+
+
+def _line_trace(points: FloatArray, pairs: Sequence[tuple[int, int]], solid: bool, width: float = 1.4) -> list[Figure]:
+    """All tie-lines as one trace, broken by nulls."""
+    if not pairs:
+        return []
+    columns: dict[str, list[float | None]] = {axis: [] for axis in "xyz"[: points.shape[1]]}
+    for first, second in pairs:
+        for i, axis in enumerate(columns):
+            columns[axis] += [round(float(points[first, i]), 5), round(float(points[second, i]), 5), None]
+    return [
+        {
+            "type": "scatter3d" if solid else "scatter",
+            "mode": "lines",
+            "name": "tie-lines",
+            "meta": "tie",
+            "hoverinfo": "skip",
+            "showlegend": False,
+            "line": {"color": LINE, "width": width * (2 if solid else 1)},
+            **columns,
+        }
+    ]
+
+
+def _layout(**changes: Any) -> Figure:
+    layout: Figure = {
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": INK},
+        "margin": {"l": 10, "r": 10, "t": 10, "b": 10},
+        "hovermode": "closest",
+        "hoverlabel": {"align": "left"},
+        "legend": {
+            "x": 0,
+            "y": 1,
+            "yanchor": "top",
+            "font": {"size": 12},
+            "bgcolor": "rgba(0,0,0,0)",
+            "itemclick": False,
+            "itemdoubleclick": False,
+        },
+        "dragmode": "pan",
+    }
+    layout.update(changes)
+    return layout
+
+
+def _axis(title: str, **changes: Any) -> Figure:
+    return {
+        "title": {"text": title, "font": {"size": 12}},
+        "gridcolor": "rgba(128,138,155,0.18)",
+        "zerolinecolor": "rgba(128,138,155,0.5)",
+        "automargin": True,
+        "ticks": "outside",
+        "tickcolor": "rgba(128,138,155,0.4)",
+        **changes,
+    }
+
+
+def _note(x: float, y: float, text: str, **changes: Any) -> Figure:
+    return {"x": x, "y": y, "text": text, "showarrow": False, "font": {"size": 12, "color": INK}, **changes}
+
+
+def _triangle(hull: HullData, placed: Sequence[PlacedCandidate]) -> Figure:
+    fractions, energies = phase_arrays(hull.phases, hull.elements)
+    xy = triangle_xy(fractions)
+    frame = _line_trace(TRIANGLE, [(0, 1), (1, 2), (0, 2)], solid=False)
+    ties = _line_trace(xy, tie_lines(lower_facets(fractions, energies)), solid=False)
+    best, texts = _best_per_composition(placed)
+    spots = triangle_xy(np.array([p.fractions for p in best])) if best else np.empty((0, 2))
+    corners = ((-0.03, -0.03, "right"), (1.03, -0.03, "left"), (0.5, 0.92, "center"))
+    notes = [
+        _note(x, y, f"<b>{symbol}</b>", xanchor=align, font={"size": 18, "color": INK})
+        for (x, y, align), symbol in zip(corners, hull.elements, strict=True)
+    ]
+    for phase in one_per_composition(hull.phases):
+        position = phase_arrays([phase], hull.elements)[0][0]
+        if float(position.max()) > 1 - 1e-9:
+            continue
+        x, y = triangle_xy(position)
+        outward = np.array([x, y]) - TRIANGLE.mean(axis=0)
+        side = "left" if outward[0] > 0.12 else "right" if outward[0] < -0.12 else "center"
+        shift = {"left": 9, "right": -9, "center": 0}[side]
+        lift = -18 if y < 0.02 else 15
+        notes.append(_note(float(x), float(y), html_formula(phase.formula), xanchor=side, xshift=shift, yshift=lift))
+    hidden = {"visible": False, "fixedrange": False}
+    layout = _layout(
+        xaxis={**hidden, "range": [-0.12, 1.12]},
+        yaxis={**hidden, "range": [-0.09, 0.98], "scaleanchor": "x"},
+        annotations=notes,
+    )
+    return {
+        "data": frame + ties + _phase_traces(xy, hull.phases, False) + _candidate_trace(spots, best, False, texts),
+        "layout": layout,
+    }
+
+
+def _space(hull: HullData, placed: Sequence[PlacedCandidate]) -> Figure:
+    fractions, energies = phase_arrays(hull.phases, hull.elements)
+    facets = lower_facets(fractions, energies)
+    xyz = np.column_stack([triangle_xy(fractions), energies])
+    spots = np.array([[*triangle_xy(p.fractions), p.formation_energy_ev_per_atom] for p in placed]).reshape(-1, 3)
+    top = np.column_stack([TRIANGLE, np.zeros(3)])
+    data: list[Figure] = []
+    if facets:
+        data.append(
+            {
+                "type": "mesh3d",
+                "name": "hull",
+                "meta": "surface",
+                **_columns(xyz),
+                **{key: [facet[i] for facet in facets] for i, key in enumerate("ijk")},
+                "color": "#6d8fb3",
+                "opacity": 0.22,
+                "flatshading": True,
+                "hoverinfo": "skip",
+                "showlegend": False,
+            }
+        )
+    data += _line_trace(top, [(0, 1), (1, 2), (0, 2)], True, 1.0) + _line_trace(xyz, tie_lines(facets), True)
+    data += _phase_traces(xyz, hull.phases, True) + _candidate_trace(spots, placed, True)
+    hidden = {"visible": False}
+    scene: Figure = {
+        "xaxis": {**hidden, "range": [-0.1, 1.1]},
+        "yaxis": {**hidden, "range": [-0.1, 1.0]},
+        "zaxis": _axis("formation energy (eV/atom)", showbackground=False, showgrid=False, nticks=5),
+        "aspectmode": "manual",
+        "aspectratio": {"x": 1.15, "y": 1.05, "z": 0.85},
+        "camera": {"eye": {"x": 0.4, "y": -1.6, "z": 0.6}, "center": {"x": -0.06, "y": 0, "z": -0.02}},
+        "dragmode": "orbit",
+    }
+    scene["zaxis"].pop("automargin")
+    return {
+        "data": data,
+        "layout": _layout(scene=scene, legend=FLAT_LEGEND, margin={"l": 10, "r": 10, "t": 40, "b": 10}),
+    }
+
+
+def _binary(hull: HullData, placed: Sequence[PlacedCandidate]) -> Figure:
+    fractions, energies = phase_arrays(hull.phases, hull.elements)
+    xy = np.column_stack([fractions[:, 1], energies])
+    spots = np.array([[p.fractions[1], p.formation_energy_ev_per_atom] for p in placed]).reshape(-1, 2)
+    first, second = hull.elements
+    notes = [
+        _note(
+            float(phase.fractions.get(second, 0.0)),
+            phase.formation_energy_ev_per_atom,
+            html_formula(phase.formula),
+            yshift=-16,
+        )
+        for phase in one_per_composition(hull.phases)
+    ]  # fmt: skip
+    layout = _layout(
+        xaxis=_axis(f"atomic fraction of {second} in {first}–{second}", range=[-0.04, 1.04]),
+        yaxis=_axis("formation energy (eV/atom)"),
+        annotations=notes,
+        legend=FLAT_LEGEND,
+        margin={"l": 10, "r": 10, "t": 40, "b": 10},
+    )
+    ties = _line_trace(xy, tie_lines(lower_facets(fractions, energies)), False, 1.6)
+    return {
+        "data": ties + _phase_traces(xy, hull.phases, False) + _candidate_trace(spots, placed, False),
+        "layout": layout,
+    }
+
+
+def _scatter(hull: HullData, placed: Sequence[PlacedCandidate]) -> Figure:
+    xy = np.array([[p.formation_energy_ev_per_atom, p.e_above_hull_ev_per_atom] for p in hull.phases]).reshape(-1, 2)
+    spots = np.array([[p.formation_energy_ev_per_atom, p.e_above_hull_ev_per_atom] for p in placed]).reshape(-1, 2)
+    layout = _layout(
+        xaxis=_axis("formation energy (eV/atom)"),
+        yaxis=_axis("energy above hull (eV/atom)"),
+        legend=FLAT_LEGEND,
+        margin={"l": 10, "r": 10, "t": 40, "b": 10},
+    )
+    return {"data": _phase_traces(xy, hull.phases, False) + _candidate_trace(spots, placed, False), "layout": layout}

@@ -1,0 +1,171 @@
+"""What a report is made from: frozen records of plain numbers with units in their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pymatgen.core.structure import Structure
+
+
+@dataclass(frozen=True)
+class StageYield:
+    """How many crystals entered and left one stage.
+
+    Attributes:
+        stage: the stage's name, such as 'screen'.
+        n_in: crystals that entered.
+        n_out: crystals that left it alive.
+        seconds: wall time, s; None if not measured or if the stage was skipped.
+        note: one sentence, such as what was reused; may be empty.
+    """
+
+    stage: str
+    n_in: int
+    n_out: int
+    seconds: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """One class of reasons for which a stage turned crystals away, and how many."""
+
+    stage: str
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class HullPhase:
+    """A competing phase on or above the convex hull.
+
+    Attributes:
+        id: its id in the data source.
+        formula: reduced formula.
+        fractions: element symbol to atomic fraction, adding to 1.
+        formation_energy_ev_per_atom: from the elements, eV/atom.
+        e_above_hull_ev_per_atom: distance to the hull of all competing phases, eV/atom, >= 0.
+        stable: whether it is a vertex of that hull.
+    """
+
+    id: str
+    formula: str
+    fractions: Mapping[str, float]
+    formation_energy_ev_per_atom: float
+    e_above_hull_ev_per_atom: float
+    stable: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class HullData:
+    """The convex hull the candidates were held against.
+
+    Attributes:
+        elements: the chemical system, in the order of the axes.
+        phases: competing phases; candidates are not among them.
+        level_of_theory: where the energies come from, such as 'CHGNet 0.3.0'; empty means the run's potential.
+    """
+
+    elements: tuple[str, ...]
+    phases: tuple[HullPhase, ...]
+    level_of_theory: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportCandidate:
+    """One ranked candidate as the report shows it.
+
+    Attributes:
+        rank: 1 is the best.
+        id: the candidate's id, the same everywhere.
+        formula: reduced formula.
+        structure: relaxed crystal.
+        spacegroup_number: found by spglib at the run's tolerance; None if it found none.
+        spacegroup_symbol: its short Hermann-Mauguin symbol, or empty.
+        e_above_hull_ev_per_atom: distance to the hull of the competing phases; negative lies below it.
+        formation_energy_ev_per_atom: from the elements, with the run's potential.
+        decomposition: competing phases it would decompose into; empty if unknown.
+        delta_e_ev_per_atom: relaxed minus generated energy, with the run's potential; None if not known.
+        delta_v_ang3_per_atom: relaxed minus generated volume; None if not known.
+        rms: root-mean-square displacement between generated and relaxed crystal as StructureMatcher normalises it
+            (in units of the cube root of the volume per atom, no unit); None when the two do not match.
+        relax_status: how the relaxation ended, such as 'converged'.
+        relax_steps: optimiser steps.
+        known_match: id of the known crystal it matches; None if new.
+        smact_valid: charge neutrality by SMACT; None if not asked.
+        cif_path: path of its CIF, relative to the run folder.
+        inputs_path: path of its VASP inputs, relative to the run folder; None if none were written.
+        hull_note: why a hull value is missing or degraded; may be empty.
+    """
+
+    rank: int
+    id: str
+    formula: str
+    structure: Structure
+    spacegroup_number: int | None = None
+    spacegroup_symbol: str = ""
+    e_above_hull_ev_per_atom: float | None = None
+    formation_energy_ev_per_atom: float | None = None
+    decomposition: str = ""
+    delta_e_ev_per_atom: float | None = None
+    delta_v_ang3_per_atom: float | None = None
+    rms: float | None = None
+    relax_status: str = ""
+    relax_steps: int = 0
+    known_match: str | None = None
+    smact_valid: bool | None = None
+    cif_path: str = ""
+    inputs_path: str | None = None
+    hull_note: str = ""
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """Element symbol to atomic fraction."""
+        composition = self.structure.composition.get_el_amt_dict()
+        total = sum(composition.values())
+        return {symbol: amount / total for symbol, amount in composition.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportInputs:
+    """Everything a report needs.
+
+    Attributes:
+        run_name: name of the run.
+        elements: the chemical system.
+        potential_method: the potential all energies come from, such as 'CHGNet 0.3.0'.
+        notes: sentences the reader must see first (a fallback potential, a thin hull).
+        settings: the run's settings as JSON.
+        provenance: dataset fingerprint, checkpoint digest, versions, seed, hardware; nested dicts allowed.
+        yields: one entry per stage, in order.
+        rejected: why crystals were turned away.
+        candidates: ranked; the report sorts them by rank again.
+        hull: the competing phases.
+        tolerances: the matching and symmetry tolerances every verdict rests on.
+        run_folder: path of the run folder, shown as text; may be empty.
+    """
+
+    run_name: str
+    elements: tuple[str, ...]
+    potential_method: str
+    notes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    yields: tuple[StageYield, ...] = ()
+    rejected: tuple[Rejection, ...] = ()
+    candidates: tuple[ReportCandidate, ...] = ()
+    hull: HullData
+    tolerances: Mapping[str, Any] = field(default_factory=dict)
+    run_folder: str = ""
+
+    @property
+    def ranked(self) -> list[ReportCandidate]:
+        """Candidates by rank, ties by id."""
+        return sorted(self.candidates, key=lambda c: (c.rank, c.id))
+
+    @property
+    def system(self) -> str:
+        """The chemical system with hyphens, in the order given."""
+        return "-".join(self.elements)

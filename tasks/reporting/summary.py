@@ -1,0 +1,100 @@
+"""The numbers a report leads with, and how numbers are written; shared by the page, the tables and the artifact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.reporting.hull_geometry import ON_HULL_EV_PER_ATOM
+from tasks.reporting.model import ReportCandidate, ReportInputs
+
+NEAR_HULL_EV_PER_ATOM = 0.1
+"""The usual bound for 'worth a closer look': most synthesised metastable crystals lie below it (Sun et al. 2016)."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts over the candidates of a run.
+
+    Attributes:
+        n_candidates: ranked candidates.
+        n_new: of them, those that match no known crystal.
+        n_on_hull: on or below the hull of the known phases.
+        n_near_hull: at most NEAR_HULL_EV_PER_ATOM above it (those on it included).
+        n_with_hull: those with an energy above hull at all.
+        n_converged: relaxations that converged.
+        best: lowest energy above hull; None if none is known.
+    """
+
+    n_candidates: int
+    n_new: int
+    n_on_hull: int
+    n_near_hull: int
+    n_with_hull: int
+    n_converged: int
+    best: ReportCandidate | None
+
+
+def summarise(candidates: Sequence[ReportCandidate]) -> Summary:
+    """The counts of these candidates."""
+    known = [(c.e_above_hull_ev_per_atom, c.rank, c.id, c) for c in candidates if is_number(c.e_above_hull_ev_per_atom)]
+    above = [entry[0] for entry in known if entry[0] is not None]
+    return Summary(
+        n_candidates=len(candidates),
+        n_new=sum(c.known_match is None for c in candidates),
+        n_on_hull=sum(e <= ON_HULL_EV_PER_ATOM for e in above),
+        n_near_hull=sum(e <= NEAR_HULL_EV_PER_ATOM for e in above),
+        n_with_hull=len(above),
+        n_converged=sum(c.relax_status == "converged" for c in candidates),
+        best=min(known, key=lambda entry: (entry[0] or 0.0, entry[1], entry[2]))[3] if known else None,
+    )
+
+
+def is_number(value: float | None) -> bool:
+    """Whether a value is known and finite."""
+    return value is not None and math.isfinite(value)
+
+
+def number(value: float | None, digits: int = 3, signed: bool = False) -> str:
+    """A number for reading, with a true minus sign and no negative zero; empty if unknown."""
+    if value is None or not math.isfinite(value):
+        return ""
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    if float(text) == 0.0:
+        text = text.lstrip("+-")
+    return text.replace("-", "\u2212")
+
+
+def duration(seconds: float | None) -> str:
+    """A wall time for reading; empty if unknown."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def theory_warning(inputs: ReportInputs) -> str:
+    """One sentence on what the energies are worth."""
+    return (
+        f"All energies come from {inputs.potential_method}, a machine-learned potential: they are screening "
+        f"energies, not "
+        "DFT, and a candidate's place on the hull is a reason to compute it, not a result"
+    )
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted key, value) rows in their own order; empty values are written as a dash."""
+    rows: list[tuple[str, str]] = []
+    for key, value in values.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping) and value:
+            rows += flattened(value, name)
+        elif isinstance(value, (list, tuple)) and not any(isinstance(v, (Mapping, list, tuple)) for v in value):
+            rows.append((name, ", ".join(str(v) for v in value) or "\u2013"))
+        else:
+            rows.append((name, "\u2013" if value is None or value == "" or value == {} else str(value)))
+    return rows
