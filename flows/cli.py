@@ -223,7 +223,7 @@ def sample(
     with answer(as_json) as give:
         from tasks.own_files import plain_rows, sample_crystals, write_crystals
 
-        with progress_bar("crystals", as_json) as bar:
+        with progress_bar("integration steps", as_json) as bar:
             table = sample_crystals(config, bar)
         written = write_crystals(table, out)
         if not as_json:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from generative.datasets.manifest import Manifest
 
 Progress = Callable[[int, int], None]
-"""Called with (crystals done, crystals in all)."""
+"""Called with (work done, work in all): crystals, or integration steps."""
 
 PLACED = [
     pa.field("id", pa.string()),
@@ -100,14 +100,18 @@ def ingest_sources(
 
 
 def sample_crystals(config: DiscoverConfig, progress: Progress | None = None) -> pa.Table:
-    """Draw `sample.n_candidates` crystals; the table of columns SAMPLED. Progress is told after every chunk."""
-    n, size = config.sample.n_candidates, config.sample.chunk_size
-    drawn = []
-    for chunk in range(n_chunks(n, size)):
-        drawn.append(draw_chunk(config, chunk, min(size, n - chunk * size)))
-        if progress is not None:
-            progress(min(n, (chunk + 1) * size), n)
-    return pa.concat_tables(drawn)
+    """Draw `sample.n_candidates` crystals; the table of columns SAMPLED. Progress counts integration steps."""
+    n, size, n_steps = config.sample.n_candidates, config.sample.chunk_size, config.sample.n_steps
+    n_all = n_chunks(n, size)
+
+    def drawn(chunk: int) -> pa.Table:
+        def tell(step: int) -> None:
+            if progress is not None:
+                progress(chunk * n_steps + step, n_all * n_steps)
+
+        return draw_chunk(config, chunk, min(size, n - chunk * size), progress=tell)
+
+    return pa.concat_tables([drawn(chunk) for chunk in range(n_all)])
 
 
 def formula_of(crystal: Crystal) -> str:
@@ -138,7 +142,8 @@ def relax_crystals(table: pa.Table, config: DiscoverConfig, progress: Progress |
     given = as_candidates(survivors(table))
     relaxed = relax_table(given, config, progress)
     for name in ("formula", *(field.name for field in STRUCTURE_FIELDS)):
-        relaxed = relaxed.append_column(given.schema.field(name), given.column(name))
+        if name not in relaxed.column_names:
+            relaxed = relaxed.append_column(given.schema.field(name), given.column(name))
     return relaxed
 
 
