@@ -88,6 +88,8 @@ def save(folder: Path, system: CrystalFlow, training: Mapping[str, Any], dtype: 
     }
     (staging / "model.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
     staging.chmod(0o755)
+    for part in staging.iterdir():
+        part.chmod(0o644)  # safetensors writes for the owner alone
     for old in folder.glob("*") if folder.is_dir() else ():
         if old.name in {"model.safetensors", "model.json"}:
             old.unlink()

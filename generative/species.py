@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from pymatgen.core.periodic_table import Element
 from torch import Tensor
@@ -17,14 +19,18 @@ def species_descriptors() -> Tensor:
     atomic radius, Mendeleev number, first ionisation energy, electron affinity, molar volume, melting point; a number
     that the table lacks takes the mean.
     """
-    names = ("X", "atomic_radius", "mendeleev_no", "ionization_energy", "electron_affinity", "molar_volume", "melting_point")
+    names = (
+        "X", "atomic_radius", "mendeleev_no", "ionization_energy", "electron_affinity", "molar_volume", "melting_point"
+    )  # fmt: skip
     elements = [Element.from_Z(z) for z in range(1, MAX_Z + 1)]
     numbers = torch.full((MAX_Z, len(names)), float("nan"))
-    for i, element in enumerate(elements):
-        for j, name in enumerate(names):
-            value = getattr(element, name, None)
-            if isinstance(value, (int, float)):
-                numbers[i, j] = float(value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pymatgen warns of each number its table lacks; those take the mean here
+        for i, element in enumerate(elements):
+            for j, name in enumerate(names):
+                value = getattr(element, name, None)
+                if isinstance(value, (int, float)):
+                    numbers[i, j] = float(value)
     mean = numbers.nanmean(0)
     numbers = torch.where(numbers.isnan(), mean, numbers)
     numbers = (numbers - mean) / numbers.std(0).clamp_min(1e-6)

@@ -50,7 +50,8 @@ SCREENED = [
     _field("reason", pa.string(), "one sentence, or null"),
 ]
 RELAXED = [
-    _field("id", pa.string(), "candidate id"),
+    _field("id", pa.string(), "id of the candidate or competing phase"),
+    _field("formula", pa.string(), "reduced formula"),
     _field("relax_status", pa.string(), "converged | step cap | exploded | failed"),
     _field("relax_reason", pa.string(), "one sentence when not converged"),
     _field("relax_steps", pa.int32(), "optimiser steps"),
@@ -64,7 +65,7 @@ RELAXED = [
 CANDIDATES = [
     _field("rank", pa.int32(), "1 is the lowest above the hull; null if rejected"),
     *SCREENED,
-    *RELAXED[1:],
+    *(f for f in RELAXED if f.name not in {"id", "formula"}),
     _field("delta_e_ev_per_atom", pa.float64(), "relaxed minus generated energy, eV/atom"),
     _field("delta_v_ang3_per_atom", pa.float64(), "relaxed minus generated volume, A^3/atom"),
     _field("rms", pa.float64(), "displacement generated to relaxed by StructureMatcher, units of (V/N)^(1/3); null if no match"),

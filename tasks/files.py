@@ -65,10 +65,11 @@ def sha256_of(path: Path) -> str:
 
 @lru_cache(maxsize=8)
 def code_digest(rooms: tuple[str, ...]) -> str:
-    """Digest over the source of these rooms: a changed helper is a changed result."""
+    """Digest over the source of these rooms (folders, or single files): a changed helper is a changed result."""
     h = hashlib.sha256()
     for room in rooms:
-        for file in sorted((PROJECT / room).rglob("*.py")):
+        place = PROJECT / room
+        for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
             h.update(str(file.relative_to(PROJECT)).encode() + b"\0" + file.read_bytes() + b"\0")
     return h.hexdigest()
 

@@ -59,15 +59,21 @@ def draw_chunk(
     )
 
 
-def sample_chunk_file(config: DiscoverConfig, folder: Path, dataset: FileRef, chunk: int) -> FileRef:
-    """Draw one chunk of the run's plan."""
+def sample_chunk_file(
+    config: DiscoverConfig,
+    folder: Path,
+    dataset: FileRef,
+    chunk: int,
+    progress: Callable[[int], None] | None = None,
+) -> FileRef:
+    """Draw one chunk of the run's plan; `progress` is called with the number of finished integration steps."""
     from generative.checkpoints import digest
 
     settings = config.sample
     n = min(settings.chunk_size, settings.n_candidates - chunk * settings.chunk_size)
     key = key_of(
         "sample",
-        ("generative",),
+        ("generative", "tasks/generate.py", "tasks/candidates.py"),
         checkpoint=digest(settings.checkpoint),
         conditions=config.conditions.model_dump(mode="json"),
         elements=sorted(config.elements),
@@ -80,7 +86,7 @@ def sample_chunk_file(config: DiscoverConfig, folder: Path, dataset: FileRef, ch
 
     def compute() -> pa.Table:
         formulas = dataset.read().column("formula").to_pylist() if config.conditions.policy == "training" else ()
-        return draw_chunk(config, chunk, n, formulas)
+        return draw_chunk(config, chunk, n, formulas, progress)
 
     return keyed(RunFolder(folder).chunk("sample", chunk), key, compute)
 
@@ -88,7 +94,11 @@ def sample_chunk_file(config: DiscoverConfig, folder: Path, dataset: FileRef, ch
 @task(name="sample", task_run_name="sample-{chunk}")
 def sample_task(config: DiscoverConfig, folder: Path, dataset: FileRef, chunk: int) -> FileRef:
     """Draw a chunk; see sample_chunk_file."""
-    ref = sample_chunk_file(config, folder, dataset, chunk)
+    from tasks.reporting.artifacts import Progress  # draws pictures too, so it loads on the worker
+
+    total = config.sample.n_steps
+    with Progress(f"sample-{config.name}-{chunk}", f"sampling chunk {chunk}") as progress:
+        ref = sample_chunk_file(config, folder, dataset, chunk, lambda done: progress.update(done, total))
     get_run_logger().info(
         "chunk %d: %d candidates%s", chunk, len(ref.read()), ", unchanged, skipped" if ref.reused else ""
     )

@@ -25,21 +25,24 @@ MIN_ENERGY_DIGITS = 6
 
 
 def phases_of(relaxed: pa.Table) -> list[Phase]:
-    """Relaxed competing phases; those that did not converge have no energy."""
+    """Relaxed competing phases; those whose relaxation exploded or failed have no energy, and the hull's notes name them.
+
+    One that met the step cap keeps its energy: it bounds the true one from above, so the hull it gives is nearer the
+    truth than the hull without it.
+    """
     from pymatgen.core.composition import Composition
 
     from dft.hull import Phase
-    from dft.results import RelaxStatus
 
-    phases = []
-    for row, crystal in zip(relaxed.to_pylist(), crystals_of(relaxed, "relaxed_"), strict=True):
-        if crystal is None:
-            continue
-        usable = row["relax_status"] == RelaxStatus.CONVERGED.value
-        composition = Composition(crystal.to_structure().composition)
-        energy = row["energy_ev_per_atom"] if usable else None
-        phases.append(Phase(row["id"], composition, energy, row["energy_method"]))
-    return phases
+    return [
+        Phase(
+            row["id"],
+            Composition(row["formula"]),
+            None if row["relaxed_lattice_ang"] is None else row["energy_ev_per_atom"],
+            row["energy_method"],
+        )
+        for row in relaxed.to_pylist()
+    ]
 
 
 def competing_hull(relaxed: pa.Table, config: DiscoverConfig) -> CompetingHull:
@@ -53,7 +56,7 @@ def _merge(row: dict[str, Any], relaxed: dict[str, Any] | None, crystal: Crystal
     """Add the relaxation's columns to a candidate's row."""
     if relaxed is None:
         return
-    row |= {name: value for name, value in relaxed.items() if name != "id"}
+    row |= {name: value for name, value in relaxed.items() if name not in {"id", "formula"}}
     if crystal is None:
         row |= {"rejected_by": Stage.RELAXATION.value, "reason": relaxed["relax_reason"]}
 
@@ -139,7 +142,7 @@ def judge_file(
     """Every candidate with all its columns, ranked ones first: candidates.parquet."""
     key = key_of(
         "judge",
-        ("dft", "generative", "tasks"),
+        ("dft", "generative", "tasks/judge.py", "tasks/candidates.py"),
         screen=config.screen.model_dump(mode="json"),
         elements=sorted(config.elements),
         potential=identity.fingerprint,

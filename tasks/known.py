@@ -108,7 +108,7 @@ def competing_phases(table: pa.Table, most: int) -> pa.Table:
 def choose_references(config: DiscoverConfig, folder: Path, dataset: FileRef) -> FileRef:
     """The competing phases of the run's dataset; see competing_phases."""
     most = config.hull.references_max
-    key = key_of("references", ("tasks",), dataset=dataset.sha256, most=most)
+    key = key_of("references", ("tasks/known.py",), dataset=dataset.sha256, most=most)
     return keyed(folder / "references.parquet", key, lambda: competing_phases(dataset.read(), most))
 
 

@@ -28,7 +28,7 @@ def survivors(table: pa.Table) -> pa.Table:
 def relax_table(
     table: pa.Table, config: DiscoverConfig, progress: Callable[[int, int], None] | None = None
 ) -> pa.Table:
-    """Relax the crystals of a table (columns id and structure); the table of columns RELAXED, in order."""
+    """Relax the crystals of a table (columns id, formula and structure); the table of columns RELAXED, in order."""
     from dft.relaxation import relax
 
     loaded = potential(config.relax, config.execution)
@@ -37,6 +37,7 @@ def relax_table(
     final = [None if r.structure is None else Crystal.from_structure(r.structure) for r in done]
     columns = {
         "id": table.column("id").combine_chunks(),
+        "formula": table.column("formula").combine_chunks(),
         "relax_status": [r.status.value for r in done],
         "relax_reason": [r.reason for r in done],
         "relax_steps": [r.n_steps for r in done],
@@ -52,7 +53,13 @@ def relax_table(
 
 
 def relax_chunk_file(
-    config: DiscoverConfig, folder: Path, identity: PotentialIdentity, source: FileRef, chunk: int, shared: bool
+    config: DiscoverConfig,
+    folder: Path,
+    identity: PotentialIdentity,
+    source: FileRef,
+    chunk: int,
+    shared: bool,
+    progress: Callable[[int, int], None] | None = None,
 ) -> FileRef:
     """Relax one chunk of the source's surviving rows.
 
@@ -63,20 +70,21 @@ def relax_chunk_file(
         source: table with id and structure columns.
         chunk: number of the chunk.
         shared: True for competing phases, whose results all runs share, in files named by what they hold.
+        progress: called with (crystals done, crystals in all).
     """
     size = config.relax.chunk_size
     rows = survivors(source.read()).slice(chunk * size, size)
     named = zip(rows.column("id").to_pylist(), crystals_of(rows), strict=True)
     key = key_of(
         "relax",
-        ("dft", "tasks"),
+        ("dft", "tasks/relax.py", "tasks/candidates.py"),
         potential=identity.fingerprint,
         relax=config.relax.model_dump(mode="json", exclude={"potential", "fallback", "chunk_size"}),
         crystals=[[name, c.digest] for name, c in named if c],
     )
     run = RunFolder(folder)
     path = run.shared_references / f"{key[:32]}.parquet" if shared else run.chunk("relax", chunk)
-    return keyed(path, key, lambda: relax_table(rows, config))
+    return keyed(path, key, lambda: relax_table(rows, config, progress))
 
 
 @task(name="potential")
@@ -95,7 +103,11 @@ def relax_task(
     config: DiscoverConfig, folder: Path, identity: PotentialIdentity, source: FileRef, chunk: int, shared: bool = False
 ) -> FileRef:
     """Relax a chunk; see relax_chunk_file."""
-    ref = relax_chunk_file(config, folder, identity, source, chunk, shared)
+    from tasks.reporting.artifacts import Progress  # draws pictures too, so it loads on the worker
+
+    what = "competing phases" if shared else "candidates"
+    with Progress(f"relax-{config.name}-{what}-{chunk}", f"relaxing {what}, chunk {chunk}") as progress:
+        ref = relax_chunk_file(config, folder, identity, source, chunk, shared, progress.update)
     counts = {c["values"]: c["counts"] for c in ref.read().column("relax_status").value_counts().to_pylist()}
     said = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
     get_run_logger().info("chunk %d: %s%s", chunk, said, "; unchanged, skipped" if ref.reused else "")
