@@ -80,13 +80,13 @@ def save(folder: Path, system: CrystalFlow, training: Mapping[str, Any], dtype: 
         for name, value in system.state_dict().items()
     }
     save_file(state, staging / "model.safetensors")
-    about = {
+    description = {
         "schema_version": SCHEMA_VERSION,
         "system": system.name,
         "config": system.config.model_dump(mode="json"),
         "training": dict(training),
     }
-    (staging / "model.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+    (staging / "model.json").write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
     staging.chmod(0o755)
     for part in staging.iterdir():
         part.chmod(0o644)  # safetensors writes for the owner alone
@@ -101,6 +101,15 @@ def save(folder: Path, system: CrystalFlow, training: Mapping[str, Any], dtype: 
         os.replace(staging, folder)
 
 
+def about(checkpoint: str) -> dict[str, Any]:
+    """What model.json says: system, config, and how the weights were made.
+
+    Raises: CheckpointError: if the checkpoint is not there.
+    """
+    found: dict[str, Any] = json.loads((locate(checkpoint) / "model.json").read_text(encoding="utf-8"))
+    return found
+
+
 def load(checkpoint: str, device: torch.device | str = "cpu") -> Checkpoint:
     """Load a generator.
 
@@ -108,13 +117,15 @@ def load(checkpoint: str, device: torch.device | str = "cpu") -> Checkpoint:
     """
     folder = locate(checkpoint)
     try:
-        about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        system_type, config_type = SYSTEMS[about["system"]]
-        system = system_type(config_type.model_validate(about["config"]))
+        description = about(checkpoint)
+        system_type, config_type = SYSTEMS[description["system"]]
+        system = system_type(config_type.model_validate(description["config"]))
         state = load_file(folder / "model.safetensors")
         system.load_state_dict({name: value.float() for name, value in state.items()})
     except KeyError as error:
         raise CheckpointError(f"{checkpoint}: names {error}, expected a system of: {', '.join(SYSTEMS)}") from None
     except Exception as error:  # safetensors, json and torch each raise their own kinds
-        raise CheckpointError(f"{checkpoint}: not a readable checkpoint: {' '.join(str(error).split())[:300]}") from error
-    return Checkpoint(system.eval().to(device), digest(checkpoint), about["training"])
+        raise CheckpointError(
+            f"{checkpoint}: not a readable checkpoint: {' '.join(str(error).split())[:300]}"
+        ) from error
+    return Checkpoint(system.eval().to(device), digest(checkpoint), description["training"])

@@ -1,7 +1,7 @@
 """Training of a generator through Lightning: one CPU, one GPU or several, resumable, the averaged weights kept.
 
-Matrices inside the attention blocks are updated by Muon (orthogonalised momentum), the rest by AdamW: at equal time on a
-CPU this reached a lower validation loss than AdamW alone (docs/generator.md has the figures).
+Matrices inside the attention blocks are updated by Muon (orthogonalised momentum), the rest by AdamW: at equal time on
+a CPU this reached a lower validation loss than AdamW alone (docs/generator.md has the figures).
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import math
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,11 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from generative import checkpoints
 from generative.batch import CrystalBatch
 from generative.config import MAX_ATOMS, TrainConfig
 from generative.crystals import Crystal
+from generative.selection import KeepBest
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
 
 POOL_BATCHES = 16
@@ -210,44 +214,25 @@ def split_by_formula(data: TrainingSet, fraction: float, seed: int) -> tuple[Tra
     return part([i for i, h in enumerate(held) if not h]), part([i for i, h in enumerate(held) if h])
 
 
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's advertisements and device lists, not its warnings, are kept off the log."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _collate(item: list[CrystalBatch] | CrystalBatch) -> CrystalBatch:
     return item if isinstance(item, CrystalBatch) else item[0]
 
 
-def fit(
-    data: TrainingSet,
-    config: TrainConfig,
-    folder: Path,
-    callbacks: Sequence[Callback] = (),
-    resume: bool = True,
-) -> tuple[CrystalFlow, dict[str, Any]]:
-    """Train a CrystalFlow.
-
-    Args:
-        data: training crystals; a part of the formulas is held out for the loss curve.
-        config: budget and rates.
-        folder: metrics.csv and resume.ckpt (every 500 steps and at the end) are kept here.
-        callbacks: Lightning callbacks, such as a progress report.
-        resume: go on from the folder's resume.ckpt if there is one.
-    Returns: the system with averaged weights, and a record of the training.
-    Raises: TrainingError: if there is too little data, or the loss stops being finite.
-    """
-    torch.set_num_threads(config.torch_threads)
-    train, held = split_by_formula(data, config.validation_fraction, config.seed)
-    if not len(train) or not len(held):
-        raise TrainingError(
-            f"{len(data)} crystals leave {len(train)} for training and {len(held)} for validation: expected at least "
-            "one in each; add data or change validation_fraction"
-        )
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        system = CrystalFlow(CrystalFlowConfig.model_validate(config.system))
-    system.fit_statistics(train.crystals)
-    module = FlowTraining(system, config, train)
-    latest = folder / "resume.ckpt"
-    started = time.monotonic()
+def _trainer(config: TrainConfig, folder: Path, callbacks: Sequence[Callback]) -> lightning.Trainer:
     use_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-    trainer = lightning.Trainer(
+    return lightning.Trainer(
         accelerator="gpu" if use_gpu else "cpu",
         devices=config.n_devices if use_gpu else 1,
         strategy="ddp" if use_gpu and config.n_devices > 1 else "auto",
@@ -267,15 +252,54 @@ def fit(
         ],
         use_distributed_sampler=False,
     )
-    first = torch.load(latest, weights_only=True)["global_step"] // 2 if resume and latest.is_file() else 0
-    sampler = StepSampler(train, config.batch_crystals, config.seed, first, trainer.global_rank, trainer.world_size)
-    trainer.fit(
-        module,
-        DataLoader(train, sampler=sampler, batch_size=None, collate_fn=_collate),
-        DataLoader(held, sampler=held.batches(config.batch_crystals, None), batch_size=None, collate_fn=_collate),
-        ckpt_path=latest if first else None,
-        weights_only=True,
-    )
+
+
+def fit(
+    data: TrainingSet,
+    config: TrainConfig,
+    folder: Path,
+    callbacks: Sequence[Callback] = (),
+    resume: bool = True,
+) -> tuple[CrystalFlow, dict[str, Any]]:
+    """Train a CrystalFlow.
+
+    Args:
+        data: training crystals; a part of the formulas is held out for the loss curve.
+        config: budget and rates.
+        folder: metrics.csv and resume.ckpt (every 500 steps and at the end) are kept here.
+        callbacks: Lightning callbacks, such as a progress report.
+        resume: go on from the folder's resume.ckpt if there is one.
+    Returns: the system with the averaged weights that `config.keep` chooses, and a record of the training.
+    Raises: TrainingError: if there is too little data, or the loss stops being finite.
+    """
+    torch.set_num_threads(config.torch_threads)
+    train, held = split_by_formula(data, config.validation_fraction, config.seed)
+    if not len(train) or not len(held):
+        raise TrainingError(
+            f"{len(data)} crystals leave {len(train)} for training and {len(held)} for validation: expected at least "
+            "one in each; add data or change validation_fraction"
+        )
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        system = CrystalFlow(CrystalFlowConfig.model_validate(config.system))
+    system.fit_statistics(train.crystals)
+    module = FlowTraining(system, config, train)
+    latest = folder / "resume.ckpt"
+    started = time.monotonic()
+    with _quiet_lightning():
+        keeper = (
+            () if config.keep == "last" else (KeepBest(config.keep, folder, train.crystals, train.ids, config.seed),)
+        )
+        trainer = _trainer(config, folder, (*keeper, *callbacks))
+        first = torch.load(latest, weights_only=True)["global_step"] // 2 if resume and latest.is_file() else 0
+        sampler = StepSampler(train, config.batch_crystals, config.seed, first, trainer.global_rank, trainer.world_size)
+        trainer.fit(
+            module,
+            DataLoader(train, sampler=sampler, batch_size=None, collate_fn=_collate),
+            DataLoader(held, sampler=held.batches(config.batch_crystals, None), batch_size=None, collate_fn=_collate),
+            ckpt_path=latest if first else None,
+            weights_only=True,
+        )
     trainer.save_checkpoint(latest)
     record = {
         "steps": module.steps_done,
@@ -285,4 +309,7 @@ def fit(
         "metrics": {k: round(float(v), 5) for k, v in trainer.callback_metrics.items()},
         "torch": torch.__version__,
     }
-    return module.averaged.cpu().eval(), record
+    if config.keep == "last":
+        return module.averaged.cpu().eval(), record
+    best = checkpoints.load(str(folder / "best"))
+    return best.system, {**record, "kept": best.training}

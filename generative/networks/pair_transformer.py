@@ -92,6 +92,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * n_frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
+        """(B,) -> (B, D)."""
         angle = t[:, None] * self.frequencies
         out: Tensor = self.mlp(torch.cat([angle.sin(), angle.cos()], dim=-1))
         return out
@@ -137,7 +138,10 @@ class PairTransformer(nn.Module):
 
     Args:
         species_features: fixed descriptors of every element by atomic number, (Z_max + 1, S).
-        width, n_layers, n_heads, pair_width: D, L, H, P.
+        width: D.
+        n_layers: L.
+        n_heads: H; divides D.
+        pair_width: P.
         lattice_dim: numbers that represent a lattice.
         n_spacegroups: highest space-group number; index 0 stands for 'not asked'.
     """

@@ -135,7 +135,8 @@ class CrystalFlow(nn.Module):
             atomic_numbers: one list per crystal, at most MAX_ATOMS each.
             rng: draws prior and churn; the same state gives the same crystals.
             settings: steps, velocity slope, churn and guidance weight.
-            spacegroups, energies_ev_per_atom: what is asked, None where open.
+            spacegroups: international numbers asked for, None where open.
+            energies_ev_per_atom: formation energies asked for, None where open.
             progress: called with the number of finished integration steps.
         Raises: ValueError: if a composition is empty, too large, or holds an unknown atomic number.
         """

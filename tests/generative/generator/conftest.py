@@ -19,7 +19,9 @@ def crystals() -> list[Crystal]:
         Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.21), ["Mg", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
         Structure.from_spacegroup("Pm-3m", Lattice.cubic(4.12), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
         Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]]),
-        Structure.from_spacegroup("P6/mmm", Lattice.hexagonal(3.03, 3.23), ["Ti", "B"], [[0, 0, 0], [1 / 3, 2 / 3, 0.5]]),
+        Structure.from_spacegroup(
+            "P6/mmm", Lattice.hexagonal(3.03, 3.23), ["Ti", "B"], [[0, 0, 0], [1 / 3, 2 / 3, 0.5]]
+        ),
         Structure.from_spacegroup(
             "Pm-3m", Lattice.cubic(3.91), ["Sr", "Ti", "O"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]]
         ),

@@ -66,7 +66,14 @@ def test_padding_changes_nothing(system: CrystalFlow, crystals: list[Crystal]) -
     none = torch.tensor([torch.nan], dtype=torch.float64)
     with torch.no_grad():
         padded = system.network(
-            t, frac[:1].double(), lattice, beside.lattice_ang[:1].double(), numbers[:1], mask[:1], alone.spacegroup, none
+            t,
+            frac[:1].double(),
+            lattice,
+            beside.lattice_ang[:1].double(),
+            numbers[:1],
+            mask[:1],
+            alone.spacegroup,
+            none,
         )
         frac, numbers, mask = alone.dense()
         plain = system.network(

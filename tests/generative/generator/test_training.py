@@ -59,16 +59,41 @@ def test_a_resumed_training_gives_the_same_weights_as_an_uninterrupted_one(data:
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
 
 
-def test_training_lowers_the_validation_loss(data: TrainingSet, tmp_path: Path) -> None:
-    _, short = fit(data, config(max_steps=1, precision="32"), tmp_path / "short")
-    _, longer = fit(data, config(max_steps=60, precision="32"), tmp_path / "longer")
-    assert longer["metrics"]["val_loss"] < 0.8 * short["metrics"]["val_loss"]
+def test_training_lowers_the_loss_on_what_it_saw(data: TrainingSet, tmp_path: Path) -> None:
+    settings = config(max_steps=40, precision="32", validation_fraction=0.1)
+    trained, _ = fit(data, settings, tmp_path)
+    seen, _ = split_by_formula(data, 0.1, settings.seed)
+    batch = seen[list(range(len(seen)))]
+    torch.manual_seed(settings.seed)
+    fresh = CrystalFlow(trained.config)
+    fresh.fit_statistics(seen.crystals)
+    before, after = (m.loss(batch, torch.Generator().manual_seed(5)).total.item() for m in (fresh, trained))
+    assert after < 0.9 * before
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_batch(data: TrainingSet, tmp_path: Path) -> None:
-    data.crystals[0] = Crystal(data.crystals[0].lattice_ang * 1e-20, data.crystals[0].frac, data.crystals[0].atomic_numbers)
+    data.crystals[0] = Crystal(
+        data.crystals[0].lattice_ang * 1e-20, data.crystals[0].frac, data.crystals[0].atomic_numbers
+    )
     with pytest.raises(TrainingError, match=r"step 0.*A\^3"):
         fit(data, config(max_steps=3, batch_crystals=60, validation_fraction=0.01, seed=1), tmp_path)
+
+
+@pytest.mark.parametrize("rule", ["loss", "yield"])
+def test_the_weights_kept_are_those_of_the_best_validation(data: TrainingSet, tmp_path: Path, rule: str) -> None:
+    scores: list[tuple[float, int]] = []
+
+    class Watch(Callback):
+        def on_validation_end(self, trainer, pl_module) -> None:  # type: ignore[no-untyped-def]
+            kept = checkpoints.about(str(tmp_path / "best"))["training"]
+            scores.append((kept["score"], kept["step"]))
+
+    system, record = fit(data, config(max_steps=4, keep=rule), tmp_path, [Watch()])
+    assert [score for score, _ in scores] == sorted(score for score, _ in scores)
+    assert record["kept"]["score"] == scores[-1][0]
+    assert record["kept"]["rule"] == rule
+    kept = checkpoints.load(str(tmp_path / "best")).system
+    assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), system.parameters(), strict=True))
 
 
 def test_batches_of_an_epoch_hold_every_crystal_once_and_follow_the_seed(data: TrainingSet) -> None:
