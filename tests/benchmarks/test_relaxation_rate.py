@@ -1,0 +1,122 @@
+"""Crystals per second of the batched relaxation against the packages' own loops, on the same crystals in one run."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pymatgen.core.lattice import Lattice
+from pymatgen.core.structure import Structure
+
+from dft.config import RelaxConfig
+from dft.potential_matgl import load_matgl
+from dft.potentials import load_potential
+from dft.relaxation import relax
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ASSETS = Path(os.environ.get("HULLWARD_ASSETS", REPOSITORY.parent / "shared"))
+M3GNET = "M3GNet-MP-2021.2.8-PES"
+N_CRYSTALS = int(os.environ.get("HULLWARD_BENCHMARK_CRYSTALS", "64"))
+CONFIG = RelaxConfig(fmax_ev_per_ang=0.05, max_steps=300)
+
+pytestmark = [
+    pytest.mark.benchmark,
+    pytest.mark.skipif(not (ASSETS / "models").is_dir(), reason="needs HULLWARD_ASSETS/models and /data"),
+]
+
+
+def perturbed_crystals() -> list[Structure]:
+    """Real crystals, atoms moved by 0.1 A (rms per direction), cells strained by up to 4 % along each axis."""
+    table = pd.read_csv(ASSETS / "data" / "mp_20_biternary_test.csv.gz").sample(N_CRYSTALS, random_state=0)
+    rng = np.random.default_rng(0)
+    crystals = []
+    for cif in table["cif"]:
+        crystal = Structure.from_str(cif, fmt="cif")
+        matrix = crystal.lattice.matrix @ np.diag(1 + rng.uniform(-0.04, 0.04, 3))
+        cart = crystal.frac_coords @ matrix + rng.normal(scale=0.1, size=(len(crystal), 3))
+        crystals.append(Structure(Lattice(matrix), crystal.species, cart, coords_are_cartesian=True))
+    return crystals
+
+
+def compare(name: str, loop: Callable[[Structure], tuple[float, int]], record: Callable[[str, object], None]) -> None:
+    """Run both on the same crystals; `loop` returns (energy in eV, steps) of one."""
+    crystals = perturbed_crystals()
+    potential = load_potential(name, fallback=None, search=[ASSETS / "models"])
+    relax(crystals[:2], potential, CONFIG)  # warms the allocator
+    loop(crystals[0])
+    started = time.perf_counter()
+    ours = relax(crystals, potential, CONFIG)
+    ours_s = time.perf_counter() - started
+    started = time.perf_counter()
+    theirs = [loop(crystal) for crystal in crystals]
+    theirs_s = time.perf_counter() - started
+
+    energies = np.array([r.energy_ev_per_atom if r.energy_ev_per_atom is not None else np.nan for r in ours])
+    expected = np.array([energy / len(crystal) for (energy, _), crystal in zip(theirs, crystals, strict=True)])
+    steps, their_steps = [r.n_steps for r in ours], [n for _, n in theirs]
+    rate, their_rate = len(crystals) / ours_s, len(crystals) / theirs_s
+    difference = energies - expected
+    print(
+        f"\n{potential.method}, {len(crystals)} crystals, {torch.get_num_threads()} threads, fmax 0.05, 300 steps:\n"
+        f"  batched    {rate:6.2f} crystals/s, {np.mean(steps):5.1f} steps, {1e3 * ours_s / sum(steps):6.2f} ms/step\n"
+        f"  their loop {their_rate:6.2f} crystals/s, {np.mean(their_steps):5.1f} steps, "
+        f"{1e3 * theirs_s / sum(their_steps):6.2f} ms/step\n"
+        f"  ratio {rate / their_rate:.1f} in crystals/s\n"
+        f"  final energies, ours minus theirs, meV/atom: median {1e3 * np.nanmedian(difference):+.3f}, "
+        f"median of the absolute value {1e3 * np.nanmedian(np.abs(difference)):.3f}, "
+        f"lower by more than 1: {np.sum(difference < -1e-3)}, higher by more than 1: {np.sum(difference > 1e-3)}, "
+        f"without energy: {np.isnan(difference).sum()}"
+    )
+    for key, value in {"crystals_per_s": rate, "their_crystals_per_s": their_rate, "ratio": rate / their_rate}.items():
+        record(f"{name}_{key}", round(value, 3))
+
+
+def test_m3gnet_rate_against_matgls_relaxer(record_property: Callable[[str, object], None]) -> None:
+    from matgl.ext.ase import Relaxer
+
+    raw = load_matgl(ASSETS / "models" / M3GNET)
+    _turn_convolutions(raw)
+    relaxer = Relaxer(raw)
+
+    def loop(crystal: Structure) -> tuple[float, int]:
+        trajectory = relaxer.relax(crystal, fmax=CONFIG.fmax_ev_per_ang, steps=CONFIG.max_steps)["trajectory"]
+        return float(np.squeeze(trajectory.energies[-1])), len(trajectory.energies) - 2
+
+    compare(M3GNET, loop, record_property)
+
+
+def test_chgnet_rate_against_its_own_optimizer(record_property: Callable[[str, object], None]) -> None:
+    from chgnet.model.dynamics import StructOptimizer
+
+    optimizer = StructOptimizer(use_device="cpu")
+
+    def loop(crystal: Structure) -> tuple[float, int]:
+        result = optimizer.relax(
+            crystal, fmax=CONFIG.fmax_ev_per_ang, steps=CONFIG.max_steps, verbose=False, assign_magmoms=False
+        )
+        energies = result["trajectory"].energies
+        return float(np.squeeze(energies[-1])), len(energies) - 2
+
+    compare("CHGNet", loop, record_property)
+
+
+def _turn_convolutions(potential: Any) -> None:
+    """matgl's own layers, summing where the stored weights want it, for an honest race on equal results."""
+    import types
+
+    from matgl.layers import _graph_convolution as layers
+
+    def node_update_(self, edge_index, edge_feat, node_feat, rbf, u_per_edge, num_nodes):  # type: ignore[no-untyped-def]
+        source, target = edge_index
+        inputs = torch.hstack([node_feat[source], node_feat[target], edge_feat])
+        message = self.node_update_func(inputs) * self.node_weight_func(rbf)
+        return layers.scatter_add(message, target, dim_size=num_nodes, dim=0)
+
+    for module in potential.modules():
+        if isinstance(module, layers.M3GNetGraphConv):
+            module.node_update_ = types.MethodType(node_update_, module)
