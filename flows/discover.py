@@ -14,7 +14,7 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger
 
-from configs.schema import DiscoverConfig
+from configs.schema import DiscoverConfig, load
 from tasks.generate import n_chunks, sample_task
 from tasks.inputs import inputs_task
 from tasks.judge import judge_task
@@ -26,13 +26,15 @@ from tasks.runners import task_runner
 from tasks.screen import screen_task, unique_task
 from tasks.timing import StageClock
 
+QUICKSTART = load("quickstart")
+
 
 @flow(name="discover", flow_run_name="discover-{config.name}", validate_parameters=True)
-def discover(config: DiscoverConfig = DiscoverConfig()) -> Path:
+def discover(config: DiscoverConfig = QUICKSTART) -> Path:
     """Discover new crystals of a chemical system.
 
     Args:
-        config: all settings of the run; fields left out take their defaults.
+        config: all settings of the run; the shipped quickstart by default.
 
     Returns:
         The run's folder, with candidates.parquet, report.html, cifs/ and dft/.

@@ -17,7 +17,7 @@ MAX_ATOMS = 64
 ELEMENTS = tuple(
     "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo"
     " Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl"
-    " Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr".split()
+    " Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr".split()  # noqa: SIM905 a list of 103 lines
 )
 
 
@@ -160,7 +160,8 @@ class SampleConfig(RoomConfig):
 
 class ScreenConfig(RoomConfig):
     """Validity, uniqueness and novelty before any relaxation. Defaults: the CDVAE protocol's validity rule and
-    pymatgen StructureMatcher's default tolerances."""
+    pymatgen StructureMatcher's default tolerances.
+    """
 
     min_distance_ang: float = Field(
         0.5, ge=0, description="shortest distance between any two atoms, self-images included, angstrom"
@@ -209,7 +210,7 @@ class TrainConfig(RoomConfig):
     validation_fraction: float = Field(0.02, gt=0, lt=1, description="part of the formulas held out for the loss curve")
     keep: Literal["last", "loss", "yield"] = Field(
         "last",
-        description="which averaged weights are kept: the last, those of lowest validation loss, or those whose samples "
+        description="averaged weights to keep: the last, those of lowest validation loss, or those whose samples "
         "are most often valid and novel (the training loss goes on falling after novelty is lost)",
     )
     precision: Literal["32", "bf16"] = Field("bf16", description="autocast of matrix products")

@@ -1,6 +1,6 @@
 """A dense transformer over the atoms of a crystal whose attention reads periodic pair geometry.
 
-Shape letters: B crystals, N atoms (padded), H heads, D width, P pair width, F pair features, L layers.
+Shape letters: B crystals, N atoms (padded), H heads, D width, P pair width, G pair features, L layers.
 The network sees fractional coordinates only through wrapped differences, so it is exactly invariant to translation and
 equivariant to the order of atoms; the lattice enters as numbers, so it wants one setting per cell (Niggli-reduced).
 """
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 class Velocity(NamedTuple):
@@ -60,7 +60,7 @@ class PairGeometry(nn.Module):
 
     @torch.no_grad()
     def forward(self, frac: Tensor, lattice_ang: Tensor) -> Tensor:
-        """(B, N, 3), (B, 3, 3) rows -> (B, N, N, F); entry [i, j] describes j seen from i."""
+        """(B, N, 3), (B, 3, 3) rows -> (B, N, N, G); entry [i, j] describes j seen from i."""
         delta = frac[:, None, :, :] - frac[:, :, None, :]
         delta = delta - delta.round()  # (B, N, N, 3)
         phase = 2 * math.pi * (delta @ self.waves.T)  # (B, N, N, 16)
@@ -75,7 +75,7 @@ class PairGeometry(nn.Module):
         distance = squared.clamp_min(1e-12).sqrt()
         inside = (distance < self.cutoff_ang) & (distance > 1e-3)  # an atom is not its own neighbour at zero distance
         weight = torch.where(inside, 0.5 * (torch.cos(math.pi * distance / self.cutoff_ang) + 1), 0.0)
-        # Only the eight nearest images carry weight in small cells' features beyond noise; the rest lie past the cut-off.
+        # Only the eight nearest images count: in all but the smallest cells the others lie past the cut-off.
         near, order = distance.masked_fill(~inside, 1e3).topk(8, dim=-1, largest=False)  # (B, N, N, 8)
         radial = torch.exp(-((near.unsqueeze(-1) - self.centres) * self.inverse_width).square())
         shells = (radial * weight.gather(-1, order).unsqueeze(-1)).sum(-2)  # (B, N, N, n_radial)
@@ -121,7 +121,7 @@ class Block(nn.Module):
         """(B, N, D), bias (B, H, N, N), pair (B, N, N, P), cond (B, D) -> (B, N, D)."""
         b, n, d = x.shape
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adapt(cond).chunk(6, dim=-1)
-        y = modulate(F.layer_norm(x, (d,)), shift_a, scale_a)
+        y = modulate(functional.layer_norm(x, (d,)), shift_a, scale_a)
         q, k, v = self.qkv(y).view(b, n, 3, self.n_heads, d // self.n_heads).permute(2, 0, 3, 1, 4)  # (B, H, N, D/H)
         scores = q @ k.transpose(-1, -2) * (d // self.n_heads) ** -0.5 + bias
         attention = scores.float().softmax(dim=-1).to(v.dtype)  # (B, H, N, N)
@@ -129,8 +129,8 @@ class Block(nn.Module):
         # Pair values: sum_j a_ij e_ij per head carries the directions that scalar scores cannot.
         pairs = (attention.permute(0, 2, 1, 3) @ pair).reshape(b, n, -1)  # (B, N, H * P)
         x = x + gate_a[:, None] * self.out(torch.cat([values, pairs], dim=-1))
-        y = modulate(F.layer_norm(x, (d,)), shift_m, scale_m)
-        return x + gate_m[:, None] * self.down(F.silu(self.up(y)))
+        y = modulate(functional.layer_norm(x, (d,)), shift_m, scale_m)
+        return x + gate_m[:, None] * self.down(functional.silu(self.up(y)))
 
 
 class PairTransformer(nn.Module):
@@ -225,12 +225,12 @@ class PairTransformer(nn.Module):
         )  # (B, D)
         pair = self.pair_in(self.geometry(frac, lattice_ang)) + self.pair_cond(cond)[:, None, None]
         pair = pair + self.pair_source(x)[:, None] + self.pair_target(x)[:, :, None]
-        pair = F.silu(self.pair_mid(F.silu(pair)))  # (B, N, N, P)
+        pair = functional.silu(self.pair_mid(functional.silu(pair)))  # (B, N, N, P)
         bias = self.pair_bias(pair).unflatten(-1, (len(self.blocks), self.n_heads)).permute(3, 0, 4, 1, 2)
         bias = bias.masked_fill(~mask[None, :, None, None, :], -1e4)  # (L, B, H, N, N)
         for layer, block in enumerate(self.blocks):
             x = block(x, bias[layer], pair, cond)
-        x = F.layer_norm(x, (x.shape[-1],))
+        x = functional.layer_norm(x, (x.shape[-1],))
         v = self.frac_out(x).float() * real
         # A crystal has no origin: the mean drift is not learnable, so it is taken out.
         v = (v - v.sum(1, keepdim=True) / count[:, None, None]) * real
