@@ -263,7 +263,7 @@ def write_inputs_of(table: pa.Table, source: Sequence[str], out: Path, config: D
 
 
 def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "crystal"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.").removesuffix(".cif") or "crystal"
 
 
 def write_crystals(table: pa.Table, out: Path, prefix: str = "") -> list[Path]:
