@@ -181,6 +181,26 @@ class FlowTraining(lightning.LightningModule):
         self.log_dict(names, prog_bar=True, batch_size=len(batch), sync_dist=True)
 
 
+class WallClock(Callback):
+    """Seconds of training, those of interrupted calls included: kept in resume.ckpt."""
+
+    def __init__(self) -> None:
+        self.earlier_s, self._started = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """So far, s."""
+        return self.earlier_s + time.monotonic() - self._started
+
+    def state_dict(self) -> dict[str, Any]:
+        """For Lightning's checkpoint."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From Lightning's checkpoint."""
+        self.earlier_s, self._started = float(state_dict["seconds"]), time.monotonic()
+
+
 class StopAtStep(Callback):
     """Ends the fit at the configured number of optimiser steps."""
 
@@ -284,13 +304,12 @@ def fit(
         system = CrystalFlow(CrystalFlowConfig.model_validate(config.system))
     system.fit_statistics(train.crystals)
     module = FlowTraining(system, config, train)
-    latest = folder / "resume.ckpt"
-    started = time.monotonic()
+    latest, clock = folder / "resume.ckpt", WallClock()
     with _quiet_lightning():
         keeper = (
             () if config.keep == "last" else (KeepBest(config.keep, folder, train.crystals, train.ids, config.seed),)
         )
-        trainer = _trainer(config, folder, (*keeper, *callbacks))
+        trainer = _trainer(config, folder, (clock, *keeper, *callbacks))
         first = torch.load(latest, weights_only=True)["global_step"] // 2 if resume and latest.is_file() else 0
         sampler = StepSampler(train, config.batch_crystals, config.seed, first, trainer.global_rank, trainer.world_size)
         trainer.fit(
@@ -305,7 +324,7 @@ def fit(
         "steps": module.steps_done,
         "crystals_trained": len(train),
         "crystals_held_out": len(held),
-        "minutes_this_call": round((time.monotonic() - started) / 60, 1),
+        "minutes": round(clock.seconds / 60, 1),
         "metrics": {k: round(float(v), 5) for k, v in trainer.callback_metrics.items()},
         "torch": torch.__version__,
     }

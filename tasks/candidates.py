@@ -68,7 +68,11 @@ CANDIDATES = [
     *(f for f in RELAXED if f.name not in {"id", "formula"}),
     _field("delta_e_ev_per_atom", pa.float64(), "relaxed minus generated energy, eV/atom"),
     _field("delta_v_ang3_per_atom", pa.float64(), "relaxed minus generated volume, A^3/atom"),
-    _field("rms", pa.float64(), "displacement generated to relaxed by StructureMatcher, units of (V/N)^(1/3); null if no match"),
+    _field(
+        "rms",
+        pa.float64(),
+        "displacement generated to relaxed by StructureMatcher, units of (V/N)^(1/3); null if no match",
+    ),
     _field("spacegroup", pa.int16(), "international number of the relaxed crystal (spglib)"),
     _field("spacegroup_symbol", pa.string(), "its Hermann-Mauguin symbol"),
     _field("formation_energy_ev_per_atom", pa.float64(), "from the elements, with the potential, eV/atom"),

@@ -53,7 +53,9 @@ class FileRef(BaseModel):
         """
         found = sha256_of(self.path) if self.path.is_file() else "no file"
         if found != self.sha256:
-            raise ValueError(f"{self.path}: expected sha256 {self.sha256[:12]}, found {found[:12]}; rerun to recompute it")
+            raise ValueError(
+                f"{self.path}: expected sha256 {self.sha256[:12]}, found {found[:12]}; rerun to recompute it"
+            )
         return pq.read_table(self.path)
 
 

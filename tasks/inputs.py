@@ -33,11 +33,12 @@ class InputsOutcome(BaseModel):
     reason: str = ""
 
 
-def lineage_of(row: dict[str, Any], config: DiscoverConfig, run: RunFolder, identity: PotentialIdentity) -> dict[str, Any]:
+def lineage_of(
+    row: dict[str, Any], config: DiscoverConfig, run: RunFolder, identity: PotentialIdentity
+) -> dict[str, Any]:
     """From a candidate back to condition and seed, checkpoint, training data, known crystals, code and packages."""
-    from generative.checkpoints import digest, locate
+    from generative.checkpoints import about, digest
 
-    about = json.loads((locate(config.sample.checkpoint) / "model.json").read_text(encoding="utf-8"))
     manifest = read_manifest(run)
     return {
         "candidate_id": row["id"],
@@ -48,7 +49,7 @@ def lineage_of(row: dict[str, Any], config: DiscoverConfig, run: RunFolder, iden
         "index": row["index"],
         "sampler": config.sample.model_dump(mode="json"),
         "checkpoint": {"name": config.sample.checkpoint, "sha256": digest(config.sample.checkpoint)},
-        "training": about["training"],
+        "training": about(config.sample.checkpoint)["training"],
         "known_crystals": {
             "fingerprint_sha256": manifest["dataset"]["fingerprint_sha256"],
             "sources": manifest["dataset"]["sources"],

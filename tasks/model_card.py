@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from configs.paths import resolve
-from generative.config import DataConfig, FilesSource, SampleConfig, ScreenConfig
+from generative.config import DataConfig, FilesSource, SampleConfig
 
 
 @dataclass(frozen=True)
@@ -16,47 +17,43 @@ class GeneratorScore:
     """Figures of a generator on the compositions of a test file, one crystal per composition.
 
     Attributes:
-        test: the file.
+        test: the file, as written in the settings.
         n: compositions.
-        match_rate: part whose crystal matches the test crystal (StructureMatcher, ltol .3, stol .5, angle 10).
+        protocol: of the match: its name and tolerances.
+        match_rate: part whose crystal matches the test crystal; crystals that fail validity count as drawn.
         rms: mean displacement of the matches, units of (V/N)^(1/3).
-        valid: part that is structurally valid by the CDVAE rule (no two atoms within 0.5 A, volume over 0.1 A^3).
-        crystals_per_second: wall rate of sampling alone.
-        n_steps: network calls per crystal.
-        settings: sampler settings that differ from the defaults.
+        valid: part that is structurally valid by CDVAE's rule.
+        crystals_per_second: wall rate of sampling alone, on `threads` CPU threads or the GPU.
+        threads: CPU threads.
+        sampler: sampler settings.
     """
 
     test: str
     n: int
+    protocol: str
     match_rate: float
-    rms: float | None
+    rms: float
     valid: float
     crystals_per_second: float
-    n_steps: int
-    settings: dict[str, Any]
+    threads: int
+    sampler: dict[str, Any]
 
 
 def score_generator(
-    checkpoint: str,
-    test: str,
-    settings: SampleConfig,
-    folder: Path,
-    limit: int | None = None,
-    seed: int = 0,
-    workers: int = 1,
+    test: str, settings: SampleConfig, folder: Path, limit: int | None = None, seed: int = 0, workers: int = 1
 ) -> GeneratorScore:
-    """Draw one crystal for every composition of the test file (or its first `limit` of a seeded order) and score it.
+    """Draw one crystal for every composition of the test file (or `limit` of them, drawn at random) and score it.
 
     Args:
-        checkpoint: folder or 'package:NAME'.
         test: source path, such as 'assets:data/mp_20_biternary_test.csv.gz'.
-        settings: sampler settings; chunk_size is the batch.
+        settings: checkpoint and sampler; chunk_size is the batch.
         folder: where the test set is ingested once.
         limit: number of compositions; None takes all.
-        seed: of the order and of every draw.
+        seed: of the choice and of every draw.
         workers: processes for matching.
     """
     import numpy as np
+    import torch
 
     from generative import checkpoints
     from generative.crystals import crystals_of
@@ -68,31 +65,78 @@ def score_generator(
 
     if not (folder / "manifest.json").is_file():
         ingest(DataConfig(sources=(FilesSource(path=test),)), None, folder, resolve)
-    truths = [c for c in crystals_of(read_dataset(folder).table) if c is not None]
-    order = np.random.default_rng(seed).permutation(len(truths))[:limit]
-    # Batches of like sizes waste no padding; the order of results is restored below.
-    order = np.array(sorted(order, key=lambda i: (len(truths[i].atomic_numbers), i)))
-    system = checkpoints.load(checkpoint).system
+    known = [c for c in crystals_of(read_dataset(folder).table) if c is not None]
+    chosen = np.random.default_rng(seed).permutation(len(known))[:limit]
+    # Batches of like sizes waste no padding.
+    truths = [known[i] for i in sorted(chosen, key=lambda i: (len(known[i].atomic_numbers), i))]
+    system = checkpoints.load(settings.checkpoint).system
     drawn, size, started = [], settings.chunk_size, time.perf_counter()
-    for chunk, first in enumerate(range(0, len(order), size)):
-        numbers = [sorted(truths[i].atomic_numbers.tolist()) for i in order[first : first + size]]
+    for chunk, first in enumerate(range(0, len(truths), size)):
+        numbers = [sorted(c.atomic_numbers.tolist()) for c in truths[first : first + size]]
         drawn += system.sample(numbers, chunk_generator(seed, "score", chunk), settings)
     seconds = time.perf_counter() - started
-    chosen = [truths[i] for i in order]
-    result = evaluate(drawn, chosen, workers=workers)
-    valid = [satisfies_cdvae_rule(c.to_structure()) for c in drawn]
+    result = evaluate(drawn, truths, workers=workers)
     return GeneratorScore(
         test=test,
-        n=len(chosen),
+        n=len(truths),
+        protocol=f"{result.protocol}; {result.tolerances}",
         match_rate=result.match_rate,
         rms=result.mean_rms,
-        valid=sum(valid) / len(valid),
+        valid=sum(satisfies_cdvae_rule(c.to_structure()) for c in drawn) / len(drawn),
         crystals_per_second=len(drawn) / seconds,
-        n_steps=settings.n_steps,
-        settings=settings.model_dump(exclude_defaults=True),
+        threads=torch.get_num_threads(),
+        sampler=settings.model_dump(include={"n_steps", "velocity_slope", "churn", "guidance"}),
     )
 
 
-def as_record(score: GeneratorScore) -> dict[str, Any]:
-    """The score as plain JSON values."""
-    return asdict(score)
+def card_text(checkpoint: Path, score: GeneratorScore) -> str:
+    """The model card of a checkpoint folder, in Markdown; every figure comes from its model.json or from `score`."""
+    from generative.checkpoints import about, digest, load
+
+    description = about(str(checkpoint))
+    training, system = description["training"], load(str(checkpoint)).system
+    settings = training["settings"]
+    sources = "\n".join(f"  - `{s['path']}`: {s['method']}" for s in settings["data"]["sources"])
+    hardware, sampler = training["hardware"], score.sampler
+    rows = {
+        "match rate": f"{100 * score.match_rate:.1f} %",
+        "mean rms of the matches, units of (V/N)^(1/3)": f"{score.rms:.3f}",
+        "structurally valid (CDVAE's rule)": f"{100 * score.valid:.1f} %",
+        f"crystals per second, {score.threads} CPU thread(s)": f"{score.crystals_per_second:.0f}",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return f"""# {settings["name"]}
+
+A `{description["system"]}` generator: crystal structures of a given composition, of up to 20 atoms as trained.
+{sum(p.numel() for p in system.parameters()):,} parameters, stored in half precision.
+`docs/generator.md` describes the method.
+
+## Figures
+
+One crystal per composition of `{score.test}` (n = {score.n}), nothing but the composition given,
+{sampler["n_steps"]} steps, velocity slope {sampler["velocity_slope"]:g}, churn {sampler["churn"]:g}.
+Protocol: {score.protocol}.
+
+| figure | value |
+|---|---|
+{table}
+
+These figures compare with other systems trained on the same files, not with tables of papers, whose training files are
+larger.
+
+## Training
+
+- Data (fingerprint `{training["data_fingerprint_sha256"]}`), crystals whose ids occur in `{settings.get("exclude")}` removed:
+{sources}
+- {training["crystals_trained"]:,} crystals trained on, {training["crystals_held_out"]:,} of other formulas held out.
+- {training["steps"]:,} steps of {settings["batch_crystals"]} crystals, {training["minutes"]:g} minutes on
+  {hardware["cpu_threads_used"]} thread(s) of a {hardware["cpu_cores"]}-core {hardware["machine"]} machine,
+  PyTorch {training["torch"]}.
+- Held-out loss at the end: {json.dumps({k: v for k, v in training["metrics"].items() if k.startswith("val")})}.
+- Again: `hullward train train-flow --out FOLDER` (settings in `configs/train-flow.yaml`).
+
+## Limits
+
+Trained on binary and ternary crystals mostly: other compositions are extrapolation. Energies are not part of a draw;
+pre-relax and compare with the hull before believing one. SHA-256 of the checkpoint: `{digest(str(checkpoint))}`.
+"""

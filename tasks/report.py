@@ -100,7 +100,7 @@ def hull_data(competing: pa.Table, config: DiscoverConfig, identity: PotentialId
         names = ", ".join(phase.id for phase in hull.phases_without_energy[:5])
         more = len(hull.phases_without_energy) - 5
         tail = f" and {more} more" if more > 0 else ""
-        notes.append(f"Competing phases left out because their relaxation did not converge: {names}{tail}.")
+        notes.append(f"Competing phases left out because their relaxation exploded or failed: {names}{tail}.")
     phases = []
     for phase in hull.phases:
         energy_above = above[phase.id]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.paths import resolve
 from generative.config import DataConfig, FilesSource, TrainConfig
+from tasks.files import write_text
+from tasks.run import hardware
 
 
 def excluded_ids(config: TrainConfig, folder: Path) -> list[str]:
@@ -40,8 +41,16 @@ def train(config: TrainConfig, folder: Path, callbacks: Sequence[Any] = (), resu
     from generative.training import fit
     from generative.training_data import training_set
 
+    asked = config.data.model_dump_json(exclude={"workers"})
+    marker = folder / "data.json"
     if not resume or not (folder / "dataset" / "manifest.json").is_file():
         ingest(config.data, None, folder / "dataset", resolve)
+        write_text(marker, asked)
+    elif marker.is_file() and marker.read_text(encoding="utf-8") != asked:
+        raise ValueError(
+            f"{folder} holds a training on other data: its settings differ from {marker.name}; train in another folder, "
+            "or start this one anew"
+        )
     dataset = read_dataset(folder / "dataset")
     data = training_set(dataset.table, excluded_ids(config, folder))
     system, record = fit(data, config, folder, callbacks, resume)
@@ -49,7 +58,22 @@ def train(config: TrainConfig, folder: Path, callbacks: Sequence[Any] = (), resu
         **record,
         "data_fingerprint_sha256": dataset.manifest.fingerprint_sha256,
         "settings": config.model_dump(mode="json", exclude_defaults=True),
-        "machine": f"{platform.machine()}, {config.torch_threads} CPU threads",
+        "hardware": {**hardware(), "cpu_threads_used": config.torch_threads},
     }
     checkpoints.save(folder / config.name, system, about)
+    if config.test is not None:
+        add_card(config, folder)
     return folder / config.name
+
+
+def add_card(config: TrainConfig, folder: Path) -> None:
+    """Score the checkpoint on the test file and write its MODEL_CARD.md."""
+    from generative.config import SampleConfig
+    from tasks.model_card import card_text, score_generator
+
+    if config.test is None:
+        raise ValueError("test is null: name a source file whose compositions the generator is scored on")
+    checkpoint = folder / config.name
+    settings = SampleConfig(checkpoint=str(checkpoint), chunk_size=256)
+    score = score_generator(config.test, settings, folder / "test", config.test_limit, config.seed)
+    write_text(checkpoint / "MODEL_CARD.md", card_text(checkpoint, score))
