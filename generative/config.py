@@ -199,7 +199,7 @@ class TrainConfig(RoomConfig):
         None, description="a source file whose ids are removed from the training data, such as the test file"
     )
     test: str | None = Field(None, description="a source file whose compositions the finished generator is scored on")
-    test_limit: int | None = Field(None, ge=1, description="score on this many of them, drawn at random; null takes all")
+    test_limit: int | None = Field(None, ge=1, description="score on this many of them, at random; null takes all")
     system: dict[str, float | int] = Field({}, description="sizes of the network; see CrystalFlowConfig")
     max_steps: int = Field(20_000, ge=1, description="optimiser steps")
     batch_crystals: int = Field(256, ge=1, description="crystals per step")

@@ -126,7 +126,7 @@ larger.
 
 ## Training
 
-- Data (fingerprint `{training["data_fingerprint_sha256"]}`), crystals whose ids occur in `{settings.get("exclude")}` removed:
+- Data, fingerprint `{training["data_fingerprint_sha256"]}`, without the ids in `{settings.get("exclude")}`:
 {sources}
 - {training["crystals_trained"]:,} crystals trained on, {training["crystals_held_out"]:,} of other formulas held out.
 - {training["steps"]:,} steps of {settings["batch_crystals"]} crystals, {training["minutes"]:g} minutes on

@@ -48,7 +48,7 @@ def train(config: TrainConfig, folder: Path, callbacks: Sequence[Any] = (), resu
         write_text(marker, asked)
     elif marker.is_file() and marker.read_text(encoding="utf-8") != asked:
         raise ValueError(
-            f"{folder} holds a training on other data: its settings differ from {marker.name}; train in another folder, "
+            f"{folder} holds a training on other data (see {marker.name}): train in another folder, "
             "or start this one anew"
         )
     dataset = read_dataset(folder / "dataset")
