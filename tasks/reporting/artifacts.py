@@ -23,7 +23,7 @@ from tasks.reporting.markdown import MARKDOWN_LIMIT_BYTES, data_uri, markdown_re
 from tasks.reporting.model import ReportInputs
 from tasks.reporting.pictures import crystal_png
 from tasks.reporting.summary import number, summarise
-from tasks.reporting.tables import candidate_rows, escape_markdown
+from tasks.reporting.tables import candidate_rows, escape_markdown, markdown_formula
 
 TABLE_LIMIT_BYTES = 290_000
 UPDATE_INTERVAL_S = 2.0
@@ -80,7 +80,7 @@ def _card(inputs: ReportInputs) -> str:
         return f"{len(inputs.candidates)} candidates, none with a place on the hull"
     thumbnail = data_uri(crystal_png(best.structure, 160, inputs.elements))
     above = number(best.e_above_hull_ev_per_atom)
-    text = f"{len(inputs.candidates)} candidates; best {escape_markdown(best.formula)}, {above} eV/atom above hull"
+    text = f"{len(inputs.candidates)} candidates; best {markdown_formula(best.formula)}, {above} eV/atom above hull"
     return f'{text} <img src="{thumbnail}" width="120">'
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 
 from tasks.reporting.hull_plot import hull_png
 from tasks.reporting.model import ReportCandidate, ReportInputs
@@ -15,7 +16,7 @@ from tasks.reporting.summary import (
     summarise,
     theory_warning,
 )
-from tasks.reporting.tables import candidates_markdown, escape_markdown
+from tasks.reporting.tables import candidates_markdown, escape_markdown, markdown_formula
 
 MARKDOWN_LIMIT_BYTES = 300_000
 """Prefect's lists load every artifact whole, so each stays below this."""
@@ -47,7 +48,7 @@ def markdown_report(inputs: ReportInputs) -> str:
     tail = [
         f"## Best {min(N_ROWS, len(inputs.candidates))} candidates",
         candidates_markdown(inputs.ranked, N_ROWS) if inputs.candidates else "No crystal passed every stage.",
-        "ΔE and ΔV are relaxed minus generated. RMS is between the two; blank if they no longer match.",
+        "ΔE and ΔV are relaxed minus generated. The table artifact and report.html hold more columns.",
         "## Yield",
         _yields(inputs),
         "## Where it comes from",
@@ -69,29 +70,30 @@ def markdown_report(inputs: ReportInputs) -> str:
 
 def _gallery(best: list[ReportCandidate], elements: tuple[str, ...], room_bytes: int) -> list[str]:
     """The best crystals side by side, the first one turning, as many as fit."""
-    cells: list[tuple[str, str]] = []
+    cells: list[tuple[str, str, str]] = []
     for index, candidate in enumerate(best):
         if index == 0:
             picture = data_uri(crystal_webp_rotating(candidate.structure, 220, palette_elements=elements), "image/webp")
         else:
             picture = data_uri(crystal_png(candidate.structure, 240, elements))
-        image = f'<img src="{picture}" alt="{escape_markdown(candidate.formula)}" width="220">'
+        image = f'<img src="{picture}" alt="{html.escape(candidate.formula)}" width="150">'
         above = number(candidate.e_above_hull_ev_per_atom)
         place = f"{above} eV/atom above hull" if above else "no place on the hull"
-        caption = f"**{candidate.rank}. {escape_markdown(candidate.formula)}** {place}"
-        room_bytes -= len(image) + len(caption)
+        name = f"{candidate.rank}. {markdown_formula(candidate.formula)}"
+        room_bytes -= len(image) + len(name) + len(place)
         if room_bytes < 0:
             break
-        cells.append((caption, image))
+        cells.append((name, image, place))
     if not cells:
         return []
     return [
         "## Best crystals",
         "\n".join(
             [
-                "| " + " | ".join(caption for caption, _ in cells) + " |",
+                "| " + " | ".join(name for name, _, _ in cells) + " |",
                 "|" + ":-:|" * len(cells),
-                "| " + " | ".join(image for _, image in cells) + " |",
+                "| " + " | ".join(image for _, image, _ in cells) + " |",
+                "| " + " | ".join(place for _, _, place in cells) + " |",
             ]
         ),
     ]

@@ -82,7 +82,7 @@ class _Canvas:
         axis = axis / length
         along = np.array([axis[0], axis[1], 0.0]) * length / across
         side = np.array([-along[1], along[0], 0.0])
-        front = np.cross(axis, side)
+        front = np.array([-axis[2] * side[1], axis[2] * side[0], axis[0] * side[1] - axis[1] * side[0]])
         front = front if front[2] > 0 else -front
         window = self._window(np.minimum(start, end)[:2] - radius, np.maximum(start, end)[:2] + radius)
         if window is None:

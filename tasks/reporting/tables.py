@@ -20,9 +20,18 @@ REFINE_TOLERANCE_ANG = 0.1
 
 
 def escape_markdown(text: object) -> str:
-    """Text as it stands, in markdown and inside a GFM table cell: one line, nothing of it read as markup."""
+    """Text as it stands, in markdown and inside a GFM table cell: one line, nothing of it read as markup.
+
+    Backslashes, not character references: Prefect's older page shows those literally. An underscore in a word, as in
+    a space group, is no markup and stays.
+    """
     one_line = " ".join(str(text).split())
-    return re.sub(r"([\\`*_{}\[\]<>#|~$!&])", lambda m: f"&#{ord(m.group(1))};", one_line)
+    return re.sub(r"([\\`*{}\[\]<>#|~$!&]|(?<!\w)_|_(?!\w))", r"\\\1", one_line)
+
+
+def markdown_formula(formula: str) -> str:
+    """A formula with its counts as subscripts, safe in markdown."""
+    return re.sub(r"(?<=[A-Za-z)])(\d+(?:\.\d+)?)", r"<sub>\1</sub>", escape_markdown(formula))
 
 
 def candidates_markdown(candidates: Sequence[ReportCandidate], limit: int = 20) -> str:
@@ -34,21 +43,19 @@ def candidates_markdown(candidates: Sequence[ReportCandidate], limit: int = 20) 
     """
     header = (
         "| Rank | Formula | Energy above hull (eV/atom) | Formation energy (eV/atom) | Space group | ΔE (eV/atom) "
-        "| ΔV (Å³/atom) | RMS ((V/atom)^⅓) | Relaxation (steps) | Known crystal | Id |"
+        "| ΔV (Å³/atom) | Known crystal | Id |"
     )
-    rows = [header, "|--:|:--|--:|--:|:--|--:|--:|--:|:--|:--|:--|"]
+    rows = [header, "|--:|:--|--:|--:|:--|--:|--:|:--|:--|"]
     for c in sorted(candidates, key=lambda c: (c.rank, c.id))[:limit]:
         group = "" if c.spacegroup_number is None else f"{escape_markdown(c.spacegroup_symbol)} ({c.spacegroup_number})"
         cells = [
             str(c.rank),
-            f"**{escape_markdown(c.formula)}**",
+            f"**{markdown_formula(c.formula)}**",
             number(c.e_above_hull_ev_per_atom),
             number(c.formation_energy_ev_per_atom),
             group,
             number(c.delta_e_ev_per_atom, signed=True),
             number(c.delta_v_ang3_per_atom, 2, signed=True),
-            number(c.rms),
-            f"{escape_markdown(c.relax_status)} ({c.relax_steps})",
             escape_markdown(c.known_match) if c.known_match else "new",
             escape_markdown(c.id),
         ]

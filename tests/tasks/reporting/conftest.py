@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 
@@ -53,6 +54,11 @@ def crystal(name: str) -> Structure:
     return makers[name]()
 
 
+@functools.cache
+def elements_of(name: str) -> frozenset[str]:
+    return frozenset(e.symbol for e in crystal(name).composition)
+
+
 def made_up_diagram(elements: tuple[str, ...]) -> PhaseDiagram:
     names = [n for n in MADE_UP_FORMATION_EV_PER_ATOM if {e.symbol for e in Composition(n)} <= set(elements)]
     return PhaseDiagram(
@@ -90,7 +96,7 @@ def made_up_candidates(n: int, elements: tuple[str, ...] = ("Al", "Ti", "N")) ->
     names = [
         name
         for name in ("AlTiN2", "Ti2AlN", "Ti3AlN", "Al3TiN", "TiN", "AlN", "TiAl", "TiAl3")
-        if {e.symbol for e in crystal(name).composition} <= set(elements)
+        if elements_of(name) <= set(elements)
     ]
     above = np.sort(np.round(np.abs(rng.normal(0.0, 0.12, n)) - 0.012, 4))
     diagram = made_up_diagram(elements)
