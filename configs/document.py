@@ -1,0 +1,149 @@
+"""Writes docs/settings.md from the settings models themselves: `python -m configs.document > docs/settings.md`.
+
+Every field carries its meaning and bounds (see configs/schema.py), so its documentation is made, not kept. A test holds
+the file to what this module writes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from configs.schema import DiscoverConfig
+from generative.config import DataConfig, FilesSource, PrototypesSource, TrainConfig
+
+HEAD = """\
+# Settings
+
+Every setting of a run and of a training, with its default, what is allowed, and what it means. This file is written by
+`python -m configs.document > docs/settings.md` from the models that check the settings, and a test keeps the two equal.
+
+A YAML file states only what differs from these defaults; `configs/*.yaml` are examples. A single setting is changed on
+the command line by its dotted name: `hullward discover ternary --set sample.n_candidates=64`. A wrong name, type or
+value is refused with one sentence that says what is allowed. [guide.md](guide.md) shows how they are used.
+"""
+RUN = """\
+# A run
+
+For `hullward discover FILE.yaml`, and the parameter `config` of the `discover` deployments.
+"""
+SOURCE = """\
+`data.sources` is a list; each entry says its `kind`. On the command line an entry is named by its place, from 0:
+`--set data.sources.0.limit=100`.
+"""
+TRAINING = """\
+# A training
+
+For `hullward train FILE.yaml --out FOLDER`, and the parameter `config` of the `train` deployment. `data` and its parts
+are those of a run.
+"""
+SYSTEM = "Sizes and drop-out of the generator, stated under `system` ([generator.md](generator.md) says what they are)."
+
+BOUNDS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "and below"}
+UNBOUNDED = 2**31 - 1
+"""A seed's upper bound is the machine's, not something to document."""
+
+Schema = Mapping[str, Any]
+
+
+def document() -> str:
+    """All settings as Markdown: the text of docs/settings.md."""
+    from generative.systems.crystal_flow import CrystalFlowConfig  # loads torch
+
+    parts = [HEAD, RUN, *_sections(DiscoverConfig)]
+    parts += [TRAINING, _table(TrainConfig, "", skip=("data",))]
+    parts.append(f"## system\n\n{SYSTEM}\n\n{_table(CrystalFlowConfig, 'system.')}")
+    return "\n".join(parts)
+
+
+def _sections(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """A table of the model's own settings, then a section for every model inside it."""
+    inner: dict[str, type[BaseModel]] = {}
+    for name, field in model.model_fields.items():
+        kind: Any = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            inner[name] = kind
+    heading = f"## {prefix.removesuffix('.')}\n\n{_about(model)}\n\n" if prefix else ""
+    yield heading + _table(model, prefix, skip=tuple(inner))
+    if model is DataConfig:
+        yield f"## data.sources\n\n{SOURCE}"
+        for source in (FilesSource, PrototypesSource):
+            named = source.model_fields["kind"].default
+            yield f"### kind: {named}\n\n{_about(source)}\n\n{_table(source, '')}"
+    for name, nested in inner.items():
+        yield from _sections(nested, f"{prefix}{name}.")
+
+
+def _about(model: type[BaseModel]) -> str:
+    return " ".join((model.__doc__ or "").split())
+
+
+def _table(model: type[BaseModel], prefix: str, skip: tuple[str, ...] = ()) -> str:
+    schema = model.model_json_schema()
+    lines = ["| setting | default | allowed | meaning |", "|---|---|---|---|"]
+    for name, stated in schema["properties"].items():
+        if name in skip:
+            continue
+        if name == "kind" and "const" in stated:
+            default, allowed, meaning = "required", f"`{stated['const']}`", "names the kind of source"
+        else:
+            default = f"`{_text(stated['default'])}`" if "default" in stated else "required"
+            allowed, meaning = _allowed(stated, schema.get("$defs", {})), " ".join(stated["description"].split())
+        cells = (f"`{prefix}{name}`", default, allowed, meaning)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _text(value: Any) -> str:
+    """A default as it would stand in YAML."""
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def _allowed(stated: Schema, definitions: Schema) -> str:
+    """What a JSON schema allows, in a few words."""
+    if "$ref" in stated:
+        return _allowed({**definitions[stated["$ref"].rpartition("/")[2]]}, definitions)
+    if "anyOf" in stated:
+        parts = [_allowed(option, definitions) for option in stated["anyOf"]]
+        return "; or ".join(parts)
+    if "oneOf" in stated:
+        return "a source, see below"
+    if "enum" in stated:
+        return ", ".join(f"`{value}`" for value in stated["enum"])
+    kind = stated.get("type")
+    if kind == "null":
+        return "`null`"
+    if kind == "boolean":
+        return "`true`, `false`"
+    if kind in ("integer", "number"):
+        noun = "whole number" if kind == "integer" else "number"
+        return f"{noun}{_bounds(stated)}"
+    if kind == "array":
+        return _list_of(stated, definitions)
+    if kind == "object":
+        return "names and values, see below"
+    return f"text of the form `{stated['pattern']}`" if "pattern" in stated else "text"
+
+
+def _bounds(stated: Schema) -> str:
+    said = []
+    for key, word in BOUNDS.items():
+        bound = stated.get(key)
+        if bound is not None and bound < UNBOUNDED:
+            said.append(f"{word} {bound:,}" if isinstance(bound, int) else f"{word} {bound:g}")
+    return ", " + " ".join(said) if said else ""
+
+
+def _list_of(stated: Schema, definitions: Schema) -> str:
+    low, high = stated.get("minItems"), stated.get("maxItems")
+    count = f" of {low} to {high}" if low and high else f" of at least {low}" if low else ""
+    item = _allowed(stated.get("items", {}), definitions)
+    return f"list{count} ({item})"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(document())
