@@ -25,7 +25,7 @@ MIN_ENERGY_DIGITS = 6
 
 
 def phases_of(relaxed: pa.Table) -> list[Phase]:
-    """Relaxed competing phases; those whose relaxation exploded or failed have no energy, and the hull's notes name them.
+    """Relaxed competing phases; those that exploded or failed have no energy, and the hull's notes name them.
 
     One that met the step cap keeps its energy: it bounds the true one from above, so the hull it gives is nearer the
     truth than the hull without it.

@@ -14,11 +14,11 @@ from prefect.logging import get_run_logger
 from configs.schema import DiscoverConfig
 from generative.crystals import crystals_of
 from tasks.candidates import Stage
-from tasks.files import FileRef, code_digest, write_text
+from tasks.files import FileRef, write_text
 from tasks.inputs import InputsOutcome
 from tasks.judge import competing_hull
 from tasks.loading import PotentialIdentity
-from tasks.run import ROOMS, RunFolder, read_manifest, update_manifest
+from tasks.run import RunFolder, read_manifest, update_manifest
 
 if TYPE_CHECKING:
     from tasks.reporting.model import HullData, Rejection, ReportCandidate, ReportInputs, StageYield
@@ -61,7 +61,7 @@ def yields_of(rows: list[dict[str, Any]], stable_ev_per_atom: float, seconds: di
 
 
 def rejections_of(rows: list[dict[str, Any]]) -> list[Rejection]:
-    """Why candidates were turned away, by stage and class of reason (the reason's words before its first number)."""
+    """Why candidates were turned away, by step of the funnel and class of reason (its words before the first number)."""
     from tasks.reporting.model import Rejection
 
     def kind(row: dict[str, Any]) -> str:
@@ -76,11 +76,12 @@ def rejections_of(rows: list[dict[str, Any]]) -> list[Rejection]:
         cut = next((i for i, word in enumerate(words) if any(c.isdigit() for c in word)), len(words))
         return " ".join(words[:cut]).rstrip(":;, (") or "no reason given"
 
-    counted = Counter((row["rejected_by"], kind(row)) for row in rows if row["rejected_by"])
-    order = [stage.value for stage in Stage]
+    step_of = {stage.value: name for name, stages, _ in FUNNEL for stage in stages}
+    counted = Counter((step_of[row["rejected_by"]], kind(row)) for row in rows if row["rejected_by"])
+    order = [name for name, _, _ in FUNNEL]
     return [
-        Rejection(stage, reason, count)
-        for (stage, reason), count in sorted(
+        Rejection(step, reason, count)
+        for (step, reason), count in sorted(
             counted.items(), key=lambda item: (order.index(item[0][0]), -item[1], item[0])
         )
     ]
@@ -166,7 +167,6 @@ def gather(
     seconds: dict[str, float],
 ) -> ReportInputs:
     """Everything the report needs, from the files of the run."""
-    from generative.checkpoints import digest
     from generative.screening.matching import Tolerances
     from tasks.reporting.model import ReportInputs
 
@@ -188,10 +188,10 @@ def gather(
         settings=config.model_dump(mode="json"),
         provenance={
             "known crystals": {"rows": dataset["n_rows"], "fingerprint_sha256": dataset["fingerprint_sha256"]},
-            "generator": {"checkpoint": config.sample.checkpoint, "sha256": digest(config.sample.checkpoint)},
+            "generator": {"checkpoint": config.sample.checkpoint, "sha256": manifest["generator_sha256"]},
             "potential": {"method": identity.method, "sha256": identity.fingerprint, "check": list(identity.notes)},
             "seed": config.seed,
-            "code_sha256": code_digest(ROOMS),
+            "code_sha256": manifest["code_sha256"],
             "packages": manifest["packages"],
             "hardware": manifest["hardware"],
         },
@@ -209,7 +209,15 @@ def write_run_report(report: ReportInputs, run: RunFolder, seconds: dict[str, fl
     from tasks.reporting.page import write_report
     from tasks.reporting.tables import write_cifs
 
-    write_cifs(report.candidates, run.path)
+    provenance = report.provenance
+    lineage = {
+        "run": report.run_name,
+        "seed": str(provenance["seed"]),
+        "generator sha256": provenance["generator"]["sha256"],
+        "known crystals sha256": provenance["known crystals"]["fingerprint_sha256"],
+        "energies": report.potential_method,
+    }
+    write_cifs(report.candidates, run.path, lineage)
     update_manifest(
         run,
         stage_seconds=seconds,
@@ -273,9 +281,14 @@ def report_task(
     seconds: dict[str, float],
 ) -> Path:
     """Render the report and publish its artifacts; see gather and write_run_report."""
+    from generative.checkpoints import digest
     from tasks.reporting.artifacts import publish
 
-    update_manifest(RunFolder(folder), report=_report_parts(identity, candidates, competing, inputs))
+    update_manifest(
+        RunFolder(folder),
+        report=_report_parts(identity, candidates, competing, inputs),
+        generator_sha256=digest(config.sample.checkpoint),
+    )
     report = gather(config, folder, identity, candidates, competing, inputs, seconds)
     page = write_run_report(report, RunFolder(folder), seconds)
     publish(report)

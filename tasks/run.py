@@ -18,7 +18,8 @@ from tasks.files import code_digest, write_text
 
 ROOMS = ("configs", "dft", "generative", "tasks")
 PACKAGES = (
-    "torch", "numpy", "pymatgen", "spglib", "smact", "matgl", "chgnet", "torch-sim-atomistic", "atomate2", "jobflow", "prefect"
+    "torch", "numpy", "pymatgen", "spglib", "smact", "matgl", "chgnet", "torch-sim-atomistic", "atomate2", "jobflow",
+    "prefect",
 )  # fmt: skip
 
 
