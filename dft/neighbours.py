@@ -23,9 +23,9 @@ from torch import Tensor
 SKIN_ANG = 0.6
 """Reuse against size: at 0.6 A a relaxation searches some five times in 100 steps and carries 1.4 times the edges."""
 
-NEIGHBOURS_MAX = 4000
-"""Most neighbours per atom, estimated from the density: 20 times those of diamond within 6.6 A. More means a collapsed
-cell, whose edges would fill the memory."""
+NEIGHBOURS_MAX = 1000
+"""Most neighbours per atom, estimated from the density: five times those of diamond within 6.6 A. More means a
+collapsed cell, whose edges and angles would fill the memory."""
 
 
 class TooDenseError(ValueError):

@@ -14,6 +14,7 @@ import os
 import threading
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,7 +72,10 @@ def load_matgl(folder: Path) -> Any:
     """
     import matgl
 
-    potential = matgl.load_model(folder)
+    with warnings.catch_warnings():
+        # "incompatible model version" comes for right and wrong weights alike; the check of known crystals decides
+        warnings.filterwarnings("ignore", message="Incompatible model version", category=UserWarning)
+        potential = matgl.load_model(folder)
     if type(potential).__name__ != "Potential":
         raise ValueError(
             f"{folder.name} holds a {type(potential).__name__}, not an interatomic potential: choose a model whose "

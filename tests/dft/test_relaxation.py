@@ -119,7 +119,7 @@ def test_an_exception_in_the_model_fails_only_the_crystal_that_causes_it(
     intact = type(network).forward
 
     def refuses_caesium(self, species, edges, crystal, n_crystals):  # type: ignore[no-untyped-def]
-        if (self.number_of_species[species] == 55).any():
+        if (self.row_of_species[species] == 54).any():
             raise RuntimeError("no caesium today")
         return intact(self, species, edges, crystal, n_crystals)
 
