@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 from pymatgen.core.lattice import Lattice
+from pymatgen.core.periodic_table import Element
 from pymatgen.core.structure import Structure
 
 STRUCTURE_FIELDS = (
@@ -60,7 +61,7 @@ class Crystal:
 
     def to_structure(self) -> Structure:
         """The crystal as a pymatgen Structure, sites in stored order."""
-        return Structure(Lattice(self.lattice_ang), [int(z) for z in self.atomic_numbers], self.frac)
+        return Structure(Lattice(self.lattice_ang), [Element.from_Z(int(z)) for z in self.atomic_numbers], self.frac)
 
     @property
     def digest(self) -> str:

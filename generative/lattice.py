@@ -47,4 +47,4 @@ def fit_atomic_volumes(counts: np.ndarray, volumes_ang3: np.ndarray, ridge: floa
     mean = per_atom.mean()
     gram = fraction.T @ fraction + ridge * np.eye(counts.shape[1])
     fitted = mean + np.linalg.solve(gram, fraction.T @ (per_atom - mean))
-    return np.maximum(np.asarray(fitted), 2.0)
+    return np.asarray(np.maximum(fitted, 2.0))

@@ -57,7 +57,8 @@ def source_digest(config: DiscoverConfig) -> dict[str, str]:
     for source in config.data.sources:
         if isinstance(source, FilesSource):
             path = resolve(source.path)
-            files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+            # A file that is not there is for ingest to say.
+            files = sorted(p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
             digests[source.path] = key_of("source", (), files=[(p.name, sha256_of(p)) for p in files])
     return digests
 

@@ -15,7 +15,7 @@ def task_runner(execution: ExecutionConfig) -> TaskRunner[Any]:
         return ThreadPoolTaskRunner(max_workers=execution.max_workers)
     if execution.task_runner == "processes":
         return ProcessPoolTaskRunner(max_workers=execution.max_workers)
-    from prefect_dask import DaskTaskRunner
+    from prefect_dask.task_runners import DaskTaskRunner
 
     if execution.dask_address is not None:
         return DaskTaskRunner(address=execution.dask_address)

@@ -130,7 +130,8 @@ class Block(nn.Module):
         pairs = (attention.permute(0, 2, 1, 3) @ pair).reshape(b, n, -1)  # (B, N, H * P)
         x = x + gate_a[:, None] * self.out(torch.cat([values, pairs], dim=-1))
         y = modulate(functional.layer_norm(x, (d,)), shift_m, scale_m)
-        return x + gate_m[:, None] * self.down(functional.silu(self.up(y)))
+        out: Tensor = x + gate_m[:, None] * self.down(functional.silu(self.up(y)))
+        return out
 
 
 class PairTransformer(nn.Module):

@@ -140,10 +140,10 @@ class CrystalFlow(nn.Module):
             progress: called with the number of finished integration steps.
         Raises: ValueError: if a composition is empty, too large, or holds an unknown atomic number.
         """
-        for i, numbers in enumerate(atomic_numbers):
-            if not 1 <= len(numbers) <= MAX_ATOMS or not all(1 <= z <= MAX_Z for z in numbers):
+        for i, cell in enumerate(atomic_numbers):
+            if not 1 <= len(cell) <= MAX_ATOMS or not all(1 <= z <= MAX_Z for z in cell):
                 raise ValueError(
-                    f"composition {i} has {len(numbers)} atoms, numbers {sorted(set(numbers))}: expected 1 to "
+                    f"composition {i} has {len(cell)} atoms, numbers {sorted(set(cell))}: expected 1 to "
                     f"{MAX_ATOMS} atoms with atomic numbers 1 to {MAX_Z}"
                 )
         device = self.lattice_mean.device
