@@ -1,8 +1,8 @@
 """What travels between tasks: references to files that check themselves; and tables that know what they were made from.
 
 A chunk's file carries, in its Parquet metadata, the key it was computed for: a digest of the stage, the code of the
-rooms involved, the settings that matter, and the digests of its inputs. A file with the right key is not computed again;
-anything else is a miss. Files appear by rename, so a killed process leaves none half written.
+rooms involved, the settings that matter, and the digests of its inputs. A file with the right key is not computed
+again; anything else is a miss. Files appear by rename, so a killed process leaves none half written.
 """
 
 from __future__ import annotations
