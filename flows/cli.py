@@ -129,7 +129,8 @@ def _run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
     ranked = plain_rows(table.slice(0, len(table) - table.column("rank").null_count))
     report = folder / "report.html"
     if not as_json:
-        show_table(ranked[:SHOWN], RANKED, f"{len(ranked)} of {len(table)} candidates ranked; the first {SHOWN}")
+        head = f"; the first {SHOWN}" if len(ranked) > SHOWN else ""
+        show_table(ranked[:SHOWN], RANKED, f"{len(ranked)} of {len(table)} candidates ranked{head}")
         typer.echo(f"\nreport      {report}\ncandidates  {folder / 'candidates.parquet'}\nVASP inputs {folder / 'dft'}")
     keys = [*RANKED, "decomposition", "relax_status", "energy_method", "hull_note"]
     return {

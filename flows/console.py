@@ -158,18 +158,23 @@ def say(message: str, quiet: bool = False) -> None:
         typer.echo(message, err=True)
 
 
-class _NoEngineTracebacks(logging.Filter):
-    """Drops Prefect's reports of an exception that the command line itself puts in one sentence."""
+ENGINE_NOISE = ("Beginning flow run", "Finished in state", "Encountered exception", "Starting temp", "Stopping temp")
+
+
+class _Concise(logging.Filter):
+    """Drops Prefect's own bookkeeping, and tracebacks that the command line itself puts in one sentence."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.exc_info is None and not str(record.msg).startswith(("Finished in state Failed", "Encountered"))
+        return record.exc_info is None and not str(record.msg).startswith(ENGINE_NOISE)
 
 
 def hush_engine() -> None:
-    """Keep Prefect's tracebacks off the console; the run's page in the UI still has them."""
-    import prefect  # noqa: F401  (its import sets the loggers up)
+    """Leave on the console what the tasks say; the run's page in the UI has all of it."""
+    from prefect.logging.configuration import setup_logging
+    from prefect.logging.handlers import PrefectConsoleHandler
 
-    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
+    setup_logging()  # a flow would do so at its start; done twice it keeps the handlers of the first time
+    for name in ("", "prefect", "prefect.flow_runs", "prefect.task_runs"):
         for handler in logging.getLogger(name).handlers:
-            if "Console" in type(handler).__name__:
-                handler.addFilter(_NoEngineTracebacks())
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.addFilter(_Concise())

@@ -134,7 +134,8 @@ def test_the_server_is_reached_on_loopback_only_and_keeps_its_files_in_the_check
         for connection in process.net_connections(kind="tcp")
         if connection.status == psutil.CONN_LISTEN
     }
-    assert listening == {("127.0.0.1", served.port), ("127.0.0.1", served.port + 1)}
+    assert {address for address, _ in listening} == {"127.0.0.1"}
+    assert {port for _, port in listening} >= {served.port, served.port + 1}
 
 
 def test_it_stops_with_everything_it_has_started(served: Served) -> None:
