@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,7 @@ def yields_of(rows: list[dict[str, Any]], stable_ev_per_atom: float, seconds: di
 
 
 def rejections_of(rows: list[dict[str, Any]]) -> list[Rejection]:
-    """Why candidates were turned away, by step of the funnel and class of reason (its words before a number)."""
+    """Why candidates were turned away, by step of the funnel and class of reason (its first clause, numbers left out)."""
     from tasks.reporting.model import Rejection
 
     def kind(row: dict[str, Any]) -> str:
@@ -72,9 +73,8 @@ def rejections_of(rows: list[dict[str, Any]]) -> list[Rejection]:
             return "matches another candidate"
         if stage == Stage.RELAXATION.value:
             return str(row["relax_status"])
-        words = reason.split()
-        cut = next((i for i, word in enumerate(words) if any(c.isdigit() for c in word)), len(words))
-        return " ".join(words[:cut]).rstrip(":;, (") or "no reason given"
+        # "two atoms are 0.31 A apart: expected ..." and "... 0.42 A apart ..." are one class.
+        return re.sub(r"-?\d\S*( A\^3| A| degrees)?", "…", re.split(r"[:;,]\s", reason)[0]) or "no reason given"
 
     step_of = {stage.value: name for name, stages, _ in FUNNEL for stage in stages}
     counted = Counter((step_of[row["rejected_by"]], kind(row)) for row in rows if row["rejected_by"])
