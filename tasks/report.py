@@ -62,7 +62,7 @@ def yields_of(rows: list[dict[str, Any]], stable_ev_per_atom: float, seconds: di
 
 
 def rejections_of(rows: list[dict[str, Any]]) -> list[Rejection]:
-    """Why candidates were turned away, by step of the funnel and class of reason (its first clause, numbers left out)."""
+    """Why candidates were turned away, by step of the funnel and class of reason (first clause, numbers left out)."""
     from tasks.reporting.model import Rejection
 
     def kind(row: dict[str, Any]) -> str:
