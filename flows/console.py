@@ -174,6 +174,7 @@ def hush_engine() -> None:
     from prefect.logging.handlers import PrefectConsoleHandler
 
     setup_logging()  # a flow would do so at its start; done twice it keeps the handlers of the first time
+    logging.getLogger().setLevel(logging.WARNING)  # of this process; the temporary server is quieter
     for name in ("", "prefect", "prefect.flow_runs", "prefect.task_runs"):
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, PrefectConsoleHandler):

@@ -53,6 +53,8 @@ def prepare_client() -> None:
     if "PREFECT_API_URL" in os.environ or "PREFECT_PROFILE" in os.environ or has_profile:
         return
     os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
-    os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "ERROR")
+    # The server of a short run is stopped while it still writes records; what it says then is of no use to anyone.
+    os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_ROOT_LEVEL", "CRITICAL")
     for name, value in {**SQLITE, **home_settings(Path.cwd() / ".prefect")}.items():
         os.environ.setdefault(name, value)
