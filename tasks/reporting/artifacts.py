@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
+from urllib.parse import quote
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -26,6 +29,7 @@ from tasks.reporting.summary import number, summarise
 from tasks.reporting.tables import candidate_rows, escape_markdown, markdown_formula
 
 TABLE_LIMIT_BYTES = 290_000
+REPORTS_VARIABLE = "HULLWARD_REPORTS_URL"
 UPDATE_INTERVAL_S = 2.0
 """Progress is sent at most this often: every update is a write to the server's database."""
 
@@ -57,10 +61,20 @@ def publish(inputs: ReportInputs) -> dict[str, UUID]:
     about = f"Energies: {escape_markdown(inputs.potential_method)}, not DFT."
     if left_out:
         about += f" The last {left_out} candidates are in candidates.parquet only."
-    report = create_markdown_artifact(markdown_report(inputs), key=report_key, description=_card(inputs))
+    title, text = markdown_report(inputs).split("\n", 1)
+    linked = f"{title}\n\n{report_link(inputs.run_folder)}\n{text}"
+    report = create_markdown_artifact(linked, key=report_key, description=_card(inputs))
     table = create_table_artifact(rows, key=table_key, description=about)
     # Typed as perhaps a coroutine; in synchronous code, as everywhere here, it is the id.
     return {report_key: cast(UUID, report), table_key: cast(UUID, table)}
+
+
+def report_link(run_folder: str) -> str:
+    """A link to report.html where `make ui` serves the runs of this folder (HULLWARD_REPORTS_URL); else empty."""
+    address, folder = os.environ.get(REPORTS_VARIABLE), Path(run_folder).resolve()
+    if not address or not run_folder or folder.parent != Path("runs").resolve():
+        return ""
+    return f"**[Open the interactive report]({address.rstrip('/')}/{quote(folder.name)}/report.html)**\n"
 
 
 def fitting_rows(rows: list[dict[str, Any]], limit_bytes: int = TABLE_LIMIT_BYTES) -> tuple[list[dict[str, Any]], int]:
@@ -147,4 +161,5 @@ __all__ = [
     "in_prefect_run",
     "markdown_report",
     "publish",
+    "report_link",
 ]
