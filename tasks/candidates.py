@@ -5,6 +5,7 @@ No column holds a time or a machine, so equal settings and data give a byte-iden
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -80,6 +81,11 @@ CANDIDATES = [
     _field("decomposition", pa.string(), "competing phases it would decompose into"),
     _field("hull_note", pa.string(), "why a hull value is missing or degraded"),
 ]
+
+
+def joined(tables: Sequence[pa.Table], fields: list[pa.Field]) -> pa.Table:
+    """Tables of these columns, one after the other; of none, a table without rows."""
+    return pa.concat_tables([pa.schema(fields).empty_table(), *tables])
 
 
 def table_of(rows: list[dict[str, Any]], fields: list[pa.Field]) -> pa.Table:

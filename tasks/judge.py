@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.crystals import Crystal, crystals_of
-from tasks.candidates import CANDIDATES, Stage, table_of
+from tasks.candidates import CANDIDATES, RELAXED, Stage, joined, table_of
 from tasks.files import FileRef, key_of, keyed
 from tasks.loading import PotentialIdentity
 from tasks.run import RunFolder
@@ -154,12 +154,11 @@ def judge_file(
 
         tolerances = Tolerances.from_config(config.screen)
         table = screened.read()
-        done = pa.concat_tables([ref.read() for ref in relaxed]) if relaxed else None
+        done = joined([ref.read() for ref in relaxed], RELAXED)
         final: dict[str, tuple[dict[str, Any], Crystal | None]] = {}
-        if done is not None:
-            for row, crystal in zip(done.to_pylist(), crystals_of(done, "relaxed_"), strict=True):
-                final[row["id"]] = (row, crystal)
-        known = pa.concat_tables([ref.read() for ref in references])
+        for row, crystal in zip(done.to_pylist(), crystals_of(done, "relaxed_"), strict=True):
+            final[row["id"]] = (row, crystal)
+        known = joined([ref.read() for ref in references], RELAXED)
         hull = competing_hull(known, config)
         rows, crystals = table.to_pylist(), []
         for row, generated in zip(rows, crystals_of(table), strict=True):

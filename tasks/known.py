@@ -103,7 +103,7 @@ def competing_phases(table: pa.Table, most: int) -> pa.Table:
     for row in sorted(range(len(table)), key=lambda i: (formulas[i], energies[i], ids[i])):
         order.append((taken.get(formulas[row], 0), formulas[row], row))
         taken[formulas[row]] = taken.get(formulas[row], 0) + 1
-    return table.take([row for _, _, row in sorted(order)[:most]])
+    return table.take(pa.array([row for _, _, row in sorted(order)[:most]], type=pa.int64()))
 
 
 def choose_references(config: DiscoverConfig, folder: Path, dataset: FileRef) -> FileRef:

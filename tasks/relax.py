@@ -110,5 +110,5 @@ def relax_task(
         ref = relax_chunk_file(config, folder, identity, source, chunk, shared, progress.update)
     counts = {c["values"]: c["counts"] for c in ref.read().column("relax_status").value_counts().to_pylist()}
     said = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
-    get_run_logger().info("chunk %d: %s%s", chunk, said, "; unchanged, skipped" if ref.reused else "")
+    get_run_logger().info("%s, chunk %d: %s%s", what, chunk, said, "; unchanged, skipped" if ref.reused else "")
     return ref

@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.crystals import crystals_of
-from tasks.candidates import Stage
+from tasks.candidates import RELAXED, Stage, joined
 from tasks.files import FileRef, write_text
 from tasks.inputs import InputsOutcome
 from tasks.judge import competing_hull
@@ -173,7 +173,7 @@ def gather(
     run = RunFolder(folder)
     table = candidates.read()
     rows = table.to_pylist()
-    hull, notes = hull_data(pa.concat_tables([ref.read() for ref in competing]), config, identity)
+    hull, notes = hull_data(joined([ref.read() for ref in competing], RELAXED), config, identity)
     manifest = read_manifest(run)
     dataset = manifest["dataset"]
     replaced = list(identity.notes) if identity.name != config.relax.potential else []
@@ -217,6 +217,8 @@ def write_run_report(report: ReportInputs, run: RunFolder, seconds: dict[str, fl
         "known crystals sha256": provenance["known crystals"]["fingerprint_sha256"],
         "energies": report.potential_method,
     }
+    for old in (run.path / "cifs").glob("*.cif"):  # of a run with other settings, whose ranks these are not
+        old.unlink()
     write_cifs(report.candidates, run.path, lineage)
     update_manifest(
         run,
