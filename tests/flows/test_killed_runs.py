@@ -1,0 +1,132 @@
+"""kill -9 in every stage: what was done is kept, what was half done is not, and the end is the same, byte by byte."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.schema import DiscoverConfig
+from dft.config import StoreConfig
+from dft.stores import open_job_store
+from tasks.run import RunBusyError
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 240  # busy cores; alone it takes a twentieth
+
+pytestmark = pytest.mark.slow
+
+STAGES: dict[str, tuple[str, set[str]]] = {
+    "dataset": ("tiny/dataset/*", set()),
+    "sample": ("tiny/sample/*.parquet", {"ingest", "references"}),
+    "screen": ("tiny/screen/*.parquet", {"ingest", "references", "sample"}),
+    "references": (".references/*.parquet", {"ingest", "references", "sample", "screen", "unique"}),
+    "relax": ("tiny/relax/*.parquet", {"ingest", "references", "sample", "screen", "unique"}),
+    "hull": ("tiny/candidates.parquet", {"ingest", "references", "sample", "screen", "unique", "relax", "hull"}),
+    "inputs": ("tiny/dft/*", {"ingest", "references", "sample", "screen", "unique", "relax", "hull"}),
+    "report": ("tiny/cifs/*", {"ingest", "references", "sample", "screen", "unique", "relax", "hull"}),
+}
+"""Where to kill: as soon as a file like this is there; tasks of which the rerun then says that all was done before."""
+
+
+@contextmanager
+def running(config: DiscoverConfig, environment: dict[str, str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`hullward discover` in a process group of its own; killed at the end, if it has not been."""
+    settings = folder / "settings.yaml"
+    settings.write_text(config.model_dump_json(), encoding="utf-8")  # JSON is YAML
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "discover", str(settings)],
+            cwd=folder,
+            env={**environment, "PYTHONPATH": str(ROOT)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_until(there: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if there():
+            return
+        assert process.poll() is None, f"ended before it was killed: {log.read_text(errors='replace')[-2000:]}"
+        time.sleep(0.002)
+    raise AssertionError(f"waited in vain: {log.read_text(errors='replace')[-2000:]}")
+
+
+def results(runs: Path) -> dict[str, str]:
+    """Digest of every file that a run shows, by name, but for those that hold times."""
+    found = {}
+    for file in sorted(runs.rglob("*")):
+        name = str(file.relative_to(runs))
+        is_shown = not any(part.startswith(".") for part in Path(name).parts if part != ".references")
+        if file.is_file() and is_shown and file.name not in {"jobs.sqlite", "report.html"} and name not in UNEQUAL:
+            found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
+
+
+CHUNKED = {"sample", "screen", "relax", ".references"}
+"""Folders with one file per chunk: what lies there under its name is whole, and stays."""
+
+UNEQUAL = {"tiny/manifest.json", "tiny/dataset/manifest.json", "tiny/settings.json"}
+"""Hold times, or the folder of the runs."""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_killed_in_any_stage_is_finished_by_the_next_with_the_same_result(
+    stage: str,
+    finished: Any,
+    campaign: Any,
+    discover: Any,
+    prefect_environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    pattern, done = STAGES[stage]
+    runs = tmp_path / "runs"
+    config = campaign.config(runs)
+    with running(config, prefect_environment, tmp_path) as process:
+        wait_until(lambda: any(True for _ in runs.glob(pattern)), process, tmp_path / "log")
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert not (runs / "tiny" / "report.html").exists()
+    chunks = [file for file in runs.rglob("*.parquet") if file.parent.name in CHUNKED]
+    kept = {file: file.stat().st_mtime_ns for file in chunks}
+
+    again = discover(config)
+    assert done <= again.log.skipped()
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+    assert (again.folder / "candidates.parquet").read_bytes() == (finished.folder / "candidates.parquet").read_bytes()
+    assert results(runs) == results(finished.folder.parent)
+    assert (again.folder / "report.html").is_file()
+    with open_job_store(StoreConfig(), again.folder) as store:
+        assert store.count({}) == config.inputs.top_n
+
+
+def test_a_run_that_another_process_works_on_is_left_alone(
+    campaign: Any, discover: Any, prefect_environment: dict[str, str], tmp_path: Path
+) -> None:
+    config = campaign.config(tmp_path / "runs")
+    with running(config, prefect_environment, tmp_path) as process:
+        wait_until((tmp_path / "runs" / "tiny" / "manifest.json").is_file, process, tmp_path / "log")
+        os.killpg(process.pid, signal.SIGSTOP)  # it is not to finish first
+        sentence = f"{tmp_path / 'runs' / 'tiny'} is in use by another process: wait for it, or give this run another"
+        with pytest.raises(RunBusyError, match=re.escape(sentence)):
+            discover(config)
