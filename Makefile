@@ -60,6 +60,7 @@ benchmark: $(INSTALLED)
 	@$(BIN)/python -m pytest -m benchmark -s tests
 
 train: $(INSTALLED)
+	@$(BIN)/hullward train $(TRAIN)-start --out runs/training/$(TRAIN)-start
 	@$(BIN)/hullward train $(TRAIN) --out runs/training/$(TRAIN)
 
 # Packages that torch pins itself (its CUDA libraries) and build numbers such as +cpu differ between machines: left out.

@@ -198,6 +198,10 @@ class TrainConfig(RoomConfig):
     exclude: str | None = Field(
         None, description="a source file whose ids are removed from the training data, such as the test file"
     )
+    init: str | None = Field(
+        None,
+        description="checkpoint to start from (a folder, or 'package:NAME'), as for fine-tuning; it sets the sizes",
+    )
     test: str | None = Field(None, description="a source file whose compositions the finished generator is scored on")
     test_limit: int | None = Field(None, ge=1, description="score on this many of them, at random; null takes all")
     system: dict[str, float | int] = Field({}, description="sizes of the network; see CrystalFlowConfig")

@@ -280,6 +280,7 @@ def fit(
     folder: Path,
     callbacks: Sequence[Callback] = (),
     resume: bool = True,
+    initial: CrystalFlow | None = None,
 ) -> tuple[CrystalFlow, dict[str, Any]]:
     """Train a CrystalFlow.
 
@@ -289,6 +290,7 @@ def fit(
         folder: metrics.csv and resume.ckpt (every 500 steps and at the end) are kept here.
         callbacks: Lightning callbacks, such as a progress report.
         resume: go on from the folder's resume.ckpt if there is one.
+        initial: weights and lattice statistics to start from; None draws weights and measures statistics.
     Returns: the system with the averaged weights that `config.keep` chooses, and a record of the training.
     Raises: TrainingError: if there is too little data, or the loss stops being finite.
     """
@@ -299,10 +301,13 @@ def fit(
             f"{len(data)} crystals leave {len(train)} for training and {len(held)} for validation: expected at least "
             "one in each; add data or change validation_fraction"
         )
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        system = CrystalFlow(CrystalFlowConfig.model_validate(config.system))
-    system.fit_statistics(train.crystals)
+    if initial is None:
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            system = CrystalFlow(CrystalFlowConfig.model_validate(config.system))
+        system.fit_statistics(train.crystals)
+    else:
+        system = copy.deepcopy(initial).train()
     module = FlowTraining(system, config, train)
     latest, clock = folder / "resume.ckpt", WallClock()
     with _quiet_lightning():

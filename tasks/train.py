@@ -53,7 +53,10 @@ def train(config: TrainConfig, folder: Path, callbacks: Sequence[Any] = (), resu
         )
     dataset = read_dataset(folder / "dataset")
     data = training_set(dataset.table, excluded_ids(config, folder))
-    system, record = fit(data, config, folder, callbacks, resume)
+    initial = None if config.init is None else checkpoints.load(config.init)
+    system, record = fit(data, config, folder, callbacks, resume, initial and initial.system)
+    if initial is not None:
+        record |= {"init_sha256": initial.digest, "init_training": initial.training}
     about = {
         **record,
         "data_fingerprint_sha256": dataset.manifest.fingerprint_sha256,

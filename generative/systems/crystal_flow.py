@@ -87,7 +87,8 @@ class CrystalFlow(nn.Module):
         lattice = torch.stack([torch.as_tensor(c.lattice_ang) for c in crystals])
         numbers = to_log_cholesky(lattice, scale)
         self.lattice_mean.copy_(numbers.mean(0))
-        self.lattice_std.copy_(numbers.std(0))
+        # Crystals of one shape, or a single crystal, have no spread: any unit serves, zero would not.
+        self.lattice_std.copy_(numbers.std(0).nan_to_num(0.0).clamp_min(1e-3))
 
     def _cell_scale(self, atomic_numbers: Tensor) -> Tensor:
         """Expected cell length in angstrom, (B,); padding counts nothing."""

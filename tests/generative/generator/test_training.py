@@ -12,9 +12,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from generative import checkpoints
+from generative.batch import CrystalBatch
 from generative.config import SampleConfig, TrainConfig
 from generative.crystals import Crystal
-from generative.systems.crystal_flow import CrystalFlow
+from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
 from generative.training import StepSampler, TrainingError, TrainingSet, fit, learning_factor, split_by_formula
 
 SMALL = {"width": 32, "n_layers": 2, "n_heads": 4, "pair_width": 16}
@@ -121,6 +122,23 @@ def test_validation_shares_no_formula_with_training(data: TrainingSet) -> None:
     assert len(train) + len(held) == len(data)
     assert held.crystals
     assert not formulas(train) & formulas(held)
+
+
+def test_crystals_of_one_shape_give_a_finite_loss(crystals: list[Crystal]) -> None:
+    torch.manual_seed(0)
+    system = CrystalFlow(CrystalFlowConfig.model_validate(SMALL))
+    system.fit_statistics([crystals[0]] * 5)
+    loss = system.loss(CrystalBatch.pack([crystals[0]] * 5), torch.Generator().manual_seed(0)).total
+    assert torch.isfinite(loss)
+
+
+def test_fine_tuning_starts_from_the_given_weights_and_statistics(
+    data: TrainingSet, system: CrystalFlow, tmp_path: Path
+) -> None:
+    tuned, _ = fit(data, config(max_steps=1, adam_lr=1e-9, muon_lr=1e-9), tmp_path, initial=system)
+    assert torch.equal(tuned.lattice_mean, system.lattice_mean)
+    for (name, a), (_, b) in zip(tuned.named_parameters(), system.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6, msg=name)
 
 
 def test_learning_rate_rises_holds_and_falls() -> None:
