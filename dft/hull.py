@@ -19,6 +19,14 @@ from pymatgen.core.composition import Composition
 
 from dft.results import HullPosition
 
+GPA_PER_EV_ANG3 = 160.21766208
+"""1 eV/A^3 in GPa (CODATA 2018)."""
+
+
+def enthalpy_ev_per_atom(energy_ev_per_atom: float, volume_ang3_per_atom: float, pressure_gpa: float) -> float:
+    """H = E + P V per atom, eV: what a hull at a pressure compares; the energy itself at none."""
+    return energy_ev_per_atom + pressure_gpa / GPA_PER_EV_ANG3 * volume_ang3_per_atom
+
 
 @dataclass(frozen=True)
 class Phase:

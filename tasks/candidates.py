@@ -76,8 +76,16 @@ CANDIDATES = [
     ),
     _field("spacegroup", pa.int16(), "international number of the relaxed crystal (spglib)"),
     _field("spacegroup_symbol", pa.string(), "its Hermann-Mauguin symbol"),
-    _field("formation_energy_ev_per_atom", pa.float64(), "from the elements, with the potential, eV/atom"),
-    _field("e_above_hull_ev_per_atom", pa.float64(), "above (negative: below) the hull of competing phases, eV/atom"),
+    _field(
+        "formation_energy_ev_per_atom",
+        pa.float64(),
+        "from the elements, with the potential, eV/atom; an enthalpy under pressure",
+    ),
+    _field(
+        "e_above_hull_ev_per_atom",
+        pa.float64(),
+        "above (negative: below) the hull of competing phases, eV/atom; of enthalpies under pressure",
+    ),
     _field("decomposition", pa.string(), "competing phases it would decompose into"),
     _field("hull_note", pa.string(), "why a hull value is missing or degraded"),
 ]

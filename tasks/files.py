@@ -1,8 +1,8 @@
 """What travels between tasks: references to files that check themselves; and tables that know what they were made from.
 
 A chunk's file carries, in its Parquet metadata, the key it was computed for: a digest of the stage, the code of the
-rooms involved, the settings that matter, and the digests of its inputs. A file with the right key is not computed
-again; anything else is a miss. Files appear by rename, so a killed process leaves none half written.
+rooms involved, package versions, the settings that matter, and the digests of its inputs. A file with the right key is
+not computed again; anything else is a miss. Files appear by rename, so a killed process leaves none half written.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +23,11 @@ from pydantic import BaseModel, ConfigDict
 from configs.paths import PROJECT
 
 KEY = b"hullward_key"
+PACKAGES = (
+    "torch", "numpy", "pymatgen", "spglib", "smact", "matgl", "chgnet", "torch-sim-atomistic", "atomate2", "jobflow",
+    "prefect",
+)  # fmt: skip
+"""Packages that numbers depend on."""
 
 
 class FileRef(BaseModel):
@@ -76,9 +82,21 @@ def code_digest(rooms: tuple[str, ...]) -> str:
     return h.hexdigest()
 
 
+@lru_cache(maxsize=1)
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
 def key_of(stage: str, rooms: Sequence[str], **parts: Any) -> str:
-    """The key of a result: stage, code, and whatever it depends on (settings as JSON, digests of inputs)."""
-    word = json.dumps([stage, code_digest(tuple(rooms)), parts], sort_keys=True, default=str)
+    """The key of a result: stage, code, package versions, and what else it depends on (settings, digests of inputs)."""
+    word = json.dumps([stage, code_digest(tuple(rooms)), package_versions(), parts], sort_keys=True, default=str)
     return hashlib.sha256(word.encode()).hexdigest()
 
 

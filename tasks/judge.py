@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 from prefect import task
 from prefect.logging import get_run_logger
@@ -24,7 +25,16 @@ MIN_ENERGY_DIGITS = 6
 """Energies are ranked to this many digits (eV/atom), ties by id, so that float noise never decides a rank."""
 
 
-def phases_of(relaxed: pa.Table) -> list[Phase]:
+def hull_energy(row: dict[str, Any], relaxed: Crystal, pressure_gpa: float) -> float | None:
+    """What the hull compares, eV/atom: the energy of a relaxed row, plus PV under pressure."""
+    from dft.hull import enthalpy_ev_per_atom
+
+    energy = row["energy_ev_per_atom"]
+    volume = abs(float(np.linalg.det(relaxed.lattice_ang))) / len(relaxed.atomic_numbers)
+    return None if energy is None else enthalpy_ev_per_atom(energy, volume, pressure_gpa)
+
+
+def phases_of(relaxed: pa.Table, pressure_gpa: float) -> list[Phase]:
     """Relaxed competing phases; those that exploded or failed have no energy, and the hull's notes name them.
 
     One that met the step cap keeps its energy: it bounds the true one from above, so the hull it gives is nearer the
@@ -38,18 +48,18 @@ def phases_of(relaxed: pa.Table) -> list[Phase]:
         Phase(
             row["id"],
             Composition(row["formula"]),
-            None if row["relaxed_lattice_ang"] is None else row["energy_ev_per_atom"],
+            None if crystal is None else hull_energy(row, crystal, pressure_gpa),
             row["energy_method"],
         )
-        for row in relaxed.to_pylist()
+        for row, crystal in zip(relaxed.to_pylist(), crystals_of(relaxed, "relaxed_"), strict=True)
     ]
 
 
 def competing_hull(relaxed: pa.Table, config: DiscoverConfig) -> CompetingHull:
-    """The hull of the run's relaxed competing phases."""
+    """The hull of the run's relaxed competing phases, at the pressure they were relaxed at."""
     from dft.hull import CompetingHull
 
-    return CompetingHull(phases_of(relaxed), config.elements)
+    return CompetingHull(phases_of(relaxed, config.relax.pressure_gpa), config.elements)
 
 
 def _merge(row: dict[str, Any], relaxed: dict[str, Any] | None, crystal: Crystal | None) -> None:
@@ -61,7 +71,9 @@ def _merge(row: dict[str, Any], relaxed: dict[str, Any] | None, crystal: Crystal
         row |= {"rejected_by": Stage.RELAXATION.value, "reason": relaxed["relax_reason"]}
 
 
-def _compare(row: dict[str, Any], generated: Crystal, relaxed: Crystal, hull: CompetingHull, tol: Tolerances) -> None:
+def _compare(
+    row: dict[str, Any], generated: Crystal, relaxed: Crystal, hull: CompetingHull, tol: Tolerances, pressure_gpa: float
+) -> None:
     """Add what relaxation changed, the symmetry found, and the place on the hull."""
     from dft.ground_state import MatchTolerances, compare, symmetry
     from dft.results import Relaxation, RelaxStatus
@@ -78,7 +90,7 @@ def _compare(row: dict[str, Any], generated: Crystal, relaxed: Crystal, hull: Co
     )
     state = compare(generated.to_structure(), relaxation, MatchTolerances(tol.ltol, tol.stol, tol.angle_tol_deg))
     number, symbol = symmetry(final) or (None, None)
-    place = hull.place(final.composition, row["energy_ev_per_atom"], row["energy_method"])
+    place = hull.place(final.composition, hull_energy(row, relaxed, pressure_gpa), row["energy_method"])
     row |= {
         "delta_e_ev_per_atom": state.de_ev_per_atom,
         "delta_v_ang3_per_atom": state.dv_ang3_per_atom,
@@ -145,6 +157,7 @@ def judge_file(
         ("dft", "generative", "tasks/judge.py", "tasks/candidates.py"),
         screen=config.screen.model_dump(mode="json"),
         elements=sorted(config.elements),
+        pressure_gpa=config.relax.pressure_gpa,
         potential=identity.fingerprint,
         inputs=[ref.sha256 for ref in (screened, *relaxed, *references)],
     )
@@ -166,7 +179,7 @@ def judge_file(
             _merge(row, record, crystal)
             crystals.append(crystal)
             if crystal is not None and generated is not None:
-                _compare(row, generated, crystal, hull, tolerances)
+                _compare(row, generated, crystal, hull, tolerances, config.relax.pressure_gpa)
         _turn_away_repeats(rows, crystals, known, tolerances)
         return table_of(_rank(rows), CANDIDATES)
 

@@ -20,7 +20,7 @@ from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of
 from tasks.candidates import RELAXED, SAMPLED, table_of
 from tasks.files import sha256_of, write_table, write_text
 from tasks.generate import draw_chunk, n_chunks
-from tasks.judge import phases_of
+from tasks.judge import hull_energy, phases_of
 from tasks.known import PotentialScorer, competing_phases
 from tasks.loading import identify, potential
 from tasks.relax import relax_table, survivors
@@ -181,7 +181,8 @@ def place_on_hull(
 
     systems = sorted({system for system in systems_of(table) if system})
     chosen = _competing(known, systems, config.hull.references_max)
-    phases = phases_of(_relaxed(chosen, config, progress))
+    pressure = config.relax.pressure_gpa
+    phases = phases_of(_relaxed(chosen, config, progress), pressure)
     relaxed = _relaxed(table, config, progress)
     hulls = {system: CompetingHull(phases, system) for system in systems}
     rows = []
@@ -193,7 +194,7 @@ def place_on_hull(
             structure = crystal.to_structure()
             system = tuple(sorted(element.symbol for element in structure.composition.elements))
             composition = Composition(structure.composition)
-            place = hulls[system].place(composition, row["energy_ev_per_atom"], row["energy_method"])
+            place = hulls[system].place(composition, hull_energy(row, crystal, pressure), row["energy_method"])
             placed |= {
                 "formation_energy_ev_per_atom": place.formation_energy_ev_per_atom,
                 "e_above_hull_ev_per_atom": place.e_above_hull_ev_per_atom,

@@ -9,18 +9,13 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from configs.schema import DiscoverConfig
-from tasks.files import code_digest, write_text
+from tasks.files import code_digest, package_versions, write_text
 
 ROOMS = ("configs", "dft", "generative", "tasks")
-PACKAGES = (
-    "torch", "numpy", "pymatgen", "spglib", "smact", "matgl", "chgnet", "torch-sim-atomistic", "atomate2", "jobflow",
-    "prefect",
-)  # fmt: skip
 
 
 class RunBusyError(RuntimeError):
@@ -51,17 +46,6 @@ class RunFolder:
     def candidates(self) -> Path:
         """The table of all candidates, ranked ones first."""
         return self.path / "candidates.parquet"
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that results depend on."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def hardware() -> dict[str, Any]:
