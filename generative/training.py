@@ -109,6 +109,11 @@ def learning_factor(step: int, config: TrainConfig) -> float:
     return rise * min(1.0, max(0.0, (config.max_steps - step) / decay))
 
 
+def _described(batch: CrystalBatch) -> str:
+    volume = batch.lattice_ang.det().abs().min().item()
+    return f"its smallest cell is {volume:.3g} A^3, its first atomic numbers {batch.atomic_numbers[:8].tolist()}"
+
+
 class FlowTraining(lightning.LightningModule):
     """Lightning's view of the system: two optimisers, averaged weights, a stop at the first loss that is not finite."""
 
@@ -149,13 +154,14 @@ class FlowTraining(lightning.LightningModule):
     def training_step(self, batch: CrystalBatch, batch_idx: int) -> None:
         """One update of weights and of their average."""
         step = self.steps_done
-        loss = self.system.loss(batch, self._step_rng(step))
+        try:
+            loss = self.system.loss(batch, self._step_rng(step))
+        except torch.linalg.LinAlgError:
+            raise TrainingError(f"a lattice is singular at step {step}: {_described(batch)}") from None
         if not torch.isfinite(loss.total):
             raise TrainingError(
-                f"loss is {loss.total.item()} at step {step}: a learning rate is too high or the batch holds a bad "
-                f"crystal; its smallest cell is {batch.lattice_ang.det().abs().min().item():.3g} A^3, its compositions "
-                f"begin with Z = {batch.atomic_numbers[:8].tolist()}; lower adam_lr and muon_lr, or resume from the "
-                "last checkpoint"
+                f"loss is {loss.total.item()} at step {step}: {_described(batch)}; a rate is too high, or a crystal bad: "
+                "lower adam_lr and muon_lr, or resume from the last checkpoint"
             )
         optimizers: list[Any] = self.optimizers()  # type: ignore[assignment]
         rates = (self.config.muon_lr, self.config.adam_lr)

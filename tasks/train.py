@@ -54,7 +54,7 @@ def train(config: TrainConfig, folder: Path, callbacks: Sequence[Any] = (), resu
     dataset = read_dataset(folder / "dataset")
     data = training_set(dataset.table, excluded_ids(config, folder))
     initial = None if config.init is None else checkpoints.load(config.init)
-    system, record = fit(data, config, folder, callbacks, resume, initial and initial.system)
+    system, record = fit(data, config, folder, callbacks, resume, None if initial is None else initial.system)
     if initial is not None:
         record |= {"init_sha256": initial.digest, "init_training": initial.training}
     about = {
