@@ -156,12 +156,12 @@ class FlowTraining(lightning.LightningModule):
         step = self.steps_done
         try:
             loss = self.system.loss(batch, self._step_rng(step))
-        except torch.linalg.LinAlgError:
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             raise TrainingError(f"a lattice is singular at step {step}: {_described(batch)}") from None
         if not torch.isfinite(loss.total):
             raise TrainingError(
-                f"loss is {loss.total.item()} at step {step}: {_described(batch)}; a rate is too high, or a crystal bad: "
-                "lower adam_lr and muon_lr, or resume from the last checkpoint"
+                f"loss is {loss.total.item()} at step {step}: {_described(batch)}; a rate is too high, or a crystal "
+                "bad: lower adam_lr and muon_lr, or resume from the last checkpoint"
             )
         optimizers: list[Any] = self.optimizers()  # type: ignore[assignment]
         rates = (self.config.muon_lr, self.config.adam_lr)

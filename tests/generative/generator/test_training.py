@@ -75,12 +75,13 @@ def test_training_lowers_the_loss_on_what_it_saw(data: TrainingSet, tmp_path: Pa
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_batch(
     data: TrainingSet, system: CrystalFlow, tmp_path: Path
 ) -> None:
-    data.crystals[0] = Crystal(
-        data.crystals[0].lattice_ang * 1e-20, data.crystals[0].frac, data.crystals[0].atomic_numbers
-    )
+    train, _ = split_by_formula(data, 0.3, seed=0)
+    row = data.ids.index(train.ids[0])
+    good = data.crystals[row]
+    data.crystals[row] = Crystal(good.lattice_ang * 1e-20, good.frac, good.atomic_numbers)
     with pytest.raises(TrainingError, match=r"singular at step 0.*A\^3"):
         fit(data, config(max_steps=3, batch_crystals=60), tmp_path / "cell")
-    data.crystals[row] = bad
+    data.crystals[row] = good
     torch.nn.init.constant_(system.network.pair_mid.bias, torch.inf)
     with pytest.raises(TrainingError, match=r"loss is nan at step 0.*A\^3"):
         fit(data, config(max_steps=3, batch_crystals=60), tmp_path / "weights", initial=system)
