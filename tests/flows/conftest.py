@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +30,7 @@ from generative.crystals import Crystal
 from generative.datasets.ingest import ingest
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
 
+ROOT = Path(__file__).resolve().parents[2]
 ELEMENTS = ("Al", "Ni", "Ti")
 
 
@@ -185,10 +190,31 @@ class Run:
 
 
 class Discover:
-    """Runs the flow in this process and keeps its log."""
+    """Runs the flow: called, in this process, keeping its log; `running`, as `hullward discover` in one of its own."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.environment = environment
+
+    @contextmanager
+    def running(self, config: DiscoverConfig, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """The command in a process group of its own, its words in folder/log; killed at the end, if still there."""
+        settings = folder / "settings.yaml"
+        settings.write_text(config.model_dump_json(), encoding="utf-8")  # JSON is YAML
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "flows.cli", "discover", str(settings)],
+                cwd=folder,
+                env={**self.environment, "PYTHONPATH": str(ROOT)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
     def __call__(self, config: DiscoverConfig) -> Run:
         from flows.discover import discover

@@ -28,6 +28,8 @@ from generative.datasets.manifest import fingerprint_of
 from generative.sampling import sample_chunk
 from tasks.candidates import Stage
 
+PATIENCE_S = 240  # busy cores; alone it takes a tenth
+
 
 def rows_of(run: Any) -> list[dict[str, Any]]:
     return pq.read_table(run.folder / "candidates.parquet").to_pylist()
@@ -215,11 +217,15 @@ def test_one_seed_gives_one_table_wherever_and_another_seed_another(
 
 
 @pytest.mark.slow
-def test_processes_give_the_table_of_threads(finished: Any, campaign: Any, discover: Any, tmp_path: Path) -> None:
-    execution = {"task_runner": "processes", "max_workers": 2}
-    elsewhere = discover(campaign.config(tmp_path / "runs", execution=execution))
+@pytest.mark.parametrize("task_runner", ["processes", "dask"])
+def test_other_task_runners_give_the_table_of_threads(
+    task_runner: str, finished: Any, campaign: Any, discover: Any, tmp_path: Path
+) -> None:
+    execution = {"task_runner": task_runner, "max_workers": 2}
+    with discover.running(campaign.config(tmp_path / "runs", execution=execution), tmp_path) as process:
+        assert process.wait(PATIENCE_S) == 0, (tmp_path / "log").read_text(errors="replace")[-2000:]
     expected = (finished.folder / "candidates.parquet").read_bytes()
-    assert (elsewhere.folder / "candidates.parquet").read_bytes() == expected
+    assert (tmp_path / "runs" / "tiny" / "candidates.parquet").read_bytes() == expected
 
 
 def test_another_force_criterion_relaxes_anew_but_draws_nothing(

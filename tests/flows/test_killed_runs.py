@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from configs.schema import DiscoverConfig
 from dft.config import StoreConfig
 from dft.stores import open_job_store
 from tasks.run import RunBusyError
 
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 240  # busy cores; alone it takes a twentieth
 
 pytestmark = pytest.mark.slow
@@ -38,28 +33,6 @@ STAGES: dict[str, tuple[str, set[str]]] = {
     "report": ("tiny/cifs/*", {"ingest", "references", "sample", "screen", "unique", "relax", "hull"}),
 }
 """Where to kill: as soon as a file like this is there; tasks of which the rerun then says that all was done before."""
-
-
-@contextmanager
-def running(config: DiscoverConfig, environment: dict[str, str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`hullward discover` in a process group of its own; killed at the end, if it has not been."""
-    settings = folder / "settings.yaml"
-    settings.write_text(config.model_dump_json(), encoding="utf-8")  # JSON is YAML
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "discover", str(settings)],
-            cwd=folder,
-            env={**environment, "PYTHONPATH": str(ROOT)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def wait_until(there: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
@@ -92,17 +65,12 @@ UNEQUAL = {"tiny/manifest.json", "tiny/dataset/manifest.json", "tiny/settings.js
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_killed_in_any_stage_is_finished_by_the_next_with_the_same_result(
-    stage: str,
-    finished: Any,
-    campaign: Any,
-    discover: Any,
-    prefect_environment: dict[str, str],
-    tmp_path: Path,
+    stage: str, finished: Any, campaign: Any, discover: Any, tmp_path: Path
 ) -> None:
     pattern, done = STAGES[stage]
     runs = tmp_path / "runs"
     config = campaign.config(runs)
-    with running(config, prefect_environment, tmp_path) as process:
+    with discover.running(config, tmp_path) as process:
         wait_until(lambda: any(True for _ in runs.glob(pattern)), process, tmp_path / "log")
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
@@ -120,11 +88,9 @@ def test_a_run_killed_in_any_stage_is_finished_by_the_next_with_the_same_result(
         assert store.count({}) == config.inputs.top_n
 
 
-def test_a_run_that_another_process_works_on_is_left_alone(
-    campaign: Any, discover: Any, prefect_environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_run_that_another_process_works_on_is_left_alone(campaign: Any, discover: Any, tmp_path: Path) -> None:
     config = campaign.config(tmp_path / "runs")
-    with running(config, prefect_environment, tmp_path) as process:
+    with discover.running(config, tmp_path) as process:
         wait_until((tmp_path / "runs" / "tiny" / "manifest.json").is_file, process, tmp_path / "log")
         os.killpg(process.pid, signal.SIGSTOP)  # it is not to finish first
         sentence = f"{tmp_path / 'runs' / 'tiny'} is in use by another process: wait for it, or give this run another"
