@@ -256,7 +256,7 @@ def _collate(item: list[CrystalBatch] | CrystalBatch) -> CrystalBatch:
     return item if isinstance(item, CrystalBatch) else item[0]
 
 
-def _trainer(config: TrainConfig, folder: Path, callbacks: Sequence[Callback]) -> lightning.Trainer:
+def _trainer(config: TrainConfig, folder: Path, first: int, callbacks: Sequence[Callback]) -> lightning.Trainer:
     use_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     return lightning.Trainer(
         accelerator="gpu" if use_gpu else "cpu",
@@ -267,7 +267,8 @@ def _trainer(config: TrainConfig, folder: Path, callbacks: Sequence[Callback]) -
         val_check_interval=min(500, config.max_steps),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        logger=CSVLogger(folder, name="", version=""),
+        # The logger empties a folder it finds, so every resumed part of the curve has its own, named by its first step.
+        logger=CSVLogger(folder, name="curves", version=f"from-{first:07d}"),
         log_every_n_steps=50,
         enable_model_summary=False,
         enable_progress_bar=os.environ.get("HULLWARD_PROGRESS", "1") != "0",
@@ -293,7 +294,7 @@ def fit(
     Args:
         data: training crystals; a part of the formulas is held out for the loss curve.
         config: budget and rates.
-        folder: metrics.csv and resume.ckpt (every 500 steps and at the end) are kept here.
+        folder: curves/from-<step>/metrics.csv and resume.ckpt (every 500 steps and at the end) are kept here.
         callbacks: Lightning callbacks, such as a progress report.
         resume: go on from the folder's resume.ckpt if there is one.
         initial: weights and lattice statistics to start from; None draws weights and measures statistics.
@@ -320,8 +321,8 @@ def fit(
         keeper = (
             () if config.keep == "last" else (KeepBest(config.keep, folder, train.crystals, train.ids, config.seed),)
         )
-        trainer = _trainer(config, folder, (clock, *keeper, *callbacks))
         first = torch.load(latest, weights_only=True)["global_step"] // 2 if resume and latest.is_file() else 0
+        trainer = _trainer(config, folder, first, (clock, *keeper, *callbacks))
         sampler = StepSampler(train, config.batch_crystals, config.seed, first, trainer.global_rank, trainer.world_size)
         trainer.fit(
             module,

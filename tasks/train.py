@@ -30,7 +30,7 @@ def train(config: TrainConfig, folder: Path, callbacks: Sequence[Any] = (), resu
 
     Args:
         config: data, sizes, budget.
-        folder: working folder: dataset, metrics.csv, resume.ckpt, and the checkpoint folder at the end.
+        folder: working folder: dataset, curves/, resume.ckpt, and the checkpoint folder at the end.
         callbacks: Lightning callbacks, such as a progress artifact.
         resume: False starts anew.
     Returns: the checkpoint folder.
