@@ -1,5 +1,5 @@
 # Everything a target needs is installed into .venv first, from requirements.lock, once and again when the lock changes.
-# Variables: PYTHON=python3.11  CONFIG=ternary  TRAIN=train-flow  PORT=4200  TEST_WORKERS=2
+# Variables: PYTHON=python3.11  CONFIG=ternary  PORT=4200  TEST_WORKERS=2
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -7,7 +7,6 @@ SHELL := /bin/bash
 .PHONY: help discover test ui lint benchmark train lock
 
 CONFIG ?= quickstart
-TRAIN ?= train-flow
 PORT ?= 4200
 TEST_WORKERS ?= 2
 PYTHON ?= $(firstword $(foreach p,python3 python3.11 python3.12,$(shell $(p) -c \
@@ -25,7 +24,7 @@ help:
 	@echo "make ui         Prefect server, worker and UI on this machine (PORT=4200)"
 	@echo "make lint       ruff and mypy --strict"
 	@echo "make benchmark  rates of sampling, relaxation, ..."
-	@echo "make train      the shipped generator again (TRAIN=train-flow; needs HULLWARD_ASSETS)"
+	@echo "make train      the shipped generator again, in its two parts (needs HULLWARD_ASSETS)"
 	@echo "make lock       newest allowed versions into requirements.lock"
 
 # torch goes first and alone, so that a torch that is there already (a CPU build, say) is kept by what follows.
@@ -60,8 +59,8 @@ benchmark: $(INSTALLED)
 	@$(BIN)/python -m pytest -m benchmark -s tests
 
 train: $(INSTALLED)
-	@$(BIN)/hullward train $(TRAIN)-start --out runs/training/$(TRAIN)-start
-	@$(BIN)/hullward train $(TRAIN) --out runs/training/$(TRAIN)
+	@$(BIN)/hullward train train-flow-start --out runs/training/hullward-flow-start
+	@$(BIN)/hullward train train-flow --out runs/training/hullward-flow
 
 # Packages that torch pins itself (its CUDA libraries) and build numbers such as +cpu differ between machines: left out.
 lock:

@@ -85,16 +85,16 @@ def test_shipped_settings_load_under_their_own_name(name: str) -> None:
 
 def test_every_shipped_file_is_either_a_run_or_a_training() -> None:
     stems = {file.stem for file in (ROOT / "configs").glob("*.yaml")}
-    assert stems == {*RUNS, "train-flow"}
+    assert stems == {*RUNS, "train-flow", "train-flow-start"}
     assert load_training("train-flow").name == "hullward-flow"
 
 
 def test_prefect_deploys_the_shipped_settings() -> None:
     stated = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
     deployed = {entry["name"]: entry for entry in stated["deployments"]}
-    assert set(deployed) == {*RUNS, "flow"}
-    for name in (*RUNS, "flow"):
-        file = "train-flow" if name == "flow" else name
+    assert set(deployed) == {*RUNS, "flow", "flow-start"}
+    for name in deployed:
+        file = name if name in RUNS else f"train-{name}"
         written = yaml.safe_load((ROOT / "configs" / f"{file}.yaml").read_text(encoding="utf-8"))
         assert deployed[name]["parameters"] == {"config": written}
         assert deployed[name]["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
