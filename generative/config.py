@@ -152,7 +152,7 @@ class SampleConfig(RoomConfig):
         5.0, ge=0, le=50, description="velocity of coordinates is scaled by 1 + slope * t (anti-annealing)"
     )
     churn: float = Field(
-        0.0, ge=0, le=1, description="noise on coordinates early in the path, fractional units; separates equal atoms"
+        0.1, ge=0, le=1, description="noise on coordinates early in the path, fractional units; separates equal atoms"
     )
     guidance: float = Field(
         1.0, ge=0, le=10, description="classifier-free guidance weight on space group and energy; 1 is plain"

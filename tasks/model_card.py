@@ -104,6 +104,14 @@ def card_text(checkpoint: Path, score: GeneratorScore) -> str:
         "structurally valid (CDVAE's rule)": f"{100 * score.valid:.1f} %",
         f"crystals per second, {score.threads} CPU thread(s)": f"{score.crystals_per_second:.0f}",
     }
+    first = ""
+    if earlier := training.get("init_training"):
+        first = (
+            f"- It started from the averaged weights of `{earlier['settings']['name']}`: {earlier['steps']:,} steps of "
+            f"{earlier['settings']['batch_crystals']} crystals on the same data, {earlier['minutes']:g} minutes.\n"
+        )
+    if note := training.get("note"):
+        first += f"- {note}\n"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return f"""# {settings["name"]}
 
@@ -132,8 +140,8 @@ larger.
 - {training["steps"]:,} steps of {settings["batch_crystals"]} crystals, {training["minutes"]:g} minutes on
   {hardware["cpu_threads_used"]} thread(s) of a {hardware["cpu_cores"]}-core {hardware["machine"]} machine,
   PyTorch {training["torch"]}.
-- Held-out loss at the end: {json.dumps({k: v for k, v in training["metrics"].items() if k.startswith("val")})}.
-- Again: `hullward train train-flow --out FOLDER` (settings in `configs/train-flow.yaml`).
+{first}- Held-out loss at the end: {json.dumps({k: v for k, v in training["metrics"].items() if k.startswith("val")})}.
+- Again: `make train` (settings in `configs/train-flow-start.yaml` and `configs/train-flow.yaml`).
 
 ## Limits
 
