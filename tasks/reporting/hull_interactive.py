@@ -282,20 +282,25 @@ def _triangle(hull: HullData, placed: Sequence[PlacedCandidate]) -> Figure:
         _note(x, y, f"<b>{symbol}</b>", xanchor=align, font={"size": 18, "color": INK})
         for (x, y, align), symbol in zip(corners, hull.elements, strict=True)
     ]
-    for phase in one_per_composition(hull.phases):
+    last_x, row = -1.0, 0
+    for phase in sorted(one_per_composition(hull.phases), key=lambda p: p.fractions.get(hull.elements[1], 0.0)):
         position = phase_arrays([phase], hull.elements)[0][0]
         if float(position.max()) > 1 - 1e-9:
             continue
         x, y = triangle_xy(position)
+        if y < 0.02:  # along the lower edge names would run into each other: near ones take turns in two rows
+            row = 1 - row if x - last_x < 0.09 else 0
+            last_x = float(x)
+            notes.append(_note(float(x), float(y), html_formula(phase.formula), yshift=-17 - 15 * row))
+            continue
         outward = np.array([x, y]) - TRIANGLE.mean(axis=0)
         side = "left" if outward[0] > 0.12 else "right" if outward[0] < -0.12 else "center"
         shift = {"left": 9, "right": -9, "center": 0}[side]
-        lift = -18 if y < 0.02 else 15
-        notes.append(_note(float(x), float(y), html_formula(phase.formula), xanchor=side, xshift=shift, yshift=lift))
+        notes.append(_note(float(x), float(y), html_formula(phase.formula), xanchor=side, xshift=shift, yshift=15))
     hidden = {"visible": False, "fixedrange": False}
     layout = _layout(
         xaxis={**hidden, "range": [-0.12, 1.12]},
-        yaxis={**hidden, "range": [-0.09, 0.98], "scaleanchor": "x"},
+        yaxis={**hidden, "range": [-0.1, 0.98], "scaleanchor": "x"},
         annotations=notes,
     )
     return {
