@@ -6,6 +6,7 @@ these defaults (see configs/schema.py for how they are composed and read).
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -51,6 +52,9 @@ class FilterConfig(RoomConfig):
     e_above_hull_max_ev_per_atom: float | None = Field(
         None, ge=0, description="largest energy above hull as the source states it, eV/atom; null keeps all"
     )
+    formulas: tuple[str, ...] | None = Field(
+        None, description="keep the polymorphs of these reduced formulas, such as [TiO2, Al2O3]; null keeps all"
+    )
     spacegroups: tuple[int, ...] | None = Field(
         None, description="keep these international space-group numbers (1-230); null keeps all"
     )
@@ -91,7 +95,88 @@ class PrototypesSource(RoomConfig):
     per_formula_max: int = Field(6, ge=1, description="prototypes kept per compound's formula, smallest cells first")
 
 
-Source = Annotated[FilesSource | PrototypesSource, Field(discriminator="kind")]
+class NetworkSource(RoomConfig):
+    """What all databases on the network have in common. A run's chemical system and `data.filters` are sent along."""
+
+    endpoint: str | None = Field(
+        None, description="address of the database, http(s); null takes the provider's own. No key may stand in it"
+    )
+    where: str | None = Field(
+        None, description="further condition in the database's own query language, joined to the others by AND"
+    )
+    n_sites_min: int | None = Field(None, ge=1, description="fewest atoms in the cell as the database stores it")
+    n_sites_max: int | None = Field(None, ge=1, description="most atoms in the cell as the database stores it")
+    limit: int | None = Field(None, ge=1, description="download at most this many records; null downloads all")
+    page_size: int = Field(500, ge=1, le=10_000, description="records asked for at once")
+    requests_per_second: float = Field(2.0, gt=0, le=1000, description="most requests sent per second")
+    attempts: int = Field(6, ge=1, le=20, description="tries per request before giving up")
+    backoff_s: float = Field(1.0, ge=0, le=60, description="wait before the first retry, s; doubled before each next")
+    retry_after_max_s: float = Field(300.0, ge=0, description="longest wait a server may ask for (Retry-After), s")
+    connect_timeout_s: float = Field(10.0, gt=0, description="longest wait for a connection, s")
+    read_timeout_s: float = Field(60.0, gt=0, description="longest silence within a reply, s")
+    reply_timeout_s: float = Field(600.0, gt=0, description="longest time a whole reply may take, s")
+    reply_mb_max: float = Field(512.0, gt=0, description="largest reply, unpacked, MB")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        # The address itself is not repeated: what is wrong with it may be the key in it.
+        if self.endpoint is not None and not re.fullmatch(r"https?://[^@?#\s]+", self.endpoint):
+            raise ValueError(
+                "endpoint: expected http:// or https:// and no user, key, query or fragment; keys come from the "
+                "environment or a Prefect Secret"
+            )
+        if self.n_sites_min and self.n_sites_max and self.n_sites_min > self.n_sites_max:
+            raise ValueError(f"n_sites_min {self.n_sites_min} exceeds n_sites_max {self.n_sites_max}")
+        return self
+
+
+class MaterialsProjectSource(NetworkSource):
+    """The Materials Project through mp-api. The key: environment variable MP_API_KEY, or the Prefect Secret block
+    'materials-project-api-key'; it has no setting, so that it cannot be written into a file.
+    """
+
+    kind: Literal["materials-project"] = "materials-project"
+    thermo_type: Literal["GGA_GGA+U", "R2SCAN", "GGA_GGA+U_R2SCAN"] = Field(
+        "GGA_GGA+U",
+        description="energies of which scheme: corrected GGA/GGA+U, pure r2SCAN, or the Materials Project's mixing of "
+        "both, which must be asked for; records whose energy is of another calculation are refused",
+    )
+    page_size: int = Field(200, ge=1, le=1000, description="records asked for at once")
+
+
+class AflowSource(NetworkSource):
+    """AFLOW through its AFLUX search API; no key."""
+
+    kind: Literal["aflow"] = "aflow"
+    catalogs: tuple[Literal["ICSD", "LIB1", "LIB2", "LIB3", "LIB4", "LIB5", "LIB6"], ...] | None = Field(
+        None, description="parts of AFLOW to search; null searches all"
+    )
+
+
+class OptimadeSource(NetworkSource):
+    """Any OPTIMADE provider; `where` is an OPTIMADE filter, such as 'nelements=2 AND elements HAS \"Ta\"'."""
+
+    kind: Literal["optimade"] = "optimade"
+    provider: str = Field(
+        "alexandria",
+        pattern=r"^[a-z0-9][a-z0-9-]{0,39}$",
+        description="alexandria, alexandria-pbesol, mp, oqmd, aflow, jarvis, or any name for an `endpoint` of your own",
+    )
+    method: str | None = Field(
+        None, description="level of theory of its energies; null takes the provider's known one, else 'unknown'"
+    )
+    fields: dict[str, str] = Field(
+        {},
+        description="column of the table -> the provider's field for it, such as {formation_energy_ev_per_atom: "
+        "_my_eform}; added to, and before, the known ones",
+    )
+    page_size: int = Field(100, ge=1, le=10_000, description="records asked for at once")
+
+
+Source = Annotated[
+    FilesSource | PrototypesSource | MaterialsProjectSource | AflowSource | OptimadeSource,
+    Field(discriminator="kind"),
+]
 
 
 class DataConfig(RoomConfig):
@@ -101,7 +186,17 @@ class DataConfig(RoomConfig):
         (PrototypesSource(),), min_length=1, description="read in order; rows of all sources form one table"
     )
     filters: FilterConfig = Field(FilterConfig(), description="applied to every source")
-    workers: int = Field(1, ge=1, le=64, description="processes that parse CIF text")
+    merge: bool = Field(
+        False,
+        description="keep a crystal that several sources hold once, with all ids and energies (StructureMatcher's "
+        "default tolerances); the first source in the list wins",
+    )
+    refresh: bool = Field(
+        False,
+        description="ask databases on the network again and fetch what has changed; false takes a finished download "
+        "as it is",
+    )
+    workers: int = Field(1, ge=1, le=64, description="processes that parse crystals")
 
 
 class ConditionsConfig(RoomConfig):

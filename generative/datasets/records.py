@@ -70,6 +70,9 @@ class RawRecord:
         source: overrides the reading source's name (rows of our own Parquet keep theirs).
         method: overrides the reading source's level of theory.
         reason: why the record was refused before parsing, for form REFUSED.
+        run_type: calculation behind the energies, as the source states it.
+        last_modified: when the source last changed the record, as it states it.
+        extra: further fields of the record under the source's own names; kept as JSON.
     """
 
     source_id: str
@@ -80,6 +83,9 @@ class RawRecord:
     source: str | None = None
     method: str | None = None
     reason: str = ""
+    run_type: str | None = None
+    last_modified: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 Row = dict[str, Any]

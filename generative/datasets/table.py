@@ -26,9 +26,14 @@ DATASET_SCHEMA = pa.schema(
         _field("e_above_hull_ev_per_atom", pa.float64(), "energy above hull as the source states it, eV/atom; or null"),
         _field("band_gap_ev", pa.float64(), "band gap, eV; or null"),
         _field("method", pa.string(), "level of theory of the energies; rows of different methods share no hull"),
+        _field("run_type", pa.string(), "calculation behind the energies as the source states it, such as 'GGA+U'"),
+        _field("last_modified", pa.string(), "when the source last changed the record, as it states it; or null"),
+        _field("other_ids", pa.list_(pa.string()), "ids of the same crystal elsewhere, when sources were merged"),
+        _field("other_energies", pa.string(), "what those ids state: JSON list of id, method, energies; or null"),
+        _field("extra", pa.string(), "further fields of the record, by the source's names, JSON; or null"),
         *STRUCTURE_FIELDS,
     ],
-    metadata={"schema_version": "1", "about": "Hullward dataset: one ordered crystal per row"},
+    metadata={"schema_version": "2", "about": "Hullward dataset: one ordered crystal per row"},
 )
 
 REJECTED_SCHEMA = pa.schema(
@@ -38,5 +43,5 @@ REJECTED_SCHEMA = pa.schema(
         _field("reason", pa.string(), "one sentence: the value, what was expected"),
         _field("record", pa.string(), "the record as it came, cut to 4,000 characters"),
     ],
-    metadata={"schema_version": "1", "about": "Hullward quarantine: records that could not become a crystal"},
+    metadata={"schema_version": "2", "about": "Hullward quarantine: records that could not become a crystal"},
 )

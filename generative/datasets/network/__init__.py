@@ -1,0 +1,1 @@
+"""Databases on the network: asking politely, page by page, so that nothing is lost and nothing comes twice."""
