@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from generative.config import FilterConfig
 from generative.datasets.table import DATASET_SCHEMA, REJECTED_SCHEMA
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 DATASET_FILE = "dataset.parquet"
 REJECTED_FILE = "rejected.parquet"
 MANIFEST_FILE = "manifest.json"
@@ -39,8 +39,28 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class HarvestRecord(_Frozen):
+    """How a database on the network was asked. Times and counts are of the last time it was."""
+
+    endpoint: str = Field(description="address that was asked; no key")
+    started: str = Field(description="when the first page was asked for, ISO 8601, UTC")
+    finished: str = Field(description="when the last page had come, ISO 8601, UTC")
+    n_records: int = Field(ge=0, description="distinct records that came and are kept in the store")
+    n_repeated: int = Field(ge=0, description="records that came more than once, as when a database shifts its pages")
+    n_requests: int = Field(ge=0, description="requests sent, retries included, over all resumed attempts")
+    n_retries: int = Field(ge=0, description="requests sent again")
+    limit: int | None = Field(default=None, description="most records that were wanted; null all")
+    version_before: str | None = Field(
+        default=None, description="release of the database at the last complete download, if it has moved since"
+    )
+    n_added: int | None = Field(default=None, description="on a refresh: records new since the last download")
+    n_changed: int | None = Field(default=None, description="on a refresh: records that had changed")
+    n_removed: int | None = Field(default=None, description="on a refresh: records the database no longer has")
+    warnings: tuple[str, ...] = Field(default=(), description="what a user should know, one sentence each")
+
+
 class SourceRecord(_Frozen):
-    """What one source gave: n_read = n_kept + n_filtered + n_rejected."""
+    """What one source gave: n_read = n_kept + n_filtered + n_rejected + n_merged."""
 
     source: str = Field(description="name of the source, column 'source' of its rows")
     kind: str = Field(description="files, prototypes, or the name of a network database")
@@ -51,6 +71,8 @@ class SourceRecord(_Frozen):
     n_kept: int = Field(ge=0, description="rows in the table")
     n_filtered: int = Field(ge=0, description="records outside the chemical system or the filters")
     n_rejected: int = Field(ge=0, description="records in the quarantine")
+    n_merged: int = Field(default=0, ge=0, description="crystals another source holds too; kept there, with their ids")
+    harvest: HarvestRecord | None = Field(default=None, description="how the network was asked; null: it was not")
 
 
 class Manifest(_Frozen):
