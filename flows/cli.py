@@ -11,18 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.console import (
-    PLACED,
-    RANKED,
-    RELAXED,
-    SCREENED,
-    SOURCES,
-    answer,
-    guarded,
-    progress_bar,
-    say,
-    show_table,
-)
+from flows import ingest_commands
+from flows.console import PLACED, RANKED, RELAXED, SCREENED, answer, guarded, progress_bar, say, show_table
+from flows.options import AsJson, Crystals, Debug, Elements, Out, OutTable, Potential, Reference, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,21 +29,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="A chemical system goes in, ranked new crystals with VASP inputs come out.",
 )
-
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting, such as sample.n_candidates=32.")
-]
-Elements = Annotated[str | None, typer.Option(metavar="SYSTEM", help="Chemical system, such as Ta-W-B.")]
-AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output, and nothing else there.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
-Out = Annotated[Path, typer.Option(help="Where the result goes: a file ending in .parquet, or a folder (CIFs).")]
-OutTable = Annotated[Path | None, typer.Option(help="Keep the result as a Parquet file.")]
-Potential = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Potential: a name, a folder, or CHGNet. Without: the default or its fallback."),
-]
-Crystals = Annotated[list[str], typer.Argument(metavar="FILE...", help="CIF, POSCAR, CSV, JSON, Parquet; or a folder.")]
-Reference = Annotated[str, typer.Option(metavar="FILE", help="Known crystals: any file or dataset that ingest reads.")]
 
 SHOWN = 10
 """Rows of a table on the terminal; files and JSON hold all."""
@@ -142,33 +118,7 @@ def _run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
     }
 
 
-@app.command()
-@guarded
-def ingest(
-    sources: Annotated[
-        list[str],
-        typer.Argument(metavar="SOURCE...", help="Files, folders, 'prototypes', or one settings file (.yaml)."),
-    ],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the dataset.")],
-    elements: Elements = None,
-    method: Annotated[str, typer.Option(help="Level of theory of the energies in the files.")] = "unknown",
-    potential: Potential = None,
-    settings: Settings = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Known crystals from files into one checked table with a manifest; bad records into a quarantine."""
-    from configs.options import elements_of, ingest_settings
-
-    config, system = ingest_settings(sources, elements_of(elements), method, potential, settings)
-    with answer(as_json) as give, progress_bar("records", as_json) as bar:
-        from tasks.own_files import ingest_sources
-
-        manifest = ingest_sources(config, system, out, lambda _, n: bar(n, n))
-        if not as_json:
-            show_table([vars(source) for source in manifest.sources], SOURCES)
-            typer.echo(f"\n{manifest.n_rows} crystals in {out / 'dataset.parquet'}")
-        give(manifest.model_dump(mode="json"))
+ingest_commands.register(app)
 
 
 @app.command()
