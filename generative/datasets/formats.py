@@ -280,4 +280,20 @@ def _own_record(fields: dict[str, Any], fallback_id: str) -> RawRecord:
         _properties(fields),
         source=fields.get("source"),
         method=fields.get("method"),
+        run_type=fields.get("run_type"),
+        last_modified=fields.get("last_modified"),
+        extra=_extra(fields.get("extra")),
+        other_ids=tuple(fields.get("other_ids") or ()),
+        other_energies=fields.get("other_energies"),
     )
+
+
+def _extra(text: Any) -> dict[str, Any]:
+    """Further fields of a row of our own table; what is no JSON object is kept as text."""
+    if not isinstance(text, str) or not text:
+        return {}
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        return {"extra": text}
+    return found if isinstance(found, dict) else {"extra": found}

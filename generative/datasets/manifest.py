@@ -3,8 +3,9 @@
 The fingerprint is a SHA-256 of the table's content: the names and types of the columns, and every value, in row order.
 It depends neither on time, nor on how Parquet or Arrow split the rows into chunks, nor on compression. How: each column
 keeps three running hashes, of the validity of its rows (one byte each), of the lengths of its strings or lists (8-byte
-little-endian integers), and of its values (UTF-8 text; integers as 8-byte little-endian; floats as IEEE 754 double,
-little-endian). The fingerprint is the hash of the columns' names, types and three digests, in column order.
+little-endian integers), and of its values (UTF-8 text, in a list each behind its length; integers as 8-byte
+little-endian; floats as IEEE 754 double, little-endian). The fingerprint is the hash of the columns' names, types and
+three digests, in column order.
 """
 
 from __future__ import annotations
@@ -136,7 +137,13 @@ def _feed(hashes: list[Any], array: pa.Array) -> None:
     if pa.types.is_list(array.type):
         sizes = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
         lengths.update(sizes.astype("<i8").tobytes())
-        values.update(_number_bytes(array.flatten()))
+        inner = array.flatten()
+        if pa.types.is_string(inner.type):
+            # Each text behind its own length, so that the digest does not depend on how rows are split into pieces.
+            texts = [text.encode() for text in inner.to_pylist()]
+            values.update(b"".join(len(text).to_bytes(8, "little") + text for text in texts))
+        else:
+            values.update(_number_bytes(inner))
     elif pa.types.is_string(array.type):
         texts = [text.encode() for text in array.fill_null("").to_pylist()]
         lengths.update(np.array([len(text) for text in texts], dtype="<i8").tobytes())

@@ -73,6 +73,8 @@ class RawRecord:
         run_type: calculation behind the energies, as the source states it.
         last_modified: when the source last changed the record, as it states it.
         extra: further fields of the record under the source's own names; kept as JSON.
+        other_ids: ids of the same crystal elsewhere, in a record that was merged before.
+        other_energies: what those ids state, JSON as in the table.
     """
 
     source_id: str
@@ -86,6 +88,8 @@ class RawRecord:
     run_type: str | None = None
     last_modified: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    other_ids: tuple[str, ...] = ()
+    other_energies: str | None = None
 
 
 Row = dict[str, Any]
@@ -96,7 +100,14 @@ def _reduced_formula(counts: tuple[tuple[str, int], ...]) -> str:
     return str(Composition(dict(counts)).reduced_formula)
 
 
-def row_of(crystal: Crystal, source: str, source_id: str, method: str, values: Mapping[str, float | int | None]) -> Row:
+def row_of(
+    crystal: Crystal,
+    source: str,
+    source_id: str,
+    method: str,
+    values: Mapping[str, float | int | None],
+    stated: RawRecord | None = None,
+) -> Row:
     """A row of DATASET_SCHEMA for a checked crystal; the crystal itself stands under the key 'crystal'.
 
     Args:
@@ -105,6 +116,7 @@ def row_of(crystal: Crystal, source: str, source_id: str, method: str, values: M
         source_id: the source's own id.
         method: level of theory.
         values: energies, band gap and 'spacegroup' by column name; a space group not given is found by spglib.
+        stated: the record it came from, for what is taken over as it stands (run type, dates, further fields).
     """
     crystal = primitive(crystal)
     counts = Counter(ELEMENTS[z - 1] for z in crystal.atomic_numbers)
@@ -120,8 +132,18 @@ def row_of(crystal: Crystal, source: str, source_id: str, method: str, values: M
         "spacegroup": spacegroup_of(crystal) if spacegroup is None else spacegroup,
         **{column: values.get(column) for column in _UNITS},
         "method": method,
+        "run_type": None if stated is None else stated.run_type,
+        "last_modified": None if stated is None else stated.last_modified,
+        "other_ids": list(stated.other_ids) if stated is not None and stated.other_ids else None,
+        "other_energies": None if stated is None else stated.other_energies,
+        "extra": None if stated is None or not stated.extra else json_text(stated.extra),
         "crystal": crystal,
     }
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON text, the same for the same content: keys sorted, no spaces, foreign types as their text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
 
 
 def table_of(rows: Iterable[Row]) -> pa.Table:
@@ -234,7 +256,8 @@ def interpret_batch(
                 n_filtered += 1
                 continue
             values = _values(record.properties)
-            rows.append(row_of(crystal, record.source or source, record.source_id, record.method or method, values))
+            source_name, method_label = record.source or source, record.method or method
+            rows.append(row_of(crystal, source_name, record.source_id, method_label, values, record))
         except RecordError as error:
             refusals.append((record.source_id, str(error), record.content))
     return rows, refusals, n_filtered

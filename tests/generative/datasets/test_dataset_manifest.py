@@ -68,8 +68,11 @@ def test_the_fingerprint_notices_a_change_in_any_column(column: str) -> None:
         values[4] += "x"
     elif isinstance(values[4], list):
         values[4][0] = np.nextafter(values[4][0], 99) if isinstance(values[4][0], float) else values[4][0] + 1
+    elif values[4] is None:
+        kind = table.schema.field(index).type
+        values[4] = "x" if pa.types.is_string(kind) else ["x"] if pa.types.is_list(kind) else 1
     else:
-        values[4] = 1 if values[4] is None else None
+        values[4] = None
     changed = table.set_column(index, table.schema.field(index), pa.array(values, type=table.schema.field(index).type))
     assert fingerprint_of(changed) != fingerprint_of(table)
 
@@ -80,6 +83,23 @@ def test_neither_null_nor_the_border_between_texts_is_lost_in_the_fingerprint() 
     for values in (["ab", "c"], ["a", "bc"], ["abc", ""], ["abc", None]):
         prints.add(fingerprint_of(table.set_column(2, table.schema.field(2), pa.array(values, type=pa.string()))))
     assert len(prints) == 4
+
+
+def test_lists_of_texts_give_one_fingerprint_however_the_rows_are_split() -> None:
+    table = some_table(6)
+    index = table.column_names.index("other_ids")
+    field = table.schema.field(index)
+
+    def with_ids(ids: list[list[str] | None]) -> pa.Table:
+        return table.set_column(index, field, pa.array(ids, type=field.type))
+
+    ids = [["a", "bc"], None, [], ["d"], ["a", "bc"], None]
+    whole, pieces = with_ids(ids), Fingerprint()
+    for start, stop in ((0, 1), (1, 4), (4, 6)):
+        pieces.update(whole.slice(start, stop - start))
+    assert pieces.hexdigest() == fingerprint_of(whole)
+    others = [[["ab", "c"], *ids[1:]], [["abc"], *ids[1:]], [ids[0], [], *ids[2:]], [["a"], ["bc"], *ids[2:]]]
+    assert len({fingerprint_of(with_ids(other)) for other in [ids, *others]}) == 5
 
 
 def test_a_dataset_comes_back_as_it_was_written(tmp_path: Path) -> None:
