@@ -16,6 +16,7 @@ from generative.datasets.filters import apply_filters, chemical_system
 from generative.datasets.manifest import (
     DatasetError,
     DatasetWriter,
+    Fingerprint,
     Manifest,
     check_dataset,
     fingerprint_of,

@@ -1,0 +1,228 @@
+"""Where records of a database are kept while, and after, they are downloaded: one SQLite file per query.
+
+A page is written in one transaction together with the cursor of the next, so a process killed at any moment leaves
+whole pages and knows where to go on. Records are kept by id: a page that comes twice, or pages in another order, change
+nothing. They are read in id order, so a table made from them does not depend on how they came.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import sqlite3
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from generative.datasets.network.database import Record
+from generative.datasets.records import json_text
+from generative.datasets.sources import SourceError
+
+FORMAT = "1"
+CACHE_KIB = 65_536
+READ_BATCH = 512
+WAIT_S = 600.0
+"""How long a process waits for another that downloads the same query, s."""
+
+State = Mapping[str, str | int | None]
+"""Values of a download's state; None removes one."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS records (
+    id TEXT PRIMARY KEY, stamp TEXT, digest BLOB NOT NULL, body BLOB NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+class Added(NamedTuple):
+    """What adding records did: how many ids are new, are known with another content, are known with the same."""
+
+    n_new: int
+    n_changed: int
+    n_same: int
+
+
+class StoreBusyError(SourceError):
+    """Another process is downloading into this store."""
+
+
+def store_name(source: str, identity: Mapping[str, Any]) -> str:
+    """File name of the store of one question, such as 'aflow-1f0c9a3be2d4.sqlite'.
+
+    Args:
+        source: name of the source.
+        identity: all that makes another question: address, query, limit.
+    """
+    return f"{source}-{hashlib.sha256(json_text(dict(identity)).encode()).hexdigest()[:12]}.sqlite"
+
+
+class Store:
+    """The records of one query, and how far its download is; open it with `opened`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    @contextmanager
+    def opened(
+        cls, path: Path, identity: Mapping[str, Any] | None = None, write: bool = True, wait_s: float = WAIT_S
+    ) -> Iterator[Self]:
+        """The store at this path, locked against other processes; many may read, one may write.
+
+        Args:
+            path: of the SQLite file, made if it is not there; '<path>.lock' beside it is the lock, which a dead process
+                does not hold.
+            identity: kept in the store for people to read.
+            write: whether records or state will change.
+            wait_s: how long to wait for another process, s.
+
+        Raises:
+            StoreBusyError: if another process still has it then.
+            SourceError: if the file is no store, or of another form.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(path.name + ".lock").open("w") as lock:
+            _lock(lock.fileno(), path, write, wait_s)
+            connection = _connected(path)
+            try:
+                store = cls(connection)
+                if identity is not None and store.get("identity") is None:
+                    store.put(identity=json_text(dict(identity)))
+                yield store
+            finally:
+                connection.close()
+
+    def get(self, key: str) -> str | None:
+        """A value of the state; None if it was never put."""
+        found = self._connection.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()
+        return None if found is None else str(found[0])
+
+    def number(self, key: str) -> int:
+        """A value of the state as a whole number; 0 if it was never put."""
+        return int(self.get(key) or 0)
+
+    def put(self, **values: str | int | None) -> None:
+        """Set values of the state, all or none; None removes."""
+        with self._connection:
+            self._put(values)
+
+    def _put(self, values: State) -> None:
+        for key, value in values.items():
+            if value is None:
+                self._connection.execute("DELETE FROM state WHERE key = ?", (key,))
+            else:
+                self._connection.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (key, str(value)))
+
+    def add(self, records: Iterable[Record], state: Callable[[Added], State] = lambda added: {}) -> Added:
+        """Write records and the state that goes with them, all or nothing; of one id the last record is kept.
+
+        Args:
+            records: of one page.
+            state: values to put, from what adding the records did.
+        """
+        rows = [_row(record) for record in records]
+        seen = self._digests([row[0] for row in rows])
+        n_new = n_changed = 0
+        for name, _, digest, _ in rows:
+            n_new += name not in seen
+            n_changed += name in seen and seen[name] != digest
+            seen[name] = digest
+        added = Added(n_new, n_changed, len(rows) - n_new - n_changed)
+        with self._connection:
+            self._connection.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", rows)
+            self._put({"n_stored": len(self) + n_new, **state(added)})
+        return added
+
+    def _digests(self, ids: Sequence[str]) -> dict[str, bytes]:
+        return dict(self._selected("id, digest", ids))
+
+    def _selected(self, columns: str, ids: Sequence[str]) -> Iterator[Any]:
+        for start in range(0, len(ids), READ_BATCH):
+            part = ids[start : start + READ_BATCH]
+            marks = ",".join("?" * len(part))
+            yield from self._connection.execute(f"SELECT {columns} FROM records WHERE id IN ({marks})", part)
+
+    def remove(self, ids: Sequence[str], **state: str | int | None) -> None:
+        """Take stored records away and set the state that goes with it, all or nothing."""
+        with self._connection:
+            self._connection.executemany("DELETE FROM records WHERE id = ?", ((name,) for name in ids))
+            self._put({"n_stored": len(self) - len(ids), **state})
+
+    def __len__(self) -> int:
+        # Counted along: count(*) would walk through the whole file at every page.
+        return self.number("n_stored")
+
+    def known(self, ids: Sequence[str]) -> dict[str, str | None]:
+        """Stamps of those of these ids that are stored."""
+        return dict(self._selected("id, stamp", ids))
+
+    def ids(self) -> Iterator[str]:
+        """All ids, in order."""
+        for (name,) in self._connection.execute("SELECT id FROM records ORDER BY id"):
+            yield name
+
+    def records(self) -> Iterator[Record]:
+        """All records in order of their ids, a few at a time in memory."""
+        cursor = self._connection.execute("SELECT id, stamp, body FROM records ORDER BY id")
+        while rows := cursor.fetchmany(READ_BATCH):
+            for name, stamp, body in rows:
+                yield Record(name, stamp, json.loads(zlib.decompress(body)))
+
+    def digest(self) -> str:
+        """SHA-256 of the content: ids, stamps and bodies, in id order."""
+        total = hashlib.sha256()
+        for name, stamp, digest in self._connection.execute("SELECT id, stamp, digest FROM records ORDER BY id"):
+            total.update(f"{name}\0{stamp}\0".encode() + digest)
+        return total.hexdigest()
+
+
+def _lock(descriptor: int, path: Path, write: bool, wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_EX if write else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise StoreBusyError(
+                    f"{path.name} is in use for more than {wait_s:g} s: another process downloads the same query; wait "
+                    "for it, then run this again"
+                ) from None
+            time.sleep(0.2)
+
+
+def _row(record: Record) -> tuple[str, str | None, bytes, bytes]:
+    body = json_text(dict(record.body)).encode()
+    return record.id, record.stamp, hashlib.blake2b(body, digest_size=16).digest(), zlib.compress(body, 1)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    # Prefect's threads open, use and close a store each by themselves, one at a time.
+    connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA page_size = 16384")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        # A write-ahead log: a page costs one append; after a kill, what was committed is there.
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.executescript(_SCHEMA)
+        found = connection.execute("SELECT value FROM state WHERE key = 'format'").fetchone()
+        if found is None:
+            with connection:
+                connection.execute("INSERT INTO state VALUES ('format', ?)", (FORMAT,))
+        elif found[0] != FORMAT:
+            raise SourceError(
+                f"{path.name}: a download of form {found[0]!r}, expected {FORMAT!r}: remove the file and download again"
+            )
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise SourceError(f"{path.name}: not a readable download ({error}): remove the file and run again") from None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
