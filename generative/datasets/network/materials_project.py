@@ -68,6 +68,7 @@ class MaterialsProject:
     """The Materials Project under one query; see `generative.datasets.network.database.Database`.
 
     Attributes:
+        endpoint: address of the API.
         query: parameters of both endpoints, as sent but for paging; and what has to be filtered afterwards.
         method: level of theory of the energies; the calculation of each row stands in its `run_type`.
     """
@@ -97,7 +98,7 @@ class MaterialsProject:
             SourceError: if nothing can match, or `where` is no list of conditions; see `query_of`.
         """
         self._config, self._access, self._secret = config, access, secret
-        self._endpoint = (config.endpoint or ENDPOINT).rstrip("/") + "/"
+        self.endpoint = (config.endpoint or ENDPOINT).rstrip("/") + "/"
         if access.redacted(config.where or "") != (config.where or ""):
             raise SourceError("where contains the API key: expected conditions only; the key is sent without it")
         self._criteria, unsent = query_of(config, filters, elements)
@@ -110,7 +111,7 @@ class MaterialsProject:
     def version(self) -> str | None:
         """The database's release, such as '2025.09.25', asked anew each time."""
         self._key()
-        heartbeat = self._access.get_json(f"{self._endpoint}heartbeat")
+        heartbeat = self._access.get_json(f"{self.endpoint}heartbeat")
         version = heartbeat.get("db_version") if isinstance(heartbeat, Mapping) else None
         return None if version is None else str(version)
 
@@ -160,7 +161,7 @@ class MaterialsProject:
         return RawRecord(
             record.id,
             Form.REFUSED if reason else Form.STRUCTURE,
-            json.dumps(record.body) if reason else summary.get("structure"),
+            json.dumps({"thermo": thermo, "summary": summary}) if reason else summary.get("structure"),
             {
                 "energy_ev_per_atom": ("energy_per_atom", thermo.get("energy_per_atom")),
                 "formation_energy_ev_per_atom": ("formation_energy_per_atom", thermo.get("formation_energy_per_atom")),
@@ -231,7 +232,7 @@ class MaterialsProject:
         return {
             name: _without_heartbeat(rester)(
                 api_key=key,
-                endpoint=self._endpoint,
+                endpoint=self.endpoint,
                 session=session,
                 use_document_model=False,
                 mute_progress_bars=True,
