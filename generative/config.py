@@ -65,6 +65,10 @@ class FilterConfig(RoomConfig):
             raise ValueError(f"n_elements_min {self.n_elements_min} exceeds n_elements_max {self.n_elements_max}")
         if self.n_atoms_min > self.n_atoms_max:
             raise ValueError(f"n_atoms_min {self.n_atoms_min} exceeds n_atoms_max {self.n_atoms_max}")
+        for formula in self.formulas or ():
+            symbols = re.findall(r"[A-Z][a-z]?", formula)
+            if not re.fullmatch(r"([A-Z][a-z]?\d*)+", formula) or not set(symbols) <= set(ELEMENTS):
+                raise ValueError(f"formulas contains {formula!r}: expected reduced formulas such as 'Al2O3'")
         bad = [s for s in self.spacegroups or () if not 1 <= s <= 230]
         if bad:
             raise ValueError(f"spacegroups contains {bad[0]}: international numbers run from 1 to 230")

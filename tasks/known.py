@@ -14,6 +14,7 @@ from prefect.logging import get_run_logger
 from configs.paths import resolve
 from configs.schema import DiscoverConfig
 from generative.config import FilesSource
+from tasks.downloads import network_context
 from tasks.files import FileRef, key_of, keyed, sha256_of, write_text
 from tasks.loading import PotentialIdentity, potential
 from tasks.run import RunFolder, update_manifest
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
     from dft.potentials import LoadedPotential
+    from generative.datasets.network.harvest import NetworkContext
     from generative.datasets.prototypes import ScoredCrystal
 
 
@@ -63,18 +65,33 @@ def source_digest(config: DiscoverConfig) -> dict[str, str]:
     return digests
 
 
+def download_known(config: DiscoverConfig, folder: Path) -> tuple[NetworkContext, list[str]]:
+    """Bring the run's databases to their end; where downloads lie, and a digest of each.
+
+    A finished download is taken as it is, and no database is asked, unless `data.refresh`.
+    """
+    from generative.datasets.ingest import harvests
+
+    network = network_context(RunFolder(folder).shared_downloads)
+    found = harvests(config.data, config.elements, network).values()
+    return network, [harvest.download(config.data.refresh) for harvest in found]
+
+
 def ingest_known(config: DiscoverConfig, folder: Path, identity: PotentialIdentity) -> FileRef:
     """Read all sources into the run's dataset, restricted to its chemical system."""
     from generative.datasets.ingest import ingest
 
     run = RunFolder(folder)
+    network, downloads = download_known(config, folder)
+    settled = config.data.model_copy(update={"refresh": False})
     needs_potential = any(source.kind == "prototypes" for source in config.data.sources)
     key = key_of(
         "ingest",
         ("generative", "dft") if needs_potential else ("generative",),
-        data=config.data.model_dump(mode="json", exclude={"workers"}),
+        data=settled.model_dump(mode="json", exclude={"workers"}),
         elements=sorted(config.elements),
         sources=source_digest(config),
+        downloads=downloads,
         potential=[identity.fingerprint, config.relax.model_dump(mode="json")] if needs_potential else None,
     )
     marker = run.dataset / "key"
@@ -82,7 +99,7 @@ def ingest_known(config: DiscoverConfig, folder: Path, identity: PotentialIdenti
     if not reused:
         marker.unlink(missing_ok=True)
         scorer = PotentialScorer(potential(config.relax, config.execution), config) if needs_potential else None
-        ingest(config.data, config.elements, run.dataset, resolve, scorer)
+        ingest(settled, config.elements, run.dataset, resolve, scorer, network=network)
         write_text(marker, key)
     manifest = json.loads((run.dataset / "manifest.json").read_text(encoding="utf-8"))
     update_manifest(run, dataset=manifest)
@@ -92,17 +109,20 @@ def ingest_known(config: DiscoverConfig, folder: Path, identity: PotentialIdenti
 def competing_phases(table: pa.Table, most: int) -> pa.Table:
     """The competing phases: for every formula those of lowest stated energy first, at most `most` in all.
 
-    Round by round (the lowest of each formula, then the next lowest), so that a cut never empties a formula.
+    Round by round (the lowest of each formula, then the next lowest), so that a cut never empties a formula. Energies
+    of different methods cannot be compared, so each method has its own order within a formula.
     """
-    taken: dict[str, int] = {}
+    taken: dict[tuple[str, str], int] = {}
     order = []
     energies = pc.coalesce(
         table.column("e_above_hull_ev_per_atom"), table.column("formation_energy_ev_per_atom"), pa.scalar(1e9)
     ).to_pylist()
     formulas, ids = table.column("formula").to_pylist(), table.column("id").to_pylist()
+    methods = table.column("method").to_pylist()
     for row in sorted(range(len(table)), key=lambda i: (formulas[i], energies[i], ids[i])):
-        order.append((taken.get(formulas[row], 0), formulas[row], row))
-        taken[formulas[row]] = taken.get(formulas[row], 0) + 1
+        kind = formulas[row], methods[row]
+        order.append((taken.get(kind, 0), formulas[row], row))
+        taken[kind] = taken.get(kind, 0) + 1
     return table.take(pa.array([row for _, _, row in sorted(order)[:most]], type=pa.int64()))
 
 

@@ -43,6 +43,11 @@ class RunFolder:
         return self.path.parent / ".references"
 
     @property
+    def shared_downloads(self) -> Path:
+        """What databases on the network sent, shared by all runs beside this one, one file per query."""
+        return self.path.parent / ".downloads"
+
+    @property
     def candidates(self) -> Path:
         """The table of all candidates, ranked ones first."""
         return self.path / "candidates.parquet"

@@ -8,6 +8,7 @@ from typing import Any
 
 from configs.paths import resolve
 from generative.config import DataConfig, FilesSource, TrainConfig
+from tasks.downloads import network_context
 from tasks.files import write_text
 from tasks.run import hardware
 
@@ -44,7 +45,8 @@ def train(config: TrainConfig, folder: Path, callbacks: Sequence[Any] = (), resu
     asked = config.data.model_dump_json(exclude={"workers"})
     marker = folder / "data.json"
     if not resume or not (folder / "dataset" / "manifest.json").is_file():
-        ingest(config.data, None, folder / "dataset", resolve)
+        network = network_context(folder / ".downloads")
+        ingest(config.data, None, folder / "dataset", resolve, network=network)
         write_text(marker, asked)
     elif marker.is_file() and marker.read_text(encoding="utf-8") != asked:
         raise ValueError(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pymatgen.core.composition import Composition
 
 from generative.config import FilterConfig
 
@@ -46,10 +47,17 @@ def apply_filters(table: pa.Table, filters: FilterConfig) -> pa.Table:
     if filters.e_above_hull_max_ev_per_atom is not None:
         stable = pc.less_equal(table.column("e_above_hull_ev_per_atom"), filters.e_above_hull_max_ev_per_atom)
         keep = pc.and_(keep, pc.fill_null(stable, False))
+    if filters.formulas is not None:
+        keep = pc.and_(keep, pc.is_in(table.column("formula"), value_set=pa.array(reduced_formulas(filters.formulas))))
     if filters.spacegroups is not None:
         wanted = pa.array(sorted(set(filters.spacegroups)), type=pa.int16())
         keep = pc.and_(keep, pc.is_in(table.column("spacegroup"), value_set=wanted))
     return table.filter(keep)
+
+
+def reduced_formulas(formulas: Sequence[str]) -> list[str]:
+    """Formulas in the table's form ('O4Ti2' -> 'TiO2'), sorted, each once."""
+    return sorted({str(Composition(formula).reduced_formula) for formula in formulas})
 
 
 def _between(table: pa.Table, column: str, low: int, high: int) -> pa.Array:

@@ -1,33 +1,50 @@
-"""All sources of a run into one table: read, restricted, filtered, freed of double ids, written with a manifest."""
+"""All sources of a run into one table: read, restricted, filtered, freed of double ids, merged, with a manifest."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from generative.config import DataConfig, FilesSource, FilterConfig, PrototypesSource
+from generative.config import DataConfig, FilesSource, FilterConfig, NetworkSource, PrototypesSource
 from generative.datasets.files import Files, source_name
 from generative.datasets.filters import apply_filters, chemical_system
 from generative.datasets.manifest import DatasetWriter, Manifest, SourceRecord, utc_now
+from generative.datasets.network.harvest import Harvest, NetworkContext, SourcePlan
+from generative.datasets.network.opening import open_harvest
 from generative.datasets.prototypes import Prototypes, Scorer
 from generative.datasets.records import rejected_of
 from generative.datasets.sources import Source, SourceError
+from generative.datasets.table import DATASET_SCHEMA
 
 Resolve = Callable[[str], Path]
 """From a path as the user wrote it ('assets:...', 'package:...', plain) to where it lies on this machine."""
 
-Progress = Callable[[str, int], None]
-"""Called after each batch with the source's name and the records read of it so far."""
+Progress = Callable[[str, int, int | None], None]
+"""Called after each page of a download and each batch read: the source's name, the records so far, and how many are
+expected, if that is known."""
+
+UNMERGED = ".unmerged.parquet"
 
 
-def sources_of(config: DataConfig, resolve: Resolve, scorer: Scorer | None) -> Iterator[Source]:
+def sources_of(
+    config: DataConfig,
+    resolve: Resolve,
+    scorer: Scorer | None,
+    system: tuple[str, ...] | None = None,
+    network: NetworkContext | None = None,
+) -> Iterator[Source]:
     """The sources of a configuration, in order; a name used twice gets '-2', '-3' behind it.
 
     Raises:
-        SourceError: if prototypes are asked for without a scorer.
+        SourceError: if prototypes are asked for without a scorer, or a database without a place to keep its records.
     """
     used: dict[str, int] = {}
 
@@ -47,7 +64,40 @@ def sources_of(config: DataConfig, resolve: Resolve, scorer: Scorer | None) -> I
                 )
             yield Prototypes(source, scorer, unique("prototypes"))
         else:
-            raise SourceError(f"source of kind {source.kind!r} is not known: expected 'files' or 'prototypes'")
+            harvest = _harvest(source, config, system, network)
+            harvest.name = unique(harvest.name)
+            yield harvest
+
+
+def _harvest(
+    source: NetworkSource, config: DataConfig, system: tuple[str, ...] | None, network: NetworkContext | None
+) -> Harvest:
+    if network is None:
+        raise SourceError("a database on the network needs a folder for its records, but none was given: name one")
+    return open_harvest(source, config.filters, system, network, config.workers)
+
+
+def harvests(config: DataConfig, elements: Sequence[str] | None, network: NetworkContext) -> dict[int, Harvest]:
+    """What asks the databases among a configuration's sources, by their place in the list.
+
+    Raises:
+        SourceError: if the settings make no query.
+    """
+    system = system_of(elements, config.filters)
+    return {
+        place: open_harvest(source, config.filters, system, network, config.workers)
+        for place, source in enumerate(config.sources)
+        if isinstance(source, NetworkSource)
+    }
+
+
+def plans(config: DataConfig, elements: Sequence[str] | None, network: NetworkContext) -> list[SourcePlan]:
+    """What each database would be asked, and how many records it would send; nothing is downloaded.
+
+    Raises:
+        NetworkError: if a database cannot be asked for its count.
+    """
+    return [harvest.plan() for harvest in harvests(config, elements, network).values()]
 
 
 def ingest(
@@ -57,47 +107,68 @@ def ingest(
     resolve: Resolve,
     scorer: Scorer | None = None,
     progress: Progress | None = None,
+    network: NetworkContext | None = None,
 ) -> Manifest:
     """Read all sources in order into one dataset folder.
 
-    A record becomes a row, a row of the quarantine, or one more in a count of filtered records, and nothing else: the
-    manifest's counts add up for every source. Of two rows with one id the first is kept and the second quarantined;
-    the same crystal in two sources is two rows, because ids carry the source's name.
+    A record becomes a row, a row of the quarantine, one more in a count of filtered or of merged records, and nothing
+    else: the manifest's counts add up for every source. Of two rows with one id the first is kept and the second
+    quarantined; the same crystal in two sources is two rows, because ids carry the source's name, unless
+    `config.merge` makes them one.
 
     Args:
-        config: sources, filters, and the number of worker processes.
+        config: sources, filters, merging, and the number of worker processes.
         elements: the chemical system to restrict the table to (with every system below it); None keeps all.
         folder: where dataset.parquet, rejected.parquet and manifest.json are written, once all is read.
         resolve: finds a source's path.
         scorer: relaxes and scores prototypes; needed only if they are among the sources.
-        progress: told about every batch.
+        progress: told about every page and batch.
+        network: where downloads are kept, and keys; None keeps them in '.downloads' in `folder`, without keys.
 
     Returns:
         The manifest as written.
 
     Raises:
         SourceError: if a source cannot be read at all; the folder is then left as it was.
+        NetworkError: if a database cannot be asked; what has come is kept, and the same call goes on from there.
     """
-    system = _system(elements, config.filters)
-    ids: set[str] = set()
-    records: list[SourceRecord] = []
-    with DatasetWriter(folder) as writer:
-        for source in sources_of(config, resolve, scorer):
-            records.append(_read(source, system, config.filters, ids, writer, progress))
+    system = system_of(elements, config.filters)
+    network = network or NetworkContext(folder / ".downloads")
+    tallies: list[_Tally] = []
+    with ExitStack() as stack:
+        writer = stack.enter_context(DatasetWriter(folder))
+        unmerged = stack.enter_context(_Unmerged(folder / UNMERGED)) if config.merge else None
+        ids: set[str] = set()
+        for source in sources_of(config, resolve, scorer, system, network):
+            if isinstance(source, Harvest):
+                source.download(config.refresh, progress)
+            tally = _Tally(source)
+            for rows, rejected in _batches(source, system, config.filters, ids, tally, progress):
+                writer.add(rows if unmerged is None else rows.slice(0, 0), rejected)
+                if unmerged is not None:
+                    unmerged.add(rows)
+            tallies.append(tally)
+        if unmerged is not None:
+            _merge(unmerged.close(), writer, tallies)
         manifest = Manifest(
-            sources=tuple(records),
+            sources=tuple(tally.record() for tally in tallies),
             elements=None if elements is None else tuple(sorted(set(elements))),
             filters=config.filters,
             created=utc_now(),
             n_rows=writer.n_rows,
+            methods=dict(sorted(writer.methods.items())),
             fingerprint_sha256=writer.fingerprint.hexdigest(),
         )
         writer.finish(manifest)
     return manifest
 
 
-def _system(elements: Sequence[str] | None, filters: FilterConfig) -> tuple[str, ...] | None:
-    """Elements allowed by both the run's chemical system and the filter."""
+def system_of(elements: Sequence[str] | None, filters: FilterConfig) -> tuple[str, ...] | None:
+    """Elements allowed by both the run's chemical system and the filter, sorted; None allows all.
+
+    Raises:
+        SourceError: if they share no element.
+    """
     if elements is None:
         return None if filters.elements is None else tuple(sorted(set(filters.elements)))
     if filters.elements is None:
@@ -111,15 +182,37 @@ def _system(elements: Sequence[str] | None, filters: FilterConfig) -> tuple[str,
     return shared
 
 
-def _read(
+@dataclass
+class _Tally:
+    """Where the records of one source went."""
+
+    source: Source
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def record(self) -> SourceRecord:
+        source = self.source
+        names = ("n_read", "n_kept", "n_filtered", "n_rejected", "n_merged")
+        return SourceRecord(
+            source=source.name,
+            kind=source.kind,
+            query=source.query,
+            database_version=source.database_version(),
+            method=source.method,
+            harvest=source.record() if isinstance(source, Harvest) else None,
+            **{name: self.counts[name] for name in names},
+        )
+
+
+def _batches(
     source: Source,
     system: tuple[str, ...] | None,
     filters: FilterConfig,
     ids: set[str],
-    writer: DatasetWriter,
+    tally: _Tally,
     progress: Progress | None,
-) -> SourceRecord:
-    n_read = n_kept = n_filtered = n_rejected = 0
+) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Rows to keep and rows of the quarantine, counted."""
+    expected = source.record().n_records if isinstance(source, Harvest) else None
     for batch in source.batches(system):
         rows = batch.rows if system is None else chemical_system(batch.rows, system)
         rows = apply_filters(rows, filters)
@@ -128,24 +221,50 @@ def _read(
         rejected = pa.concat_tables([batch.rejected, doubles])
         if batch.n_read != len(rows) + n_outside + len(rejected):
             raise AssertionError(f"source {source.name} lost records: {batch.n_read} read, {len(rows)} rows")
-        writer.add(rows, rejected)
-        n_read += batch.n_read
-        n_kept += len(rows)
-        n_filtered += n_outside
-        n_rejected += len(rejected)
+        tally.counts.update(n_read=batch.n_read, n_kept=len(rows), n_filtered=n_outside, n_rejected=len(rejected))
+        yield rows, rejected
         if progress is not None:
-            progress(source.name, n_read)
-    return SourceRecord(
-        source=source.name,
-        kind=source.kind,
-        query=source.query,
-        database_version=source.database_version(),
-        method=source.method,
-        n_read=n_read,
-        n_kept=n_kept,
-        n_filtered=n_filtered,
-        n_rejected=n_rejected,
-    )
+            progress(source.name, tally.counts["n_read"], expected)
+
+
+class _Unmerged:
+    """Rows of all sources on their way to being merged: a Parquet file that goes away at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> _Unmerged:
+        self._writer = pq.ParquetWriter(self._path, DATASET_SCHEMA, compression="zstd")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+        self._path.unlink(missing_ok=True)
+
+    def add(self, rows: pa.Table) -> None:
+        if len(rows):
+            self._writer.write_table(rows.select(DATASET_SCHEMA.names).cast(DATASET_SCHEMA))
+
+    def close(self) -> Path:
+        self._writer.close()
+        return self._path
+
+
+def _merge(path: Path, writer: DatasetWriter, tallies: Sequence[_Tally]) -> None:
+    from generative.datasets.merging import find_copies, merged
+    from generative.screening.matching import Tolerances
+
+    copies = find_copies(path, Tolerances.of(0.2, 0.3, 5.0))
+    for rows in merged(path, copies):
+        writer.add(rows, rejected_of("", []))
+    # By place, not by name: rows of a dataset read from a file keep the names of the sources it was made from.
+    dropped = copies.original != np.arange(len(copies.original))
+    start = 0
+    for tally in tallies:
+        n_rows = tally.counts["n_kept"]
+        n_merged = int(dropped[start : start + n_rows].sum())
+        tally.counts.update(n_merged=n_merged, n_kept=-n_merged)
+        start += n_rows
 
 
 def _without_known(rows: pa.Table, ids: set[str], source: str) -> tuple[pa.Table, pa.Table]:

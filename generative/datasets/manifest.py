@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -87,6 +88,9 @@ class Manifest(_Frozen):
     filters: FilterConfig = Field(description="filters that were applied")
     created: str = Field(description="time of writing, ISO 8601, UTC")
     n_rows: int = Field(ge=0, description="rows of dataset.parquet")
+    methods: dict[str, int] = Field(
+        default={}, description="level of theory -> rows with it; energies of different ones share no hull"
+    )
     fingerprint_sha256: str = Field(description="of the table's content; see generative/datasets/manifest.py")
 
 
@@ -173,6 +177,7 @@ class DatasetWriter:
         self._folder = folder
         self.fingerprint = Fingerprint()
         self.n_rows = 0
+        self.methods: Counter[str] = Counter()
         self._paths = [_temporary(folder / name) for name in (DATASET_FILE, REJECTED_FILE)]
 
     def __enter__(self) -> Self:
@@ -194,6 +199,8 @@ class DatasetWriter:
             rows = rows.select(DATASET_SCHEMA.names).cast(DATASET_SCHEMA)
             self.fingerprint.update(rows)
             self.n_rows += len(rows)
+            for counted in pc.value_counts(rows.column("method")).to_pylist():
+                self.methods[counted["values"]] += counted["counts"]
             self._rows.write_table(rows)
         if len(rejected):
             self._rejected.write_table(rejected.select(REJECTED_SCHEMA.names).cast(REJECTED_SCHEMA))

@@ -88,7 +88,7 @@ class Aflow:
             SourceError: if `where` is no list of AFLUX conditions, or the system has more than LEGS_MAX subsets.
         """
         self._access = access
-        self._url = config.endpoint or ENDPOINT
+        self.endpoint = config.endpoint or ENDPOINT
         self._page_size = config.page_size
         self._legs = legs(filters, elements)
         self._conditions = self._common_conditions(config)
@@ -221,7 +221,7 @@ class Aflow:
 
     def _send(self, matchbook: str, number: int, size: int) -> Reply:
         summons = quote(f"{matchbook},$paging({number},{size}),$format(json)", safe="(),$:*'!")
-        reply = read_reply(self._access.get_json(f"{self._url}?{summons}"))
+        reply = read_reply(self._access.get_json(f"{self.endpoint}?{summons}"))
         if len(reply.bodies) > size:
             raise SchemaChangedError(
                 f"AFLOW sent {len(reply.bodies)} records: expected at most {size} of page {number}; it no longer takes "

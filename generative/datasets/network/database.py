@@ -54,6 +54,7 @@ class Database(Protocol):
     Attributes:
         name: column `source` of its rows, such as 'materials-project'.
         kind: 'materials-project', 'aflow', 'optimade'.
+        endpoint: address that is asked.
         query: what is asked, complete and readable, without any secret; part of the manifest and of the store's key.
         method: level of theory of records that state none.
         fetch_size: most ids that `fetch` takes at once.
@@ -64,6 +65,9 @@ class Database(Protocol):
 
     @property
     def kind(self) -> str: ...  # noqa: D102
+
+    @property
+    def endpoint(self) -> str: ...  # noqa: D102
 
     @property
     def query(self) -> str: ...  # noqa: D102

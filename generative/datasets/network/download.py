@@ -41,8 +41,9 @@ class Download:
         limit: int | None,
         page_size: int,
         progress: DownloadProgress | None,
+        name: str,
     ) -> None:
-        self._database, self._access, self._store = database, access, store
+        self._database, self._access, self._store, self._name = database, access, store, name
         self._limit, self._page_size, self._progress = limit, page_size, progress
 
     def complete(self) -> None:
@@ -103,7 +104,7 @@ class Download:
             page = self._database.page(cursor)
             if page.cursor is not None and page.cursor == cursor:
                 raise BrokenReplyError(
-                    f"{self._database.name}: the page after {cursor!r} is said to be itself: expected another, so "
+                    f"{self._name}: the page after {cursor!r} is said to be itself: expected another, so "
                     "report it to the database's maintainers, or narrow the query"
                 )
             n_new = self._keep(page)
@@ -113,7 +114,7 @@ class Download:
                 break
             if n_circles >= circles_max:
                 raise BrokenReplyError(
-                    f"{self._database.name}: {n_circles} pages in a row brought nothing new, after {len(store)} "
+                    f"{self._name}: {n_circles} pages in a row brought nothing new, after {len(store)} "
                     "records: the database goes round in a circle, so report it to its maintainers, or narrow the query"
                 )
             cursor = page.cursor
@@ -188,7 +189,7 @@ class Download:
 
     def _tell(self, expected: int | None) -> None:
         if self._progress is not None:
-            self._progress(self._database.name, len(self._store), expected)
+            self._progress(self._name, len(self._store), expected)
 
     def _warn(self, sentence: str) -> None:
         warnings = [*json.loads(self._store.get("warnings") or "[]"), sentence]

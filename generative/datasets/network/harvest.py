@@ -64,30 +64,31 @@ class Harvest:
         self,
         database: Database,
         access: Access,
-        endpoint: str,
         folder: Path,
         limit: int | None = None,
         page_size: int = 100,
         workers: int = 1,
+        name: str | None = None,
     ) -> None:
         """Nothing is asked or opened yet.
 
         Args:
             database: provider and query.
             access: the way to it; its counters enter the manifest.
-            endpoint: address, for the manifest and as part of the store's identity.
             folder: of the stores.
             limit: most records to download.
             page_size: records per page; a cursor of another size is not followed.
             workers: processes that read crystals out of records.
+            name: column `source` of the rows; the database's own if None.
         """
-        self.name, self.kind, self.method = database.name, database.kind, database.method
+        self.name, self.kind, self.method = name or database.name, database.kind, database.method
         self.query = database.query + (f" (first {limit} records)" if limit else "")
-        self.endpoint = endpoint
+        self.endpoint = database.endpoint
         self._database, self._access = database, access
         self._limit, self._page_size, self._workers = limit, page_size, workers
-        self._identity = {"kind": self.kind, "endpoint": endpoint, "query": self.query}
-        self.path = folder / store_name(self.name, self._identity)
+        self._identity = {"kind": self.kind, "endpoint": self.endpoint, "query": self.query}
+        # By the database's own name: the same query under another name is the same download.
+        self.path = folder / store_name(database.name, self._identity)
 
     def download(self, refresh: bool = False, progress: DownloadProgress | None = None) -> str:
         """Make the store complete. A complete one is left as it is and nothing is asked, unless `refresh`.
@@ -104,7 +105,9 @@ class Harvest:
         with Store.opened(self.path, self._identity) as store, closing(self._database):
             # Another process may have finished it while this one waited for the lock.
             if refresh or store.get("finished") is None:
-                Download(self._database, self._access, store, self._limit, self._page_size, progress).complete()
+                Download(
+                    self._database, self._access, store, self._limit, self._page_size, progress, self.name
+                ).complete()
             return store.get("digest") or ""
 
     def _digest_if_complete(self) -> str | None:
