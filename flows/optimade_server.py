@@ -135,13 +135,23 @@ def application(exported: Exported, address: str, folder: Path) -> FastAPI:
     from optimade.server.create_app import create_app
 
     app: FastAPI = create_app(ServerConfig())
-    # The lines hold dates as text, as JSON must; filters compare them as dates.
-    modified = datetime.fromisoformat(exported.origin.last_modified)
-    app.state.entry_collections["structures"].collection.update_many({}, {"$set": {"last_modified": modified}})
+    _complete(app.state.entry_collections, exported, address)
     # Results not yet published: no page that the user happens to visit may read them, by CORS or by a name it owns.
     app.user_middleware = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     return app
+
+
+def _complete(collections: dict[str, Any], exported: Exported, address: str) -> None:
+    """What the lines do not say as the server's database wants it: dates as dates, and where the root of all is."""
+    from mongomock.codec_options import CodecOptions
+
+    structures = collections["structures"]
+    structures.collection = structures.collection.with_options(codec_options=CodecOptions(tz_aware=True))
+    modified = datetime.fromisoformat(exported.origin.last_modified)
+    structures.collection.update_many({}, {"$set": {"last_modified": modified}})
+    root = {"id": "root", "name": "Hullward", "description": ABOUT, "base_url": address, "homepage": None}
+    collections["links"].insert([{**root, "type": "links", "link_type": "root"}])
 
 
 def _run(app: FastAPI, listener: socket.socket, ready: Callable[[], None]) -> None:
