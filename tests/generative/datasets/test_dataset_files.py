@@ -243,7 +243,7 @@ def test_a_name_used_twice_is_numbered_and_a_limit_stops_the_reading(tmp_path: P
         ("x", 2, "a/x.csv (first 2 records)"),
         ("x-2", 1, "b/x.csv (first 1 records)"),
     ]
-    assert seen == [("x", 2), ("x-2", 1)]
+    assert seen == [("x", 2, None), ("x-2", 1, None)]
 
 
 def test_a_manifest_holds_no_path_of_the_machine() -> None:
