@@ -13,14 +13,25 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from configs.ingest import IngestConfig
 from configs.schema import DiscoverConfig
-from generative.config import DataConfig, FilesSource, PrototypesSource, TrainConfig
+from generative.config import (
+    AflowSource,
+    DataConfig,
+    FilesSource,
+    MaterialsProjectSource,
+    NetworkSource,
+    OptimadeSource,
+    PrototypesSource,
+    TrainConfig,
+)
 
 HEAD = """\
 # Settings
 
-Every setting of a run and of a training, with its default, what is allowed, and what it means. This file is written by
-`python -m configs.document > docs/settings.md` from the models that check the settings, and a test keeps the two equal.
+Every setting of a run, of an ingest and of a training, with its default, what is allowed, and what it means. This file
+is written by `python -m configs.document > docs/settings.md` from the models that check the settings, and a test keeps
+the two equal.
 
 A YAML file states only what differs from these defaults; `configs/*.yaml` are examples. A single setting is changed on
 the command line by its dotted name: `hullward discover ternary --set sample.n_candidates=64`. A wrong name, type or
@@ -34,6 +45,16 @@ For `hullward discover FILE.yaml`, and the parameter `config` of the `discover` 
 SOURCE = """\
 `data.sources` is a list; each entry says its `kind`. On the command line an entry is named by its place, from 0:
 `--set data.sources.0.limit=100`.
+"""
+NETWORK = """\
+Sources on the network, `materials-project`, `aflow` and `optimade`, share these settings; each one's own follow. Where
+a kind has another default it is listed there. [ingest.md](ingest.md) shows how they are used.
+"""
+INGEST = """\
+# An ingest
+
+For `hullward ingest FILE.yaml`, and the parameter `config` of the `ingest` deployments. `data` and its parts, and
+`relax`, are those of a run.
 """
 TRAINING = """\
 # A training
@@ -55,13 +76,14 @@ def document() -> str:
     from generative.systems.crystal_flow import CrystalFlowConfig  # loads torch
 
     parts = [HEAD, RUN, *_sections(DiscoverConfig)]
+    parts += [INGEST, *_sections(IngestConfig, skip=("data", "relax"))]
     parts += [TRAINING, _table(TrainConfig, "", skip=("data",))]
     parts.append(f"## system\n\n{SYSTEM}\n\n{_table(CrystalFlowConfig, 'system.')}")
     return "\n".join(parts)
 
 
-def _sections(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """A table of the model's own settings, then a section for every model inside it."""
+def _sections(model: type[BaseModel], prefix: str = "", skip: tuple[str, ...] = ()) -> Iterator[str]:
+    """A table of the model's own settings, then a section for every model inside it that is not skipped."""
     inner: dict[str, type[BaseModel]] = {}
     for name, field in model.model_fields.items():
         kind: Any = field.annotation
@@ -72,10 +94,18 @@ def _sections(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     if model is DataConfig:
         yield f"## data.sources\n\n{SOURCE}"
         for source in (FilesSource, PrototypesSource):
-            named = source.model_fields["kind"].default
-            yield f"### kind: {named}\n\n{_about(source)}\n\n{_table(source, '')}"
+            yield _source(source)
+        yield f"### databases on the network\n\n{NETWORK}\n{_table(NetworkSource, '')}"
+        for database in (MaterialsProjectSource, AflowSource, OptimadeSource):
+            shared = set(NetworkSource.model_fields) - set(database.__annotations__)
+            yield _source(database, skip=tuple(shared))
     for name, nested in inner.items():
-        yield from _sections(nested, f"{prefix}{name}.")
+        if name not in skip:
+            yield from _sections(nested, f"{prefix}{name}.")
+
+
+def _source(source: type[BaseModel], skip: tuple[str, ...] = ()) -> str:
+    return f"### kind: {source.model_fields['kind'].default}\n\n{_about(source)}\n\n{_table(source, '', skip)}"
 
 
 def _about(model: type[BaseModel]) -> str:
@@ -85,7 +115,8 @@ def _about(model: type[BaseModel]) -> str:
 def _table(model: type[BaseModel], prefix: str, skip: tuple[str, ...] = ()) -> str:
     schema = model.model_json_schema()
     lines = ["| setting | default | allowed | meaning |", "|---|---|---|---|"]
-    for name, stated in schema["properties"].items():
+    # A setting that a source inherits stands before its own; what names the source comes first all the same.
+    for name, stated in sorted(schema["properties"].items(), key=lambda item: item[0] != "kind"):
         if name in skip:
             continue
         if name == "kind" and "const" in stated:

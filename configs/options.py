@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from configs.ingest import IngestConfig, parse_ingest
 from configs.overrides import override
-from configs.schema import ConfigError, DiscoverConfig, parse, read_yaml
+from configs.schema import CONFIG_FOLDER, ConfigError, DiscoverConfig, parse, read_yaml
 
 ORIGIN = "the command line"
+DATABASES = ("materials-project", "aflow")
+"""Databases that are named by their kind alone; an OPTIMADE provider is named as 'optimade:alexandria'."""
+
+
+@dataclass(frozen=True)
+class IngestRequest:
+    """What the options of `hullward ingest` say beside the sources; None, False and () leave the settings alone.
+
+    Attributes:
+        elements: the chemical system to keep to.
+        method: level of theory of the energies, of files and of OPTIMADE providers.
+        potential: scores prototypes.
+        limit: most records of each source.
+        where: further condition in a database's own query language.
+        endpoint: address of a database.
+        formulas: reduced formulas to keep.
+        refresh: ask databases again.
+        merge: keep a crystal that several sources hold once.
+        name: of the dataset.
+        out: its folder.
+    """
+
+    elements: Sequence[str] | None = None
+    method: str | None = None
+    potential: str | None = None
+    limit: int | None = None
+    where: str | None = None
+    endpoint: str | None = None
+    formulas: Sequence[str] = ()
+    refresh: bool = False
+    merge: bool = False
+    name: str | None = None
+    out: str | None = None
 
 
 def elements_of(text: str | None) -> list[str] | None:
@@ -50,37 +87,100 @@ def run_settings(config: str, changes: Mapping[str, Any], assignments: Sequence[
 
 
 def ingest_settings(
-    sources: Sequence[str],
-    elements: Sequence[str] | None,
-    method: str,
-    potential: str | None,
-    assignments: Sequence[str] | None,
-) -> tuple[DiscoverConfig, tuple[str, ...] | None]:
-    """Settings of an ingest, and the chemical system to keep to; None keeps all.
+    sources: Sequence[str], request: IngestRequest, assignments: Sequence[str] | None = None
+) -> IngestConfig:
+    """Settings of an ingest: of a settings file, or of sources named on the command line.
 
     Args:
-        sources: files, folders, 'prototypes', or one settings file.
-        elements: the chemical system, if one was given.
-        method: level of theory of the energies in the files.
-        potential: scores prototypes; None takes the default.
-        assignments: further settings.
+        sources: files, folders, 'prototypes', 'materials-project', 'aflow', 'optimade:PROVIDER'; or one settings file,
+            of an ingest or a run, or the bare name of one shipped.
+        request: what else the command's options say.
+        assignments: further settings, made last.
 
-    Raises: ConfigError: if a settings file stands among other sources, or a setting is wrong.
+    Raises: ConfigError: if a settings file stands among other sources, an option does not fit the sources, or a
+        setting is wrong.
     """
-    if any(source.endswith((".yaml", ".yml")) for source in sources):
-        if len(sources) > 1:
-            raise ConfigError(f"{', '.join(sources)}: a settings file names its own sources, so it must stand alone")
-        config = run_settings(sources[0], {"elements": elements}, assignments)
-        return config, config.elements
-    if "prototypes" in sources and not elements:
+    file = _settings_file(sources)
+    if file is not None:
+        path, settings = read_yaml(file)
+        origin = str(path)
+    else:
+        settings, origin = _settings_of_sources(sources, request), ORIGIN
+    settings = override(_asked(settings, request), assignments or ())
+    return parse_ingest(settings, origin)
+
+
+def _settings_file(sources: Sequence[str]) -> str | None:
+    """The settings file among the sources, if there is one."""
+    files = [s for s in sources if s.endswith((".yaml", ".yml")) or (_is_shipped(s) and not Path(s).exists())]
+    if files and len(sources) > 1:
+        raise ConfigError(f"{', '.join(sources)}: a settings file names its own sources, so it must stand alone")
+    return files[0] if files else None
+
+
+def _is_shipped(name: str) -> bool:
+    return re.fullmatch(r"[a-z0-9-]+", name) is not None and (CONFIG_FOLDER / f"{name}.yaml").is_file()
+
+
+def _settings_of_sources(sources: Sequence[str], request: IngestRequest) -> dict[str, Any]:
+    if "prototypes" in sources and not request.elements:
         raise ConfigError("prototypes need a chemical system to be decorated with: add --elements, such as Ta-W-B")
-    listed = [
-        {"kind": "prototypes"} if source == "prototypes" else {"kind": "files", "path": source, "method": method}
-        for source in sources
-    ]
-    changes = {"data": {"sources": listed}, "elements": elements, "conditions.n_elements_min": 1}
-    config = settings_of({**changes, **potential_changes(potential)}, assignments)
-    return config, config.elements if elements else None
+    listed = [source_settings(source, request.method) for source in sources]
+    words = "-".join([*(Path(s).name.split(".")[0] for s in sources), *(request.elements or ())])
+    name = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:64].strip("-")
+    return {"name": name or "known-crystals", "data": {"sources": listed}}
+
+
+def source_settings(text: str, method: str | None = None) -> dict[str, Any]:
+    """One source as named on the command line.
+
+    Args:
+        text: a database, 'prototypes', or a file or folder. A file called 'aflow' is './aflow'.
+        method: level of theory, of files and of OPTIMADE providers.
+
+    Raises: ConfigError: if an OPTIMADE provider is not named.
+    """
+    stated = {} if method is None else {"method": method}
+    if text in DATABASES or text == "prototypes":
+        return {"kind": text}
+    if text == "optimade" or text.startswith("optimade:"):
+        provider = text.removeprefix("optimade").removeprefix(":")
+        if not provider:
+            raise ConfigError(f"{text}: which provider? Name it behind a colon, such as optimade:alexandria")
+        return {"kind": "optimade", "provider": provider, **stated}
+    return {"kind": "files", "path": text, **stated}
+
+
+def _asked(settings: dict[str, Any], request: IngestRequest) -> dict[str, Any]:
+    """Settings with what the options say put in; what they leave open stays as it is."""
+    changed = copy.deepcopy(settings)
+    data = changed.setdefault("data", {})
+    listed = data.get("sources", []) if isinstance(data, dict) else None
+    if not isinstance(listed, list) or not all(isinstance(source, dict) for source in listed):
+        return changed  # not settings at all, as `parse_ingest` will say
+    databases = [source for source in listed if source.get("kind") in (*DATABASES, "optimade")]
+    for option, value in (("where", request.where), ("endpoint", request.endpoint)):
+        if value is None:
+            continue
+        if len(databases) != 1:
+            raise ConfigError(
+                f"--{option} belongs to one database, but the sources name {len(databases)}: name exactly one, or "
+                "write a settings file"
+            )
+        databases[0][option] = value
+    if request.limit is not None:
+        for source in listed:
+            if source.get("kind") != "prototypes":
+                source["limit"] = request.limit
+    if request.formulas:
+        data["filters"] = {**(data.get("filters") or {}), "formulas": list(request.formulas)}
+    flags = {"refresh": request.refresh, "merge": request.merge}
+    data.update({name: True for name, wanted in flags.items() if wanted})
+    whole = {"elements": request.elements, "out": request.out, "name": request.name}
+    changed.update({name: value for name, value in whole.items() if value is not None})
+    if request.potential is not None:
+        changed["relax"] = {**(changed.get("relax") or {}), **potential_changes(request.potential)["relax"]}
+    return changed
 
 
 def sample_changes(formulas: Sequence[str], elements: Sequence[str], spacegroup: int | None) -> dict[str, Any]:

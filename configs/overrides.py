@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from configs.schema import ConfigError
+from configs.schema import ConfigError, harmless, holds_secret
 
 
 def override(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
@@ -24,13 +24,15 @@ def override(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, 
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         parts = name.strip().split(".")
+        hidden = f"{name}=***" if equals else "***"
+        shown = hidden if holds_secret(assignment) else assignment
         if not equals or not all(parts):
-            raise ConfigError(f"--set {assignment!r}: expected NAME=VALUE, such as sample.n_candidates=32")
+            raise ConfigError(f"--set {shown!r}: expected NAME=VALUE, such as sample.n_candidates=32")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
-            raise ConfigError(f"--set {assignment!r}: {text!r} is no YAML value; quote it for your shell") from None
-        _put(changed, parts, value, assignment)
+            raise ConfigError(f"--set {shown!r}: the value is no YAML value; quote it for your shell") from None
+        _put(changed, parts, value, shown)
     return changed
 
 
@@ -54,4 +56,6 @@ def _put(settings: dict[str, Any], parts: list[str], value: Any, assignment: str
             else:
                 place = place.setdefault(part, {})
         else:
-            raise ConfigError(f"--set {assignment!r}: {'.'.join(parts[:depth])} is {place!r}, which holds no settings")
+            above = ".".join(parts[:depth])
+            kept = "***" if holds_secret(above) else repr(harmless(place))
+            raise ConfigError(f"--set {assignment!r}: {above} is {kept}, which holds no settings")

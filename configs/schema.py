@@ -6,6 +6,7 @@ only what differs from the defaults.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,6 +26,7 @@ from generative.config import (
 )
 
 CONFIG_FOLDER = Path(__file__).parent
+KEYS_BELONG = "keys come from the environment, such as MP_API_KEY, or from a Prefect Secret, never from settings"
 
 
 class ConfigError(ValueError):
@@ -97,16 +99,28 @@ def describe(error: ValidationError, model: type[BaseModel] = DiscoverConfig) ->
             known = allowed_keys(model, fault["loc"][:-1])
             close = get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.6)
             hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
-            sentences.append(
-                f"{field} is not a setting: {owner} has no such key (value given: {fault['input']!r}); {hint}"
-            )
+            given = "value not repeated" if holds_secret(field) else f"value given: {harmless(fault['input'])!r}"
+            hint = KEYS_BELONG if holds_secret(field) else hint
+            sentences.append(f"{field} is not a setting: {owner} has no such key ({given}); {hint}")
         elif fault["type"] == "missing":
             sentences.append(f"{field} is missing: it has no default")
         elif fault["type"] == "value_error":
             sentences.append(f"{field}: {message}")
         else:
-            sentences.append(f"{field} is {fault['input']!r}: {message[:1].lower()}{message[1:]}")
+            sentences.append(f"{field} is {harmless(fault['input'])!r}: {message[:1].lower()}{message[1:]}")
     return sentences
+
+
+def holds_secret(name: str) -> bool:
+    """Whether a setting's name promises a secret. No setting does, but a user may have tried."""
+    return re.search(r"key|token|secret|passw|credential|authori[sz]ation", name, re.IGNORECASE) is not None
+
+
+def harmless(value: Any) -> Any:
+    """A value given by a user as a message may repeat it: what stands under the name of a secret is left out."""
+    if isinstance(value, dict):
+        return {name: "***" if holds_secret(str(name)) else harmless(inner) for name, inner in value.items()}
+    return [harmless(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def allowed_keys(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
@@ -154,12 +168,20 @@ def read_yaml(path: str | Path) -> tuple[Path, dict[str, Any]]:
     try:
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{file}: not readable as YAML: {_yaml_fault(error)}") from None
     if settings is None:
         settings = {}
     if not isinstance(settings, dict):
         raise ConfigError(f"{file}: holds a {type(settings).__name__}, expected settings as 'key: value' lines")
     return file, settings
+
+
+def _yaml_fault(error: Exception) -> str:
+    """What is wrong, and where. The line itself is not repeated: a key may stand in it."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
+    return " ".join(str(error).split())
 
 
 def load(path: str | Path) -> DiscoverConfig:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows import ingest_commands
+from flows import ingest_commands, optimade_commands
 from flows.console import PLACED, RANKED, RELAXED, SCREENED, answer, guarded, progress_bar, say, show_table
 from flows.options import AsJson, Crystals, Debug, Elements, Out, OutTable, Potential, Reference, Settings
 
@@ -302,6 +302,9 @@ def inputs(
         if not any(outcome["folder"] for outcome in outcomes):
             say("hullward: no inputs could be written; the table says why for each crystal")
             raise typer.Exit(1)
+
+
+optimade_commands.register(app)
 
 
 @app.command()

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,13 +21,10 @@ from tasks.candidates import RELAXED, SAMPLED, table_of
 from tasks.files import sha256_of, write_table, write_text
 from tasks.generate import draw_chunk, n_chunks
 from tasks.judge import hull_energy, phases_of
-from tasks.known import PotentialScorer, competing_phases
-from tasks.loading import identify, potential
+from tasks.known import competing_phases
+from tasks.loading import identify
 from tasks.relax import relax_table, survivors
 from tasks.screen import screen_table, unique_table
-
-if TYPE_CHECKING:
-    from generative.datasets.manifest import Manifest
 
 Progress = Callable[[int, int], None]
 """Called with (work done, work in all): crystals, or integration steps."""
@@ -86,17 +83,6 @@ def _own_table(path: Path) -> pa.Table | None:
         raise OwnFileError(f"{path}: not readable as Parquet ({' '.join(str(error).split())})") from None
     needed = {"id", *(field.name for field in STRUCTURE_FIELDS)}
     return table if needed <= set(table.column_names) else None
-
-
-def ingest_sources(
-    config: DiscoverConfig, elements: Sequence[str] | None, out: Path, progress: Callable[[str, int], None]
-) -> Manifest:
-    """Read the sources of the settings into a dataset folder; a potential is loaded only if one of them needs it."""
-    from generative.datasets.ingest import ingest
-
-    needs_potential = any(source.kind == "prototypes" for source in config.data.sources)
-    scorer = PotentialScorer(potential(config.relax, config.execution), config) if needs_potential else None
-    return ingest(config.data, elements, out, resolve, scorer, progress)
 
 
 def sample_crystals(config: DiscoverConfig, progress: Progress | None = None) -> pa.Table:

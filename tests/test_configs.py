@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel, ValidationError
 
-from configs.options import ingest_settings, sample_changes, settings_of
+from configs.ingest import IngestConfig, load_ingest, parse_ingest
+from configs.options import IngestRequest, ingest_settings, sample_changes, settings_of
 from configs.overrides import override
 from configs.schema import ConfigError, DiscoverConfig, load, parse
 from configs.training import load_training, parse_training
@@ -16,6 +18,8 @@ from generative.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ("quickstart", "ternary", "binary", "perovskite")
+INGESTS = ("materials-project", "aflow", "optimade")
+KEY = "Zq7PlantedKeyNobodyShouldSee"
 BAD: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"sampel": {}}, ("sampel", "no such key", "did you mean 'sample'")),
     ({"sample": {"n_candidate": 3}}, ("sample.n_candidate", "3", "n_candidates")),
@@ -83,28 +87,47 @@ def test_shipped_settings_load_under_their_own_name(name: str) -> None:
     assert load(name).name == name
 
 
-def test_every_shipped_file_is_either_a_run_or_a_training() -> None:
+def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
     stems = {file.stem for file in (ROOT / "configs").glob("*.yaml")}
-    assert stems == {*RUNS, "train-flow", "train-flow-start"}
+    assert stems == {*RUNS, "train-flow", "train-flow-start", *(f"ingest-{name}" for name in INGESTS)}
     assert load_training("train-flow").name == "hullward-flow"
+
+
+@pytest.mark.parametrize("name", INGESTS)
+def test_a_shipped_ingest_asks_the_database_of_its_name_and_asks_it_again_each_time(name: str) -> None:
+    config = load_ingest(f"ingest-{name}")
+    assert config.name == name
+    assert [source.kind for source in config.data.sources] == [name]
+    assert config.data.refresh
+    assert config.folder == Path("runs") / "datasets" / name
+
+
+def test_an_ingest_of_a_runs_settings_reads_what_the_run_would_read() -> None:
+    run, config = load("ternary"), load_ingest("ternary")
+    assert (config.data, config.elements, config.relax) == (run.data, run.elements, run.relax)
+    # A run may be told apart by the place of its work alone.
+    narrow = parse_ingest({"elements": ["Ta", "B", "W"], "execution": {"max_workers": 2, "runs_folder": "x"}}, "f")
+    assert narrow.folder == Path("x/datasets/quickstart")
 
 
 def test_prefect_deploys_the_shipped_settings() -> None:
     stated = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
     deployed = {entry["name"]: entry for entry in stated["deployments"]}
-    assert set(deployed) == {*RUNS, "flow", "flow-start"}
+    assert set(deployed) == {*RUNS, *INGESTS, "flow", "flow-start"}
     for name in deployed:
-        file = name if name in RUNS else f"train-{name}"
+        file = name if name in RUNS else f"ingest-{name}" if name in INGESTS else f"train-{name}"
         written = yaml.safe_load((ROOT / "configs" / f"{file}.yaml").read_text(encoding="utf-8"))
         assert deployed[name]["parameters"] == {"config": written}
         assert deployed[name]["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
         assert "pull" not in stated
-    schedules = [s for entry in stated["deployments"] for s in entry.get("schedules", [])]
-    assert [s["active"] for s in schedules] == [False]
+    schedules = {entry["name"]: [s["active"] for s in entry.get("schedules", [])] for entry in stated["deployments"]}
+    assert {name: active for name, active in schedules.items() if active} == {
+        name: [False] for name in ("ternary", *INGESTS)
+    }
 
 
-@pytest.mark.parametrize("model", [DiscoverConfig, TrainConfig])
-def test_every_field_of_the_form_says_what_it_is(model: type[DiscoverConfig] | type[TrainConfig]) -> None:
+@pytest.mark.parametrize("model", [DiscoverConfig, TrainConfig, IngestConfig])
+def test_every_field_of_the_form_says_what_it_is(model: type[BaseModel]) -> None:
     schema = model.model_json_schema()
     rooms = {model.__name__: schema, **schema["$defs"]}
     silent = [
@@ -150,9 +173,93 @@ def test_formulas_alone_make_the_chemical_system() -> None:
 
 
 def test_files_given_to_ingest_are_not_restricted_unless_asked() -> None:
-    config, system = ingest_settings(["a.csv", "b"], None, "PBE", None, None)
-    assert system is None
-    assert [source.kind for source in config.data.sources] == ["files", "files"]
-    assert ingest_settings(["a.csv"], ["Ta", "B"], "PBE", None, None)[1] == ("Ta", "B")
+    config = ingest_settings(["a.csv", "b"], IngestRequest(method="PBE"))
+    assert config.elements is None
+    assert [(source.kind, source.method) for source in config.data.sources] == [("files", "PBE"), ("files", "PBE")]
+    assert ingest_settings(["a.csv"], IngestRequest(elements=["Ta", "B"])).elements == ("Ta", "B")
     with pytest.raises(ConfigError, match="--elements"):
-        ingest_settings(["prototypes"], None, "PBE", None, None)
+        ingest_settings(["prototypes"], IngestRequest())
+
+
+def test_databases_are_named_by_one_word_and_a_file_of_that_name_by_its_path() -> None:
+    words = ["materials-project", "aflow", "optimade:alexandria", "./aflow", "prototypes"]
+    config = ingest_settings(words, IngestRequest(elements=["Ta", "W", "B"]))
+    assert [source.kind for source in config.data.sources] == [
+        *("materials-project", "aflow", "optimade", "files", "prototypes")
+    ]
+    assert config.data.sources[2].provider == "alexandria"
+    with pytest.raises(ConfigError, match="optimade:alexandria"):
+        ingest_settings(["optimade"], IngestRequest())
+
+
+def test_options_of_an_ingest_reach_the_sources_they_belong_to() -> None:
+    asked = IngestRequest(
+        limit=7,
+        where='elements HAS "Ta"',
+        endpoint="http://127.0.0.1:1/v1",
+        formulas=("TaB2",),
+        refresh=True,
+        merge=True,
+    )
+    data = ingest_settings(["optimade:alexandria", "a.csv"], asked).data
+    database, file = data.sources
+    assert (database.limit, database.where, database.endpoint) == (7, 'elements HAS "Ta"', "http://127.0.0.1:1/v1")
+    assert file.limit == 7
+    assert (data.filters.formulas, data.refresh, data.merge) == (("TaB2",), True, True)
+    with pytest.raises(ConfigError, match="--where belongs to one database, but the sources name 2"):
+        ingest_settings(["aflow", "optimade:mp"], IngestRequest(where="x"))
+    with pytest.raises(ConfigError, match="--endpoint belongs to one database, but the sources name 0"):
+        ingest_settings(["a.csv"], IngestRequest(endpoint="http://h"))
+
+
+def test_options_stand_above_a_settings_file_and_single_settings_above_options(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\ndata: {sources: [{kind: aflow, limit: 3}], filters: {n_atoms_max: 9}}\n")
+    config = ingest_settings([str(file)], IngestRequest(limit=5, formulas=("TaB",)), ["data.filters.n_atoms_max=8"])
+    assert config.data.sources[0].limit == 5
+    assert (config.data.filters.n_atoms_max, config.data.filters.formulas) == (8, ("TaB",))
+    assert ingest_settings(["ingest-aflow"], IngestRequest(name="other")).name == "other"
+    with pytest.raises(ConfigError, match="must stand alone"):
+        ingest_settings([str(file), "aflow"], IngestRequest())
+
+
+SLIPS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"api_key": KEY}, []),
+    ({"data": {"sources": [{"kind": "materials-project", "api_key": KEY}]}}, []),
+    ({"data": {"sources": [{"kind": "materials-project", "headers": {"X-API-KEY": KEY}}]}}, []),
+    ({"data": {"sources": [{"MP_API_KEY": KEY}]}}, []),
+    ({"data": {"token": [KEY]}}, []),
+    ({"data": {"sources": [{"kind": "aflow", "endpoint": f"https://user:{KEY}@host/"}]}}, []),
+    ({"data": {"sources": [{"kind": "aflow", "endpoint": f"https://host/?api_key={KEY}"}]}}, []),
+    ({}, [f"api_key={KEY}"]),
+    ({}, [f"data.client_secret=[{KEY}"]),
+    ({}, [f"MP_API_KEY {KEY}"]),
+    ({}, [f"data={{password: {KEY}"]),
+    ({"api_key": KEY}, ["api_key.value=1"]),
+    ({"name": "x"}, [f"name.api_key={KEY}"]),
+]
+
+
+@pytest.mark.parametrize(("settings", "assignments"), SLIPS, ids=range(len(SLIPS)))
+@pytest.mark.parametrize("reader", [parse_ingest, parse, parse_training])
+def test_a_key_written_among_the_settings_is_refused_and_not_repeated(
+    settings: dict[str, Any], assignments: list[str], reader: Any
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        reader(override(settings, assignments), "f.yaml")
+    assert KEY not in str(caught.value)
+    assert caught.value.__suppress_context__  # what a traceback would show beside it
+
+
+def test_a_file_with_a_key_that_is_no_yaml_is_refused_without_repeating_its_lines(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    file.write_text(f"name: x\napi_key: {KEY}: y\n")
+    with pytest.raises(ConfigError, match=r"mapping values are not allowed here \(line 2, column") as caught:
+        load_ingest(file)
+    assert KEY not in str(caught.value)
+
+
+def test_an_ingest_refused_by_its_form_does_not_repeat_what_was_given() -> None:
+    with pytest.raises(ValidationError) as caught:
+        IngestConfig.model_validate({"api_key": KEY})
+    assert KEY not in str(caught.value)

@@ -208,11 +208,11 @@ def test_relax_and_hull_go_on_from_each_others_files(known: Path, new: Path, tmp
 def test_json_stands_alone_even_where_a_library_writes_to_the_terminal(known: Path, tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
-        "import tasks.own_files as room\n"
+        "import tasks.ingest as room\n"
         "from flows.cli import app\n"
-        "real = room.ingest_sources\n"
+        "real = room.ingest_dataset\n"
         "def noisy(*a):\n    os.write(1, b'from C\\n'); print('from Python'); return real(*a)\n"
-        "room.ingest_sources = noisy\n"
+        "room.ingest_dataset = noisy\n"
         "app()"
     )
     arguments = [sys.executable, "-c", code, "ingest", str(known), "--out", str(tmp_path / "data"), "--json"]

@@ -1,0 +1,36 @@
+"""ingest: databases and files go in, one checked table of known crystals with a manifest and a report comes out.
+
+    plan -> harvest (one per database) -> ingest -> dataset-report
+
+A harvest goes on where an earlier one stopped, in this run, in the next one, or after a kill.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+
+from configs.ingest import IngestConfig, load_ingest
+from tasks.ingest import dataset_report_task, harvest_task, harvested, ingest_task, plan_task
+
+MATERIALS_PROJECT = load_ingest("ingest-materials-project")
+
+
+@flow(name="ingest", flow_run_name="ingest-{config.name}", validate_parameters=True)
+def ingest(config: IngestConfig = MATERIALS_PROJECT) -> Path:
+    """Bring known crystals into one dataset.
+
+    Args:
+        config: sources, filters, and where the dataset goes. It holds no key: see tasks/secrets.py.
+
+    Returns:
+        The dataset's folder, with dataset.parquet, rejected.parquet, manifest.json and report.html.
+    """
+    plan_task(config)
+    for place, source in harvested(config):
+        harvest_task(config, place, source)
+    dataset = ingest_task(config)
+    dataset_report_task(dataset)
+    get_run_logger().info("dataset: %s", config.folder)
+    return config.folder

@@ -1,0 +1,100 @@
+"""Prefect artifacts of a dataset: its report as markdown with the pictures inside, and the sources as a table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+from uuid import UUID
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from generative.datasets.manifest import Manifest
+from tasks.reporting.artifacts import REPORTS_VARIABLE, artifact_key, fitting_rows, in_prefect_run
+from tasks.reporting.dataset_plots import METHOD_COLOURS, cells_png, elements_png, energies_png
+from tasks.reporting.dataset_statistics import DatasetStatistics
+from tasks.reporting.dataset_summary import (
+    MOST_REASONS,
+    harvest_rows,
+    lead_sentence,
+    methods_note,
+    methods_sentence,
+    source_rows,
+    spacegroup_note,
+    warnings_of,
+)
+from tasks.reporting.markdown import data_uri
+from tasks.reporting.tables import escape_markdown
+
+TEXT_LIMIT = 300
+"""Characters of a cell of a table: a query may be as long as its list of formulas."""
+
+
+def publish_dataset(folder: Path, manifest: Manifest, statistics: DatasetStatistics) -> dict[str, UUID]:
+    """Publish a dataset's report and its table of sources; ids by key. Outside a Prefect run it does nothing."""
+    if not in_prefect_run():
+        return {}
+    name = folder.resolve().name
+    report_key, table_key = artifact_key("dataset", name), artifact_key("sources", name)
+    text = dataset_markdown(name, manifest, statistics, dataset_link(folder))
+    about = f"{statistics.n_rows:,} crystals, {len(statistics.elements)} elements, {len(manifest.sources)} sources"
+    report = create_markdown_artifact(text, key=report_key, description=about)
+    asked = {row["source"]: row for row in harvest_rows(manifest)}
+    rows = [{**row, **asked.get(row["source"], {})} for row in source_rows(manifest)]
+    table = create_table_artifact(fitting_rows(rows)[0], key=table_key, description=f"Sources of {about}")
+    # Typed as perhaps a coroutine; in synchronous code, as everywhere here, it is the id.
+    return {report_key: cast(UUID, report), table_key: cast(UUID, table)}
+
+
+def dataset_link(folder: Path) -> str:
+    """A link to report.html where `make ui` serves it (HULLWARD_REPORTS_URL); else empty."""
+    address, place = os.environ.get(REPORTS_VARIABLE), folder.resolve()
+    if not address or place.parent != Path("runs/datasets").resolve():
+        return ""
+    return f"**[Open the report as a page]({address.rstrip('/')}/datasets/{quote(place.name)}/report.html)**"
+
+
+def dataset_markdown(name: str, manifest: Manifest, statistics: DatasetStatistics, link: str = "") -> str:
+    """The report as markdown, below 300 kB; the same text for the same inputs."""
+    parts = [f"# Dataset {escape_markdown(name)}", link]
+    parts += [f"> **Note.** {escape_markdown(warning)}" for warning in warnings_of(manifest)[:20]]
+    parts += [escape_markdown(lead_sentence(manifest, statistics)), "## Sources"]
+    kept = ("source", "read", "kept", "outside", "bad", "merged", "method", "release or digest")
+    parts.append(_table([{key: row[key] for key in kept} for row in source_rows(manifest)[:50]]))
+    parts.append("read = kept + outside + bad + merged")
+    asked = harvest_rows(manifest)[:50]
+    if asked:
+        parts += ["Databases at the last download (UTC):", _table(asked)]
+    parts += ["## Elements", _picture("Crystals per element", elements_png(statistics))]
+    if (energies := energies_png(statistics)) is not None:
+        words = f"{methods_sentence(statistics)}{methods_note(statistics, len(METHOD_COLOURS))}"
+        parts += ["## Energies", escape_markdown(words), _picture("Energies by method", energies)]
+    if (cells := cells_png(statistics)) is not None:
+        parts += ["## Cells and symmetry", _picture("Cells and symmetry", cells)]
+        parts.append(escape_markdown(spacegroup_note(statistics)))
+    if statistics.refusals:
+        shown = statistics.refusals[:MOST_REASONS]
+        parts.append(f"## Quarantine: {statistics.n_refused:,} records")
+        parts.append(_table([{"records": r.count, "source": r.source, "for example": r.example} for r in shown]))
+    parts.append(f"Fingerprint `{manifest.fingerprint_sha256}`, written {escape_markdown(manifest.created)}.")
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _picture(words: str, png: bytes) -> str:
+    return f"![{words}]({data_uri(png)})"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    head = "| " + " | ".join(rows[0]) + " |"
+    rule = "|" + "|".join("--:" if isinstance(value, int) else ":--" for value in rows[0].values()) + "|"
+    body = ["| " + " | ".join(_cell(value) for value in row.values()) + " |" for row in rows]
+    return "\n".join([head, rule, *body])
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    text = str(value)
+    return escape_markdown(text if len(text) <= TEXT_LIMIT else f"{text[: TEXT_LIMIT - 1]}…")
