@@ -26,7 +26,7 @@ from generative.config import AflowSource, FilterConfig
 from generative.datasets.network.access import Access
 from generative.datasets.network.aflow_entries import METHOD, entry_record, newest_date
 from generative.datasets.network.database import Body, Page, Record, require_fields
-from generative.datasets.network.errors import EndlessReplyError, SchemaChangedError
+from generative.datasets.network.errors import BrokenReplyError, EndlessReplyError, SchemaChangedError
 from generative.datasets.records import RawRecord
 from generative.datasets.sources import SourceError
 
@@ -49,7 +49,7 @@ SCHEMA_PAGE_MIN = 10
 
 _STRUCTURE = ("geometry", "species", "composition", "positions_fractional")
 _FIELDS = (
-    *("auid", "aurl", "compound", "catalog", "natoms", *_STRUCTURE, "volume_cell", "spacegroup_relax"),
+    *("auid", "aurl", "compound", "catalog", "nspecies", "natoms", *_STRUCTURE, "volume_cell", "spacegroup_relax"),
     *("Pearson_symbol_relax", "energy_atom", "enthalpy_formation_atom", "Egap", "dft_type", "ldau_type", "ldau_TLUJ"),
     *("pressure", "aflowlib_date"),
 )
@@ -92,6 +92,8 @@ class Aflow:
         self._page_size = config.page_size
         self._legs = legs(filters, elements)
         self._conditions = self._common_conditions(config)
+        # A record is the same whether it came by page, which states its conditions, or by id, which does not.
+        self._fields = tuple(dict.fromkeys([*_FIELDS, *self._conditions]))
 
     def _common_conditions(self, config: AflowSource) -> dict[str, str]:
         """Keyword -> condition, for all legs."""
@@ -114,13 +116,13 @@ class Aflow:
     def query(self) -> str:
         """The matchbook, legs separated by ' | '."""
         asked = " | ".join(",".join(leg.values()) for leg in self._legs) or "nothing"
-        return f"{_matchbook(self._conditions, _FIELDS)} for {asked}"
+        return f"{_matchbook(self._conditions, self._fields)} for {asked}"
 
     def version(self) -> str | None:
         """None: AFLUX states no release. What changes is each record's own date, its stamp."""
         return None
 
-    def count(self) -> int | None:
+    def count(self) -> int:
         """Records that match, summed over the legs; they share none, since each asks for one set of elements.
 
         A server that numbers its records ('1 of 1250') tells; of one that sends plain lists the last page that is
@@ -154,7 +156,7 @@ class Aflow:
             return Page((), None, 0)
         leg, n_before = self._place(cursor)
         number = n_before // self._page_size + 1
-        reply = self._ask(leg, _FIELDS, number, self._page_size)
+        reply = self._ask(leg, self._fields, number, self._page_size)
         if len(reply.bodies) >= SCHEMA_PAGE_MIN:
             require_fields(reply.bodies, _STRUCTURE, "AFLOW")
         records = tuple(_record(body) for body in reply.bodies)
@@ -179,9 +181,12 @@ class Aflow:
     def stamps(self) -> Iterator[Mapping[str, str | None]]:
         """See Database.stamps; LISTING_PAGE records at a time.
 
+        What is not listed is removed from a download, so a list with holes must never pass for a whole one.
+
         Raises:
-            EndlessReplyError: if a page repeats the one before: a listing with holes would remove good records.
+            BrokenReplyError: if a page repeats the one before, or fewer ids come than AFLOW counts.
         """
+        n_listed = 0
         for leg in range(len(self._legs)):
             number, before, is_last = 1, frozenset[str](), False
             while not is_last:
@@ -189,12 +194,19 @@ class Aflow:
                 records = [_record(body) for body in reply.bodies]
                 names = frozenset(record.id for record in records)
                 if names and names <= before:
-                    raise EndlessReplyError(
+                    raise BrokenReplyError(
                         f"AFLOW sent page {number - 1} of its list of ids again as page {number}: expected the next "
-                        "one; what has come so far is kept, run the same command again"
+                        "one; what has come so far is kept, so run the same command again"
                     )
+                n_listed += len(names - before)
                 yield {record.id: record.stamp for record in records}
                 number, before, is_last = number + 1, names, _is_last(reply, number, LISTING_PAGE)
+        n_counted = self.count()
+        if n_listed < n_counted:
+            raise BrokenReplyError(
+                f"AFLOW listed {n_listed} ids and counts {n_counted} records: expected one number; what has come so "
+                "far is kept, so run the same command again"
+            )
 
     def fetch(self, ids: Sequence[str]) -> list[Record]:
         """See Database.fetch."""
@@ -204,7 +216,7 @@ class Aflow:
         for name in (name for name in wanted if not _AUID.fullmatch(name)):
             raise SourceError(f"AFLOW: {name!r} is no id of AFLOW: expected 'aflow:' and 16 hexadecimal digits")
         chosen = {"auid": "auid(" + ":".join(f"'{name}'" for name in wanted) + ")"}
-        reply = self._send(_matchbook(chosen, _FIELDS), 1, max(len(wanted), self.fetch_size))
+        reply = self._send(_matchbook(chosen, self._fields), 1, max(len(wanted), self.fetch_size))
         records = (_record(body) for body in reply.bodies)
         return [record for record in records if record.id in wanted]
 
@@ -237,14 +249,14 @@ def legs(filters: FilterConfig, elements: Sequence[str] | None) -> tuple[dict[st
     else one per subset of the chemical system; else, for all elements, one.
 
     Raises:
-        SourceError: if they are more than LEGS_MAX, or a formula cannot be read.
+        SourceError: if they are more than LEGS_MAX.
     """
     allowed = None if elements is None else frozenset(elements)
     if filters.elements is not None:
         allowed = frozenset(filters.elements) if allowed is None else allowed & frozenset(filters.elements)
     n_min, n_max = filters.n_elements_min, filters.n_elements_max
     if filters.formulas is not None:
-        systems = {tuple(sorted(_elements_of(formula))) for formula in filters.formulas}
+        systems = {tuple(sorted(Composition(formula).get_el_amt_dict())) for formula in filters.formulas}
         chosen = [s for s in systems if n_min <= len(s) <= n_max and (allowed is None or allowed.issuperset(s))]
         n_legs = len(chosen)
     elif allowed is None:
@@ -262,16 +274,6 @@ def legs(filters: FilterConfig, elements: Sequence[str] | None) -> tuple[dict[st
     return tuple(
         {"species": f"species({','.join(system)})", "nspecies": f"nspecies({len(system)})"} for system in ordered
     )
-
-
-def _elements_of(formula: str) -> list[str]:
-    try:
-        symbols = [str(element.symbol) for element in Composition(formula).elements]
-    except Exception:  # a foreign parser on foreign text: it raises whatever its next operation raises
-        symbols = []
-    if not symbols:
-        raise SourceError(f"filters.formulas contains {formula!r}: expected a formula such as 'Ta2BW'")
-    return symbols
 
 
 def parse_where(where: str) -> dict[str, str]:
