@@ -23,7 +23,7 @@ PLANNED = {
     "endpoint": "address",
     "query": "query",
 }
-READ = {**SOURCES, "n_merged": "merged", "database_version": "release or digest"}
+READ = {**SOURCES, "n_merged": "merged", "release": "release"}
 """Columns of the tables on the terminal, with their headings."""
 
 
@@ -117,7 +117,10 @@ def _read(config: IngestConfig, as_json: bool) -> dict[str, Any]:
         for warning in source.harvest.warnings if source.harvest else ():
             say(f"{source.source}: {warning}")
     if not as_json:
-        show_table([vars(source) for source in manifest.sources], READ)
+        # Of a file it is a digest, which the manifest has.
+        releases = [source.database_version if source.harvest else None for source in manifest.sources]
+        rows = [{**vars(s), "release": release} for s, release in zip(manifest.sources, releases, strict=True)]
+        show_table(rows, READ)
         typer.echo(f"\n{manifest.n_rows} crystals in {config.folder / 'dataset.parquet'}\nreport {report}")
     return manifest.model_dump(mode="json")
 

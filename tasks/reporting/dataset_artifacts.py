@@ -17,6 +17,7 @@ from tasks.reporting.dataset_plots import METHOD_COLOURS, cells_png, elements_pn
 from tasks.reporting.dataset_statistics import DatasetStatistics
 from tasks.reporting.dataset_summary import (
     MOST_REASONS,
+    asked_rows,
     harvest_rows,
     lead_sentence,
     methods_note,
@@ -31,6 +32,9 @@ from tasks.reporting.tables import escape_markdown
 TEXT_LIMIT = 300
 """Characters of a cell of a table: a query may be as long as its list of formulas."""
 
+MOST_SOURCES = 50
+ASKED = ("endpoint", "query", "release or digest")
+
 
 def publish_dataset(folder: Path, manifest: Manifest, statistics: DatasetStatistics) -> dict[str, UUID]:
     """Publish a dataset's report and its table of sources; ids by key. Outside a Prefect run it does nothing."""
@@ -41,8 +45,7 @@ def publish_dataset(folder: Path, manifest: Manifest, statistics: DatasetStatist
     text = dataset_markdown(name, manifest, statistics, dataset_link(folder))
     about = f"{statistics.n_rows:,} crystals, {len(statistics.elements)} elements, {len(manifest.sources)} sources"
     report = create_markdown_artifact(text, key=report_key, description=about)
-    asked = {row["source"]: row for row in harvest_rows(manifest)}
-    rows = [{**row, **asked.get(row["source"], {})} for row in source_rows(manifest)]
+    rows = [row | asked_rows(source) for row, source in zip(source_rows(manifest), manifest.sources, strict=True)]
     table = create_table_artifact(fitting_rows(rows)[0], key=table_key, description=f"Sources of {about}")
     # Typed as perhaps a coroutine; in synchronous code, as everywhere here, it is the id.
     return {report_key: cast(UUID, report), table_key: cast(UUID, table)}
@@ -61,10 +64,11 @@ def dataset_markdown(name: str, manifest: Manifest, statistics: DatasetStatistic
     parts = [f"# Dataset {escape_markdown(name)}", link]
     parts += [f"> **Note.** {escape_markdown(warning)}" for warning in warnings_of(manifest)[:20]]
     parts += [escape_markdown(lead_sentence(manifest, statistics)), "## Sources"]
-    kept = ("source", "read", "kept", "outside", "bad", "merged", "method", "release or digest")
-    parts.append(_table([{key: row[key] for key in kept} for row in source_rows(manifest)[:50]]))
+    parts.append(_table(source_rows(manifest)[:MOST_SOURCES]))
     parts.append("read = kept + outside + bad + merged")
-    asked = harvest_rows(manifest)[:50]
+    asked_of = manifest.sources[:MOST_SOURCES]
+    parts.append(_table([{"source": s.source, **_named(asked_rows(s), ASKED)} for s in asked_of]))
+    asked = harvest_rows(manifest)[:MOST_SOURCES]
     if asked:
         parts += ["Databases at the last download (UTC):", _table(asked)]
     parts += ["## Elements", _picture("Crystals per element", elements_png(statistics))]
@@ -98,3 +102,7 @@ def _cell(value: object) -> str:
         return f"{value:,}"
     text = str(value)
     return escape_markdown(text if len(text) <= TEXT_LIMIT else f"{text[: TEXT_LIMIT - 1]}…")
+
+
+def _named(values: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    return {name: values.get(name, "") for name in names}

@@ -12,6 +12,7 @@ from tasks.reporting.dataset_plots import METHOD_COLOURS, cells_png, elements_pn
 from tasks.reporting.dataset_statistics import DatasetStatistics
 from tasks.reporting.dataset_summary import (
     MOST_REASONS,
+    asked_rows,
     harvest_rows,
     lead_sentence,
     methods_note,
@@ -96,6 +97,8 @@ def _sources(manifest: Manifest) -> str:
     asked = harvest_rows(manifest)
     if asked:
         text += _table(asked, "Databases at the last download; times are UTC, requests include those sent again.")
+    for source in manifest.sources:
+        text += f"<details><summary>{_safe(source.source)}</summary>{_pairs(asked_rows(source))}</details>"
     return _section(
         "sources",
         "Sources",
@@ -180,10 +183,14 @@ def _quarantine(statistics: DatasetStatistics) -> str:
 
 def _provenance(manifest: Manifest) -> str:
     recorded = manifest.model_dump(mode="json", exclude={"sources"}, exclude_none=True)
-    body = "".join(
-        f'<tr><th scope="row">{_safe(key)}</th><td class="mono">{_safe(value)}</td></tr>'
-        for key, value in flattened(recorded)
-    )
     hint = "The fingerprint is of the table's content; runs and checkpoints name the dataset by it."
-    content = f"<details open><summary>Manifest</summary><table>{body}</table></details>"
+    content = f"<details open><summary>Manifest</summary>{_pairs(dict(flattened(recorded)))}</details>"
     return _section("provenance", "Where it comes from", hint, content)
+
+
+def _pairs(values: Mapping[str, str]) -> str:
+    rows = (
+        f'<tr><th scope="row">{_safe(key)}</th><td class="mono">{_safe(value)}</td></tr>'
+        for key, value in values.items()
+    )
+    return f"<table>{''.join(rows)}</table>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
-from pymatgen.symmetry.groups import sg_symbol_from_int_number
+from pymatgen.symmetry.groups import SpaceGroup, sg_symbol_from_int_number
 
 from generative.config import ELEMENTS
 from tasks.reporting.dataset_statistics import DatasetStatistics, Floats
@@ -74,8 +75,9 @@ def elements_png(statistics: DatasetStatistics) -> bytes:
 
 
 def _heat_norm(counts: Sequence[int]) -> Normalize:
-    low, high = (min(counts), max(counts)) if counts else (1, 1)
-    return LogNorm(low, high) if high >= 20 * low else Normalize(0, max(high, 1))
+    # The rarest elements share one colour: a single crystal of argon would press all others into the dark end.
+    low, high = (max(1.0, float(np.percentile(counts, 5))), max(counts)) if counts else (1.0, 1)
+    return LogNorm(low, high, clip=True) if high >= 10 * low else Normalize(0, max(high, 1))
 
 
 def _cell(axes: Axes, column: float, row: float, symbol: str, count: int | None, norm: Normalize) -> None:
@@ -90,8 +92,10 @@ def _cell(axes: Axes, column: float, row: float, symbol: str, count: int | None,
 
 
 def _ink_on(rgb: tuple[float, float, float]) -> str:
-    luminance = 0.2126 * rgb[0] + 0.7152 * rgb[1] + 0.0722 * rgb[2]
-    return "#ffffff" if luminance < 0.52 else INK
+    """White or ink, whichever stands out more on this colour (contrast as the W3C defines it)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#ffffff" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.068 else INK
 
 
 def _heat_key(figure: Figure, norm: Normalize, n_rows: int) -> None:
@@ -125,7 +129,8 @@ def energies_png(statistics: DatasetStatistics) -> bytes | None:
     figure = Figure(figsize=(9.4, 3.4 + 0.2 * len(named)), dpi=DPI, layout="constrained")
     handles: dict[str, Artist] = {}
     for axes, (energies, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        handles |= _energy_panel(axes, energies, label, named)
+        # Nearly all crystals of a database lie on or near its hull; the others are seen on a logarithmic axis only.
+        handles |= _energy_panel(axes, energies, label, named, logarithmic="above hull" in label)
     figure.legend(handles.values(), handles, loc="outside lower center", frameon=False, fontsize=8.5)
     return _png(figure)
 
@@ -138,20 +143,27 @@ def method_colours(statistics: DatasetStatistics) -> dict[str, str]:
 
 
 def _energy_panel(
-    axes: Axes, energies: Mapping[str, Floats], label: str, named: Mapping[str, str]
+    axes: Axes, energies: Mapping[str, Floats], label: str, named: Mapping[str, str], logarithmic: bool
 ) -> dict[str, Artist]:
     shown = {method: values for method, values in energies.items() if method in named}
     low, high = energy_range_ev_per_atom(list(shown.values()))
     edges = np.linspace(low, high, BINS + 1)
     handles: dict[str, Artist] = {}
-    n_outside = 0
+    n_outside, highest = 0, 1
     for method, values in shown.items():
         counts, _ = np.histogram(values, edges)
         n_outside += len(values) - int(counts.sum())
-        axes.stairs(counts, edges, color=named[method], fill=True, alpha=0.22)
-        handles[method] = axes.stairs(counts, edges, color=named[method], linewidth=1.4)
+        axes.stairs(counts, edges, color=named[method], fill=True, alpha=0.10)
+        handles[method] = axes.stairs(counts, edges, color=named[method], linewidth=1.5)
+        highest = max(highest, int(counts.max()))
     _bare(axes, label, "crystals")
-    axes.set_ylim(bottom=0)
+    if logarithmic:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+        axes.set_ylim(0.7, 2.0 * highest)
+    else:
+        axes.set_ylim(0, 1.12 * highest)
     if n_outside:
         note = f"{n_outside:,} beyond the axis"
         axes.text(0.99, 0.98, note, transform=axes.transAxes, ha="right", va="top", fontsize=7.5, color=MUTED)
@@ -203,8 +215,11 @@ def _groups_panel(axes: Axes, statistics: DatasetStatistics) -> None:
 
 
 def spacegroup_name(number: int) -> str:
-    """Symbol and number of a space group, such as 'Fm-3m (225)'."""
-    return f"{sg_symbol_from_int_number(number)} ({number})"
+    """Short symbol and number of a space group, in matplotlib's notation."""
+    full = sg_symbol_from_int_number(number)
+    symbol = {long: short for short, long in SpaceGroup.abbrev_sg_mapping.items()}.get(full, full)
+    symbol = re.sub(r"_(\d)", r"$\\mathregular{_\1}$", symbol)
+    return re.sub(r"-(\d)", r"$\\mathregular{\\bar{\1}}$", symbol) + f" ({number})"
 
 
 def _bare(axes: Axes, across_label: str, up_label: str, across: bool = False) -> None:
@@ -228,7 +243,7 @@ def _png(figure: Figure) -> bytes:
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
     picture = Image.fromarray(pixels).convert("RGB")
-    for n_colours in (128, 64, 32):
+    for n_colours in (256, 128, 64):
         buffer = io.BytesIO()
         picture.quantize(n_colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
         if buffer.tell() < PNG_LIMIT_BYTES:

@@ -22,11 +22,18 @@ def source_rows(manifest: Manifest) -> list[dict[str, Any]]:
             "bad": source.n_rejected,
             "merged": source.n_merged,
             "method": source.method,
-            "release or digest": source.database_version or "not stated",
-            "query": source.query,
         }
         for source in manifest.sources
     ]
+
+
+def asked_rows(source: SourceRecord) -> dict[str, str]:
+    """What one source was asked, and how: everything its record in the manifest holds beside the counts."""
+    stated = {"query": source.query, "release or digest": source.database_version or "not stated"}
+    if source.harvest is None:
+        return stated
+    recorded = source.harvest.model_dump(mode="json", exclude={"warnings"}, exclude_none=True)
+    return stated | {name.removeprefix("n_").replace("_", " "): str(value) for name, value in recorded.items()}
 
 
 def harvest_rows(manifest: Manifest) -> list[dict[str, Any]]:
@@ -41,7 +48,6 @@ def harvest_rows(manifest: Manifest) -> list[dict[str, Any]]:
         rows.append(
             {
                 "source": source.source,
-                "address": harvest.endpoint,
                 "records": harvest.n_records,
                 "requests": harvest.n_requests,
                 "sent again": harvest.n_retries,
@@ -49,7 +55,6 @@ def harvest_rows(manifest: Manifest) -> list[dict[str, Any]]:
                 "added": added,
                 "changed": changed,
                 "removed": removed,
-                "started": harvest.started,
                 "finished": harvest.finished,
             }
         )
