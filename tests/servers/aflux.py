@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -17,6 +17,10 @@ import numpy as np
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
+from generative.config import AflowSource, FilterConfig
+from generative.datasets.network.access import Access
+from generative.datasets.network.aflow import Aflow
+from generative.datasets.network.database import Page, Record
 from tests.servers.loopback import Loopback, Reply, Request
 from tests.servers.real import RealRecord, real_records
 
@@ -180,3 +184,43 @@ class Aflux(Loopback):
         assert page >= 1, "page 0 is the whole database"
         assert size >= 1, "a page without a size"
         return keywords, page, size
+
+
+QUICK: dict[str, Any] = {"requests_per_second": 1000, "backoff_s": 0.01, "page_size": 400}
+
+
+def database(
+    endpoint: str,
+    elements: tuple[str, ...] | None = None,
+    filters: FilterConfig | None = None,
+    sleeps: list[float] | None = None,
+    **settings: Any,
+) -> Aflow:
+    """AFLOW at an endpoint; it waits for nothing, and notes for how long it would have."""
+    config = AflowSource(endpoint=endpoint, **(QUICK | settings))
+    access = Access(config, "AFLOW", sleep=(sleeps if sleeps is not None else []).append)
+    return Aflow(config, filters or FilterConfig(), elements, access)
+
+
+def walk(source: Aflow, cursor: str | None = None) -> Iterator[Page]:
+    """Every page from a cursor on."""
+    for _ in range(1000):
+        page = source.page(cursor)
+        yield page
+        cursor = page.cursor
+        if cursor is None:
+            return
+    raise AssertionError("the pages have no end")
+
+
+def download(source: Aflow) -> dict[str, Record]:
+    return {record.id: record for page in walk(source) for record in page.records}
+
+
+def ids(entries: Iterable[Entry]) -> set[str]:
+    return {entry["auid"] for entry in entries}
+
+
+def asked(server: Loopback) -> list[str]:
+    """The queries that came, readable."""
+    return [unquote(request.path.split("?", 1)[1]) for request in server.seen]
