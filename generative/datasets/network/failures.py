@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def of_status(status: int, headers: Mapping[str, str], said: str, database: str,
         has_key: whether a key was sent.
     """
     kind = _KINDS.get(status) or (ServerFaultError if status >= 500 else RefusedQueryError)
-    what = f"answered {status} {responses.get(status, '')}".rstrip() + quoted(said)
+    what = f"answered {status} {responses.get(status, '')}".rstrip() + quoted(reason_in(said))
     again = status in {408, 429} or (status >= 500 and status not in _UNSUPPORTED)
     advice = KEPT if again else _advice(kind, status, database, has_key)
     return Failure(kind, what, advice, again, retry_after_s(headers) if again else None)
@@ -147,6 +148,19 @@ def causes(error: BaseException) -> list[BaseException]:
             found.append(one)
             waiting += [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
     return found
+
+
+def reason_in(said: str) -> str:
+    """Titles and details of an error body as JSON:API (OPTIMADE) has it, where they stand far behind; else all of it."""
+    try:
+        body = json.loads(said)
+    except (ValueError, RecursionError):
+        return said
+    errors = body.get("errors") if isinstance(body, dict) else None
+    if not isinstance(errors, list):
+        return said
+    told = [[e[k] for k in ("title", "detail") if isinstance(e.get(k), str)] for e in errors if isinstance(e, dict)]
+    return "; ".join(": ".join(parts) for parts in told if parts) or said
 
 
 def quoted(said: str) -> str:
