@@ -177,7 +177,8 @@ class MaterialsProject:
         )
 
     def close(self) -> None:
-        """Give connections back."""
+        """Give connections back; if something is asked after that, new ones are made."""
+        self.__dict__.pop("_resters", None)
         self._access.close()
 
     def _refusal(self, thermo: Body) -> str:
@@ -268,7 +269,7 @@ class MaterialsProject:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SchemaChangedError(
                 f"Materials Project, {route}: the reply has no list 'data' or no number 'meta.total_doc' "
-                f"({type(error).__name__}): the API has changed its form, so a newer Hullward is needed"
+                f"({type(error).__name__}): the API or the client mp-api has changed, so a newer Hullward is needed"
             ) from None
         _ids(documents)
         return documents, total
