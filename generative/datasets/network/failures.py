@@ -151,7 +151,7 @@ def causes(error: BaseException) -> list[BaseException]:
 
 
 def reason_in(said: str) -> str:
-    """Titles and details of an error body as JSON:API (OPTIMADE) has it, where they stand far behind; else all of it."""
+    """Titles and details of a JSON:API error body (OPTIMADE's), where they stand far behind; else the whole body."""
     try:
         body = json.loads(said)
     except (ValueError, RecursionError):
