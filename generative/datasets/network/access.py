@@ -12,20 +12,18 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
 
 from pydantic import SecretStr
 
 from generative.config import NetworkSource
 from generative.datasets.network.bodies import UnusableBodyError, as_utf8, parse_json, read_body
-from generative.datasets.network.connections import HttpxLine, Line, Opened, headers_elsewhere, host_of
+from generative.datasets.network.connections import HttpxLine, Line, Opened, headers_elsewhere, host_of, redirect_target
 from generative.datasets.network.deadlines import Deadline
 from generative.datasets.network.errors import (
     AccessDeniedError,
     BrokenReplyError,
     EndlessReplyError,
     NetworkError,
-    NotFoundError,
     UnreachableError,
 )
 from generative.datasets.network.failures import (
@@ -33,6 +31,7 @@ from generative.datasets.network.failures import (
     broken,
     endless,
     is_silence,
+    lost,
     of_status,
     too_long,
     unreachable,
@@ -75,7 +74,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Redirect:
-    target: str
+    location: str
 
 
 class Access:
@@ -208,12 +207,12 @@ class Access:
             outcome = self._once(line, url, headers)
             if not isinstance(outcome, _Redirect):
                 return url, outcome
-            target = urljoin(url, outcome.target)
-            if urlsplit(target).scheme not in {"http", "https"}:
-                return url, Failure(NotFoundError, "redirects to an address that is not http(s)", again=False)
+            target = redirect_target(url, outcome.location)
+            if target is None:
+                return url, lost("redirects to what is no web address")
             headers = headers_elsewhere(url, target, headers, secret)
             url = target
-        return url, Failure(NotFoundError, f"redirects more than {REDIRECTS_MAX} times", again=False)
+        return url, lost(f"redirects more than {REDIRECTS_MAX} times")
 
     def _once(self, line: Line, url: str, headers: Mapping[str, str]) -> Answer | Failure | _Redirect:
         with Deadline(self._config.reply_timeout_s) as deadline:

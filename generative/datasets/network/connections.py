@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from generative.config import NetworkSource
 from generative.datasets.network.deadlines import CURRENT
@@ -114,6 +114,7 @@ class HttpxLine:
         try:
             with client.stream(url, headers) as response:
                 lower = {name.lower(): value for name, value in response.headers.items()}
+                lower |= response.extensions.get("redirect", {})
                 yield Opened(response.status_code, lower, response.iter_raw())
         finally:
             self._idle.append(client)
@@ -147,6 +148,7 @@ class _HttpxClient:
             limits=httpx.Limits(max_connections=1),
             mounts={f"all://{f'[{host}]' if ':' in host else host}": None for host in LOOPBACK},  # past any proxy
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "gzip"},
+            event_hooks={"response": [_set_redirect_aside]},
         )
 
     @contextmanager
@@ -164,6 +166,12 @@ class _HttpxClient:
             connection = details["return_value"].get_extra_info("socket")
             self._sockets.append(connection)
             _cover(connection)
+
+
+def _set_redirect_aside(response: httpx.Response) -> None:
+    """Hide a redirect from httpx, which reads its address, and fails on a bad one, even when it is not to follow it."""
+    if "location" in response.headers:
+        response.extensions["redirect"] = {"location": response.headers.pop("location")}
 
 
 def _cover(connection: socket.socket | None) -> None:
@@ -218,8 +226,21 @@ def is_loopback(url: str) -> bool:
 
 def host_of(url: str) -> str:
     """Host and port, for messages: no user, path or query, which may hold keys."""
-    parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port}" if parts.port else f"{parts.hostname}"
+    try:
+        parts = urlsplit(url)
+        return f"{parts.hostname}:{parts.port}" if parts.port else f"{parts.hostname}"
+    except ValueError:
+        return "the endpoint"
+
+
+def redirect_target(url: str, location: str) -> str | None:
+    """Where a redirect leads; None if to no address on the web."""
+    try:
+        target = urljoin(url, location)
+        parts = urlsplit(target)
+        return target if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 else None
+    except ValueError:
+        return None
 
 
 def headers_elsewhere(url: str, target: str, headers: Mapping[str, str], secret: str) -> dict[str, str]:

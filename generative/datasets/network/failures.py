@@ -124,7 +124,11 @@ def is_silence(error: BaseException) -> bool:
 
 def unusable_address(error: BaseException) -> Failure:
     """An address that the library refuses; its text may hold the address, so only its type is told."""
-    what = f"has an address that cannot be asked ({type(error).__name__})"
+    return lost(f"has an address that cannot be asked ({type(error).__name__})")
+
+
+def lost(what: str) -> Failure:
+    """An address under which there is no database."""
     return Failure(NotFoundError, what, "check `endpoint` in this source's settings", again=False)
 
 
