@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     from tasks.optimade_export import Exported
 
-PAGE_STRUCTURES, PAGE_STRUCTURES_MAX = 100, 1000
+PAGE_STRUCTURES_MAX = 1000
+"""Most structures in one reply; a client that asks for no number gets 20."""
+
 SHUTDOWN_S = 5
 """Longest wait for replies under way."""
 
@@ -104,7 +106,6 @@ def server_settings(exported: Exported, address: str, folder: Path) -> dict[str,
         "database_backend": "mongomock",
         "insert_test_data": False,
         "insert_from_jsonl": str(exported.file),
-        "page_limit": PAGE_STRUCTURES,
         "page_limit_max": PAGE_STRUCTURES_MAX,
         "root_path": "",
         "base_url": address,

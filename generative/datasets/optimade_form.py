@@ -51,6 +51,8 @@ def structure_attributes(crystal: Crystal, formula: str, spacegroup: int | None)
     symbols = [ELEMENTS[z - 1] for z in crystal.atomic_numbers]
     counts = Counter(symbols)
     elements = sorted(counts)
+    # In the order of sites: pymatgen's OptimadeRester takes a list of species as long as that of sites for the latter.
+    species = [{"name": symbol, "chemical_symbols": [symbol], "concentration": [1.0]} for symbol in counts]
     return {
         "elements": elements,
         "nelements": len(elements),
@@ -64,7 +66,7 @@ def structure_attributes(crystal: Crystal, formula: str, spacegroup: int | None)
         "space_group_it_number": spacegroup,
         "cartesian_site_positions": (crystal.frac @ crystal.lattice_ang).tolist(),
         "nsites": len(symbols),
-        "species": [{"name": symbol, "chemical_symbols": [symbol], "concentration": [1.0]} for symbol in elements],
+        "species": species,
         "species_at_sites": symbols,
         "structure_features": [],
     }

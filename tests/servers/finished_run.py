@@ -21,7 +21,7 @@ METHODS = ("CHGNet 0.4.2", "M3GNet (MatPES r2SCAN)")
 def candidate_rows(n: int) -> list[dict[str, Any]]:
     """Candidates as a run leaves them: every fifth turned away, some of those relaxed and some not."""
     rows = []
-    for index, record in enumerate(real_records()[:n]):
+    for index, record in enumerate(real_records(n)):
         relaxed = Crystal.from_structure(record.structure)
         shift = np.random.default_rng(index).uniform(-0.02, 0.02, relaxed.frac.shape)
         generated = replace(relaxed, frac=wrap_unit(relaxed.frac + shift))
