@@ -34,6 +34,10 @@ SYMPREC_ANG = 0.01
 """Distance tolerance of spglib, both for the primitive cell and for the space group."""
 
 
+PAIRWISE_ATOMS = 64
+"""Largest cell whose pairs are all looked at; in larger ones a search by neighbourhood is faster."""
+
+
 class RecordError(ValueError):
     """A record that cannot become a crystal; the message is one sentence: the value, and what was expected."""
 
@@ -69,7 +73,29 @@ def checked(crystal: Crystal) -> Crystal:
     return crystal
 
 
+def _is_clearly_apart(crystal: Crystal) -> bool:
+    """Whether no two atoms come near MIN_DISTANCE_ANG; False also where that takes a search among images.
+
+    If the cell's planes lie more than twice that distance apart, a vector shorter than it has fractional components
+    below one half: of all images of a pair only the one with components rounded off can be so near, and an atom's own
+    images are too far away.
+    """
+    if len(crystal.atomic_numbers) > PAIRWISE_ATOMS:
+        return False
+    planes_per_ang = np.sqrt((np.linalg.inv(crystal.lattice_ang) ** 2).sum(axis=0).max())
+    if planes_per_ang * MIN_DISTANCE_ANG > 0.499:
+        return False
+    delta = crystal.frac[:, None, :] - crystal.frac[None, :, :]
+    delta -= np.round(delta)
+    squared_ang2 = ((delta @ crystal.lattice_ang) ** 2).sum(axis=-1)
+    np.fill_diagonal(squared_ang2, np.inf)
+    # The margin leaves to the search below what rounding could tip to either side.
+    return bool(squared_ang2.min() > (MIN_DISTANCE_ANG + 1e-6) ** 2)
+
+
 def _refuse_overlap(crystal: Crystal) -> None:
+    if _is_clearly_apart(crystal):
+        return
     cart_ang = np.ascontiguousarray(crystal.frac @ crystal.lattice_ang)
     first, second, images, distances_ang = find_points_in_spheres(
         cart_ang, cart_ang, MIN_DISTANCE_ANG, np.ones(3, dtype=np.int64), np.ascontiguousarray(crystal.lattice_ang)

@@ -9,12 +9,16 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from pymatgen.core.structure import Structure
 from pymatgen.io.vasp.inputs import Poscar
 
 from generative.config import ELEMENTS
-from generative.crystals import Crystal
+from generative.crystals import Crystal, wrap_unit
 from generative.datasets.checks import MAX_RECORD_ATOMS, RecordError
+
+_ATOMIC_NUMBERS = {symbol: z for z, symbol in enumerate(ELEMENTS, start=1)}
+_ONE_ATOM = {"element", "occu"}
 
 
 def decoded(content: str | bytes) -> str:
@@ -80,12 +84,17 @@ def parse_structure_dict(content: Mapping[str, Any]) -> Crystal:
         sites = content["sites"]
         if len(sites) > MAX_RECORD_ATOMS:
             raise RecordError(f"the cell has {len(sites)} atoms: expected 1 to {MAX_RECORD_ATOMS}")
+        plain = _plain_crystal(content["lattice"], sites)
+        if plain is not None:
+            return plain
         unknown = unknown_symbols(str(s["element"]) for site in sites for s in site["species"])
         if unknown:
             raise RecordError(f"{unknown[0]!r} is not a chemical element: expected symbols H to Lr")
+        # Nothing but the crystal: pymatgen builds whatever class a site's properties name.
+        bare = [{"species": site["species"], "abc": site["abc"]} for site in sites]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Crystal.from_structure(Structure.from_dict(dict(content)))
+            return Crystal.from_structure(Structure.from_dict({"lattice": content["lattice"], "sites": bare}))
     except RecordError:
         raise
     except Exception as error:  # a foreign dictionary can fail anywhere inside pymatgen
@@ -93,3 +102,27 @@ def parse_structure_dict(content: Mapping[str, Any]) -> Crystal:
             f"not readable as a pymatgen Structure ({type(error).__name__}: {one_line(error)}): expected the keys "
             "'lattice' and 'sites' of Structure.as_dict(), one element per site"
         ) from None
+
+
+def _plain_crystal(lattice: Any, sites: Any) -> Crystal | None:
+    """The crystal of sites that hold one whole atom each, as pymatgen would read it but four times as fast.
+
+    Returns:
+        None where pymatgen has to look: oxidation states, isotopes, shares of sites, anything malformed.
+    """
+    try:
+        numbers = []
+        for site in sites:
+            (species,) = site["species"]
+            if species.keys() != _ONE_ATOM or species["occu"] != 1:
+                return None
+            numbers.append(_ATOMIC_NUMBERS[species["element"]])
+        lattice_ang, frac = np.array(lattice["matrix"]), np.array([site["abc"] for site in sites])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    if lattice_ang.shape != (3, 3) or frac.shape != (len(numbers), 3):
+        return None
+    # Text in place of a number would be converted, and what is not finite fails in pymatgen before it fails here.
+    if not all(array.dtype.kind in "fi" and np.isfinite(array).all() for array in (lattice_ang, frac)):
+        return None
+    return Crystal(lattice_ang.astype(float), wrap_unit(frac.astype(float)), np.array(numbers, dtype=np.int16))
