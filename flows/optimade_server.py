@@ -138,7 +138,8 @@ def application(exported: Exported, address: str, folder: Path) -> FastAPI:
     app: FastAPI = create_app(ServerConfig())
     _complete(app.state.entry_collections, exported, address)
     # Results not yet published: no page that the user happens to visit may read them, by CORS or by a name it owns.
-    app.user_middleware = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
+    cors: Any = CORSMiddleware
+    app.user_middleware = [one for one in app.user_middleware if one.cls is not cors]
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     return app
 
@@ -147,8 +148,8 @@ def _complete(collections: dict[str, Any], exported: Exported, address: str) -> 
     """What the lines do not say as the server's database wants it: dates as dates, and where the root of all is."""
     from mongomock.codec_options import CodecOptions
 
-    structures = collections["structures"]
-    structures.collection = structures.collection.with_options(codec_options=CodecOptions(tz_aware=True))
+    structures, options = collections["structures"], CodecOptions(tz_aware=True)  # type: ignore[no-untyped-call]
+    structures.collection = structures.collection.with_options(codec_options=options)
     modified = datetime.fromisoformat(exported.origin.last_modified)
     structures.collection.update_many({}, {"$set": {"last_modified": modified}})
     root = {"id": "root", "name": "Hullward", "description": ABOUT, "base_url": address, "homepage": None}
