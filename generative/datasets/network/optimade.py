@@ -244,6 +244,7 @@ class Optimade:
             http_client=self._access.session_class(),
             callbacks=[lambda url, _: asked.append(url)],
         )
+        client._progress.console.quiet = True  # `silent` still lets it print errors
         before = self._access.last_error
         results = client.get_one(
             endpoint,
