@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from optimade.client import OptimadeClient
 from optimade.validator import ImplementationValidator
+from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.ext.optimade import OptimadeRester
 
 from generative.config import ELEMENTS
@@ -157,11 +158,9 @@ def test_entries_keep_their_values_through_the_server(served: Served, ranked: li
 def test_pymatgens_client_gets_back_the_relaxed_crystals(served: Served, run: Path, ranked: list[Row]) -> None:
     rester = OptimadeRester(f"{served.address}/", timeout=60)
     structures = rester.get_structures_with_filter("_hullward_rank<=40")[f"{served.address}/"]
-    table = pq.read_table(run / "candidates.parquet").slice(0, 40)
-    relaxed = dict(zip(table.column("id").to_pylist(), crystals_of(table, "relaxed_"), strict=True))
+    relaxed = dict(list(zip(*_relaxed_of(run), strict=True))[:40])  # ranked ones come first
     assert set(structures) == set(relaxed)
     for name, crystal in relaxed.items():
-        assert crystal is not None
         expected = crystal.to_structure()
         assert structures[name].species == expected.species
         np.testing.assert_allclose(structures[name].lattice.matrix, expected.lattice.matrix, atol=1e-12)
@@ -218,6 +217,50 @@ def test_the_example_on_the_terminal_is_a_command_that_works(served: Served, ran
     found = {entry["id"] for entry in by_filter[served.address]["data"]}
     assert found
     assert found <= {row["id"] for row in ranked if len(row["elements"]) >= 2}
+
+
+def test_another_hullward_ingests_the_crystals_and_energies_of_the_run(
+    served: Served, run: Path, ranked: list[Row], tmp_path: Path
+) -> None:
+    source = {
+        "kind": "optimade",
+        "provider": "my-group",
+        "endpoint": served.address,
+        "method": METHODS[1],
+        "where": f'_hullward_energy_method="{METHODS[1]}"',
+        "requests_per_second": 100,
+        "fields": {
+            "energy_ev_per_atom": "_hullward_energy",
+            "formation_energy_ev_per_atom": "_hullward_formation_energy",
+            "e_above_hull_ev_per_atom": "_hullward_e_above_hull",
+        },
+    }
+    (tmp_path / "theirs.yaml").write_text(json.dumps({"name": "theirs", "data": {"sources": [source]}}))
+    subprocess.run(
+        [sys.executable, "-m", "flows.cli", "ingest", "theirs.yaml", "--out", "theirs"],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    table = pq.read_table(tmp_path / "theirs" / "dataset.parquet")
+    found = {row["source_id"]: row for row in table.to_pylist()}
+    crystals = dict(zip(table.column("source_id").to_pylist(), crystals_of(table), strict=True))
+    ours = dict(zip(*_relaxed_of(run), strict=True))
+    expected = {row["id"]: row for row in ranked if row["energy_method"] == METHODS[1]}
+    assert set(found) == set(expected)
+    matcher = StructureMatcher(ltol=1e-3, stol=1e-3, angle_tol=0.1)
+    for name, row in expected.items():
+        for column in source["fields"]:
+            assert found[name][column] == row[column]
+        assert found[name]["method"] == row["energy_method"]
+        assert matcher.fit(crystals[name].to_structure(), ours[name].to_structure()), row["formula"]
+
+
+def _relaxed_of(run: Path) -> tuple[list[str], list[Any]]:
+    table = pq.read_table(run / "candidates.parquet")
+    return table.column("id").to_pylist(), crystals_of(table, "relaxed_")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
