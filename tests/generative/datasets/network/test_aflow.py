@@ -301,6 +301,7 @@ def test_a_last_page_that_is_full_is_followed_by_the_end(form: Any) -> None:
     with Aflux(entries, form) as server:
         pages = list(walk(database(server.endpoint, page_size=20)))
     assert [len(page.records) for page in pages] == ([20, 20, 0] if form == "list" else [20, 20])
+    assert [record.id for page in pages for record in page.records] == sorted(ids(entries))
     assert pages[-1].total == 40
     assert pages[0].total == (None if form == "list" else 40)
 

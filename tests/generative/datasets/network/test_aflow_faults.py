@@ -170,6 +170,14 @@ def test_a_list_of_ids_with_holes_never_passes_for_whole(
             list(database(proxy.url + ROUTE).stamps())
 
 
+def test_a_record_nobody_asked_for_is_not_taken() -> None:
+    entries = real_entries()[:3]
+    with Aflux(entries) as server, FaultProxy(server.url) as proxy:
+        proxy.spoil(0, Rewrite(lambda path: path.replace("auid(", "auid(!'aflow:0':")))
+        (record,) = database(proxy.url + ROUTE).fetch([entries[1]["auid"]])
+    assert record.id == entries[1]["auid"]
+
+
 @pytest.mark.parametrize("form", ["list", "dictionary"])
 def test_a_whole_download_survives_faults_of_many_kinds(form: Any, tmp_path: Path) -> None:
     entries = real_entries()
