@@ -117,8 +117,8 @@ def _read(config: IngestConfig, as_json: bool) -> dict[str, Any]:
         for warning in source.harvest.warnings if source.harvest else ():
             say(f"{source.source}: {warning}")
     if not as_json:
-        # Of a file it is a digest, which the manifest has.
-        releases = [source.database_version if source.harvest else None for source in manifest.sources]
+        # A digest says nothing to a reader; the manifest has it.
+        releases = [(s.database_version or "").split(", sha256:")[0] if s.harvest else None for s in manifest.sources]
         rows = [{**vars(s), "release": release} for s, release in zip(manifest.sources, releases, strict=True)]
         show_table(rows, READ)
         typer.echo(f"\n{manifest.n_rows} crystals in {config.folder / 'dataset.parquet'}\nreport {report}")

@@ -114,12 +114,14 @@ def report_dataset(folder: Path) -> Path:
     from tasks.files import write_text
     from tasks.reporting.dataset_artifacts import publish_dataset
     from tasks.reporting.dataset_page import dataset_html
+    from tasks.reporting.dataset_plots import DatasetPictures
     from tasks.reporting.dataset_statistics import dataset_statistics
 
     manifest, statistics = read_manifest(folder), dataset_statistics(folder)
+    pictures = DatasetPictures.of(statistics)
     page = folder / "report.html"
-    write_text(page, dataset_html(folder.resolve().name, manifest, statistics))
-    publish_dataset(folder, manifest, statistics)
+    write_text(page, dataset_html(folder.resolve().name, manifest, statistics, pictures))
+    publish_dataset(folder, manifest, statistics, pictures)
     return page
 
 

@@ -13,7 +13,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from generative.datasets.manifest import Manifest
 from tasks.reporting.artifacts import REPORTS_VARIABLE, artifact_key, fitting_rows, in_prefect_run
-from tasks.reporting.dataset_plots import METHOD_COLOURS, cells_png, elements_png, energies_png
+from tasks.reporting.dataset_plots import METHOD_COLOURS, DatasetPictures
 from tasks.reporting.dataset_statistics import DatasetStatistics
 from tasks.reporting.dataset_summary import (
     MOST_REASONS,
@@ -36,13 +36,15 @@ MOST_SOURCES = 50
 ASKED = ("endpoint", "query", "release or digest")
 
 
-def publish_dataset(folder: Path, manifest: Manifest, statistics: DatasetStatistics) -> dict[str, UUID]:
+def publish_dataset(
+    folder: Path, manifest: Manifest, statistics: DatasetStatistics, pictures: DatasetPictures
+) -> dict[str, UUID]:
     """Publish a dataset's report and its table of sources; ids by key. Outside a Prefect run it does nothing."""
     if not in_prefect_run():
         return {}
     name = folder.resolve().name
     report_key, table_key = artifact_key("dataset", name), artifact_key("sources", name)
-    text = dataset_markdown(name, manifest, statistics, dataset_link(folder))
+    text = dataset_markdown(name, manifest, statistics, pictures, dataset_link(folder))
     about = f"{statistics.n_rows:,} crystals, {len(statistics.elements)} elements, {len(manifest.sources)} sources"
     report = create_markdown_artifact(text, key=report_key, description=about)
     rows = [row | asked_rows(source) for row, source in zip(source_rows(manifest), manifest.sources, strict=True)]
@@ -59,7 +61,9 @@ def dataset_link(folder: Path) -> str:
     return f"**[Open the report as a page]({address.rstrip('/')}/datasets/{quote(place.name)}/report.html)**"
 
 
-def dataset_markdown(name: str, manifest: Manifest, statistics: DatasetStatistics, link: str = "") -> str:
+def dataset_markdown(
+    name: str, manifest: Manifest, statistics: DatasetStatistics, pictures: DatasetPictures, link: str = ""
+) -> str:
     """The report as markdown, below 300 kB; the same text for the same inputs."""
     parts = [f"# Dataset {escape_markdown(name)}", link]
     parts += [f"> **Note.** {escape_markdown(warning)}" for warning in warnings_of(manifest)[:20]]
@@ -71,12 +75,12 @@ def dataset_markdown(name: str, manifest: Manifest, statistics: DatasetStatistic
     asked = harvest_rows(manifest)[:MOST_SOURCES]
     if asked:
         parts += ["Databases at the last download (UTC):", _table(asked)]
-    parts += ["## Elements", _picture("Crystals per element", elements_png(statistics))]
-    if (energies := energies_png(statistics)) is not None:
+    parts += ["## Elements", _picture("Crystals per element", pictures.elements)]
+    if pictures.energies is not None:
         words = f"{methods_sentence(statistics)}{methods_note(statistics, len(METHOD_COLOURS))}"
-        parts += ["## Energies", escape_markdown(words), _picture("Energies by method", energies)]
-    if (cells := cells_png(statistics)) is not None:
-        parts += ["## Cells and symmetry", _picture("Cells and symmetry", cells)]
+        parts += ["## Energies", escape_markdown(words), _picture("Energies by method", pictures.energies)]
+    if pictures.cells is not None:
+        parts += ["## Cells and symmetry", _picture("Cells and symmetry", pictures.cells)]
         parts.append(escape_markdown(spacegroup_note(statistics)))
     if statistics.refusals:
         shown = statistics.refusals[:MOST_REASONS]

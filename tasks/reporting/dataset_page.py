@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from generative.datasets.manifest import Manifest
-from tasks.reporting.dataset_plots import METHOD_COLOURS, cells_png, elements_png, energies_png
+from tasks.reporting.dataset_plots import METHOD_COLOURS, DatasetPictures
 from tasks.reporting.dataset_statistics import DatasetStatistics
 from tasks.reporting.dataset_summary import (
     MOST_REASONS,
@@ -34,20 +34,21 @@ PICTURE_STYLE = (
 )
 
 
-def dataset_html(name: str, manifest: Manifest, statistics: DatasetStatistics) -> str:
+def dataset_html(name: str, manifest: Manifest, statistics: DatasetStatistics, pictures: DatasetPictures) -> str:
     """The whole page; the same text for the same inputs.
 
     Args:
         name: of the dataset.
         manifest: as read from its folder.
         statistics: of the same folder.
+        pictures: of these statistics.
     """
     style = (importlib.resources.files("tasks.reporting") / "report.css").read_text(encoding="utf-8")
     sections = [
         _sources(manifest),
-        _elements(statistics),
-        _energies(statistics),
-        _cells(statistics),
+        _elements(statistics, pictures.elements),
+        _energies(statistics, pictures.energies),
+        _cells(statistics, pictures.cells),
         _quarantine(statistics),
         _provenance(manifest),
     ]
@@ -136,15 +137,14 @@ def _picture(png: bytes, words: str) -> str:
     return f'<figure class="card"><img src="{data_uri(png)}" alt="{_safe(words)}"></figure>'
 
 
-def _elements(statistics: DatasetStatistics) -> str:
+def _elements(statistics: DatasetStatistics, picture: bytes) -> str:
     commonest = sorted(statistics.elements.items(), key=lambda item: (-item[1], item[0]))[:10]
     words = "Periodic table; the commonest elements: " + ", ".join(f"{s} {n:,}" for s, n in commonest)
     hint = "How many crystals hold each element. Grey: none."
-    return _section("elements", "Elements", hint, _picture(elements_png(statistics), words))
+    return _section("elements", "Elements", hint, _picture(picture, words))
 
 
-def _energies(statistics: DatasetStatistics) -> str:
-    picture = energies_png(statistics)
+def _energies(statistics: DatasetStatistics, picture: bytes | None) -> str:
     if picture is None:
         return ""
     hint = (
@@ -154,8 +154,7 @@ def _energies(statistics: DatasetStatistics) -> str:
     return _section("energies", "Energies", hint, _picture(picture, "Histograms of energies by method"))
 
 
-def _cells(statistics: DatasetStatistics) -> str:
-    picture = cells_png(statistics)
+def _cells(statistics: DatasetStatistics, picture: bytes | None) -> str:
     if picture is None:
         return ""
     hint = "Primitive cells, and space groups by spglib at 0.01 Å unless the source states one." + spacegroup_note(

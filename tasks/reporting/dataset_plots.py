@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -36,6 +38,21 @@ COVERED = (0.5, 99.5)
 
 MOST_ATOMS_SHOWN = 80
 TOP_SPACEGROUPS = 10
+
+
+@dataclass(frozen=True)
+class DatasetPictures:
+    """PNGs of one dataset; None where there is nothing to draw."""
+
+    elements: bytes
+    energies: bytes | None
+    cells: bytes | None
+
+    @classmethod
+    def of(cls, statistics: DatasetStatistics) -> Self:
+        """Drawn from the counts."""
+        return cls(elements_png(statistics), energies_png(statistics), cells_png(statistics))
+
 
 _PERIODS = (2, 8, 8, 18, 18, 32, 32)
 
