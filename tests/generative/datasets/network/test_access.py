@@ -179,6 +179,15 @@ def test_a_reply_without_end_is_left_in_time_and_tried_once_more_only(
     assert len(proxy.seen) == 2
 
 
+def test_a_connection_kept_from_a_good_reply_is_under_the_time_limit_too(get: Get, proxy: FaultProxy) -> None:
+    way = access()
+    proxy.spoil(1, HeaderDrip(), times=2)
+    assert get(way, f"{proxy.url}/data") == DATA
+    with pytest.raises(EndlessReplyError, match=r"longer than 0\.6 s"):
+        get(way, f"{proxy.url}/data")
+    assert get(way, f"{proxy.url}/data") == DATA
+
+
 @pytest.mark.parametrize(
     ("status", "kind", "remedy"),
     [
