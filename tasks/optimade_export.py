@@ -121,13 +121,21 @@ def _in_use(folder: Path) -> bool:
     return False
 
 
+def _is_finished(run: RunFolder, manifest: Mapping[str, Any]) -> bool:
+    """Whether the candidates are those that the run's report was made of, and the run was not begun anew since."""
+    stated, settings = manifest.get("report", {}).get("candidates"), run.path / "settings.json"
+    if stated is None or not run.candidates.is_file() or sha256_of(run.candidates) != stated:
+        return False
+    # Written with the report; the manifest's settings are those of the last start.
+    return settings.is_file() and json.loads(settings.read_text(encoding="utf-8")) == manifest["settings"]
+
+
 def _run(folder: Path) -> Origin:
     if _in_use(folder):
         raise ExportError(f"{folder} is a run in progress: wait until it is done, then give the same command again")
     run = RunFolder(folder)
     manifest = read_manifest(run)
-    stated = manifest.get("report", {}).get("candidates")
-    if stated is None or not run.candidates.is_file() or sha256_of(run.candidates) != stated:
+    if not _is_finished(run, manifest):
         raise ExportError(
             f"{folder} holds no finished run: run the same discover again, which computes only what is missing"
         )

@@ -1,6 +1,7 @@
 """Our columns as fields of OPTIMADE: names, types, units and descriptions, for the export and for its server alike.
 
-A field's description is that of its column (tasks/candidates.py, generative/datasets/table.py), written once.
+A field's description is that of its column (tasks/candidates.py, generative/datasets/table.py), unless that one needs
+its neighbours to be understood.
 """
 
 from __future__ import annotations
@@ -91,6 +92,16 @@ _DATASET_UNITS: dict[str, tuple[str, str | None]] = {
 }
 """Column -> the field's name without the prefix, and its unit. Energies are called the same in both tables."""
 
+_ALONE = {
+    "energy_method": "level of theory of the energies: the potential",
+    "spacegroup_symbol": "Hermann-Mauguin symbol of the relaxed crystal's space group",
+    "generated_energy_ev_per_atom": "potential energy of the crystal as generated, eV/atom",
+    "reason": "why it was turned away, one sentence; or null",
+    "condition": "what was asked of the generator: composition of the cell, space group, formation energy (eV/atom)",
+    "other_energies": "what those ids state: list of id, method, energies; or null",
+}
+"""Descriptions of columns whose own refers to the column before, or to the form in which the table holds them."""
+
 JSON_COLUMNS = {"condition": "dictionary", "other_energies": "list"}
 """Columns of JSON text that are given as what they hold, so that filters reach into them."""
 
@@ -116,7 +127,7 @@ def _fields(columns: Iterable[pa.Field], units: dict[str, tuple[str, str | None]
             column,
             _type_of(by_name[column]),
             unit,
-            by_name[column].metadata[b"about"].decode(),
+            _ALONE.get(column) or by_name[column].metadata[b"about"].decode(),
         )
         for column, (name, unit) in units.items()
     )

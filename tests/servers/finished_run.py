@@ -72,10 +72,12 @@ def write_run(folder: Path, rows: list[dict[str, Any]]) -> Path:
     manifest = {
         "name": folder.name,
         "seed": 7,
+        "settings": {"seed": 7},
         "generator_sha256": "ab" * 32,
         "code_sha256": "cd" * 32,
         "dataset": {"fingerprint_sha256": "ef" * 32},
         "report": {"candidates": sha256_of(table)},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (folder / "settings.json").write_text(json.dumps(manifest["settings"]), encoding="utf-8")
     return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,13 @@ def test_every_column_but_the_crystal_itself_is_a_field_with_its_unit(fields: An
         assert field.description
 
 
+def test_the_documentation_lists_every_field_with_its_unit() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "optimade.md").read_text(encoding="utf-8")
+    for field in (*CANDIDATE_FIELDS, *DATASET_FIELDS):
+        line = rf"^\| `{field.name}` \| {field.type} \| {re.escape(f'`{field.unit}`' if field.unit else '')} ?\| "
+        assert re.search(line, page, re.M), field.name
+
+
 def test_the_same_run_exported_twice_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
     files = [tmp_path / "first.jsonl", tmp_path / "second.jsonl"]
     for file in files:
@@ -246,7 +254,8 @@ def test_an_unfinished_run_is_refused(run: Path, rows: list[dict[str, Any]]) -> 
     manifest = json.loads((run / "manifest.json").read_text())
     stale = {**manifest, "report": {"candidates": "0" * 64}}
     young = {name: value for name, value in manifest.items() if name != "report"}
-    for one in (stale, young):
+    begun_anew = {**manifest, "settings": {"seed": 8}}
+    for one in (stale, young, begun_anew):
         (run / "manifest.json").write_text(json.dumps(one))
         with pytest.raises(ExportError, match="no finished run"):
             origin_of(run)
