@@ -41,11 +41,12 @@ class RunFiles(SimpleHTTPRequestHandler):
         return super().send_head()
 
     def list_directory(self, path: Any) -> Any:
-        """The runs that have a report, newest first; the files of any other folder."""
+        """The runs and datasets that have a report, newest first; the files of any other folder."""
         folder, root = Path(path), Path(self.directory)
         if folder.resolve() == root.resolve():
-            reports = sorted(root.glob("*/report.html"), key=lambda file: -file.stat().st_mtime)
-            links = [(file.parent.name, f"{quote(file.parent.name)}/report.html") for file in reports]
+            reports = sorted([*root.glob("*/report.html"), *root.glob("datasets/*/report.html")], key=_newest_first)
+            places = [file.parent.relative_to(root).as_posix() for file in reports]
+            links = [(place, f"{quote(place)}/report.html") for place in places]
         else:
             entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
             links = [(e.name + "/" * e.is_dir(), quote(e.name) + "/" * e.is_dir()) for e in entries]
@@ -70,6 +71,10 @@ class RunFiles(SimpleHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the terminal is for the addresses."""
+
+
+def _newest_first(file: Path) -> float:
+    return -file.stat().st_mtime
 
 
 def report_server(folder: Path, port: int) -> ThreadingHTTPServer:

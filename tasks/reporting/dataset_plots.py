@@ -38,6 +38,7 @@ COVERED = (0.5, 99.5)
 
 MOST_ATOMS_SHOWN = 80
 TOP_SPACEGROUPS = 10
+NAME_LENGTH = 100
 
 
 @dataclass(frozen=True)
@@ -135,20 +136,24 @@ def short(count: float) -> str:
 
 def energies_png(statistics: DatasetStatistics) -> bytes | None:
     """Formation energies and energies above the hull, one colour per method, never added up; PNG. None without any."""
-    panels = [
+    named = method_colours(statistics)
+    stated = [
         (statistics.formation_ev_per_atom, "formation energy, eV/atom"),
         (statistics.above_hull_ev_per_atom, "energy above hull as the source states it, eV/atom"),
     ]
+    panels = [({m: e for m, e in energies.items() if m in named}, label) for energies, label in stated]
     panels = [(energies, label) for energies, label in panels if energies]
     if not panels:
         return None
-    named = method_colours(statistics)
     figure = Figure(figsize=(9.4, 3.4 + 0.2 * len(named)), dpi=DPI, layout="constrained")
     handles: dict[str, Artist] = {}
     for axes, (energies, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         # Nearly all crystals of a database lie on or near its hull; the others are seen on a logarithmic axis only.
         handles |= _energy_panel(axes, energies, label, named, logarithmic="above hull" in label)
-    figure.legend(handles.values(), handles, loc="outside lower center", frameon=False, fontsize=8.5)
+    names = [name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…" for name in handles]
+    legend = figure.legend(handles.values(), names, loc="outside lower center", frameon=False, fontsize=8.5)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a name is the source's; a '$' in it is no formula
     return _png(figure)
 
 
@@ -162,12 +167,11 @@ def method_colours(statistics: DatasetStatistics) -> dict[str, str]:
 def _energy_panel(
     axes: Axes, energies: Mapping[str, Floats], label: str, named: Mapping[str, str], logarithmic: bool
 ) -> dict[str, Artist]:
-    shown = {method: values for method, values in energies.items() if method in named}
-    low, high = energy_range_ev_per_atom(list(shown.values()))
+    low, high = energy_range_ev_per_atom(list(energies.values()))
     edges = np.linspace(low, high, BINS + 1)
     handles: dict[str, Artist] = {}
     n_outside, highest = 0, 1
-    for method, values in shown.items():
+    for method, values in energies.items():
         counts, _ = np.histogram(values, edges)
         n_outside += len(values) - int(counts.sum())
         axes.stairs(counts, edges, color=named[method], fill=True, alpha=0.10)

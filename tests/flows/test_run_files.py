@@ -21,6 +21,8 @@ def port(tmp_path: Path) -> Iterator[int]:
     (runs / "one" / "report.html").write_text("<h1>one</h1>")
     (runs / "one" / "cifs" / "a b.cif").write_text("data_a")
     (runs / "one" / ".lock").write_text("secret")
+    (runs / "datasets" / "aflow").mkdir(parents=True)
+    (runs / "datasets" / "aflow" / "report.html").write_text("<h1>aflow</h1>")
     (runs / ".references").mkdir()
     (runs / ".references" / "x.parquet").write_text("secret")
     (runs / "unfinished").mkdir()
@@ -50,6 +52,8 @@ def test_the_first_page_lists_runs_with_a_report_and_no_others(port: int) -> Non
     status, page = ask(port, "/")
     assert status == 200
     assert '<a href="one/report.html">one</a>' in page
+    assert '<a href="datasets/aflow/report.html">datasets/aflow</a>' in page
+    assert ask(port, "/datasets/aflow/report.html") == (200, "<h1>aflow</h1>")
     assert "unfinished" not in page
     assert ".references" not in page
 
