@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from generative.config import FilterConfig, OptimadeSource
@@ -9,6 +10,7 @@ from generative.datasets.network.access import Access
 from generative.datasets.network.database import Page, Record
 from generative.datasets.network.optimade import Optimade
 from tests.servers.loopback import Request
+from tests.servers.real import RealRecord
 
 NOWHERE = "http://127.0.0.1:9"
 """An address for what must not ask anything."""
@@ -57,6 +59,11 @@ def records_of(asked: Optimade) -> list[Record]:
 
 def ids_of(asked: Optimade) -> set[str]:
     return {record.id for record in records_of(asked)}
+
+
+def systems(real: tuple[RealRecord, ...], n: int) -> tuple[str, ...]:
+    """The n elements that occur most often: systems with many crystals, of every number of elements."""
+    return tuple(symbol for symbol, _ in Counter(e for record in real for e in record.elements).most_common(n))
 
 
 def is_page(request: Request) -> bool:

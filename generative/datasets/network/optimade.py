@@ -314,7 +314,8 @@ class Optimade:
     def _hinted(self, failure: Exception) -> Exception:
         # The standard wants 403 for too large a page, which otherwise means a key.
         if isinstance(failure, AccessDeniedError) and "page_limit" in str(failure):
-            return RefusedQueryError(f"{self.name}: page_size {self._config.page_size} is too large: {failure}")
+            said = str(failure).partition(";")[0]
+            return RefusedQueryError(f"{said}: lower page_size, now {self._config.page_size}, to what it allows")
         return failure
 
 

@@ -84,7 +84,7 @@ def test_a_page_larger_than_the_server_allows_is_a_refused_query_that_names_the_
     real: tuple[RealRecord, ...],
 ) -> None:
     with OptimadeServer([alexandria_entry(real[0])], page_limit_max=50) as running:
-        with pytest.raises(RefusedQueryError, match="page_size 51 is too large.*page_limit is 50"):
+        with pytest.raises(RefusedQueryError, match="page_limit is 50.*lower page_size, now 51"):
             database(running.url, page_size=51).page(None)
         assert len(database(running.url, page_size=50).page(None).records) == 1
 
@@ -105,14 +105,14 @@ def test_a_page_larger_than_the_server_allows_is_a_refused_query_that_names_the_
     ids=lambda fault: f"{type(fault).__name__}{getattr(fault, 'code', '')}",
 )
 def test_a_fault_in_the_middle_of_paging_that_passes_costs_no_record(proxy: FaultProxy, fault: Any) -> None:
-    clock = Clock()
-    proxy.spoil(is_second_page, fault, times=2)
+    clock, times = Clock(), 1 if isinstance(fault, Stall) else 2
+    proxy.spoil(is_second_page, fault, times=times)
     asked = database(
         proxy.url, page_size=PAGE_SIZE, clock=clock, read_timeout_s=1.0 if isinstance(fault, Stall) else 20.0
     )
     records = records_of(asked)
     assert len(records) == len({record.id for record in records}) == 240
-    assert sum(map(is_second_page, proxy.seen)) == 3
+    assert sum(map(is_second_page, proxy.seen)) == times + 1
     if isinstance(fault, Status) and fault.headers:
         assert sum(wait_s >= 7 for wait_s in clock.waits_s) == 2
 
@@ -128,7 +128,6 @@ def test_a_fault_in_the_middle_of_paging_that_passes_costs_no_record(proxy: Faul
         (WrongType(), BrokenReplyError),
         (CutGzip(), BrokenReplyError),
         (Endless(), EndlessReplyError),
-        (Endless(packed=True), EndlessReplyError),
     ],
     ids=lambda value: f"{type(value).__name__}{getattr(value, 'code', '')}",
 )

@@ -17,9 +17,9 @@ from tests.servers.real import real_records
 
 
 def salt() -> Entry:
-    structure = Structure.from_spacegroup(
-        225, [[5.64, 0, 0], [0, 5.64, 0], [0, 0, 5.64]], ["Na", "Cl"], [[0] * 3, [0.5] * 3]
-    )
+    face_centred = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    sites = np.concatenate([face_centred, face_centred + 0.5])
+    structure = Structure(5.64 * np.eye(3), ["Na"] * 4 + ["Cl"] * 4, sites)
     return structure_entry("nacl", structure) | {
         "_alexandria_band_gap": 5.0,
         "_alexandria_energy_corrected": None,
