@@ -74,14 +74,6 @@ class Copies:
     failures: Mapping[int, str]
     tolerances: Tolerances
 
-    def dropped_of(self, source: str) -> int:
-        """Copies among the rows of this source; 0 if it has no row."""
-        return self.n_dropped.get(source, 0)
-
-    def dropped_among(self, first_row: int, last_row: int) -> int:
-        """Copies among these rows, the last one left out; for readers whose rows carry names of several sources."""
-        return int(np.count_nonzero(self.original[first_row:last_row] != np.arange(first_row, last_row)))
-
 
 def find_copies(path: Path, tolerances: Tolerances, progress: Progress | None = None) -> Copies:
     """The copies in a Parquet file in DATASET_SCHEMA.
