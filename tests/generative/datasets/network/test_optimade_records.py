@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from pymatgen.core.structure import Structure
 
+from generative.config import OptimadeSource
 from generative.datasets.network.database import Record
+from generative.datasets.network.optimade_providers import COLUMNS, PROVIDERS, provider_of
 from generative.datasets.records import Form, interpret
+from generative.datasets.table import DATASET_SCHEMA
 from tests.servers.optimade import Entry, OptimadeServer, alexandria_entry, structure_entry
 from tests.servers.optimade_client import NOWHERE, database
 from tests.servers.real import real_records
@@ -135,3 +138,14 @@ def test_a_bad_record_among_good_ones_is_refused_alone() -> None:
     (batch,) = interpret(iter(raws), asked.name, asked.method, None)
     assert batch.rows.num_rows == 4
     assert {row["source_id"] for row in batch.rejected.to_pylist()} == {entries[2]["id"], entries[4]["id"]}
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_known_provider_fills_columns_of_the_table_from_its_own_fields(name: str) -> None:
+    provider = PROVIDERS[name]
+    assert set(provider.fields) <= set(COLUMNS) <= set(DATASET_SCHEMA.names)
+    assert all(path.startswith("_") for path in provider.fields.values())
+    assert provider.per_cell <= set(provider.fields.values())
+    assert provider_of(OptimadeSource(provider=name)) == provider  # an address in the form that the client wants
+    assert provider.base_url.startswith("https://")
+    assert provider.method != "unknown"
