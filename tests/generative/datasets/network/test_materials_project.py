@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -364,9 +365,14 @@ def test_records_are_read_without_key_and_network(downloaded: dict[str, list[Rec
     assert database.raw_record(downloaded[GGA][0]).source_id == downloaded[GGA][0].id
 
 
-def test_a_database_given_back_can_be_asked_again(own_server: MaterialsProjectServer) -> None:
+def test_a_database_given_back_can_be_asked_and_given_back_again(own_server: MaterialsProjectServer) -> None:
     database = project(own_server.url)
     before = records_of(database)
     database.close()
     assert records_of(database) == before
+    assert own_server._server._open
     database.close()
+    deadline_s = time.monotonic() + 10
+    while own_server._server._open and time.monotonic() < deadline_s:
+        time.sleep(0.01)  # the server's threads see the end of a connection a moment later
+    assert not own_server._server._open

@@ -240,7 +240,7 @@ def test_energies_of_other_materials_are_a_changed_database(proxy: FaultProxy) -
         project(proxy.url, page_size=20).page(None)
 
 
-def test_an_error_that_the_page_after_the_first_is_empty_is_not_the_end(proxy: FaultProxy) -> None:
+def test_an_empty_page_before_the_end_is_not_taken_for_the_end(proxy: FaultProxy) -> None:
     proxy.spoil(asks("summary", "_skip=80"), Edit(lambda reply: reply | {"data": []}), times=99)
     with pytest.raises(BrokenReplyError, match="nothing came after 80 of"):
         records_of(project(proxy.url, page_size=PAGE_SIZE))
