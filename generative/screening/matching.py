@@ -12,8 +12,10 @@ formula or different primitive atom count are never compared, and the search end
 from __future__ import annotations
 
 import math
+import multiprocessing
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -116,6 +118,22 @@ class KnownSearch:
     matches: list[KnownMatch | None]
     failures: dict[int, str]
     n_fits: int
+    tolerances: Tolerances
+
+
+@dataclass(frozen=True)
+class PairRms:
+    """Displacements of pairs of crystals.
+
+    Attributes:
+        rms: StructureMatcher.get_rms_dist(first, second)[0] per pair, (n,), units of (V/N)^(1/3); NaN where the pair
+            does not match or could not be compared.
+        failures: reason for each pair (by index) that could not be compared.
+        tolerances: of the matcher.
+    """
+
+    rms: np.ndarray
+    failures: dict[int, str]
     tolerances: Tolerances
 
 
@@ -241,6 +259,57 @@ def find_known(crystals: Sequence[Crystal], references: ReferenceSet, tolerances
     return KnownSearch(matches, failures, n_fits, tolerances)
 
 
+def pairwise_rms(
+    first: Sequence[Crystal], second: Sequence[Crystal], tolerances: Tolerances, workers: int = 1
+) -> PairRms:
+    """StructureMatcher.get_rms_dist(first[i], second[i])[0] for every i.
+
+    Args:
+        first: crystals, first arguments of the matcher.
+        second: as many crystals, second arguments.
+        tolerances: of the matcher.
+        workers: processes; above 1 they are spawned, so the caller's main module must be importable. The result does
+            not depend on it.
+
+    Raises: ValueError: if the lengths differ or there are no workers.
+    """
+    if len(first) != len(second) or workers < 1:
+        raise ValueError(
+            f"{len(first)} first beside {len(second)} second crystals, {workers} workers: expected pairs and a worker"
+        )
+    size = max(1, min(256, -(-len(first) // workers)))
+    chunks = [(first[i : i + size], second[i : i + size]) for i in range(0, len(first), size)]
+    if workers == 1 or len(chunks) < 2:
+        parts = [_pairwise_chunk(*chunk, tolerances) for chunk in chunks]
+    else:
+        # Spawned, not forked: a fork of a process whose torch threads hold locks may hang.
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            jobs = [pool.submit(_pairwise_chunk, *chunk, tolerances) for chunk in chunks]
+            parts = [job.result() for job in jobs]
+    rms = np.concatenate([part[0] for part in parts]) if parts else np.zeros(0)
+    failures = {k * size + i: reason for k, part in enumerate(parts) for i, reason in part[1].items()}
+    return PairRms(rms, failures, tolerances)
+
+
+def _pairwise_chunk(
+    first: Sequence[Crystal], second: Sequence[Crystal], tolerances: Tolerances
+) -> tuple[np.ndarray, dict[int, str]]:
+    matcher = tolerances.matcher()
+    rms = np.full(len(first), math.nan)
+    failures: dict[int, str] = {}
+    for i, pair in enumerate(zip(first, second, strict=True)):
+        fault = next((f for f in map(_unfit_reason, pair) if f), "")
+        try:
+            found = None if fault else matcher.get_rms_dist(pair[0].to_structure(), pair[1].to_structure())
+        except MATCHER_FAULTS as error:
+            found, fault = None, _sentence("the matcher", error)
+        if fault:
+            failures[i] = fault
+        if found is not None:
+            rms[i] = found[0]
+    return rms, failures
+
+
 def formula_key(crystal: Crystal) -> FormulaKey:
     """The crystal's reduced formula as sorted (atomic number, count) pairs; empty for a crystal without atoms."""
     numbers, counts = np.unique(np.asarray(crystal.atomic_numbers), return_counts=True)
@@ -264,16 +333,23 @@ def _reduce(crystal: Crystal) -> _Reduced:
     """The primitive Niggli cell as StructureMatcher makes it."""
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
-    # Niggli reduction of such numbers may loop or return nonsense instead of raising.
-    if not (np.isfinite(crystal.lattice_ang).all() and np.isfinite(crystal.frac).all()):
-        return _Reduced(None, "the crystal holds a value that is not finite: it cannot be matched")
-    if not abs(np.linalg.det(crystal.lattice_ang)) > 0 or len(crystal.atomic_numbers) == 0:
-        return _Reduced(None, "the cell has no volume or no atoms: it cannot be matched")
+    fault = _unfit_reason(crystal)
+    if fault:
+        return _Reduced(None, fault)
     try:
         # The one private call: reducing by hand would be a second copy of pymatgen's order of operations.
         return _Reduced(StructureMatcher._get_reduced_structure(crystal.to_structure()), "")
     except MATCHER_FAULTS as error:
         return _Reduced(None, _sentence("reduction to the primitive cell", error))
+
+
+def _unfit_reason(crystal: Crystal) -> str:
+    """Why a crystal must not reach pymatgen, whose Niggli reduction may loop on such numbers; empty if it may."""
+    if not (np.isfinite(crystal.lattice_ang).all() and np.isfinite(crystal.frac).all()):
+        return "the crystal holds a value that is not finite: it cannot be matched"
+    if not abs(np.linalg.det(crystal.lattice_ang)) > 0 or len(crystal.atomic_numbers) == 0:
+        return "the cell has no volume or no atoms: it cannot be matched"
+    return ""
 
 
 def _fit(matcher: Any, first: Structure, second: Structure) -> tuple[bool, str]:

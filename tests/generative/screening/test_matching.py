@@ -161,3 +161,23 @@ def test_formula_keys_are_reduced_and_free_of_order() -> None:
 def test_references_of_unequal_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="one id per crystal"):
         ReferenceSet(["a"], [])
+
+
+def test_pairwise_rms_is_that_of_pymatgen_whatever_the_workers(real_structures) -> None:  # noqa: ANN001
+    rng = np.random.default_rng(8)
+    np.random.seed(8)
+    small = [s for s in real_structures("mp_20_biternary_test", 60) if len(s) <= 6][:6]
+    first = [Crystal.from_structure(s) for s in small] + [rocksalt("Mg", "O"), rocksalt("Mg", "O")]
+    second = [disguised(s, rng, 0.05) for s in small] + [caesium_chloride("Mg", "O")]
+    second.append(Crystal(np.full((3, 3), np.nan), first[-1].frac, first[-1].atomic_numbers))
+    found = matching.pairwise_rms(first, second, TOLERANCES)
+    again = matching.pairwise_rms(first, second, TOLERANCES, workers=2)
+    matcher = StructureMatcher()
+    expected = [
+        matcher.get_rms_dist(a.to_structure(), b.to_structure()) for a, b in zip(first[:7], second[:7], strict=True)
+    ]
+    truth = [np.nan if e is None else e[0] for e in expected] + [np.nan]
+    np.testing.assert_allclose(found.rms, truth, atol=1e-9)
+    np.testing.assert_array_equal(found.rms, again.rms)
+    assert np.isfinite(truth).sum() >= 3
+    assert list(found.failures) == list(again.failures) == [7]
