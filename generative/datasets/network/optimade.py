@@ -282,9 +282,11 @@ class Optimade:
         link = link.get("href") if isinstance(link, Mapping) else link
         if not link:
             return None
-        if not isinstance(link, str):
-            raise self._changed(f"links.next is {str(link)[:80]}, expected an address")
-        parts, origin, asked = urlsplit(urljoin(asked_url, link)), urlsplit(self._origin), urlsplit(asked_url)
+        origin, asked = urlsplit(self._origin), urlsplit(asked_url)
+        try:
+            parts = urlsplit(urljoin(asked_url, link))
+        except (TypeError, ValueError):
+            raise self._changed(f"links.next is {str(link)[:80]}, expected an address") from None
         # Only the path is kept: a server behind a proxy may call itself http, and the request stays on https.
         if parts.hostname not in (origin.hostname, asked.hostname) or parts.scheme not in ("http", "https"):
             raise self._changed(f"the next page is said to be at {parts.hostname}, expected {origin.hostname}")

@@ -247,7 +247,9 @@ def _without(*names: str) -> Edit:
         (Edit(lambda page: {"results": page["data"]}), "no OPTIMADE document"),
         (Edit(lambda page: {"data": page["data"]}), "no OPTIMADE document"),
         (Edit(lambda page: page | {"meta": "text"}), "no OPTIMADE document"),
-        (Edit(lambda page: page | {"links": {"next": 7}}), "links.next"),
+        (Edit(lambda page: page | {"links": {"next": 7}}), "links.next is 7"),
+        (Edit(lambda page: page | {"links": {"next": "http://[0"}}), "links.next is"),
+        (Edit(lambda page: page | {"links": "none"}), "no OPTIMADE document"),
         (Edit(lambda page: page | {"links": {}, "meta": {"more_data_available": True}}), "expected links.next"),
     ],
 )
