@@ -13,6 +13,7 @@ from flows.options import AsJson, Debug, Elements, Potential, Settings
 
 if TYPE_CHECKING:
     from configs.ingest import IngestConfig
+    from generative.datasets.manifest import Manifest
 
 PLANNED = {
     "name": "source",
@@ -23,7 +24,8 @@ PLANNED = {
     "endpoint": "address",
     "query": "query",
 }
-READ = {**SOURCES, "n_merged": "merged", "release": "release"}
+READ = {**SOURCES, "n_merged": "merged"}
+RELEASE = {"release": "release"}
 """Columns of the tables on the terminal, with their headings."""
 
 
@@ -117,12 +119,22 @@ def _read(config: IngestConfig, as_json: bool) -> dict[str, Any]:
         for warning in source.harvest.warnings if source.harvest else ():
             say(f"{source.source}: {warning}")
     if not as_json:
-        # A digest says nothing to a reader; the manifest has it.
-        releases = [(s.database_version or "").split(", sha256:")[0] if s.harvest else None for s in manifest.sources]
-        rows = [{**vars(s), "release": release} for s, release in zip(manifest.sources, releases, strict=True)]
-        show_table(rows, READ)
+        _show(manifest)
         typer.echo(f"\n{manifest.n_rows} crystals in {config.folder / 'dataset.parquet'}\nreport {report}")
     return manifest.model_dump(mode="json")
+
+
+def _show(manifest: Manifest) -> None:
+    """Counts per source as a table, and what a refresh has brought."""
+    # A digest says nothing to a reader; the manifest has it.
+    releases = [(s.database_version or "").split(", sha256:")[0] if s.harvest else None for s in manifest.sources]
+    rows = [{**vars(s), "release": release} for s, release in zip(manifest.sources, releases, strict=True)]
+    show_table(rows, READ | RELEASE if any(releases) else READ)
+    for source in manifest.sources:
+        harvest = source.harvest
+        if harvest is not None and harvest.n_added is not None:
+            changes = f"{harvest.n_added} added, {harvest.n_changed} changed, {harvest.n_removed} removed"
+            typer.echo(f"{source.source}: {changes} since the last download")
 
 
 @contextmanager

@@ -16,6 +16,8 @@ import typer.main
 import yaml
 
 from configs.document import document
+from configs.ingest import IngestConfig, parse_ingest
+from configs.options import IngestRequest, elements_of, ingest_settings
 from configs.overrides import override
 from configs.schema import parse, read_yaml
 from configs.training import parse_training
@@ -100,6 +102,12 @@ def test_a_command_line_is_understood(words: list[str]) -> None:
         parse(override(settings, assignments), "docs")
     elif words[0] == "train":
         parse_training(override(shipped(given["config"], "train-flow"), assignments), "docs")
+    elif words[0] == "ingest":
+        named = [source for source in given["sources"] if not source.endswith(".yaml")] or ["ingest-aflow"]
+        options = {name: given[name] for name in ("method", "potential", "limit", "where", "endpoint", "name")}
+        flags = {name: given[name] for name in ("refresh", "merge")}
+        asked = IngestRequest(elements=elements_of(given["elements"]), **options, **flags)
+        ingest_settings(named, asked, assignments)
 
 
 def shipped(config: str, default: str = "quickstart") -> dict[str, Any]:
@@ -123,7 +131,9 @@ def test_commands_named_in_the_text_exist() -> None:
 
 def test_deployments_that_are_named_exist() -> None:
     known = set(deployment_names(ROOT / "prefect.yaml"))
-    named = {n for page in PAGES for n in re.findall(r"\b(?:discover|train)/[a-z]+\b(?![./])", page.read_text())}
+    named = {
+        n for page in PAGES for n in re.findall(r"\b(?:discover|train|ingest)/[a-z-]+\b(?![./])", page.read_text())
+    }
     assert named <= known
 
 
@@ -137,6 +147,9 @@ def test_settings_md_is_what_the_models_say() -> None:
 )
 def test_settings_in_examples_are_accepted(text: str) -> None:
     settings = yaml.safe_load(text)
+    if set(settings) <= set(IngestConfig.model_fields):
+        parse_ingest(settings, "docs")
+        return
     is_training = set(settings) <= set(TrainConfig.model_fields) and not {"elements", "sample"} & set(settings)
     (parse_training if is_training else parse)(settings, "docs")
 
