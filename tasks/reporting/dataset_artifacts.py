@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,7 @@ from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from generative.datasets.manifest import Manifest
+from generative.datasets.manifest import Manifest, SourceRecord
 from tasks.reporting.artifacts import REPORTS_VARIABLE, artifact_key, fitting_rows, in_prefect_run
 from tasks.reporting.dataset_plots import METHOD_COLOURS, DatasetPictures
 from tasks.reporting.dataset_statistics import DatasetStatistics
@@ -33,7 +34,6 @@ TEXT_LIMIT = 300
 """Characters of a cell of a table: a query may be as long as its list of formulas."""
 
 MOST_SOURCES = 50
-ASKED = ("endpoint", "query", "release or digest")
 
 
 def publish_dataset(
@@ -70,11 +70,10 @@ def dataset_markdown(
     parts += [escape_markdown(lead_sentence(manifest, statistics)), "## Sources"]
     parts.append(_table(source_rows(manifest)[:MOST_SOURCES]))
     parts.append("read = kept + outside + bad + merged")
-    asked_of = manifest.sources[:MOST_SOURCES]
-    parts.append(_table([{"source": s.source, **_named(asked_rows(s), ASKED)} for s in asked_of]))
+    parts.append("\n".join(_asked(source) for source in manifest.sources[:MOST_SOURCES]))
     asked = harvest_rows(manifest)[:MOST_SOURCES]
     if asked:
-        parts += ["Databases at the last download (UTC):", _table(asked)]
+        parts += ["Databases at the last download:", _table(asked)]
     parts += ["## Elements", _picture("Crystals per element", pictures.elements)]
     if pictures.energies is not None:
         words = f"{methods_sentence(statistics)}{methods_note(statistics, len(METHOD_COLOURS))}"
@@ -108,5 +107,10 @@ def _cell(value: object) -> str:
     return escape_markdown(text if len(text) <= TEXT_LIMIT else f"{text[: TEXT_LIMIT - 1]}…")
 
 
-def _named(values: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
-    return {name: values.get(name, "") for name in names}
+def _asked(source: SourceRecord) -> str:
+    """One source in a line. Where a query has no spaces a few are put in, or it would run over the page's edge."""
+    stated = asked_rows(source)
+    query = re.sub(r"([,&|])(?=\S)", r"\1 ", stated["query"])
+    address = f" at {escape_markdown(stated['endpoint'])}" if "endpoint" in stated else ""
+    release = escape_markdown(stated["release or digest"])
+    return f"- **{escape_markdown(source.source)}**{address}: {_cell(query)} ({release})"

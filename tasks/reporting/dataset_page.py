@@ -97,7 +97,7 @@ def _sources(manifest: Manifest) -> str:
     text = _table(source_rows(manifest), "Records of each source: read = kept + outside + bad + merged.")
     asked = harvest_rows(manifest)
     if asked:
-        text += _table(asked, "Databases at the last download; times are UTC, requests include those sent again.")
+        text += _table(asked, "Databases at the last download; requests include those sent again.")
     for source in manifest.sources:
         text += f"<details><summary>{_safe(source.source)}</summary>{_pairs(asked_rows(source))}</details>"
     return _section(
@@ -125,8 +125,7 @@ def _number_class(rows: Sequence[Mapping[str, Any]], key: str) -> str:
 def _cell(value: object) -> str:
     if isinstance(value, int):
         return f'<td class="num">{value:,}</td>'
-    text = str(value)
-    return f'<td class="text mono">{_safe(text)}</td>' if len(text) > 24 else f"<td>{_safe(text)}</td>"
+    return f'<td class="text">{_safe(value)}</td>'
 
 
 def _section(name: str, title: str, hint: str, content: str) -> str:

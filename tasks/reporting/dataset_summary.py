@@ -37,27 +37,22 @@ def asked_rows(source: SourceRecord) -> dict[str, str]:
 
 
 def harvest_rows(manifest: Manifest) -> list[dict[str, Any]]:
-    """One row per database: how it was asked."""
+    """One row per database: how it was asked; what changed, if one of them was asked before."""
+    asked = [(source.source, source.harvest) for source in manifest.sources if source.harvest is not None]
+    refreshed = any(harvest.n_added is not None for _, harvest in asked)
     rows = []
-    for source in manifest.sources:
-        harvest = source.harvest
-        if harvest is None:
-            continue
-        changes = (harvest.n_added, harvest.n_changed, harvest.n_removed)
-        added, changed, removed = ("" if n is None else n for n in changes)
-        rows.append(
-            {
-                "source": source.source,
-                "records": harvest.n_records,
-                "requests": harvest.n_requests,
-                "sent again": harvest.n_retries,
-                "came twice": harvest.n_repeated,
-                "added": added,
-                "changed": changed,
-                "removed": removed,
-                "finished": harvest.finished,
-            }
-        )
+    for name, harvest in asked:
+        row: dict[str, Any] = {
+            "source": name,
+            "records": harvest.n_records,
+            "requests": harvest.n_requests,
+            "sent again": harvest.n_retries,
+            "came twice": harvest.n_repeated,
+        }
+        if refreshed:
+            changes = {"added": harvest.n_added, "changed": harvest.n_changed, "removed": harvest.n_removed}
+            row |= {change: "" if n is None else n for change, n in changes.items()}
+        rows.append({**row, "finished (UTC)": harvest.finished[:16].replace("T", " ")})
     return rows
 
 

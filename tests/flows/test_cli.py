@@ -22,7 +22,10 @@ from generative.crystals import Crystal, crystals_of
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("discover", "ingest", "train", "sample", "screen", "relax", "hull", "inputs", "report", "deploy")
+COMMANDS = (
+    *("discover", "ingest", "train", "sample", "screen", "relax", "hull", "inputs"),
+    *("report", "export", "serve-optimade", "deploy"),
+)
 HEAVY = ("torch", "prefect", "pymatgen", "matgl", "chgnet", "pandas", "pyarrow")
 
 runner = CliRunner()

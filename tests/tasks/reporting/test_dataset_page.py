@@ -238,7 +238,7 @@ def test_text_from_outside_does_not_break_the_tables_of_the_artifact() -> None:
     text = dataset_markdown("x", manifest(HOSTILE), counted, DatasetPictures.of(counted))
     assert "<script>" not in re.sub(r"\\(.)", "", text)
     tables = [block for block in text.split("\n\n") if block.startswith("| ")]
-    assert len(tables) == 4
+    assert len(tables) == 3
     for block in tables:
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1, block
