@@ -14,12 +14,20 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from generative.config import RoomConfig
+from generative.systems.baselines import StoredConfig
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
+from generative.systems.random_symmetric import RandomSymmetric, RandomSymmetricConfig
+from generative.systems.substitution import PrototypeSubstitution, SubstitutionConfig
+from generative.systems.training_copies import TrainingCopies
 
 SCHEMA_VERSION = 1
 PACKAGED = Path(__file__).parent / "weights"
-SYSTEMS: dict[str, tuple[type[CrystalFlow], type[CrystalFlowConfig]]] = {
+SYSTEMS: dict[str, tuple[type[Any], type[RoomConfig]]] = {
     CrystalFlow.name: (CrystalFlow, CrystalFlowConfig),
+    TrainingCopies.name: (TrainingCopies, StoredConfig),
+    PrototypeSubstitution.name: (PrototypeSubstitution, SubstitutionConfig),
+    RandomSymmetric.name: (RandomSymmetric, RandomSymmetricConfig),
 }
 """Every system that a checkpoint may name."""
 
@@ -33,12 +41,12 @@ class Checkpoint:
     """A loaded generator with what is known of its making.
 
     Attributes:
-        system: the module, in evaluation mode.
+        system: the module, in evaluation mode; one of SYSTEMS, so a torch.nn.Module with name, config and sample.
         digest: SHA-256 over both files: part of every candidate's id.
         training: how it was made: data fingerprint, settings, steps, versions.
     """
 
-    system: CrystalFlow
+    system: Any
     digest: str
     training: dict[str, Any]
 
@@ -67,7 +75,7 @@ def digest(checkpoint: str) -> str:
     return h.hexdigest()
 
 
-def save(folder: Path, system: CrystalFlow, training: Mapping[str, Any], dtype: torch.dtype = torch.float16) -> None:
+def save(folder: Path, system: Any, training: Mapping[str, Any], dtype: torch.dtype = torch.float16) -> None:
     """Write a checkpoint; parameters are stored as `dtype` (half the size; sampling runs in float32).
 
     The folder appears whole or not at all.
@@ -120,8 +128,8 @@ def load(checkpoint: str, device: torch.device | str = "cpu") -> Checkpoint:
         description = about(checkpoint)
         system_type, config_type = SYSTEMS[description["system"]]
         system = system_type(config_type.model_validate(description["config"]))
-        state = load_file(folder / "model.safetensors")
-        system.load_state_dict({name: value.float() for name, value in state.items()})
+        # Each tensor takes the system's own type: weights float32, stored crystals the float64 they were saved in.
+        system.load_state_dict(load_file(folder / "model.safetensors"))
     except KeyError as error:
         raise CheckpointError(f"{checkpoint}: names {error}, expected a system of: {', '.join(SYSTEMS)}") from None
     except Exception as error:  # safetensors, json and torch each raise their own kinds

@@ -1,0 +1,265 @@
+"""What generators that learn nothing have in common: stored crystals, reading what is asked, samples that failed.
+
+A generator is worth its training where it beats these. They are systems like any other: a checkpoint holds one, and
+whoever samples cannot tell the difference. Where no crystal can be made of what is asked, the sample is a crystal of
+the asked atoms whose every number is NaN (`failed_sample`): it stays in its place, the validity check turns it away
+with a reason, and metrics count it as drawn.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from generative.config import RoomConfig, SampleConfig
+from generative.crystals import Crystal
+from generative.species import MAX_Z
+
+logger = logging.getLogger(__name__)
+
+Content = tuple[tuple[int, int], ...]
+"""What a cell or a formula unit holds: (atomic number, atoms), ascending by atomic number."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one sample is asked to be.
+
+    Attributes:
+        atomic_numbers: one per atom of the cell, in the order wanted; empty leaves the composition open.
+        spacegroup: international number; None leaves it open.
+    """
+
+    atomic_numbers: tuple[int, ...]
+    spacegroup: int | None = None
+
+    @cached_property
+    def content(self) -> Content:
+        """The atoms by element."""
+        return content_of(self.atomic_numbers)
+
+    def __str__(self) -> str:
+        group = "" if self.spacegroup is None else f" in space group {self.spacegroup}"
+        return f"a cell of {dict(self.content)} (atomic number: atoms){group}"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One sample: the crystal, or None and one sentence that says why not."""
+
+    crystal: Crystal | None
+    reason: str = ""
+
+
+def content_of(atomic_numbers: Sequence[int] | np.ndarray) -> Content:
+    """Atoms of each element, ascending by atomic number."""
+    return tuple(sorted(Counter(int(z) for z in atomic_numbers).items()))
+
+
+def formula_unit(content: Content) -> tuple[Content, int]:
+    """The content of one formula unit, and how many of them the cell holds."""
+    n_units = math.gcd(*(n for _, n in content))
+    return tuple((z, n // n_units) for z, n in content), n_units
+
+
+def failed_sample(atomic_numbers: Sequence[int]) -> Crystal:
+    """The asked atoms without a place: lattice and coordinates are NaN, which no validity check passes."""
+    numbers = np.array(atomic_numbers, dtype=np.int16)
+    return Crystal(np.full((3, 3), np.nan), np.full((len(numbers), 3), np.nan), numbers)
+
+
+def repeated(crystal: Crystal, n_cells: int) -> Crystal:
+    """The same crystal in a cell of `n_cells` primitive ones: by each prime factor, along the then shortest vector."""
+    lattice, frac, numbers = np.array(crystal.lattice_ang), np.array(crystal.frac), np.array(crystal.atomic_numbers)
+    for factor in _prime_factors(n_cells):
+        axis = int(np.linalg.norm(lattice, axis=1).argmin())
+        shift = np.zeros((factor, 1, 3))
+        shift[:, 0, axis] = np.arange(factor)
+        frac = (frac + shift).reshape(-1, 3)
+        frac[:, axis] /= factor
+        lattice[axis] *= factor
+        numbers = np.tile(numbers, factor)
+    return Crystal(lattice, frac, numbers)
+
+
+def _prime_factors(n: int) -> Iterator[int]:
+    divisor = 2
+    while n > 1:
+        while n % divisor == 0:
+            yield divisor
+            n //= divisor
+        divisor += 1
+
+
+def in_order(crystal: Crystal, atomic_numbers: Sequence[int]) -> Crystal:
+    """The crystal with its sites in the order of `atomic_numbers`, which must hold the same atoms."""
+    wanted = np.array(atomic_numbers, dtype=np.int16)
+    sites = np.empty(len(wanted), dtype=int)
+    sites[np.argsort(wanted, kind="stable")] = np.argsort(crystal.atomic_numbers, kind="stable")
+    return Crystal(crystal.lattice_ang, crystal.frac[sites], crystal.atomic_numbers[sites])
+
+
+def shuffled(n: int, rng: torch.Generator) -> list[int]:
+    """The numbers 0 to n - 1 in random order."""
+    return [int(i) for i in torch.randperm(n, generator=rng)]
+
+
+class Baseline(nn.Module):
+    """A system without weights to learn. Subclasses say how crystals are drawn; this class does what sampling asks.
+
+    Attributes:
+        name: as checkpoints name it.
+        config: settings.
+        open_composition: whether an empty composition, 'anything', can be answered.
+    """
+
+    name: ClassVar[str]
+    open_composition: ClassVar[bool] = True
+    config: RoomConfig
+
+    def draw(
+        self, asked: Sequence[Asked], rng: torch.Generator, done: Callable[[int], None] | None = None
+    ) -> list[Drawn]:
+        """One sample for each thing asked, in order; `done` is called with the number of finished samples."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it draws: expected a method draw")
+
+    def sample(
+        self,
+        atomic_numbers: Sequence[Sequence[int]],
+        rng: torch.Generator,
+        settings: SampleConfig,
+        spacegroups: Sequence[int | None] | None = None,
+        energies_ev_per_atom: Sequence[float | None] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Crystal]:
+        """Draw one crystal per composition; see `failed_sample` for what stands where none could be made.
+
+        Args:
+            atomic_numbers: one list per crystal; an empty one leaves the composition open.
+            rng: every random choice; the same state gives the same crystals.
+            settings: of these only n_steps is used, as the unit of progress.
+            spacegroups: international numbers asked for, None where open.
+            energies_ev_per_atom: not heeded.
+            progress: called with the number of finished steps of settings.n_steps.
+
+        Raises: ValueError: if a composition holds an unknown atomic number, or is open and cannot be.
+        """
+        groups = spacegroups or [None] * len(atomic_numbers)
+        asked = [Asked(tuple(z), group) for z, group in zip(atomic_numbers, groups, strict=True)]
+        self._refuse(asked)
+
+        def done(n: int) -> None:
+            if progress is not None:
+                progress(settings.n_steps * n // len(asked))
+
+        drawn = self.draw(asked, rng, done)
+        failures = [d.reason for d in drawn if d.crystal is None]
+        if failures:
+            logger.warning(
+                "%s: %d of %d samples failed, the first: %s", self.name, len(failures), len(drawn), failures[0]
+            )
+        return [
+            failed_sample(wish.atomic_numbers) if d.crystal is None else d.crystal
+            for wish, d in zip(asked, drawn, strict=True)
+        ]
+
+    def _refuse(self, asked: Sequence[Asked]) -> None:
+        for i, wish in enumerate(asked):
+            if not all(1 <= z <= MAX_Z for z in wish.atomic_numbers):
+                raise ValueError(
+                    f"composition {i} has the atomic numbers {sorted(set(wish.atomic_numbers))}: expected 1 to {MAX_Z}"
+                )
+            if not wish.atomic_numbers and not self.open_composition:
+                raise ValueError(f"composition {i} is empty: {self.name} holds no crystals, so name the cell's atoms")
+
+
+class StoredConfig(RoomConfig):
+    """How much a system with crystals of its own holds; the shapes of its tensors follow from it."""
+
+    n_crystals: int = Field(ge=1, description="crystals stored")
+    n_sites: int = Field(ge=1, description="atoms of all of them")
+
+
+class StoredCrystals(nn.Module):
+    """Crystals as tensors, bit for bit: B crystals, the A atoms of all of them end to end.
+
+    Attributes:
+        lattice_ang: rows, (B, 3, 3), angstrom, float64.
+        frac: fractional coordinates, (A, 3), in [0, 1), float64.
+        atomic_numbers: (A,), int16.
+        n_atoms: (B,), int32.
+        spacegroup: international number, 0 for unknown, (B,), int16.
+    """
+
+    lattice_ang: Tensor
+    frac: Tensor
+    atomic_numbers: Tensor
+    n_atoms: Tensor
+    spacegroup: Tensor
+
+    def __init__(self, config: StoredConfig) -> None:
+        super().__init__()
+        b, a = config.n_crystals, config.n_sites
+        self.register_buffer("lattice_ang", torch.zeros(b, 3, 3, dtype=torch.float64))
+        self.register_buffer("frac", torch.zeros(a, 3, dtype=torch.float64))
+        self.register_buffer("atomic_numbers", torch.zeros(a, dtype=torch.int16))
+        self.register_buffer("n_atoms", torch.zeros(b, dtype=torch.int32))
+        self.register_buffer("spacegroup", torch.zeros(b, dtype=torch.int16))
+
+    def fill(self, crystals: Sequence[Crystal], spacegroups: Sequence[int | None]) -> Self:
+        """Store these crystals, in order, with their international space-group numbers (None where unknown)."""
+        self.lattice_ang.copy_(torch.as_tensor(np.stack([c.lattice_ang for c in crystals])))
+        self.frac.copy_(torch.as_tensor(np.concatenate([c.frac for c in crystals])))
+        self.atomic_numbers.copy_(torch.as_tensor(np.concatenate([c.atomic_numbers for c in crystals])))
+        self.n_atoms.copy_(torch.tensor([len(c.atomic_numbers) for c in crystals]))
+        self.spacegroup.copy_(torch.tensor([number or 0 for number in spacegroups]))
+        self.__dict__.pop("_crystals", None)
+        return self
+
+    @staticmethod
+    def size_of(crystals: Sequence[Crystal]) -> dict[str, int]:
+        """The fields of StoredConfig for these crystals."""
+        return {"n_crystals": len(crystals), "n_sites": sum(len(c.atomic_numbers) for c in crystals)}
+
+    def __len__(self) -> int:
+        return len(self.n_atoms)
+
+    @cached_property
+    def _crystals(self) -> list[Crystal]:
+        ends = np.cumsum(self.n_atoms.cpu().numpy())[:-1]
+        parts = (np.split(tensor.cpu().numpy(), ends) for tensor in (self.frac, self.atomic_numbers))
+        return [Crystal(*arrays) for arrays in zip(self.lattice_ang.cpu().numpy(), *parts, strict=True)]
+
+    def crystal(self, row: int) -> Crystal:
+        """The crystal as it was stored."""
+        return self._crystals[row]
+
+    def contents(self) -> list[Content]:
+        """What every cell holds."""
+        return [content_of(crystal.atomic_numbers) for crystal in self._crystals]
+
+    def groups(self) -> list[int]:
+        """International space-group numbers, 0 for unknown."""
+        return [int(number) for number in self.spacegroup]
+
+
+class Deck:
+    """Cards dealt in random order, all of them before any comes again."""
+
+    def __init__(self, cards: Sequence[int], rng: torch.Generator) -> None:
+        self._dealt = itertools.cycle([cards[i] for i in shuffled(len(cards), rng)])
+
+    def deal(self) -> int:
+        """The next card."""
+        return next(self._dealt)
