@@ -1,0 +1,295 @@
+"""Bonds of one site as pymatgen's CrystalNN weighs them: Voronoi faces of the site, compiled.
+
+A face is found by itself: the plane halfway to a neighbour, cut by the planes halfway to all others, nearest first. No
+face needs another one, so vertices shared by many cells (every cubic crystal) need no care, and most faces are gone
+after a few cuts. pymatgen tessellates the whole sphere by Qhull and reads off one cell.
+
+What makes equality provable: CrystalNN rounds bond weights to 0.001 and reads nothing else of the Voronoi cell, so two
+computations that agree to 1e-9 give the same bonds, unless a weight lies as close as that to the middle between two
+roundings. Such sites, and those whose cell is not closed or reaches the search radius, get a status other than PLACED
+and belong to pymatgen.
+
+Source: O'Keeffe, Acta Cryst. A 35 (1979) 772 (solid angles); Pan et al., Inorg. Chem. 60 (2021) 1590 (CrystalNN).
+Conventions: angstrom, lattice vectors are rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+CUTOFF_ANG = 7.0
+"""CrystalNN's search radius; it doubles it where the cell is not closed, which is left to pymatgen."""
+DISTANCE_LOW_ANG, DISTANCE_HIGH_ANG = 0.5, 1.0
+"""Beyond the sum of radii, a bond's weight falls from 1 to 0 between these."""
+
+PLACED, COINCIDENT, OPEN_CELL, AT_CUTOFF, NO_RADIUS, AT_ROUNDING = range(6)
+STATUS_NAMES = (
+    "placed",
+    "atoms coincide",
+    "Voronoi cell not closed within the cutoff",
+    "Voronoi cell reaches the cutoff",
+    "element without a radius",
+    "a bond weight at the middle between two roundings",
+)
+"""Why a site is left to pymatgen, by status."""
+
+_SQUARE_ANG = 1e3  # half edge of the uncut face; a vertex left out there means an open cell
+_CLOSED_ANG = 50.0  # no vertex of a cell that is surely closed lies farther out
+_ON_PLANE_ANG = 1e-10  # a vertex that near to a plane is not cut off by it
+_MIN_AREA_ANG2 = 1e-14  # faces of less have a weight below 1e-9
+_MIN_DISTANCE_ANG = 0.05
+_NEAR = 1e-9  # relative closeness to a threshold at which rounding could decide
+_MAX_VERTICES = 64
+
+
+def compiled(function: Kernel) -> Kernel:
+    """The function compiled by numba, kept on disk where numba finds a writable folder (NUMBA_CACHE_DIR names one).
+
+    What is on disk is renewed when the function's own file changes: so compiled code calls none of another module.
+    """
+    try:
+        return cast(Kernel, numba.njit(cache=True, nogil=True)(function))
+    except RuntimeError:  # no folder to keep it in: compiled once per process
+        return cast(Kernel, numba.njit(nogil=True)(function))
+
+
+@compiled
+def neighbours(matrix: np.ndarray, frac: np.ndarray, site: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """All images of atoms within CUTOFF_ANG of a site, nearest first.
+
+    Returns:
+        vectors from the site, (k, 3), angstrom; their lengths, (k,); index of the atom in the cell, (k,); status.
+    """
+    cross = np.empty((3, 3))
+    for axis in range(3):
+        cross[axis] = np.cross(matrix[(axis + 1) % 3], matrix[(axis + 2) % 3])
+    volume = abs(np.sum(matrix[0] * cross[0]))
+    reach = np.empty(3, np.int64)
+    for axis in range(3):
+        reach[axis] = int(CUTOFF_ANG * math.sqrt(np.sum(cross[axis] ** 2)) / volume) + 2
+    home = frac[site, 0] * matrix[0] + frac[site, 1] * matrix[1] + frac[site, 2] * matrix[2]
+    found = [(0.0, 0.0, 0.0, 0.0, 0)]
+    found.pop()
+    status = PLACED
+    limit = (CUTOFF_ANG + 1e-8) ** 2
+    for atom in range(len(frac)):
+        for i in range(-reach[0], reach[0] + 1):
+            a = frac[atom, 0] + i
+            for j in range(-reach[1], reach[1] + 1):
+                b = frac[atom, 1] + j
+                for k in range(-reach[2], reach[2] + 1):
+                    c = frac[atom, 2] + k
+                    x = a * matrix[0, 0] + b * matrix[1, 0] + c * matrix[2, 0] - home[0]
+                    y = a * matrix[0, 1] + b * matrix[1, 1] + c * matrix[2, 1] - home[1]
+                    z = a * matrix[0, 2] + b * matrix[1, 2] + c * matrix[2, 2] - home[2]
+                    squared = x * x + y * y + z * z
+                    if squared > limit or (atom == site and i == 0 and j == 0 and k == 0):
+                        continue
+                    if squared < _MIN_DISTANCE_ANG**2:
+                        status = COINCIDENT
+                    found.append((math.sqrt(squared), x, y, z, atom))
+    n = len(found)
+    vectors, lengths, atoms = np.empty((n, 3)), np.empty(n), np.empty(n, np.int64)
+    for row in range(n):
+        lengths[row] = found[row][0]
+    order = np.argsort(lengths)
+    lengths = lengths[order]
+    for row in range(n):
+        _, vectors[row, 0], vectors[row, 1], vectors[row, 2], atoms[row] = found[order[row]]
+    return vectors, lengths, atoms, status
+
+
+@compiled
+def _uncut(normal: np.ndarray, height: float, polygon: np.ndarray) -> None:
+    """Four corners of a huge square on a plane, in order around the normal, written into `polygon`."""
+    helper = np.zeros(3)
+    helper[np.argmin(np.abs(normal))] = 1.0
+    u = np.cross(normal, helper)
+    u /= math.sqrt(np.sum(u * u))
+    v = np.cross(normal, u)
+    centre = height * normal
+    polygon[0] = centre + _SQUARE_ANG * (u + v)
+    polygon[1] = centre + _SQUARE_ANG * (v - u)
+    polygon[2] = centre - _SQUARE_ANG * (u + v)
+    polygon[3] = centre + _SQUARE_ANG * (u - v)
+
+
+@compiled
+def _cut(polygon: np.ndarray, n: int, normal: np.ndarray, height: float, spare: np.ndarray) -> int:
+    """Keeps of a polygon of n vertices the part with x . normal <= height; returns the new n, or -1 if too many."""
+    kept = 0
+    previous = n - 1
+    above_previous = polygon[previous, 0] * normal[0] + polygon[previous, 1] * normal[1]
+    above_previous += polygon[previous, 2] * normal[2] - height
+    for vertex in range(n):
+        above = (
+            polygon[vertex, 0] * normal[0] + polygon[vertex, 1] * normal[1] + polygon[vertex, 2] * normal[2] - height
+        )
+        low, high = min(above, above_previous), max(above, above_previous)
+        if kept + 2 > _MAX_VERTICES:
+            return -1
+        if low < -_ON_PLANE_ANG and high > _ON_PLANE_ANG:
+            t = above_previous / (above_previous - above)
+            for axis in range(3):
+                spare[kept, axis] = polygon[previous, axis] + t * (polygon[vertex, axis] - polygon[previous, axis])
+            kept += 1
+        if above <= _ON_PLANE_ANG:
+            spare[kept] = polygon[vertex]
+            kept += 1
+        previous, above_previous = vertex, above
+    polygon[:kept] = spare[:kept]
+    return kept
+
+
+@compiled
+def _measure(polygon: np.ndarray, n: int, height: float) -> tuple[float, float, float]:
+    """Solid angle seen from the origin, area and largest squared radius of a convex polygon at a height from it."""
+    norms = np.empty(n)
+    for i in range(n):
+        norms[i] = math.sqrt(polygon[i, 0] ** 2 + polygon[i, 1] ** 2 + polygon[i, 2] ** 2)
+    a, na = polygon[0], norms[0]
+    solid_angle = 0.0
+    volume = 0.0
+    for i in range(1, n - 1):
+        b, c = polygon[i], polygon[i + 1]
+        nb, nc = norms[i], norms[i + 1]
+        triple = abs(
+            a[0] * (b[1] * c[2] - b[2] * c[1]) + a[1] * (b[2] * c[0] - b[0] * c[2]) + a[2] * (b[0] * c[1] - b[1] * c[0])
+        )
+        ab = a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+        ac = a[0] * c[0] + a[1] * c[1] + a[2] * c[2]
+        bc = b[0] * c[0] + b[1] * c[1] + b[2] * c[2]
+        solid_angle += 2 * math.atan2(triple, na * nb * nc + nc * ab + nb * ac + na * bc)
+        volume += triple / 6
+    return solid_angle, 3 * volume / height, np.max(norms)
+
+
+@compiled
+def voronoi_faces(vectors: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Faces of the origin's Voronoi cell among points given nearest first.
+
+    Args:
+        vectors: (k, 3), angstrom.
+        lengths: of the vectors, ascending, (k,).
+
+    Returns:
+        per face the index of its point, (f,); solid angle, (f,); area, (f,), A^2; radius of the cell's farthest vertex,
+        angstrom, infinite if the cell is not surely closed.
+    """
+    n = len(vectors)
+    normals = vectors / lengths.reshape(-1, 1)
+    heights = lengths / 2
+    points, angles, areas = np.empty(n, np.int64), np.empty(n), np.empty(n)
+    n_faces = 0
+    radius = 0.0
+    polygon, spare = np.empty((_MAX_VERTICES, 3)), np.empty((_MAX_VERTICES, 3))
+    for face in range(n):
+        _uncut(normals[face], heights[face], polygon)
+        n_vertices = 4
+        for other in range(n):
+            if other != face:
+                n_vertices = _cut(polygon, n_vertices, normals[other], heights[other], spare)
+            if n_vertices == -1:
+                return points[:0], angles[:0], areas[:0], np.inf
+            if n_vertices < 3:
+                break
+        if n_vertices < 3:
+            continue
+        solid_angle, area, farthest = _measure(polygon, n_vertices, heights[face])
+        radius = max(radius, farthest)
+        if area > _MIN_AREA_ANG2:
+            points[n_faces], angles[n_faces], areas[n_faces] = face, solid_angle, area
+            n_faces += 1
+    closed = n_faces > 3 and radius < _CLOSED_ANG
+    return points[:n_faces], angles[:n_faces], areas[:n_faces], radius if closed else np.inf
+
+
+@compiled
+def _raw_weights(
+    found: tuple[np.ndarray, np.ndarray, np.ndarray],
+    lengths: np.ndarray,
+    species: np.ndarray,
+    home: int,
+    electronegativity: np.ndarray,
+    radius_ang: np.ndarray,
+) -> np.ndarray:
+    """CrystalNN's bond weights before rounding, one per face."""
+    points, angles, areas = found
+    weights = np.empty(len(points))
+    largest = np.max(angles)
+    x_home = electronegativity[home]
+    for face in range(len(points)):
+        x = electronegativity[species[points[face]]]
+        chemical = 1.0
+        if not (math.isnan(x_home) or math.isnan(x)):
+            chemical = 1 + 3.0 * math.sqrt(abs(x_home - x) / 3.3)
+        weights[face] = angles[face] / largest * (angles[face] / areas[face]) * chemical
+    weights /= np.max(weights)
+    for face in range(len(points)):
+        low = radius_ang[home] + radius_ang[species[points[face]]] + DISTANCE_LOW_ANG
+        high = low - DISTANCE_LOW_ANG + DISTANCE_HIGH_ANG
+        length = lengths[points[face]]
+        if length >= high:
+            weights[face] = 0.0
+        elif length > low:
+            weights[face] *= (math.cos((length - low) / (high - low) * math.pi) + 1) * 0.5
+    return weights
+
+
+@compiled
+def bonds(
+    matrix: np.ndarray,
+    frac: np.ndarray,
+    atomic_numbers: np.ndarray,
+    site: int,
+    electronegativity: np.ndarray,
+    radius_ang: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """The site's bonds in the order of CrystalNN.get_nn_data(structure, site).all_nninfo, up to ties.
+
+    Args:
+        matrix: lattice rows, (3, 3), angstrom.
+        frac: (n, 3).
+        atomic_numbers: (n,).
+        site: index of the atom.
+        electronegativity: Pauling's, by atomic number, NaN where unknown.
+        radius_ang: by atomic number, NaN where unknown.
+
+    Returns:
+        vectors to the bonded atoms, (b, 3), angstrom; weights rounded to 0.001, descending, (b,); the same unrounded;
+        status. Without bonds the site has coordination number 0.
+    """
+    vectors, lengths, atoms, status = neighbours(matrix, frac, site)
+    nothing = np.empty(0)
+    if status != PLACED or len(vectors) == 0:
+        return vectors[:0], nothing, nothing, status if status != PLACED else OPEN_CELL
+    points, angles, areas, radius = voronoi_faces(vectors, lengths)
+    if radius == np.inf:
+        return vectors[:0], nothing, nothing, OPEN_CELL
+    if lengths[-1] > CUTOFF_ANG - 1e-6 and 2 * radius > CUTOFF_ANG - 1e-6:
+        return vectors[:0], nothing, nothing, AT_CUTOFF
+    species = atomic_numbers[atoms]
+    home = atomic_numbers[site]
+    for face in range(len(points)):
+        if math.isnan(radius_ang[home] + radius_ang[species[points[face]]]):
+            return vectors[:0], nothing, nothing, NO_RADIUS
+    raw = _raw_weights((points, angles, areas), lengths, species, home, electronegativity, radius_ang)
+    order = np.argsort(-raw, kind="mergesort")
+    raw = raw[order]
+    rounded = np.empty(len(raw))
+    n_bonds = 0
+    for rank in range(len(raw)):
+        steps = raw[rank] * 1000
+        if abs(steps - math.floor(steps) - 0.5) < 1000 * _NEAR:
+            return vectors[:0], nothing, nothing, AT_ROUNDING
+        rounded[rank] = np.rint(steps) / 1000
+        if rounded[rank] > 0:
+            n_bonds += 1
+    return vectors[points[order[:n_bonds]]], rounded[:n_bonds], raw[:n_bonds], PLACED
