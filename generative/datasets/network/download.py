@@ -77,10 +77,13 @@ class Download:
         version = self._database.version() or ""
         moved = store.get("version") != version
         expected = self._expected()
-        if moved or store.get("refreshing") is not None:
-            self._reconcile(compare=True)
+        if store.get("refreshing") is not None:
+            self._reconcile(lambda before, now: now is None or before != now)
+        elif moved:
+            # Records without stamps came minutes ago: only a refresh asks for all of them once more.
+            self._reconcile(lambda before, now: before != now)
         elif expected is not None and len(store) < expected:
-            self._reconcile(compare=False)
+            self._reconcile(lambda before, now: False)
             if len(store) < expected:
                 self._warn(f"the database counts {expected} records, but gives {len(store)} when all are asked for")
         if moved:
@@ -151,11 +154,11 @@ class Download:
             return None
         return int(total) if self._limit is None else min(int(total), self._limit)
 
-    def _reconcile(self, compare: bool) -> None:
+    def _reconcile(self, differs: Callable[[str | None, str | None], bool]) -> None:
         """Bring the store to what the database lists now: fetch what is missing, remove what is gone.
 
         Args:
-            compare: fetch also what is stored with another stamp, or without one.
+            differs: whether a record with this stamp in the store, and that one in the listing, is fetched anew.
         """
         store = self._store
         listed: set[str] = set()
@@ -167,7 +170,7 @@ class Download:
             listed.update(names)
             known = store.known(names)
             for name in names:
-                if name not in known or (compare and (part[name] is None or known[name] != part[name])):
+                if name not in known or differs(known[name], part[name]):
                     wanted.append(name)
             if self._limit is not None and len(listed) >= self._limit:
                 break
