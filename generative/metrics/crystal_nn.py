@@ -111,8 +111,8 @@ def _check(crystal: Crystal) -> None:
     n_images = n * np.prod(2 * np.ceil(SEARCH_ANG / heights_ang) + 1)
     if n_images > MAX_IMAGES:
         raise ValueError(
-            f"{n_images:.0f} images of atoms to search within {SEARCH_ANG:g} A, since the cell is {heights_ang.min():.2g} A"
-            f" high and holds {n} atoms in {volume_ang3:.3g} A^3: expected at most {MAX_IMAGES}, so drop it before"
+            f"{n_images:.0f} images of atoms to search within {SEARCH_ANG:g} A: {n} atoms in {volume_ang3:.3g} A^3, "
+            f"the cell {heights_ang.min():.2g} A high; expected at most {MAX_IMAGES}, so drop it before"
         )
 
 
@@ -136,11 +136,13 @@ def _compiled_sites(crystal: Crystal, tables: FingerprintTables) -> tuple[np.nda
     frac = np.ascontiguousarray(crystal.frac, dtype=np.float64)
     numbers = np.ascontiguousarray(crystal.atomic_numbers, dtype=np.int64)
     features = np.zeros((len(frac), len(tables.parameters)))
-    left = {}
+    left: dict[int, str] = {}
     for site in range(len(frac)):
         vectors, rounded, raw, status = voronoi_kernel.bonds(
             matrix, frac, numbers, site, tables.electronegativity, tables.radius_ang
         )
+        if status == voronoi_kernel.COINCIDENT:  # other atoms share their face with such a pair as Qhull has it
+            return features, dict.fromkeys(range(len(frac)), voronoi_kernel.STATUS_NAMES[status])
         if status != voronoi_kernel.PLACED:
             left[site] = voronoi_kernel.STATUS_NAMES[status]
             continue
