@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from generative.config import RoomConfig, SampleConfig
+from generative.config import ELEMENTS, RoomConfig, SampleConfig
 from generative.crystals import Crystal
 from generative.species import MAX_Z
 
@@ -51,7 +51,7 @@ class Asked:
 
     def __str__(self) -> str:
         group = "" if self.spacegroup is None else f" in space group {self.spacegroup}"
-        return f"a cell of {dict(self.content)} (atomic number: atoms){group}"
+        return "a cell of " + " ".join(f"{ELEMENTS[z - 1]}{n}" for z, n in self.content) + group
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ This is how new crystals were guessed before there were generators, and what a c
        per atom ranks the templates.
     3. A template is drawn: those near on the scale are likely, those far unlikely, and one of every kind (space group
        and atoms per cell) before a second of any.
-    4. The cell is scaled to the volume that atomic volumes, fitted to the stored crystals, predict for the exchange.
+    4. The cell is scaled to the volume that atomic volumes, fitted to the stored crystals, predict for the exchange
+       (nearer the truth than a prediction from bond lengths: for 198 crystals of MP-20's test part, by templates of the
+       validation part, the mean deviation was 5.6 %, that of pymatgen's DLSVolumePredictor 11.6 %).
 Source: Pettifor, Solid State Commun. 51, 31 (1984), chemical scale (pymatgen's Mendeleev numbers). Ranking by it and
 the draw are ours.
 """
@@ -46,10 +48,10 @@ class SubstitutionConfig(StoredConfig):
     """Size of the store, and how far from the closest template the draw may go."""
 
     temperature: float = Field(
-        1.0,
+        0.5,
         ge=0,
         description="a template at mean distance d on the chemical scale has weight exp(-d / temperature); 0 always "
-        "takes the closest first",
+        "takes the closest first, whatever the seed",
     )
 
 
