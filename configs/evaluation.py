@@ -51,6 +51,12 @@ class JudgeConfig(RoomConfig):
     gate: Literal["none", "structure", "cdvae"] = Field(
         "none", description="what a sample must pass before it is matched with its target; published: cdvae"
     )
+    n_drawn: int | None = Field(
+        1000,
+        ge=1,
+        description="valid samples drawn at random for the distances of property distributions, published: 1000; "
+        "fewer leave them undefined; null takes all valid ones",
+    )
     energies: bool = Field(
         False, description="compute energies of samples and reference with the potential, for their distribution"
     )

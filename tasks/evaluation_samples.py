@@ -1,0 +1,212 @@
+"""Samples to be judged, read so that none vanishes: each record of a file is a crystal or a reason, in its order.
+
+Known crystals are checked, reduced and quarantined (generative/datasets); samples are not, since what is wrong with
+them is what is measured. A record becomes no crystal only where its numbers are none (not finite, no volume, an unknown
+element, text that cannot be read), or where an earlier record has its id. It stays in every denominator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.paths import resolve
+from generative.config import FilesSource
+from generative.crystals import STRUCTURE_FIELDS, Crystal
+from generative.datasets.checks import MAX_RECORD_ATOMS, RecordError
+from generative.datasets.cif import parse_cif
+from generative.datasets.files import Files, portable
+from generative.datasets.parsing import decoded, parse_poscar, parse_structure_dict
+from generative.datasets.records import Form, RawRecord
+from generative.metrics.protocols import SampleSet
+
+
+class EvaluationError(ValueError):
+    """Files that cannot be evaluated as asked; the message says what to give instead."""
+
+
+@dataclass(frozen=True)
+class ReadCrystals(SampleSet):
+    """All records of a file or folder, in its order; a path's name, ids, crystals and reasons.
+
+    Ids are as the file states them, or the row's number or the file's name; a repeated one has its row behind it.
+
+    Attributes:
+        digest: 'sha256:...' of what was read, or 'fingerprint:...' of a dataset.
+    """
+
+    digest: str = ""
+
+
+class _Records(Files):
+    """A file source whose records are handed out before anything is checked or left out."""
+
+    def records(self) -> Iterator[RawRecord]:
+        return self._records()
+
+
+def read_samples(path: str, what: str = "samples") -> ReadCrystals:
+    """Every record of a file, folder or dataset that ingest reads.
+
+    Args:
+        path: as the user wrote it; 'assets:...' and 'package:...' too.
+        what: said in errors.
+
+    Raises: EvaluationError: if there is not one record; SourceError: if the file is missing or of an unknown kind.
+    """
+    place = resolve(path)
+    source = _Records(FilesSource(path=path), place)
+    crystals: list[Crystal | None] = []
+    ids: list[str] = []
+    seen: set[str] = set()
+    reasons: dict[int, str] = {}
+    for index, (record, own_id) in enumerate(zip(source.records(), _own_ids(place), strict=False)):
+        name = own_id or record.source_id
+        crystal, reason = _read(record)
+        if name in seen:
+            crystal = None
+            reason = reason or f"id {name!r} was already read: expected unique ids, the first crystal is kept"
+            name = f"{name} (row {index})"
+        seen.add(name)
+        crystals.append(crystal)
+        ids.append(name)
+        if reason:
+            reasons[index] = reason
+    if not ids:
+        raise EvaluationError(f"{path}: holds no record, so there are no {what}: expected at least one crystal")
+    digest = source.database_version() or ""
+    return ReadCrystals(tuple(crystals), tuple(ids), reasons, portable(path), digest)
+
+
+def read_reference(path: str) -> ReadCrystals:
+    """True crystals, as `read_samples` reads them.
+
+    Raises: EvaluationError: if not one of them is a crystal.
+    """
+    read = read_samples(path, "true crystals")
+    if not any(crystal is not None for crystal in read.crystals):
+        first = next(iter(read.reasons.values()), "")
+        raise EvaluationError(f"{path}: no true crystal could be read ({first})")
+    return read
+
+
+def _own_ids(place: Path) -> Iterator[str | None]:
+    """Column `id` of a table of samples or candidates, which has no source_id; else None for ever."""
+    if place.suffix == ".parquet" and place.is_file():
+        try:
+            with pq.ParquetFile(place) as file:
+                names = set(file.schema_arrow.names)
+                if {"id", *(f.name for f in STRUCTURE_FIELDS)} <= names and "source_id" not in names:
+                    for batch in file.iter_batches(columns=["id"]):
+                        yield from map(str, batch.column(0).to_pylist())
+        except (OSError, pa.ArrowException):
+            pass  # the reader of the records says what is wrong with the file
+    while True:
+        yield None
+
+
+def _read(record: RawRecord) -> tuple[Crystal | None, str]:
+    """(crystal, "") or (None, one sentence)."""
+    from generative.metrics.validity import unreadable
+
+    try:
+        crystal = _parsed(record)
+    except RecordError as error:
+        return None, str(error)
+    reason = unreadable(crystal)
+    return (None, reason) if reason else (crystal, "")
+
+
+def _parsed(record: RawRecord) -> Crystal:
+    match record.form:
+        case Form.CIF:
+            return parse_cif(decoded(record.content), MAX_RECORD_ATOMS)
+        case Form.POSCAR:
+            return parse_poscar(decoded(record.content))
+        case Form.STRUCTURE:
+            return parse_structure_dict(record.content)
+        case Form.CRYSTAL:
+            crystal: Crystal = record.content
+            return crystal
+        case Form.REFUSED:
+            raise RecordError(record.reason)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Samples of every target.
+
+    Attributes:
+        how: 'id' or 'index'.
+        targets: places in the reference that have at least one sample and hold a crystal.
+        samples: per target the places of its samples, in their order.
+        n_without_samples: crystals of the reference that no sample belongs to; they are not targets.
+        n_unreadable: targets of samples that are no crystal; these samples are compared with nothing.
+    """
+
+    how: str
+    targets: tuple[int, ...]
+    samples: tuple[tuple[int, ...], ...]
+    n_without_samples: int
+    n_unreadable: int
+
+
+def paired(samples: ReadCrystals, reference: ReadCrystals, how: str) -> Pairing:
+    """Which samples belong to which true crystal.
+
+    Args:
+        samples: an id is its target's id, alone or followed by '#' and anything (further samples of that target).
+        reference: targets. Those that are no crystals are left out.
+        how: 'id', 'index', or 'auto': by id if every sample's id names a target, else by index if there are equally
+            many.
+
+    Raises: EvaluationError: if it does not fit, or two targets have one id.
+    """
+    positions = {_bare(name): place for place, name in enumerate(reference.ids)}
+    of_sample = [positions.get(_target_id(name)) for name in samples.ids]
+    named = sum(place is not None for place in of_sample)
+    if how == "id" or (how == "auto" and named == len(samples)):
+        if named < len(samples):
+            odd = next(name for name, place in zip(samples.ids, of_sample, strict=True) if place is None)
+            raise EvaluationError(
+                f"{len(samples) - named} of {len(samples)} samples name no true crystal, the first is {odd!r}: "
+                f"expected ids such as {reference.ids[0]!r} or {reference.ids[0] + '#2'!r}; or compare by index"
+            )
+        if len(positions) < len(reference):
+            raise EvaluationError(f"{reference.name}: two true crystals have one id, so samples cannot name them")
+        places = [place for place in of_sample if place is not None]
+        return _grouped(reference, places, "id")
+    if len(samples) != len(reference):
+        raise EvaluationError(
+            f"{len(samples)} samples beside {len(reference)} true crystals, and {named} samples carry the id of one: "
+            "expected as many of one as of the other, in the same order, or ids that name the true crystals"
+        )
+    return _grouped(reference, list(range(len(samples))), "index")
+
+
+def _grouped(reference: ReadCrystals, places: list[int], how: str) -> Pairing:
+    of_target: dict[int, list[int]] = {}
+    for sample, target in enumerate(places):
+        of_target.setdefault(target, []).append(sample)
+    readable = sorted(target for target in of_target if reference.crystals[target] is not None)
+    n_crystals = sum(crystal is not None for crystal in reference.crystals)
+    return Pairing(
+        how,
+        tuple(readable),
+        tuple(tuple(of_target[target]) for target in readable),
+        n_crystals - len(readable),
+        len(of_target) - len(readable),
+    )
+
+
+def _target_id(name: str) -> str:
+    return _bare(name).partition("#")[0]
+
+
+def _bare(name: str) -> str:
+    """The source's own id, without the name of the source in front and the ending of a file behind."""
+    return name.rpartition(":")[2].removesuffix(".cif").removesuffix(".vasp")

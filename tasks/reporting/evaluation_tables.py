@@ -1,0 +1,166 @@
+"""Our figures beside those of papers: one table per protocol, so that figures of different protocols never meet.
+
+Which protocols of papers are the same as one of ours is stated here, and depends on the task and the gate: a crystal
+predicted for a composition is not one decoded from an encoded crystal, and a match rate over valid samples is not one
+over all. Everything else is shown in tables of its own, without ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from generative.metrics.figures import Evaluation
+from generative.metrics.papers import PaperRow, rows_for
+from tasks.reporting.evaluation_model import EvaluationReport, heading, value_text
+
+OURS = "these samples"
+
+OTHERS: Mapping[str, tuple[str, ...]] = {
+    "sun": (
+        "mattergen sun by DFT",
+        "mattergen sun by MatterSim",
+        "crystalite sun by NequIP",
+        "crystaldit sun by DFT",
+        "crystalite released checkpoint",
+    ),
+    "ground state": ("ground state by DFT",),
+}
+"""Our protocol -> protocols of papers on the same question with other rules."""
+
+DATASETS: Mapping[tuple[str, str], str] = {("adaptive-cell", "mp-20"): "mp-20-sg16"}
+"""(protocol, data set) -> the part of the data set that papers of this protocol take, if not all of it."""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One system in a table.
+
+    Attributes:
+        system: its name.
+        cells: one text per column.
+        source: citation, or what the row is.
+        conditions: what else its values depend on, or empty.
+        ours: whether it is measured here.
+    """
+
+    system: str
+    cells: tuple[str, ...]
+    source: str
+    conditions: str
+    ours: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A table of one protocol on one data set.
+
+    Attributes:
+        protocol: name, of ours or of the papers.
+        dataset: whose.
+        note: one sentence on how to read it.
+        columns: headings with units.
+        rows: ours first, if there are any.
+    """
+
+    protocol: str
+    dataset: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[TableRow, ...]
+
+
+def comparisons(evaluation: Evaluation, report: EvaluationReport) -> list[Comparison]:
+    """Tables of papers for one protocol: those with our row first, then those of other protocols without it."""
+    if report.dataset == "none":
+        return []
+    tables = []
+    for protocol in same_protocols(evaluation, report.task, report.gate):
+        if table := comparison(protocol, {report.name: evaluation}, report.dataset):
+            tables.append(table)
+    for protocol in OTHERS.get(evaluation.protocol, ()):
+        if table := comparison(protocol, {}, report.dataset):
+            tables.append(table)
+    return tables
+
+
+def same_protocols(evaluation: Evaluation, task: str, gate: str) -> tuple[str, ...]:
+    """Protocols of papers that follow the rules by which this evaluation was made."""
+    if evaluation.protocol != "cdvae reconstruction":
+        return (evaluation.protocol,)
+    if task == "reconstruction":
+        return ("cdvae reconstruction",) if gate == "cdvae" else ()
+    best_of = {figure.settings.get("k") for figure in evaluation.figures}
+    if best_of - {None, 1}:
+        return ()
+    return ("csp, unfiltered",) if gate == "none" else ("csp, valid samples",) if gate == "cdvae" else ()
+
+
+def comparison(protocol: str, ours: Mapping[str, Evaluation], dataset: str) -> Comparison | None:
+    """A table of what papers state under a protocol, with our evaluations in front; None if papers state nothing.
+
+    Args:
+        protocol: of the papers.
+        ours: name -> evaluation by the same rules.
+        dataset: whose rows.
+    """
+    taken = DATASETS.get((protocol, dataset), dataset)
+    stated = rows_for(protocol, taken)
+    if not stated:
+        return None
+    units = {name: unit for row in stated for name, unit in row.units.items()}
+    rows = [_our_row(name, evaluation, units) for name, evaluation in ours.items()]
+    rows += [_paper_row(row, units) for row in stated]
+    columns = tuple(heading(name, unit) for name, unit in units.items())
+    return Comparison(protocol, taken, _note(bool(ours)), columns, tuple(rows))
+
+
+def _our_row(name: str, evaluation: Evaluation, units: Mapping[str, str]) -> TableRow:
+    found = {figure.name: figure for figure in evaluation.figures}
+    cells = []
+    for column, unit in units.items():
+        figure = found.get(column)
+        fits = figure is not None and figure.unit == unit
+        cells.append(value_text(figure.value, unit) if figure is not None and fits else "–")
+    counts = {figure.n for column, figure in found.items() if column in units}
+    conditions = f"n = {', '.join(f'{n:,}' for n in sorted(counts))}" if counts else ""
+    return TableRow(name, tuple(cells), OURS, conditions, True)
+
+
+def _paper_row(row: PaperRow, units: Mapping[str, str]) -> TableRow:
+    cells = tuple(value_text(row.values[name], unit) if name in row.values else "–" for name, unit in units.items())
+    return TableRow(row.system, cells, row.cited, row.conditions, False)
+
+
+def _note(with_ours: bool) -> str:
+    if with_ours:
+        return (
+            "The papers' models were trained on the full training set and judged on the full test set of this data "
+            "set; other training or test files give figures that compare with one another, not with these rows."
+        )
+    return "Another protocol: its figures compare with one another, not with those of these samples."
+
+
+def figure_rows(evaluation: Evaluation) -> list[tuple[str, str, str, str, str]]:
+    """(figure, value, unit, n, remark) of every figure of a protocol."""
+    return [(f.name, value_text(f.value, f.unit), f.unit, f"{f.n:,}", f.reason) for f in evaluation.figures]
+
+
+def shared_settings(evaluation: Evaluation) -> dict[str, str]:
+    """What the figures of a protocol depend on: setting -> value, or the values with the figures they belong to."""
+    by_name: dict[str, dict[str, list[str]]] = {}
+    for figure in evaluation.figures:
+        for name, value in figure.settings.items():
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            by_name.setdefault(name, {}).setdefault(text, []).append(figure.name)
+    return {name: _values(values) for name, values in by_name.items()}
+
+
+def _values(values: Mapping[str, Sequence[str]]) -> str:
+    if len(values) == 1:
+        return next(iter(values))
+    return "; ".join(f"{value} ({_few(figures)})" for value, figures in values.items())
+
+
+def _few(figures: Sequence[str], most: int = 3) -> str:
+    return ", ".join(figures[:most]) + (f" and {len(figures) - most} more" if len(figures) > most else "")
