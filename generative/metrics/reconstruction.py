@@ -7,27 +7,31 @@ degrees, which are looser than those of uniqueness and novelty. A prediction tha
 Source: CDVAE (arXiv:2110.06197), scripts/compute_metrics.py, class RecEval; used unchanged by DiffCSP, FlowMM and
 others for crystal structure prediction. Their gate, Gate.CDVAE, is CDVAE's structure rule and SMACT on the prediction;
 since the composition is the target's own, its SMACT part lowers the match rate by the targets SMACT refuses. The figure
-depends on k and on the gate, so both are in the result.
+depends on k and on the gate, so both are in the result. A curve of best-of-k takes the first k predictions of each
+target in the order in which they were drawn, so each point is the figure that k predictions would have given.
 """
 
 from __future__ import annotations
 
 import math
-import multiprocessing
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
 
 import numpy as np
 
 from generative.crystals import Crystal
+from generative.metrics.figures import Evaluation, Figure, Setting
+from generative.metrics.shares import counted, percentage, statistic
 from generative.screening import composition
-from generative.screening.matching import MATCHER_FAULTS, Tolerances, counts_of
+from generative.screening.matching import MATCHER_FAULTS, Tolerances, counts_of, pairwise_rms
 from generative.screening.validity import satisfies_cdvae_rule
 
 PROTOCOL = "CDVAE reconstruction / CSP"
+EVALUATION = "cdvae reconstruction"
+ABOUT = "Share of true crystals matched by the crystal predicted for them, and how closely (arXiv:2110.06197, RecEval)."
+RMS_UNIT = "(V/N)^(1/3)"
 
 LTOL, STOL, ANGLE_TOL_DEG = 0.3, 0.5, 10.0
 """CDVAE's tolerances, part of the protocol."""
@@ -56,11 +60,13 @@ class Reconstruction:
         mean_rms: mean over matched targets of the smallest rms among their predictions, units of (V/N)^(1/3); NaN if
             none matched.
         rms: per target, None where nothing matched.
+        rms_of_samples: per target and prediction, None where it did not match.
         samples_per_target: the largest k.
         gate: applied to predictions.
         gated_share: share of all predictions that passed the gate.
         n_failures: predictions on which the matcher or the gate raised; they count as no match.
         tolerances: of the matcher.
+        seconds: wall time, s.
     """
 
     protocol: str
@@ -69,11 +75,13 @@ class Reconstruction:
     match_rate: float
     mean_rms: float
     rms: tuple[float | None, ...]
+    rms_of_samples: tuple[tuple[float | None, ...], ...]
     samples_per_target: int
     gate: Gate
     gated_share: float
     n_failures: int
     tolerances: Tolerances
+    seconds: float = field(default=math.nan, compare=False)
 
     def __str__(self) -> str:
         return (
@@ -83,13 +91,49 @@ class Reconstruction:
             f"{self.n_failures} failures)"
         )
 
+    def best_of(self, k: int) -> tuple[float | None, ...]:
+        """Per target the smallest rms among its first k predictions, None where none of them matched."""
+        return tuple(_smallest(row[:k]) for row in self.rms_of_samples)
 
-class _Outcome(NamedTuple):
-    """One target: smallest rms or None, predictions that passed the gate, predictions that raised."""
+    def as_evaluation(self) -> Evaluation:
+        """The figures: match rate and mean rms of all predictions, then of the first k for every k, then the gate."""
+        figures = list(self._figures_of_best(self.samples_per_target, "match rate", "mean rms"))
+        if self.samples_per_target > 1:
+            for k in range(1, self.samples_per_target + 1):
+                figures += self._figures_of_best(k, f"match rate, best of {k}", f"mean rms, best of {k}")
+        n_samples = sum(len(row) for row in self.rms_of_samples)
+        n_passed = round(self.gated_share * n_samples) if n_samples else 0
+        settings = self._settings(self.samples_per_target)
+        figures.append(percentage(EVALUATION, "predictions past the gate", n_passed, n_samples, settings))
+        return Evaluation(EVALUATION, ABOUT, tuple(figures), {"matching": self.seconds}, {"rms": self.rms})
 
-    rms: float | None
-    n_passed: int
-    n_failures: int
+    def _figures_of_best(self, k: int, rate_name: str, rms_name: str) -> tuple[Figure, Figure]:
+        best = self.best_of(k)
+        matched = [rms for rms in best if rms is not None]
+        settings = self._settings(k)
+        n_short = sum(len(row) < k for row in self.rms_of_samples)
+        reasons = (
+            counted(self.n_failures, "prediction is no crystal or cannot be matched|predictions cannot be matched"),
+            counted(n_short, f"target has fewer than {k} predictions|targets have fewer than {k} predictions"),
+        )
+        reason = "; ".join(r for r in reasons if r)
+        return (
+            percentage(EVALUATION, rate_name, len(matched), self.n_targets, settings, reason),
+            statistic(EVALUATION, rms_name, matched, "mean", RMS_UNIT, settings, of="matched targets"),
+        )
+
+    def _settings(self, k: int) -> dict[str, Setting]:
+        return {"k": k, "gate": self.gate.value, **settings_of(self.tolerances)}
+
+
+def settings_of(tolerances: Tolerances) -> dict[str, Setting]:
+    """A matcher's tolerances and version as settings of a figure."""
+    return {
+        "ltol": tolerances.ltol,
+        "stol": tolerances.stol,
+        "angle_tol_deg": tolerances.angle_tol_deg,
+        "pymatgen": tolerances.pymatgen_version,
+    }
 
 
 def evaluate(
@@ -113,53 +157,50 @@ def evaluate(
         raise ValueError(
             f"{len(predictions)} predictions beside {len(truths)} targets: expected one entry per target, in order"
         )
+    started = time.perf_counter()
     samples = [(p,) if p is None or isinstance(p, Crystal) else tuple(p) for p in predictions]
-    gates = [gate] * len(truths)
-    outcomes: list[_Outcome]
-    if workers == 1:
-        outcomes = list(map(_outcome, samples, truths, gates))
-    else:
-        # Spawned, not forked: a fork of a process whose torch threads hold locks may hang.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            outcomes = list(pool.map(_outcome, samples, truths, gates, chunksize=32))
-    return _summary(outcomes, samples, gate)
+    passed, n_failures = _gated(samples, gate)
+    pairs = [(samples[target][k], truths[target]) for target, k in passed]
+    found = pairwise_rms([p for p, _ in pairs if p is not None], [t for _, t in pairs], csp_tolerances(), workers)
+    rms: list[list[float | None]] = [[None] * len(row) for row in samples]
+    for (target, k), value in zip(passed, found.rms.tolist(), strict=True):
+        rms[target][k] = None if math.isnan(value) else value
+    n_samples = sum(len(row) for row in samples)
+    matched = [best for best in map(_smallest, rms) if best is not None]
+    return Reconstruction(
+        protocol=PROTOCOL,
+        n_targets=len(truths),
+        n_matched=len(matched),
+        match_rate=len(matched) / len(truths),
+        mean_rms=math.fsum(matched) / len(matched) if matched else math.nan,
+        rms=tuple(_smallest(row) for row in rms),
+        rms_of_samples=tuple(tuple(row) for row in rms),
+        samples_per_target=max(len(row) for row in samples),
+        gate=gate,
+        gated_share=len(passed) / n_samples if n_samples else math.nan,
+        n_failures=n_failures + len(found.failures),
+        tolerances=csp_tolerances(),
+        seconds=time.perf_counter() - started,
+    )
 
 
 def match_rms(prediction: Crystal, truth: Crystal) -> float | None:
     """StructureMatcher.get_rms_dist(prediction, truth)[0] at the protocol's tolerances; None if they do not match.
 
-    Raises: one of MATCHER_FAULTS: as pymatgen does on degenerate cells.
+    Raises: ValueError: if the matcher cannot handle one of them, as for degenerate cells.
     """
-    found = _tolerances().matcher().get_rms_dist(prediction.to_structure(), truth.to_structure())
-    return None if found is None else float(found[0])
+    found = pairwise_rms([prediction], [truth], csp_tolerances())
+    if found.failures:
+        raise ValueError(found.failures[0])
+    return None if math.isnan(found.rms[0]) else float(found.rms[0])
 
 
-def _tolerances() -> Tolerances:
+def csp_tolerances() -> Tolerances:
+    """The tolerances of the protocol, with the installed pymatgen's version."""
     return Tolerances.of(LTOL, STOL, ANGLE_TOL_DEG)
 
 
-def _outcome(samples: tuple[Crystal | None, ...], truth: Crystal, gate: Gate) -> _Outcome:
-    best: float | None = None
-    n_passed = n_failures = 0
-    for sample in samples:
-        if sample is None:
-            n_failures += 1
-            continue
-        try:
-            if not _passes(sample, gate):
-                continue
-            n_passed += 1
-            rms = match_rms(sample, truth)
-        except MATCHER_FAULTS:  # the protocol counts it as no match; it is counted apart, not hidden
-            n_failures += 1
-            continue
-        if rms is not None and (best is None or rms < best):
-            best = rms
-    return _Outcome(best, n_passed, n_failures)
-
-
-def _passes(sample: Crystal, gate: Gate) -> bool:
+def passes(sample: Crystal, gate: Gate) -> bool:
     """Whether a prediction passes the gate; numbers that are no crystal pass none, not even Gate.NONE.
 
     Raises: one of MATCHER_FAULTS: if pymatgen cannot build the crystal.
@@ -174,20 +215,20 @@ def _passes(sample: Crystal, gate: Gate) -> bool:
     return gate is Gate.STRUCTURE or composition.check(counts_of(sample)).valid
 
 
-def _summary(outcomes: Iterable[_Outcome], samples: Sequence[tuple[Crystal | None, ...]], gate: Gate) -> Reconstruction:
-    outcomes = list(outcomes)
-    matched = [outcome.rms for outcome in outcomes if outcome.rms is not None]
-    n_samples = sum(len(k) for k in samples)
-    return Reconstruction(
-        protocol=PROTOCOL,
-        n_targets=len(outcomes),
-        n_matched=len(matched),
-        match_rate=len(matched) / len(outcomes),
-        mean_rms=math.fsum(matched) / len(matched) if matched else math.nan,
-        rms=tuple(outcome.rms for outcome in outcomes),
-        samples_per_target=max(len(k) for k in samples),
-        gate=gate,
-        gated_share=sum(outcome.n_passed for outcome in outcomes) / n_samples if n_samples else math.nan,
-        n_failures=sum(outcome.n_failures for outcome in outcomes),
-        tolerances=_tolerances(),
-    )
+def _gated(samples: Sequence[tuple[Crystal | None, ...]], gate: Gate) -> tuple[list[tuple[int, int]], int]:
+    """(target, k) of the predictions that passed the gate, and how many are no crystal or made it raise."""
+    passed, n_failures = [], 0
+    for target, row in enumerate(samples):
+        for k, sample in enumerate(row):
+            try:
+                if sample is None:
+                    n_failures += 1
+                elif passes(sample, gate):
+                    passed.append((target, k))
+            except MATCHER_FAULTS:  # the protocol counts it as no match; it is counted apart, not hidden
+                n_failures += 1
+    return passed, n_failures
+
+
+def _smallest(row: Sequence[float | None]) -> float | None:
+    return min((rms for rms in row if rms is not None), default=None)

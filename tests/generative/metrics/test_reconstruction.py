@@ -1,6 +1,7 @@
 """Truth: CDVAE's RecEval written out with pymatgen's StructureMatcher."""
 
 import math
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from pymatgen.core.structure import Structure
 
 from generative.crystals import Crystal
 from generative.metrics.reconstruction import Gate, evaluate, match_rms
+from tests.generative.metrics.crystal_sets import perturbed, real_crystals
 
 PROTOTYPES = [
     Structure.from_spacegroup(225, Lattice.cubic(4.2), ["Mg", "O"], [[0] * 3, [0.5] * 3]).get_primitive_structure(),
@@ -109,3 +111,49 @@ def test_the_text_names_all_that_the_figures_depend_on() -> None:
 def test_predictions_that_do_not_pair_with_targets_are_refused(predictions: list[None], truths: list[Crystal]) -> None:
     with pytest.raises(ValueError, match="one entry per target"):
         evaluate(predictions, truths)
+
+
+def test_figures_and_the_curve_of_best_of_k_are_those_of_the_first_k_predictions_alone() -> None:
+    targets = real_crystals(60)
+    rng = np.random.default_rng(4)
+    samples = [[perturbed(t, sigma, rng) for sigma in (0.8, 0.5, 0.2)] for t in targets]
+    truth = [rec_eval(list(column), list(targets)) for column in zip(*samples, strict=True)]
+    evaluation = evaluate(samples, targets).as_evaluation()
+    rates = []
+    for k in (1, 2, 3):
+        best = [min((r for r in row[:k] if r is not None), default=None) for row in zip(*truth, strict=True)]
+        matched = [r for r in best if r is not None]
+        rate, rms = evaluation.figure(f"match rate, best of {k}"), evaluation.figure(f"mean rms, best of {k}")
+        assert rate.value == pytest.approx(100 * len(matched) / len(targets))
+        assert rms.value == pytest.approx(np.mean(matched), abs=1e-9)
+        assert (rate.n, rms.n, rate.settings["k"]) == (len(targets), len(matched), k)
+        rates.append(rate.value)
+    assert 0 < rates[0] < rates[2] <= 100
+    assert evaluation.figure("match rate").value == rates[2]
+    assert evaluation.figure("predictions past the gate").value == 100
+
+
+def test_figures_carry_gate_tolerances_and_version_and_count_failures() -> None:
+    figure = evaluate([None, TRUTHS[1]], TRUTHS[:2], Gate.STRUCTURE).as_evaluation().figure("match rate")
+    assert figure.value == 50
+    assert "1 prediction" in figure.reason
+    assert figure.settings["gate"] == "structure"
+    assert {"ltol": 0.3, "stol": 0.5, "angle_tol_deg": 10.0}.items() <= figure.settings.items()
+    assert figure.settings["pymatgen"] == version("pymatgen")
+
+
+def test_no_match_leaves_the_rms_undefined_with_a_reason() -> None:
+    figure = evaluate([None], TRUTHS[:1]).as_evaluation().figure("mean rms")
+    assert math.isnan(figure.value)
+    assert figure.reason == "there are no matched targets"
+
+
+def test_targets_with_fewer_predictions_than_k_are_counted() -> None:
+    evaluation = evaluate([[TRUTHS[0]] * 2, [TRUTHS[1]]], TRUTHS[:2]).as_evaluation()
+    assert "1 target has fewer than 2" in evaluation.figure("match rate, best of 2").reason
+    assert evaluation.figure("match rate, best of 1").reason == ""
+
+
+def test_a_crystal_the_matcher_cannot_handle_has_no_rms() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        match_rms(Crystal(np.full((3, 3), np.nan), TRUTHS[0].frac, TRUTHS[0].atomic_numbers), TRUTHS[0])

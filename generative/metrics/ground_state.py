@@ -1,0 +1,171 @@
+"""How close generated crystals are to what they relax to: match, displacement, volume, energy, steps.
+
+Differences are relaxed minus generated, per atom, as in dft.ground_state; only an energy drop is the other way round.
+The relaxation is done elsewhere: what comes here are arrays, one entry per sample, and the name of the model or DFT
+method that made the energies. A potential in place of DFT, or no pressure where the paper has 10 GPa, gives figures
+that compare with one another but not with the paper's, so both are settings.
+
+The papers' figures: match rate (of ALL samples: one that failed to relax is no match), mean rms over the matched, root
+mean squares of dV and dE over the relaxed, converged or not (DP-CDVAE, Sci. Rep. 2024, Table 3); convergence rate, mean
+number of steps of the converged, mean energy drop (ConditionCDVAE+, Sci. Rep. 2025, doi:10.1038/s41598-025-06432-9,
+Table 3, apparently per cell). A few crystals that relax far away decide a root mean square, so medians and 5 and 95 %
+quantiles stand beside it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from generative.crystals import Crystal
+from generative.metrics.figures import Evaluation, Figure, Setting
+from generative.metrics.reconstruction import RMS_UNIT, csp_tolerances, settings_of
+from generative.metrics.shares import counted, percentage, statistic
+from generative.metrics.validity import unreadable
+from generative.screening.matching import pairwise_rms
+
+PROTOCOL = "ground state"
+ABOUT = (
+    "Generated crystals against what they relax to: match, rms, volume and energy change (DP-CDVAE, Table 3), "
+    "convergence and steps (ConditionCDVAE+, Table 3)."
+)
+MEV_PER_EV = 1000.0
+
+
+@dataclass(frozen=True)
+class Relaxations:
+    """What relaxation made of the samples: one entry each, in order.
+
+    Attributes:
+        generated: as they entered the relaxation; None where a sample is no crystal.
+        relaxed: None where there is no relaxed crystal.
+        initial_energy_ev_per_atom: of the generated crystals, (n,), eV/atom; NaN where unknown.
+        energy_ev_per_atom: of the relaxed crystals, with the same method, (n,), eV/atom; NaN where unknown.
+        n_steps: of each relaxation, (n,); NaN where there was none.
+        converged: whether each relaxation met its criterion; False where there was none.
+        potential: name of the model or DFT method.
+        pressure_gpa: at which was relaxed, GPa. The energies are taken as they come, with or without a PV term.
+    """
+
+    generated: Sequence[Crystal | None]
+    relaxed: Sequence[Crystal | None]
+    initial_energy_ev_per_atom: Sequence[float] | np.ndarray
+    energy_ev_per_atom: Sequence[float] | np.ndarray
+    n_steps: Sequence[float] | np.ndarray
+    converged: Sequence[bool] | np.ndarray
+    potential: str
+    pressure_gpa: float = 0.0
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(getattr(self, name)) for name in _COLUMNS}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"the columns have the lengths {lengths}: expected one entry per sample in each")
+
+
+_COLUMNS = ("generated", "relaxed", "initial_energy_ev_per_atom", "energy_ev_per_atom", "n_steps", "converged")
+
+
+def ground_state(relaxations: Relaxations, workers: int = 1) -> Evaluation:
+    """The figures of DP-CDVAE's and ConditionCDVAE+'s ground-state tests.
+
+    Args:
+        relaxations: generated and relaxed crystals with energies, steps and convergence.
+        workers: processes for the matcher.
+    """
+    started = time.perf_counter()
+    rms, n_relaxed, n_failures = _rms(relaxations, workers)
+    seconds = {"matching": time.perf_counter() - started}
+    dv = np.array([_dv(*pair) for pair in zip(relaxations.generated, relaxations.relaxed, strict=True)], dtype=float)
+    de = _column(relaxations.energy_ev_per_atom) - _column(relaxations.initial_energy_ev_per_atom)
+    sizes = [math.nan if crystal is None else len(crystal.atomic_numbers) for crystal in relaxations.generated]
+    settings: dict[str, Setting] = {
+        "potential": relaxations.potential,
+        "pressure_gpa": relaxations.pressure_gpa,
+        "n_samples": len(relaxations.generated),
+        "n_relaxed": n_relaxed,
+    }
+    figures = (
+        *_match_figures(rms, n_relaxed, n_failures, settings),
+        *_spread("dV", dv, "A^3/atom", settings),
+        *_spread("dE", de * MEV_PER_EV, "meV/atom", settings),
+        *_relaxation_figures(relaxations, de, np.array(sizes, dtype=float), settings),
+    )
+    columns = {
+        "rms": _optional(rms),
+        "dv_ang3_per_atom": _optional(dv),
+        "de_ev_per_atom": _optional(de),
+        "converged": tuple(bool(flag) for flag in relaxations.converged),
+    }
+    return Evaluation(PROTOCOL, ABOUT, figures, seconds, columns)
+
+
+def _rms(relaxations: Relaxations, workers: int) -> tuple[np.ndarray, int, int]:
+    """(rms of the generated against the relaxed crystal, NaN without a match; pairs; pairs that failed)."""
+    pairs = [
+        (index, generated, relaxed)
+        for index, (generated, relaxed) in enumerate(zip(relaxations.generated, relaxations.relaxed, strict=True))
+        if generated is not None and relaxed is not None
+    ]
+    found = pairwise_rms([g for _, g, _ in pairs], [r for _, _, r in pairs], csp_tolerances(), workers)
+    rms = np.full(len(relaxations.generated), math.nan)
+    rms[[index for index, _, _ in pairs]] = found.rms
+    return rms, len(pairs), len(found.failures)
+
+
+def _dv(generated: Crystal | None, relaxed: Crystal | None) -> float:
+    """Volume per atom, relaxed minus generated, A^3; NaN where one of them is no crystal."""
+    if generated is None or relaxed is None or unreadable(generated) or unreadable(relaxed):
+        return math.nan
+    per_atom = [abs(float(np.linalg.det(c.lattice_ang))) / len(c.atomic_numbers) for c in (relaxed, generated)]
+    return per_atom[0] - per_atom[1]
+
+
+def _match_figures(
+    rms: np.ndarray, n_relaxed: int, n_failures: int, settings: dict[str, Setting]
+) -> tuple[Figure, ...]:
+    used = {**settings, **settings_of(csp_tolerances())}
+    matched = rms[np.isfinite(rms)]
+    reasons = (
+        counted(len(rms) - n_relaxed, "sample has no relaxed crystal|samples have no relaxed crystal"),
+        counted(n_failures, "pair could not be matched|pairs could not be matched"),
+    )
+    reason = "; ".join(r for r in reasons if r)
+    return (
+        percentage(PROTOCOL, "match rate", len(matched), len(rms), used, reason),
+        statistic(PROTOCOL, "mean rms", matched, "mean", RMS_UNIT, used, of="matched samples"),
+        statistic(PROTOCOL, "median rms", matched, "median", RMS_UNIT, used, of="matched samples"),
+    )
+
+
+def _spread(name: str, values: np.ndarray, unit: str, settings: dict[str, Setting]) -> tuple[Figure, ...]:
+    """Root mean square, median, 5 and 95 % quantile of a signed difference."""
+    titles = {"rms": f"{name} rms", "median": f"median {name}", "q05": f"{name}, 5 %", "q95": f"{name}, 95 %"}
+    return tuple(statistic(PROTOCOL, title, values, how, unit, settings) for how, title in titles.items())
+
+
+def _relaxation_figures(
+    relaxations: Relaxations, de_ev_per_atom: np.ndarray, n_atoms: np.ndarray, settings: dict[str, Setting]
+) -> tuple[Figure, ...]:
+    converged = np.asarray(relaxations.converged, dtype=bool).reshape(-1)
+    steps = _column(relaxations.n_steps)[converged]
+    drop = -de_ev_per_atom
+    of = "converged samples"
+    return (
+        percentage(PROTOCOL, "convergence rate", int(converged.sum()), len(converged), settings),
+        statistic(PROTOCOL, "mean steps", steps, "mean", "steps", settings, of=of),
+        statistic(PROTOCOL, "median steps", steps, "median", "steps", settings, of=of),
+        statistic(PROTOCOL, "mean energy drop", drop, "mean", "eV/atom", settings),
+        statistic(PROTOCOL, "mean energy drop per cell", drop * n_atoms, "mean", "eV", settings),
+    )
+
+
+def _column(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    return np.asarray(values, dtype=float).reshape(-1)
+
+
+def _optional(values: np.ndarray) -> tuple[float | None, ...]:
+    return tuple(value if math.isfinite(value) else None for value in values.tolist())

@@ -1,0 +1,71 @@
+"""Real crystals and perturbed copies of them as samples, seeded; the same for every protocol's test."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core.structure import Structure
+
+from generative.crystals import Crystal, wrap_unit
+from tests.servers.real import real_records
+
+N_REAL = 200
+
+
+@lru_cache(maxsize=2)
+def real_crystals(n: int = N_REAL) -> tuple[Crystal, ...]:
+    """The smallest n of the real crystals: matching them with pymatgen takes seconds, not minutes."""
+    structures = sorted((record.structure for record in real_records()), key=len)
+    return tuple(Crystal.from_structure(structure) for structure in structures[:n])
+
+
+def perturbed(crystal: Crystal, sigma_ang: float, rng: np.random.Generator) -> Crystal:
+    """The crystal with displaced atoms and strained cell."""
+    shift = rng.normal(scale=sigma_ang, size=crystal.frac.shape) @ np.linalg.inv(crystal.lattice_ang)
+    strain = np.eye(3) + rng.normal(scale=0.03, size=(3, 3))
+    return Crystal(crystal.lattice_ang @ strain, wrap_unit(crystal.frac + shift), crystal.atomic_numbers)
+
+
+@lru_cache(maxsize=2)
+def samples_of_real(n: int = N_REAL) -> tuple[Crystal | None, ...]:
+    """One sample per real crystal: some close, some far, some repeated, some that are no crystal."""
+    rng = np.random.default_rng(7)
+    crystals = real_crystals(n)
+    samples: list[Crystal | None] = []
+    for index, crystal in enumerate(crystals):
+        if index % 29 == 28:
+            samples.append(None)
+        elif index % 31 == 30:
+            samples.append(Crystal(np.full((3, 3), np.nan), crystal.frac, crystal.atomic_numbers))
+        elif index % 37 == 36:  # all atoms on one spot
+            samples.append(Crystal(crystal.lattice_ang, np.zeros_like(crystal.frac), crystal.atomic_numbers))
+        elif index % 11 == 10:
+            samples.append(samples[index - 4])
+        else:
+            samples.append(perturbed(crystal, (0.05, 0.25, 0.6, 1.0)[index % 4], rng))
+    return tuple(samples)
+
+
+def structure_of(crystal: Crystal | None) -> Structure | None:
+    """The crystal as pymatgen's Structure by pymatgen alone; None if its numbers are not finite."""
+    if crystal is None or not np.isfinite(crystal.lattice_ang).all():
+        return None
+    return Structure(crystal.lattice_ang, [int(z) for z in crystal.atomic_numbers], crystal.frac)
+
+
+@lru_cache(maxsize=1)
+def csp_rms() -> dict[tuple[int, int], float]:
+    """(sample, real crystal) -> rms of every pair that matches at 0.3/0.5/10, by pymatgen alone."""
+    matcher = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
+    real = [structure_of(crystal) for crystal in real_crystals()]
+    matched = {}
+    for i, sample in enumerate(map(structure_of, samples_of_real())):
+        for j, known in enumerate(real):
+            if sample is None or sample.composition.reduced_formula != known.composition.reduced_formula:
+                continue
+            found = matcher.get_rms_dist(sample, known)
+            if found is not None:
+                matched[i, j] = found[0]
+    return matched

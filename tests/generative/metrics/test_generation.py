@@ -1,0 +1,267 @@
+"""Truth: matminer's fingerprints and the published definitions written out with numpy and scipy."""
+
+import math
+import warnings
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from pymatgen.core.structure import Structure
+from scipy.linalg import sqrtm
+from scipy.spatial.distance import cdist
+from scipy.stats import wasserstein_distance
+
+from generative.crystals import Crystal
+from generative.metrics.adaptive_cell import Activations, adaptive_cell
+from generative.metrics.coverage import MP_20, Cutoffs
+from generative.metrics.figures import Evaluation
+from generative.metrics.generation import Energies, Prints, generation, prints_of
+from generative.metrics.validity import verdicts
+from tests.generative.metrics.crystal_sets import N_REAL, real_crystals, samples_of_real, structure_of
+from tests.servers.real import real_records
+
+TIGHT = Cutoffs(0.25, 6.0, "chosen for the test, so that some are covered and some are not")
+N_DRAWN = 40
+
+
+@lru_cache(maxsize=1)
+def reference() -> tuple[Crystal, ...]:
+    """Other crystals than those that the samples were made of."""
+    structures = sorted((record.structure for record in real_records()), key=len)[N_REAL : 2 * N_REAL]
+    return tuple(Crystal.from_structure(s) for s in structures)
+
+
+def matminer_prints(structures: list[Structure | None]) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 61) and (n, 132) by matminer alone, NaN where it raises or has no data."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from matminer.featurizers.composition.composite import ElementProperty
+        from matminer.featurizers.site.fingerprint import CrystalNNFingerprint
+
+        sites, magpie = CrystalNNFingerprint.from_preset("ops"), ElementProperty.from_preset("magpie", impute_nan=False)
+        first, second = np.full((len(structures), 61), math.nan), np.full((len(structures), 132), math.nan)
+        for row, structure in enumerate(structures):
+            if structure is None:
+                continue
+            second[row] = magpie.featurize(structure.composition)
+            try:
+                first[row] = np.mean([sites.featurize(structure, i) for i in range(len(structure))], axis=0)
+            except Exception:  # as published: any failure leaves the crystal without a fingerprint
+                continue
+    return first, second
+
+
+@lru_cache(maxsize=1)
+def truth() -> dict[str, np.ndarray]:
+    sample = matminer_prints([structure_of(s) for s in samples_of_real()])
+    there = matminer_prints([structure_of(c) for c in reference()])
+    means, stds = np.nanmean(there[1], axis=0), np.nanstd(there[1], axis=0)
+    stds[stds == 0] = 1
+    return {
+        "sample": sample[0],
+        "sample composition": (sample[1] - means) / stds,
+        "reference": there[0],
+        "reference composition": (there[1] - means) / stds,
+    }
+
+
+@lru_cache(maxsize=1)
+def energies() -> Energies:
+    rng = np.random.default_rng(8)
+    return Energies(rng.normal(-3, 1, N_REAL), rng.normal(-3.2, 0.8, len(reference())), "a model")
+
+
+@lru_cache(maxsize=1)
+def prints() -> tuple[Prints, Prints]:
+    return prints_of(samples_of_real()), prints_of(reference())
+
+
+def evaluated(n_drawn: int | None = None, seed: int = 0) -> Evaluation:
+    made = dict(zip(("sample_prints", "reference_prints"), prints(), strict=True))
+    return generation(
+        samples_of_real(),
+        reference(),
+        TIGHT,
+        reference_name="test",
+        energies=energies(),
+        n_drawn=n_drawn,
+        seed=seed,
+        **made,
+    )
+
+
+def coverage_written_out(rows: np.ndarray, n_generated: int, cutoffs: Cutoffs) -> dict[str, float]:
+    t = truth()
+    here = rows & np.isfinite(t["sample"]).all(axis=1) & np.isfinite(t["sample composition"]).all(axis=1)
+    there = np.isfinite(t["reference"]).all(axis=1) & np.isfinite(t["reference composition"]).all(axis=1)
+    d_structure = cdist(t["sample"][here], t["reference"][there])
+    d_composition = cdist(t["sample composition"][here], t["reference composition"][there])
+    recall = (d_structure.min(0) <= cutoffs.structure) & (d_composition.min(0) <= cutoffs.composition)
+    precision = (d_structure.min(1) <= cutoffs.structure) & (d_composition.min(1) <= cutoffs.composition)
+    return {
+        "COV-R": 100 * recall.mean(),
+        "COV-P": 100 * precision.sum() / n_generated,
+        "AMSD-R": d_structure.min(0).mean(),
+        "AMSD-P": d_structure.min(1).mean(),
+        "AMCD-R": d_composition.min(0).mean(),
+        "AMCD-P": d_composition.min(1).mean(),
+    }
+
+
+def valid_rows() -> np.ndarray:
+    found = verdicts(samples_of_real())  # proven in test_validity
+    return np.array(found.structure) & np.array(found.composition) & np.isfinite(truth()["sample"]).all(axis=1)
+
+
+def property_of(name: str, crystals: tuple[Crystal | None, ...]) -> np.ndarray:
+    values = []
+    for structure in map(structure_of, crystals):
+        if structure is None:
+            values.append(math.nan)
+        else:
+            values.append(float(structure.density) if name == "density" else len(structure.composition))
+    return np.array(values)
+
+
+def test_coverage_is_that_of_matminers_fingerprints_written_out() -> None:
+    expected = coverage_written_out(np.ones(N_REAL, dtype=bool), N_REAL, TIGHT)
+    found = evaluated()
+    assert {name: found.figure(name).value for name in expected} == pytest.approx(expected, abs=1e-5)
+    assert 0 < expected["COV-R"] < 100
+    assert 0 < expected["COV-P"] < 100
+    assert (found.figure("COV-P").n, found.figure("COV-R").n) == (N_REAL, len(reference()))
+    assert {"cutoff_structure": 0.25, "reference": "test"}.items() <= found.figure("COV-P").settings.items()
+    assert found.figure("COV-P").settings["scaler"].startswith("test, ")
+
+
+def test_validity_needs_structure_composition_and_fingerprint() -> None:
+    found = evaluated()
+    assert found.per_sample["valid"] == tuple(valid_rows().tolist())
+    assert found.figure("validity").value == pytest.approx(100 * valid_rows().mean())
+    assert 0 < found.figure("validity").value < found.figure("structural validity").value
+
+
+@pytest.mark.parametrize("name", ["density", "number of elements"])
+def test_property_distances_are_scipys_over_the_valid_samples(name: str) -> None:
+    figure = evaluated().figure(f"W {name}")
+    samples = property_of(name, samples_of_real())[valid_rows()]
+    expected = wasserstein_distance(samples, property_of(name, reference()))
+    assert figure.value == pytest.approx(expected, rel=1e-6)  # masses and constants of two tables
+    assert figure.value > 0
+    assert figure.n == valid_rows().sum()
+
+
+def test_the_distance_of_energies_is_that_of_the_model_named() -> None:
+    figure = evaluated().figure("W energy")
+    expected = wasserstein_distance(energies().samples[valid_rows()], energies().reference)
+    assert figure.value == pytest.approx(expected, rel=1e-12)
+    assert figure.settings["model"] == "a model"
+
+
+def test_a_draw_is_seeded_and_too_few_valid_samples_leave_the_distances_undefined() -> None:
+    once, again, other = evaluated(N_DRAWN), evaluated(N_DRAWN), evaluated(N_DRAWN, seed=1)
+    assert once.figure("W density").value == again.figure("W density").value != other.figure("W density").value
+    assert once.figure("W density").n == N_DRAWN
+    scarce = evaluated(1000).figure("W density")
+    assert math.isnan(scarce.value)
+    assert "draws 1000" in scarce.reason
+    assert scarce.settings["n_valid"] == valid_rows().sum()
+
+
+def test_composition_validity_and_energies_can_be_left_out() -> None:
+    made = dict(zip(("sample_prints", "reference_prints"), prints(), strict=True))
+    found = generation(
+        samples_of_real(), reference(), TIGHT, reference_name="test", with_composition=False, n_drawn=None, **made
+    )
+    assert "composition validity" not in [figure.name for figure in found.figures]
+    assert math.isnan(found.figure("W energy").value)
+    assert found.figure("W energy").reason == "no energies were given"
+
+
+def test_samples_that_are_all_broken_give_zero_coverage_and_undefined_distances() -> None:
+    found = generation([None, None], reference()[:5], MP_20, reference_name="test", n_drawn=None)
+    for name in ("structural validity", "validity", "COV-R", "COV-P"):
+        assert found.figure(name).value == 0
+    for name in ("AMSD-P", "W density", "W number of elements"):
+        assert math.isnan(found.figure(name).value)
+        assert found.figure(name).reason
+
+
+@pytest.mark.parametrize("n_reference", [0, 5])
+def test_empty_sets_leave_every_figure_undefined_with_a_reason(n_reference: int) -> None:
+    samples = [] if n_reference else list(reference()[:2])
+    found = generation(samples, reference()[:n_reference], MP_20, reference_name="test", n_drawn=None)
+    for name in ("COV-R", "COV-P", "W density"):
+        assert math.isnan(found.figure(name).value)
+        assert found.figure(name).reason
+
+
+def test_an_element_without_magpie_data_leaves_a_crystal_valid_but_uncovered() -> None:
+    lawrencium = Crystal(3.5 * np.eye(3), np.zeros((1, 3)), np.array([103], dtype=np.int16))
+    found = generation([lawrencium, reference()[0]], reference()[:20], MP_20, reference_name="test", n_drawn=None)
+    assert found.figure("structural validity").value == 100
+    assert found.figure("COV-P").value == 50
+    assert "1 generated crystal has no fingerprint" in found.figure("COV-P").reason
+
+
+def test_energies_must_come_one_per_crystal_and_with_a_model() -> None:
+    crystal = real_crystals()[0]
+    with pytest.raises(ValueError, match="one per crystal"):
+        generation([crystal], [crystal], MP_20, reference_name="t", energies=Energies([], [0.0], "m"))
+    with pytest.raises(ValueError, match="name what computed them"):
+        generation([crystal], [crystal], MP_20, reference_name="t", energies=Energies([0.0], [0.0], ""))
+
+
+@lru_cache(maxsize=1)
+def activations() -> Activations:
+    rng = np.random.default_rng(9)
+    return Activations(rng.normal(size=(N_REAL, 8)), rng.normal(0.5, 1.2, size=(len(reference()), 8)), "a network")
+
+
+def adapted(n_drawn: int | None = None, with_activations: bool = True) -> Evaluation:
+    made = dict(zip(("sample_prints", "reference_prints"), prints(), strict=True))
+    given = activations() if with_activations else None
+    return adaptive_cell(
+        samples_of_real(), reference(), reference_name="test", n_drawn=n_drawn, activations=given, **made
+    )
+
+
+def frechet_written_out(first: np.ndarray, second: np.ndarray) -> float:
+    first, second = (x[np.isfinite(x).all(axis=1)] for x in (first, second))
+    one, two = np.cov(first.T), np.cov(second.T)
+    root = sqrtm(one)
+    mixed = sqrtm(root @ two @ root).real
+    return float(((first.mean(0) - second.mean(0)) ** 2).sum() + np.trace(one + two - 2 * mixed))
+
+
+def test_the_adaptive_cell_figures_are_those_of_structurally_valid_samples_written_out() -> None:
+    rows = np.array(verdicts(samples_of_real()).structure)
+    found = adapted()
+    expected = coverage_written_out(rows, int(rows.sum()), MP_20)
+    assert {name: found.figure(name).value for name in expected} == pytest.approx(expected, abs=1e-5)
+    crystal_nn = frechet_written_out(truth()["sample"][rows], truth()["reference"])
+    assert found.figure("Frechet distance, CrystalNN").value == pytest.approx(crystal_nn, abs=1e-4)
+    network = frechet_written_out(activations().samples[rows], activations().reference)
+    assert found.figure("Frechet distance, CGCNN").value == pytest.approx(network, rel=1e-6)
+    assert found.figure("Frechet distance, CGCNN").settings["feature"] == "a network"
+    for name in ("density", "number of elements"):
+        expected_w = wasserstein_distance(property_of(name, samples_of_real())[rows], property_of(name, reference()))
+        assert found.figure(f"W {name}").value == pytest.approx(expected_w, rel=1e-6)
+    assert found.figure("COV-P").n == rows.sum() < N_REAL
+
+
+def test_adaptive_cell_draws_are_seeded_and_undefined_with_too_few_valid_samples() -> None:
+    assert adapted(N_DRAWN).figures == adapted(N_DRAWN).figures
+    assert sum(adapted(N_DRAWN).per_sample["drawn"]) == N_DRAWN
+    for figure in adapted(1000).figures:
+        assert math.isnan(figure.value)
+        assert "draws 1000" in figure.reason
+    assert [f.name for f in adapted(1000).figures] == [f.name for f in adapted().figures]
+
+
+def test_without_activations_the_distance_of_the_network_is_undefined() -> None:
+    figure = adapted(with_activations=False).figure("Frechet distance, CGCNN")
+    assert math.isnan(figure.value)
+    assert "not published" in figure.reason
+    with pytest.raises(ValueError, match="one row per crystal"):
+        adaptive_cell([], [], reference_name="t", activations=activations())

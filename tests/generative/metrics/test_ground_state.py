@@ -1,0 +1,150 @@
+"""Truth: pymatgen's matcher and numpy over the arrays, written out; and dft.ground_state pair by pair."""
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from pymatgen.analysis.structure_matcher import StructureMatcher
+
+from dft.ground_state import compare, summarise
+from dft.results import Relaxation, RelaxStatus
+from generative.metrics.figures import Evaluation
+from generative.metrics.ground_state import Relaxations, ground_state
+from tests.generative.metrics.crystal_sets import N_REAL, real_crystals, samples_of_real, structure_of
+
+
+@lru_cache(maxsize=1)
+def relaxations() -> Relaxations:
+    """Perturbed crystals that 'relax' to the real ones; some have no relaxed crystal, some no energy."""
+    rng = np.random.default_rng(5)
+    before = rng.normal(-3, 1, N_REAL)
+    after = before - rng.exponential(0.2, N_REAL)
+    after[::17] = np.nan
+    relaxed = [None if i % 13 == 12 else crystal for i, crystal in enumerate(real_crystals())]
+    steps = rng.integers(3, 200, N_REAL).astype(float)
+    converged = [crystal is not None and n < 150 for crystal, n in zip(relaxed, steps, strict=True)]
+    return Relaxations(samples_of_real(), relaxed, before, after, steps, converged, "a potential", 10.0)
+
+
+@lru_cache(maxsize=1)
+def found() -> Evaluation:
+    return ground_state(relaxations())
+
+
+def differences() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    matcher = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
+    rms, dv, de = [], [], []
+    given = relaxations()
+    for i, (sample, relaxed) in enumerate(zip(given.generated, given.relaxed, strict=True)):
+        a, b = structure_of(sample), structure_of(relaxed)
+        de.append(given.energy_ev_per_atom[i] - given.initial_energy_ev_per_atom[i])
+        dv.append(math.nan if a is None or b is None else b.volume / len(b) - a.volume / len(a))
+        match = None if a is None or b is None else matcher.get_rms_dist(a, b)
+        rms.append(math.nan if match is None else match[0])
+    return np.array(rms), np.array(dv), np.array(de)
+
+
+def test_every_figure_is_that_of_the_arrays_written_out() -> None:
+    rms, dv, de = differences()
+    given = relaxations()
+    converged = np.array(given.converged)
+    sizes = np.array([math.nan if c is None else len(c.atomic_numbers) for c in given.generated])
+    truth = {
+        "match rate": 100 * np.isfinite(rms).mean(),
+        "mean rms": np.nanmean(rms),
+        "median rms": np.nanmedian(rms),
+        "dV rms": np.sqrt(np.nanmean(dv**2)),
+        "median dV": np.nanmedian(dv),
+        "dV, 5 %": np.nanpercentile(dv, 5),
+        "dV, 95 %": np.nanpercentile(dv, 95),
+        "dE rms": 1000 * np.sqrt(np.nanmean(de**2)),
+        "median dE": 1000 * np.nanmedian(de),
+        "dE, 5 %": 1000 * np.nanpercentile(de, 5),
+        "dE, 95 %": 1000 * np.nanpercentile(de, 95),
+        "convergence rate": 100 * converged.mean(),
+        "mean steps": given.n_steps[converged].mean(),
+        "median steps": np.median(given.n_steps[converged]),
+        "mean energy drop": -np.nanmean(de),
+        "mean energy drop per cell": -np.nanmean(de * sizes),
+    }
+    assert {figure.name: figure.value for figure in found().figures} == pytest.approx(truth, abs=1e-9)
+    assert {f.name: f.n for f in found().figures}["mean rms"] == np.isfinite(rms).sum()
+    assert 0 < truth["match rate"] < 100
+
+
+def test_the_room_of_dft_says_the_same_pair_by_pair() -> None:
+    given = relaxations()
+    pairs = [i for i in range(N_REAL) if structure_of(given.generated[i]) is not None and i % 4 == 0]
+    results = []
+    for i in pairs:
+        relaxed = Relaxation(
+            status=RelaxStatus.CONVERGED,
+            structure=structure_of(given.relaxed[i]),
+            energy_ev_per_atom=float(given.energy_ev_per_atom[i]),
+            initial_energy_ev_per_atom=float(given.initial_energy_ev_per_atom[i]),
+            fmax_ev_per_ang=None,
+            max_stress_gpa=None,
+            n_steps=int(given.n_steps[i]),
+        )
+        results.append(compare(structure_of(given.generated[i]), relaxed))
+    summary = summarise(results)
+    ours = ground_state(
+        replace(
+            given,
+            generated=[given.generated[i] for i in pairs],
+            relaxed=[given.relaxed[i] for i in pairs],
+            **{name: np.asarray(getattr(given, name))[pairs] for name in COLUMNS},
+        )
+    )
+    assert ours.figure("match rate").value == pytest.approx(100 * summary.match_rate)
+    for name, value in (
+        ("mean rms", summary.rms_mean),
+        ("median rms", summary.rms_median),
+        ("median dV", summary.dv_median_ang3_per_atom),
+        ("dV rms", summary.dv_rms_ang3_per_atom),
+        ("median dE", 1000 * summary.de_median_ev_per_atom),
+        ("dE rms", 1000 * summary.de_rms_ev_per_atom),
+    ):
+        assert ours.figure(name).value == pytest.approx(value, abs=1e-9)
+
+
+COLUMNS = ("initial_energy_ev_per_atom", "energy_ev_per_atom", "n_steps", "converged")
+
+
+def test_settings_name_the_potential_the_pressure_and_the_counts() -> None:
+    for figure in found().figures:
+        assert {
+            "potential": "a potential",
+            "pressure_gpa": 10.0,
+            "n_samples": N_REAL,
+        }.items() <= figure.settings.items()
+    assert "no relaxed crystal" in found().figure("match rate").reason
+    assert "have no value" in found().figure("dE rms").reason
+
+
+def test_a_crystal_that_relaxes_to_itself_differs_by_nothing() -> None:
+    crystal = real_crystals()[50]
+    result = ground_state(Relaxations([crystal], [crystal], [-1.0], [-1.0], [0], [True], "p"))
+    for name in ("mean rms", "dV rms", "dE rms", "mean energy drop"):
+        assert result.figure(name).value == pytest.approx(0, abs=1e-9)
+    assert result.figure("match rate").value == 100
+
+
+def test_nothing_relaxed_leaves_all_but_the_rates_undefined() -> None:
+    nan = [math.nan] * 2
+    result = ground_state(Relaxations([real_crystals()[0], None], [None, None], nan, nan, nan, [False, False], "p"))
+    for figure in result.figures:
+        if figure.name in ("match rate", "convergence rate"):
+            assert (figure.value, figure.n) == (0, 2)
+        else:
+            assert math.isnan(figure.value)
+            assert figure.reason
+
+
+def test_an_empty_set_is_undefined_and_columns_of_unequal_length_are_refused() -> None:
+    result = ground_state(Relaxations([], [], [], [], [], [], "p"))
+    assert all(math.isnan(figure.value) and figure.reason for figure in result.figures)
+    with pytest.raises(ValueError, match="one entry per sample"):
+        Relaxations([None], [], [], [], [], [], "p")

@@ -1,0 +1,101 @@
+"""Truth: pymatgen's group_structures and fit over all pairs, and the rule of ConditionCDVAE+ written out."""
+
+import math
+
+import numpy as np
+import pytest
+from pymatgen.analysis.structure_matcher import StructureMatcher
+
+from generative.crystals import Crystal
+from generative.metrics.novelty import TOLERANCES, condition_cdvae_novelty, named_tolerances, novelty, uniqueness
+from generative.screening.matching import ReferenceSet
+from tests.generative.metrics.crystal_sets import N_REAL, csp_rms, real_crystals, samples_of_real, structure_of
+
+
+def known() -> ReferenceSet:
+    """Every second real crystal, so that some samples are new even where they match their own origin."""
+    crystals = real_crystals()[::2]
+    return ReferenceSet([str(i) for i in range(len(crystals))], crystals)
+
+
+@pytest.mark.parametrize("name", list(TOLERANCES))
+def test_uniqueness_is_that_of_group_structures(name: str) -> None:
+    ltol, stol, angle = TOLERANCES[name]
+    structures = {i: s for i, s in enumerate(map(structure_of, samples_of_real())) if s is not None}
+    for index, structure in structures.items():
+        structure.properties["index"] = index
+    groups = StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle).group_structures(list(structures.values()))
+    found = uniqueness(samples_of_real(), [name])
+    assert found.figure(f"unique ({name})").value == pytest.approx(100 * len(groups) / N_REAL)
+    assert found.figure(f"distinct ({name})").value == len(groups) < len(structures)
+    unique = {index for index, flag in enumerate(found.per_sample[f"unique_{name}"]) if flag}
+    assert unique == {min(s.properties["index"] for s in members) for members in groups}
+    assert found.figure(f"unique ({name})").settings["stol"] == stol
+    n_bad = N_REAL - len(structures)
+    assert found.per_sample[f"unique_{name}"].count(None) == n_bad > 0
+    assert f"{n_bad} samples" in found.figure(f"unique ({name})").reason
+
+
+@pytest.mark.parametrize("name", list(TOLERANCES))
+def test_novelty_is_that_of_fit_against_every_known_crystal(name: str) -> None:
+    ltol, stol, angle = TOLERANCES[name]
+    matcher = StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle)
+    structures = [structure_of(c) for c in real_crystals()[::2]]
+    truth = [
+        None if sample is None else not any(matcher.fit(reference, sample) for reference in structures)
+        for sample in map(structure_of, samples_of_real())
+    ]
+    found = novelty(samples_of_real(), known(), "every second", [name])
+    assert found.per_sample[f"novel_{name}"] == tuple(truth)
+    figure = found.figure(f"novel ({name})")
+    assert figure.value == pytest.approx(100 * sum(flag is True for flag in truth) / N_REAL)
+    assert 0 < figure.value < 100
+    assert {"known": "every second", "n_known": len(structures), "tolerances": name}.items() <= figure.settings.items()
+
+
+def test_the_novelty_of_condition_cdvae_is_a_match_below_three_tenths_written_out() -> None:
+    training = real_crystals()
+    found = condition_cdvae_novelty(
+        samples_of_real(), ReferenceSet([str(i) for i in range(len(training))], training), "all"
+    )
+    best = [min((r for (i, _), r in csp_rms().items() if i == index), default=None) for index in range(N_REAL)]
+    readable = [structure_of(sample) is not None for sample in samples_of_real()]
+    truth = tuple(bool(b is None or b >= 0.3) if ok else None for b, ok in zip(best, readable, strict=True))
+    assert found.per_sample["novel"] == truth
+    assert [math.nan if b is None else b for b in found.per_sample["rms"]] == pytest.approx(
+        [math.nan if b is None else b for b in best], abs=1e-9, nan_ok=True
+    )
+    assert found.figure("novel").value == pytest.approx(100 * sum(flag is True for flag in truth) / N_REAL)
+    matched = [b for b in best if b is not None]
+    assert any(b >= 0.3 for b in matched)  # matched and novel all the same: where the rule differs from `novelty`
+    assert found.figure("matched by a training crystal").value == pytest.approx(100 * len(matched) / N_REAL)
+    assert found.figure("median of smallest rms").value == pytest.approx(np.median(matched), abs=1e-9)
+    assert found.figure("novel").settings["rms_unit"] == "(V/N)^(1/3)"
+
+
+def test_without_known_crystals_every_crystal_is_novel() -> None:
+    samples = [*real_crystals()[:4], None]
+    nothing = ReferenceSet([], [])
+    assert novelty(samples, nothing, "none", ["csp"]).figure("novel (csp)").value == 80
+    assert condition_cdvae_novelty(samples, nothing, "none").figure("novel").value == 80
+
+
+def test_a_set_of_one_crystal_is_unique_and_an_empty_one_is_undefined() -> None:
+    assert uniqueness(real_crystals()[:1], ["lemat"]).figure("unique (lemat)").value == 100
+    for evaluation in (uniqueness([]), novelty([], known(), "k"), condition_cdvae_novelty([], known(), "k")):
+        for figure in evaluation.figures:
+            assert math.isnan(figure.value) or (figure.unit == "crystals" and figure.value == 0)
+            assert figure.n == 0
+
+
+def test_a_set_of_nothing_but_broken_samples_has_neither() -> None:
+    broken: list[Crystal | None] = [None, Crystal(np.zeros((3, 3)), np.zeros((1, 3)), np.array([6], dtype=np.int16))]
+    unique = uniqueness(broken, ["csp"]).figure("unique (csp)")
+    assert (unique.value, unique.n) == (0, 2)
+    assert "2 samples" in unique.reason
+    assert novelty(broken, known(), "k", ["csp"]).per_sample["novel_csp"] == (None, None)
+
+
+def test_unknown_tolerances_are_refused_with_the_names_there_are() -> None:
+    with pytest.raises(ValueError, match=r"'strict'.*csp"):
+        named_tolerances("strict")
