@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from configs.schema import ConfigError, DiscoverConfig, ExecutionConfig, describe, parse, read_yaml
 from dft.config import RelaxConfig
@@ -24,9 +24,6 @@ class IngestExecution(RoomConfig):
 
 class IngestConfig(RoomConfig):
     """One dataset: which sources, which part of them, and where it goes."""
-
-    # Whoever writes a key among the settings must not find it again in an error of the server.
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     name: str = Field(
         "known-crystals", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="name of the dataset and of its folder"

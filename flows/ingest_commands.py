@@ -86,7 +86,9 @@ def ingest(
     )
     config = ingest_settings(sources, asked, settings)
     with answer(as_json) as give:
-        give(_plan(config, as_json) if dry_run else _read(config, as_json))
+        give(planned := _plan(config, as_json) if dry_run else _read(config, as_json))
+        if dry_run and any(plan["trouble"] for plan in planned["sources"]):
+            raise typer.Exit(1)
 
 
 def _plan(config: IngestConfig, as_json: bool) -> dict[str, Any]:
@@ -96,6 +98,8 @@ def _plan(config: IngestConfig, as_json: bool) -> dict[str, Any]:
     planned = [vars(plan) for plan in plan_sources(config)]
     if not as_json:
         for plan in planned:
+            if plan["trouble"]:
+                say(plan["trouble"])
             typer.echo("\n".join(f"{heading:18}{_said(plan[key])}" for key, heading in PLANNED.items()) + "\n")
         others = len(config.data.sources) - len(planned)
         typer.echo(f"{others} further sources are not on the network" if others else "nothing was downloaded")

@@ -36,7 +36,8 @@ ElementSymbol = Annotated[str, AfterValidator(_known_element)]
 class RoomConfig(BaseModel):
     """Base of every settings model: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Whoever writes a key among the settings must not find it again in an error.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class FilterConfig(RoomConfig):

@@ -62,10 +62,7 @@ class ProgressLines:
 
 
 def plan_sources(config: IngestConfig) -> list[SourcePlan]:
-    """What the databases would be asked, and what is here already. Nothing is written.
-
-    Raises: NetworkError: if a database cannot be asked.
-    """
+    """What the databases would be asked, and what is here already. Nothing is written."""
     from generative.datasets.ingest import plans
 
     return plans(config.data, config.elements, network_context(config.downloads))
@@ -159,15 +156,11 @@ def reported(name: str) -> Iterator[Progress]:
 @task(name="plan")
 def plan_task(config: IngestConfig) -> None:
     """What will be asked, and how much of it is here, in the log; see plan_sources."""
-    from generative.datasets.network.errors import NetworkError
-
     logger = get_run_logger()
-    try:
-        planned = plan_sources(config)
-    except NetworkError as error:  # a finished download needs no network, and the harvest has more patience
-        logger.warning("the plan cannot be told: %s", error)
-        return
-    for plan in planned:
+    for plan in plan_sources(config):
+        if plan.trouble:  # a finished download needs no network, and the harvest has more patience
+            logger.warning("the plan of %s cannot be told: %s", plan.name, plan.trouble)
+            continue
         expected = "unknown" if plan.expected is None else f"{plan.expected:,}"
         state = "complete" if plan.complete else "not complete"
         logger.info("%s: %s at %s", plan.name, plan.query, plan.endpoint)

@@ -92,11 +92,7 @@ def harvests(config: DataConfig, elements: Sequence[str] | None, network: Networ
 
 
 def plans(config: DataConfig, elements: Sequence[str] | None, network: NetworkContext) -> list[SourcePlan]:
-    """What each database would be asked, and how many records it would send; nothing is downloaded.
-
-    Raises:
-        NetworkError: if a database cannot be asked for its count.
-    """
+    """What each database would be asked, and how many records it would send; nothing is downloaded."""
     return [harvest.plan() for harvest in harvests(config, elements, network).values()]
 
 

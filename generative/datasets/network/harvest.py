@@ -14,6 +14,7 @@ from generative.datasets.manifest import HarvestRecord
 from generative.datasets.network.access import Access
 from generative.datasets.network.database import Database
 from generative.datasets.network.download import CHANGES, Download, DownloadProgress
+from generative.datasets.network.errors import NetworkError
 from generative.datasets.network.store import Store, store_name
 from generative.datasets.records import interpret
 from generative.datasets.sources import SourceBatch, SourceError
@@ -45,6 +46,7 @@ class SourcePlan:
         stored: records that are downloaded already.
         complete: whether the download is finished.
         version: release of the database as it states it now.
+        trouble: why it could not be asked, in one sentence; empty if it could.
     """
 
     name: str
@@ -55,6 +57,7 @@ class SourcePlan:
     stored: int
     complete: bool
     version: str | None
+    trouble: str = ""
 
 
 class Harvest:
@@ -117,16 +120,21 @@ class Harvest:
             return None if store.get("finished") is None else store.get("digest")
 
     def plan(self) -> SourcePlan:
-        """What would be asked, the expected count, and what is here already. Nothing is stored."""
-        stored, complete = 0, False
-        if self.path.is_file():
-            with Store.opened(self.path, write=False) as store:
-                stored, complete = len(store), store.get("finished") is not None
-        with closing(self._database):
-            version, expected = self._database.version(), self._database.count()
+        """What would be asked, the expected count, and what is here already. Nothing is stored.
+
+        A database that cannot be asked is no error here: the plan says what the trouble is.
+        """
+        stored, complete = Store.progress(self.path)
+        version = expected = None
+        trouble = ""
+        try:
+            with closing(self._database):
+                version, expected = self._database.version(), self._database.count()
+        except NetworkError as error:
+            trouble = str(error)
         if expected is not None and self._limit is not None:
             expected = min(expected, self._limit)
-        return SourcePlan(self.name, self.kind, self.endpoint, self.query, expected, stored, complete, version)
+        return SourcePlan(self.name, self.kind, self.endpoint, self.query, expected, stored, complete, version, trouble)
 
     def batches(self, elements: tuple[str, ...] | None) -> Iterator[SourceBatch]:
         """See Source.batches; downloads first if that is not done. Rows come in order of the database's ids."""

@@ -97,6 +97,18 @@ class Store:
             finally:
                 connection.close()
 
+    @classmethod
+    def progress(cls, path: Path) -> tuple[int, bool]:
+        """Records stored so far, and whether they are all; without waiting for a process that writes them."""
+        if not path.is_file():
+            return 0, False
+        connection = _connected(path)
+        try:
+            store = cls(connection)
+            return len(store), store.get("finished") is not None
+        finally:
+            connection.close()
+
     def get(self, key: str) -> str | None:
         """A value of the state; None if it was never put."""
         found = self._connection.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()

@@ -375,3 +375,22 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         assert store.get("cursor") == "1"
         assert [record.id for record in store.records()] == ["a"]
         assert len(store) == 1
+
+
+def test_a_plan_says_why_a_database_cannot_be_asked_and_what_is_here_all_the_same(tmp_path: Path) -> None:
+    class Away(Memory):
+        def count(self) -> int | None:
+            raise ServerFaultError("the database is away")
+
+    database = Away(some_content(20))
+    harvest(database, tmp_path).download()
+    plan = harvest(database, tmp_path).plan()
+    assert (plan.expected, plan.stored, plan.complete, plan.trouble) == (None, 20, True, "the database is away")
+
+
+def test_a_plan_is_told_while_another_process_downloads(tmp_path: Path) -> None:
+    database = Memory(some_content(20))
+    h = harvest(database, tmp_path)
+    h.download()
+    with Store.opened(h.path):
+        assert h.plan().stored == 20
