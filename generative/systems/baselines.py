@@ -112,7 +112,7 @@ def in_order(crystal: Crystal, atomic_numbers: Sequence[int]) -> Crystal:
 
 def shuffled(n: int, rng: torch.Generator) -> list[int]:
     """The numbers 0 to n - 1 in random order."""
-    return [int(i) for i in torch.randperm(n, generator=rng)]
+    return [int(i) for i in torch.randperm(n, generator=rng).numpy()]
 
 
 class Baseline(nn.Module):
@@ -251,7 +251,7 @@ class StoredCrystals(nn.Module):
 
     def groups(self) -> list[int]:
         """International space-group numbers, 0 for unknown."""
-        return [int(number) for number in self.spacegroup]
+        return [int(number) for number in self.spacegroup.cpu()]
 
 
 class Deck:

@@ -76,12 +76,14 @@ class TrainingCopies(Baseline):
     def _groups(self) -> list[int]:
         return self.stored.groups()
 
-    def _pool(self, asked: Asked) -> Sequence[int]:
-        pool: Sequence[int] = range(len(self.stored))
-        if asked.atomic_numbers:
-            unit, _ = formula_unit(asked.content)
-            pool = self._rows_by_content.get(asked.content) or self._rows_by_formula.get(unit) or pool
-        return [row for row in pool if self._groups[row] == asked.spacegroup] or pool
+    def _pool(self, asked: Asked) -> tuple[Content, Sequence[int]]:
+        """The rows to draw from, and the cell content they are drawn for: empty where it is none in particular."""
+        content, pool = asked.content, self._rows_by_content.get(asked.content)
+        if not pool and content:
+            pool = self._rows_by_formula.get(formula_unit(content)[0])
+        if not pool:
+            content, pool = (), list(range(len(self.stored)))
+        return content, [row for row in pool if self._groups[row] == asked.spacegroup] or pool
 
     def _copy(self, row: int, asked: Asked) -> Crystal:
         """The crystal, in a supercell if whole cells of it add up to the asked atoms."""
@@ -101,9 +103,10 @@ class TrainingCopies(Baseline):
         decks: dict[tuple[Content, int | None], Deck] = {}
         drawn = []
         for n_done, wish in enumerate(asked, start=1):
-            key = wish.content, wish.spacegroup
+            content, pool = self._pool(wish)
+            key = content, wish.spacegroup
             if key not in decks:
-                decks[key] = Deck(self._pool(wish), rng)
+                decks[key] = Deck(pool, rng)
             drawn.append(Drawn(self._copy(decks[key].deal(), wish)))
             if done is not None:
                 done(n_done)
