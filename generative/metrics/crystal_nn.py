@@ -15,13 +15,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from generative.crystals import Crystal
+from generative.crystals import Crystal, wrap_unit
 
 PRESET = "ops"
 SEARCH_ANG = 7.0
@@ -132,9 +133,10 @@ def _compiled_sites(crystal: Crystal, tables: FingerprintTables) -> tuple[np.nda
     """Fingerprints of the sites, (n, 61), and why those that rounding could decide are not computed, by site."""
     from generative.metrics import order_parameters, voronoi_kernel
 
-    matrix = np.ascontiguousarray(crystal.lattice_ang, dtype=np.float64)
-    frac = np.ascontiguousarray(crystal.frac, dtype=np.float64)
-    numbers = np.ascontiguousarray(crystal.atomic_numbers, dtype=np.int64)
+    # Copies: a read-only or Fortran-ordered array is another type to numba, and would be compiled for anew.
+    matrix = np.array(crystal.lattice_ang, dtype=np.float64, order="C")
+    frac = np.array(wrap_unit(crystal.frac), dtype=np.float64, order="C")
+    numbers = np.array(crystal.atomic_numbers, dtype=np.int64)
     features = np.zeros((len(frac), len(tables.parameters)))
     left: dict[int, str] = {}
     for site in range(len(frac)):
@@ -159,7 +161,7 @@ def _featurizer() -> Any:
     return CrystalNNFingerprint.from_preset(PRESET)
 
 
-def _by_matminer(crystal: Crystal, sites: Any) -> np.ndarray:
+def _by_matminer(crystal: Crystal, sites: Iterable[int]) -> np.ndarray:
     structure = crystal.to_structure()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one per bond: crystals here carry no oxidation states

@@ -5,9 +5,9 @@ north pole, draw the prime meridian through another, k, and compare polar angles
 (m) with the motif's. What they share (theta_jk; phi_m relative to j and k) is computed once per shell and then read by
 each parameter of that coordination number. Steinhardt's q_l follow from the addition theorem, without harmonics.
 
-Where the definition itself turns on a rounding error, the status tells it: an angle at a threshold;
-k opposite to j, where the prime meridian has no direction; and "bcc", which counts pairs j < k only, so its value may
-depend on the order of bonds of equal weight.
+Where the definition itself turns on a rounding error, the status tells it: an angle at a threshold; k opposite to j,
+where the prime meridian has no direction; and "bcc", which counts pairs j < k only, so that its value may depend on the
+order of bonds of equal weight, and jumps where j and k enclose a right angle.
 
 Source: Zimmermann et al., Front. Mater. 4 (2017) 34; Zimmermann and Jain, RSC Adv. 10 (2020) 6063; Peters, J. Chem.
 Phys. 131 (2009) 244103; Steinhardt et al., Phys. Rev. B 28 (1983) 784 (q_l). Parameters are read from pymatgen.
@@ -25,7 +25,7 @@ CLEAR, AT_THRESHOLD, BY_ORDER = range(3)
 STATUS_NAMES = (
     "clear",
     "an angle at a threshold of an order parameter",
-    "an order parameter that depends on the order of equal bonds",
+    "an order parameter that depends on the order of equal bonds or jumps at a right angle",
 )
 """Why a shell is left to pymatgen, by status."""
 
@@ -177,7 +177,9 @@ def _cube_terms(row: np.ndarray, theta: np.ndarray, phi: np.ndarray, sine: np.nd
 def _cube(
     row: np.ndarray, theta: np.ndarray, phi: np.ndarray, sine: np.ndarray, weights: np.ndarray
 ) -> tuple[float, bool]:
-    """Peters' "bcc", pairs j < k in order of weight; and whether the order of equal weights matters."""
+    """Peters' "bcc", pairs j < k in order of weight; and whether the order of equal weights matters, or the sign of a
+    term of two neighbours at a right angle, where it jumps.
+    """
     n = len(theta)
     terms = _cube_terms(row, theta, phi, sine)
     norm = 0.5 * n * (6 + (n - 2) * (n - 3))
@@ -187,6 +189,8 @@ def _cube(
             total += terms[j, k]
             if weights[j] - weights[k] < _SAME_WEIGHT:
                 doubt += abs(terms[j, k] - terms[k, j])
+            if abs(theta[j, k] - math.pi / 2) < _NEAR:
+                doubt += 2 * max(abs(terms[j, k]), abs(terms[k, j]))
     return total / norm, doubt / norm > _TOLERANCE
 
 
@@ -220,7 +224,6 @@ def _at_threshold(row: np.ndarray, theta: np.ndarray, phi: np.ndarray, sine: np.
             near = family in (BIPYRAMID, CUBOCTAHEDRON, CUBE) and abs(angle - row[SOUTH]) < _NEAR
             near |= family == CUBOCTAHEDRON and min(abs(angle - row[LOW]), abs(angle - row[HIGH])) < _NEAR
             near |= family == PENTAGON and abs(angle - row[TARGET] * math.pi) < _NEAR
-            near |= family == CUBE and abs(angle - math.pi / 2) < _NEAR
             near |= 0.1 * _NO_DIRECTION < sine[j, k] < 10 * _NO_DIRECTION
             if family == BIPYRAMID and row[PHI_MAX] < math.pi:
                 for m in range(n):

@@ -205,6 +205,16 @@ def test_what_is_no_crystal_gets_a_reason_and_costs_the_others_nothing():
     assert json.loads(json.dumps(found.as_dict()))["n_without"] == 6
 
 
+def test_positions_outside_the_cell_and_read_only_arrays_change_nothing():
+    crystal = SPECIAL["rutile"]()
+    shifts = np.array([[0, 0, 0], [1, 0, -2], [0, 3, 0], [-1, -1, 1], [0, 0, 2], [4, 0, 0]])
+    moved = Crystal(np.asfortranarray(crystal.lattice_ang), crystal.frac + shifts, crystal.atomic_numbers.copy())
+    for array in (moved.lattice_ang, moved.frac, moved.atomic_numbers):
+        array.setflags(write=False)
+    ours, _ = crystal_nn.site_fingerprints(moved)
+    np.testing.assert_allclose(ours, crystal_nn.site_fingerprints(crystal)[0], atol=TOLERANCE, rtol=0)
+
+
 def test_a_crystal_with_two_atoms_at_one_place_is_left_to_matminer():
     crystal = built(Lattice.cubic(4), ["Na", "Cl", "Cl"], [[0, 0, 0], [0, 0, 0], [0.5, 0.5, 0.5]])
     ours, reasons = crystal_nn.site_fingerprints(crystal)
