@@ -129,7 +129,7 @@ def test_crystals_as_a_poor_generator_draws_them_have_matminers_fingerprints():
 
 
 def test_most_sites_are_computed_here_and_the_others_are_counted_by_reason():
-    crystals = real_crystals("mp_20_biternary_test", 125, 4)
+    crystals = real_crystals("mp_20_biternary_test", 150, 20)
     n_sites = sum(len(crystal.frac) for crystal in crystals)
     found = structure_fingerprints(crystals)
     n_left = sum(found.n_sites_by_reason.values())
