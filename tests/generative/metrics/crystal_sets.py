@@ -69,3 +69,30 @@ def csp_rms() -> dict[tuple[int, int], float]:
             if found is not None:
                 matched[i, j] = found[0]
     return matched
+
+
+KNOWN = slice(None, None, 2)
+"""Every second real crystal is known, so that some samples are new even where they match their own origin."""
+
+
+@lru_cache(maxsize=3)
+def fits_no_known(ltol: float, stol: float, angle_deg: float) -> tuple[bool | None, ...]:
+    """Whether pymatgen's fit accepts no known crystal, per sample; None where the sample is no crystal."""
+    matcher = StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle_deg)
+    known = [structure_of(crystal) for crystal in real_crystals()[KNOWN]]
+    return tuple(
+        None if sample is None else not any(matcher.fit(reference, sample) for reference in known)
+        for sample in map(structure_of, samples_of_real())
+    )
+
+
+@lru_cache(maxsize=3)
+def first_of_groups(ltol: float, stol: float, angle_deg: float) -> frozenset[int]:
+    """Indices of the samples that are first in their group, by pymatgen's group_structures."""
+    structures = [structure_of(sample) for sample in samples_of_real()]
+    for index, structure in enumerate(structures):
+        if structure is not None:
+            structure.properties["index"] = index
+    matcher = StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle_deg)
+    groups = matcher.group_structures([structure for structure in structures if structure is not None])
+    return frozenset(min(member.properties["index"] for member in members) for members in groups)

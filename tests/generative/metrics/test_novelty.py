@@ -4,53 +4,50 @@ import math
 
 import numpy as np
 import pytest
-from pymatgen.analysis.structure_matcher import StructureMatcher
 
 from generative.crystals import Crystal
 from generative.metrics.novelty import TOLERANCES, condition_cdvae_novelty, named_tolerances, novelty, uniqueness
 from generative.screening.matching import ReferenceSet
-from tests.generative.metrics.crystal_sets import N_REAL, csp_rms, real_crystals, samples_of_real, structure_of
+from tests.generative.metrics.crystal_sets import (
+    KNOWN,
+    N_REAL,
+    csp_rms,
+    first_of_groups,
+    fits_no_known,
+    real_crystals,
+    samples_of_real,
+    structure_of,
+)
 
 
 def known() -> ReferenceSet:
-    """Every second real crystal, so that some samples are new even where they match their own origin."""
-    crystals = real_crystals()[::2]
+    crystals = real_crystals()[KNOWN]
     return ReferenceSet([str(i) for i in range(len(crystals))], crystals)
 
 
 @pytest.mark.parametrize("name", list(TOLERANCES))
 def test_uniqueness_is_that_of_group_structures(name: str) -> None:
-    ltol, stol, angle = TOLERANCES[name]
-    structures = {i: s for i, s in enumerate(map(structure_of, samples_of_real())) if s is not None}
-    for index, structure in structures.items():
-        structure.properties["index"] = index
-    groups = StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle).group_structures(list(structures.values()))
+    truth = first_of_groups(*TOLERANCES[name])
+    n_bad = sum(structure_of(sample) is None for sample in samples_of_real())
     found = uniqueness(samples_of_real(), [name])
-    assert found.figure(f"unique ({name})").value == pytest.approx(100 * len(groups) / N_REAL)
-    assert found.figure(f"distinct ({name})").value == len(groups) < len(structures)
-    unique = {index for index, flag in enumerate(found.per_sample[f"unique_{name}"]) if flag}
-    assert unique == {min(s.properties["index"] for s in members) for members in groups}
-    assert found.figure(f"unique ({name})").settings["stol"] == stol
-    n_bad = N_REAL - len(structures)
-    assert found.per_sample[f"unique_{name}"].count(None) == n_bad > 0
-    assert f"{n_bad} samples" in found.figure(f"unique ({name})").reason
+    flags, figure = found.per_sample[f"unique_{name}"], found.figure(f"unique ({name})")
+    assert {index for index, flag in enumerate(flags) if flag} == truth
+    assert figure.value == pytest.approx(100 * len(truth) / N_REAL)
+    assert found.figure(f"distinct ({name})").value == len(truth) < N_REAL - n_bad
+    assert figure.settings["stol"] == TOLERANCES[name][1]
+    assert flags.count(None) == n_bad > 0
+    assert f"{n_bad} samples" in figure.reason
 
 
 @pytest.mark.parametrize("name", list(TOLERANCES))
 def test_novelty_is_that_of_fit_against_every_known_crystal(name: str) -> None:
-    ltol, stol, angle = TOLERANCES[name]
-    matcher = StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle)
-    structures = [structure_of(c) for c in real_crystals()[::2]]
-    truth = [
-        None if sample is None else not any(matcher.fit(reference, sample) for reference in structures)
-        for sample in map(structure_of, samples_of_real())
-    ]
+    truth = fits_no_known(*TOLERANCES[name])
     found = novelty(samples_of_real(), known(), "every second", [name])
-    assert found.per_sample[f"novel_{name}"] == tuple(truth)
+    assert found.per_sample[f"novel_{name}"] == truth
     figure = found.figure(f"novel ({name})")
     assert figure.value == pytest.approx(100 * sum(flag is True for flag in truth) / N_REAL)
     assert 0 < figure.value < 100
-    assert {"known": "every second", "n_known": len(structures), "tolerances": name}.items() <= figure.settings.items()
+    assert {"known": "every second", "n_known": N_REAL // 2, "tolerances": name}.items() <= figure.settings.items()
 
 
 def test_the_novelty_of_condition_cdvae_is_a_match_below_three_tenths_written_out() -> None:
