@@ -13,7 +13,8 @@ from generative.config import RoomConfig, SampleConfig
 
 ProtocolName = Literal["cdvae", "airi", "adaptive-cell", "condition-cdvae", "sun", "all"]
 M = TypeVar("M", bound=BaseModel)
-DatasetName = Literal["mp-20", "perov-5", "carbon-24", "none"]
+DatasetName = Literal["mp-20", "mp-20-ps", "mp-20-sg16", "mpts-52", "perov-5", "carbon-24", "j2dh-8", "none"]
+"""Data sets with results in papers; -ps is the polymorph split, -sg16 without monoclinic and triclinic crystals."""
 
 
 class JudgeConfig(RoomConfig):
@@ -26,7 +27,15 @@ class JudgeConfig(RoomConfig):
     train: str | None = Field(
         None,
         description="crystals that are not new (the training set), and competing phases of the hull; null leaves out "
-        "novelty, and takes competing phases from the reference",
+        "what needs it",
+    )
+    phases: tuple[str, ...] = Field(
+        (), description="files of further competing phases, beside the training set; they do not count for novelty"
+    )
+    elemental_prototypes: bool = Field(
+        True,
+        description="where no competing phase is an element of a sample, take AFLOW's elemental prototypes of it: "
+        "without the elements there is no hull",
     )
     protocols: tuple[ProtocolName, ...] = Field(("cdvae",), min_length=1, description="what is measured; `all` is all")
     dataset: DatasetName = Field(

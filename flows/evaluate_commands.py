@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 SHOWN = {"protocol": "protocol", "figure": "figure", "value": "value", "unit": "unit", "n": "n", "remark": "remark"}
 """Columns of the table on the terminal, with their headings."""
 
+BOUND = re.compile(r", 9?5 %( low| high)?$")
+"""Ends of intervals and quantiles: in the files, not on the terminal."""
+
 
 def register(app: typer.Typer) -> None:
     """Give the application this command."""
@@ -31,12 +35,15 @@ def evaluate(
     train: Annotated[
         str | None, typer.Option(metavar="TRAIN", help="Crystals that are not new, and competing phases.")
     ] = None,
+    phases: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="Further competing phases; may be repeated.")
+    ] = None,
     protocol: Annotated[
         list[str] | None,
         typer.Option(help="cdvae, airi, adaptive-cell, condition-cdvae, sun or all; may be repeated. Without: cdvae."),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="mp-20, perov-5 or carbon-24: papers' rows beside, and its cut-offs.")
+        str | None, typer.Option(help="mp-20, perov-5, carbon-24, ...: papers' rows beside, and its cut-offs.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Results. Without: runs/evaluations/SAMPLES.")
@@ -63,6 +70,7 @@ def evaluate(
         "samples": samples,
         "reference": reference,
         "train": train,
+        "phases": phases or None,
         "protocols": protocol or None,
         "dataset": dataset,
         "out": None if out is None else str(out),
@@ -96,6 +104,7 @@ def _show(report: EvaluationReport, folder: Path) -> None:
         dict(zip(SHOWN, (evaluation.protocol, *row), strict=True))
         for evaluation in report.evaluations
         for row in figure_rows(evaluation)
+        if not BOUND.search(row[0])
     ]
     show_table(rows, SHOWN)
     for part, reason in report.left_out.items():

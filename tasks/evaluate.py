@@ -7,6 +7,7 @@ import math
 import re
 import time
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 PACKAGES = ("numpy", "scipy", "pymatgen", "matminer", "smact", "spglib", "torch", "matgl", "chgnet", "numba")
 """Packages that figures depend on."""
 
-SETTINGS_OF_MACHINE = {"samples", "reference", "train", "out", "cache", "execution"}
+SETTINGS_OF_MACHINE = {"samples", "reference", "train", "phases", "out", "cache", "execution"}
 """Settings that name places or the machine; the files' names and digests stand under `inputs`."""
 
 MOST_REFUSALS = 12
@@ -62,21 +63,28 @@ def evaluate(config: EvaluateConfig, progress: Progress = _silent) -> Evaluation
 def read_all(samples: ReadCrystals, config: JudgeConfig, progress: Progress = _silent) -> Judgement:
     """Samples with the files they are compared with."""
     reference = None if config.reference is None else read_reference(config.reference)
-    known = None if config.train is None else read_known(config.train)
+    known = None if config.train is None else read_known(config.train, config.phases)
     return Judgement(samples, reference, known, config, progress)
 
 
-def read_known(path: str) -> Known:
-    """The training set, checked and reduced as `ingest` does it.
+def read_known(path: str, phases: Sequence[str] = ()) -> Known:
+    """The training set, checked and reduced as `ingest` does it, and further competing phases.
 
     Raises: OwnFileError: if not a single crystal could be read.
     """
-    from generative.datasets.files import Files, portable
+    from generative.datasets.files import portable
 
     table, refused = read_crystals([path])
-    digest = Files(FilesSource(path=path), resolve(path)).database_version() or ""
-    name = portable(path)
-    return Known(f"{name} ({short_digest(digest)})", table, len(table) + len(refused), digest)
+    digests = [_digest(each) for each in (path, *phases)]
+    names = [f"{portable(each)} ({short_digest(d)})" for each, d in zip((path, *phases), digests, strict=True)]
+    every = read_crystals([path, *phases])[0] if phases else table
+    return Known(names[0], table, len(table) + len(refused), digests[0], every, " and ".join(names))
+
+
+def _digest(path: str) -> str:
+    from generative.datasets.files import Files
+
+    return Files(FilesSource(path=path), resolve(path)).database_version() or ""
 
 
 def judge(judged: Judgement, name: str) -> EvaluationReport:
@@ -129,6 +137,10 @@ def _notes(judged: Judgement) -> tuple[str, ...]:
             f"Energies are of {relaxed.relaxations.potential}, a machine-learned potential, not DFT; "
             f"{len(relaxed.places):,} of {len(judged.samples):,} samples were relaxed."
         )
+        n_unplaced = int(np.isnan(relaxed.e_above_hull_ev_per_atom).sum())
+        if relaxed.hull and n_unplaced:
+            why = next((relaxed.reasons[place] for place in relaxed.places if place in relaxed.reasons), "")
+            notes.append(f"{n_unplaced:,} of them have no energy above hull{f', for example: {why}' if why else ''}.")
     return tuple(notes)
 
 

@@ -40,12 +40,16 @@ class Known:
         table: crystals, with the columns that choose competing phases where a dataset has them.
         n_records: records read, those that could not be a crystal included.
         digest: of what was read.
+        phases: all competing phases: the training set and those of further files.
+        phases_name: what they are.
     """
 
     name: str
     table: pa.Table
     n_records: int
     digest: str
+    phases: pa.Table
+    phases_name: str
 
 
 @dataclass
@@ -185,16 +189,12 @@ class Judgement:
 
     @cached_property
     def relaxed(self) -> RelaxedSamples:
-        """Samples relaxed and placed on the hull of the training set, or of the reference if there is none."""
-        table, name = self._competing()
-        relaxed = relax_samples(self.samples, table, name, self.config, self.progress)
+        """Samples relaxed, and placed on the hull of the competing phases if there are any."""
+        known = self.known
+        phases, name = (None, "") if known is None else (known.phases, known.phases_name)
+        relaxed = relax_samples(self.samples, phases, name, self.config, self.progress)
         self.seconds |= relaxed.seconds
         return relaxed
-
-    def _competing(self) -> tuple[pa.Table | None, str]:
-        if self.known is not None:
-            return self.known.table, self.known.name
-        return None, ""
 
     def keep(self, evaluation: Evaluation, places: Sequence[int] | None = None) -> Evaluation:
         """Take over the per-sample columns of an evaluation, of all samples or of those at `places`."""
@@ -287,6 +287,7 @@ def _with_pairing(evaluation: Evaluation, judged: Judgement) -> Evaluation:
         "compared_by": pairing.how,
         "n_targets_without_samples": pairing.n_without_samples,
         "n_targets_unreadable": pairing.n_unreadable,
+        "n_samples_of_no_target": pairing.n_unnamed,
     }
     figures: list[Figure] = [replace(f, settings={**f.settings, **added}) for f in evaluation.figures]
     return replace(evaluation, figures=tuple(figures))

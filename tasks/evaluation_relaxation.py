@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 from configs.evaluation import JudgeConfig
 from generative.crystals import Crystal, crystals_of, structure_columns
 from tasks.evaluation_samples import ReadCrystals
-from tasks.own_files import formula_of, place_on_hull, relax_crystals
+from tasks.own_files import formula_of, place_on_hull, relax_crystals, systems_of
 
 if TYPE_CHECKING:
     from generative.metrics.ground_state import Relaxations
@@ -77,9 +77,16 @@ def relax_samples(
     above = np.full(len(places), math.nan)
     if known is not None and len(table):
         started = time.perf_counter()
-        placed = place_on_hull(table, known, run, _told(progress, "relaxing competing phases"))
+        if config.elemental_prototypes:
+            known, added = with_elements(known, systems_of(table))
+            known_name += f" and elemental prototypes of {', '.join(added)}" if added else ""
+        inside, outside = _with_phases(table, known)
+        reasons |= {place: why for place, why in outside.items() if place not in reasons}
+        placed = (
+            place_on_hull(inside, known, run, _told(progress, "relaxing competing phases")) if len(inside) else None
+        )
         seconds["competing phases and hull"] = time.perf_counter() - started
-        for row in placed.to_pylist():
+        for row in [] if placed is None else placed.to_pylist():
             energy, place = row["e_above_hull_ev_per_atom"], int(row["id"])
             above[places.index(place)] = math.nan if energy is None else energy
             if energy is None and row["hull_note"]:
@@ -94,7 +101,7 @@ def relax_samples(
         potential=f"{identity.method} ({identity.fingerprint[:12]})",
         pressure_gpa=run.relax.pressure_gpa,
     )
-    hull = f"{known_name}, at most {run.hull.references_max} phases per chemical system" if known is not None else ""
+    hull = "" if known is None else f"{known_name}, at most {run.hull.references_max} phases per chemical system"
     return RelaxedSamples(places, relaxations, above, reasons, hull, seconds)
 
 
@@ -122,6 +129,44 @@ def _table(samples: ReadCrystals, places: tuple[int, ...]) -> pa.Table:
             **structure_columns([crystal for _, crystal in kept]),
         }
     )
+
+
+def with_elements(known: pa.Table, systems: Sequence[tuple[str, ...]]) -> tuple[pa.Table, list[str]]:
+    """Competing phases with AFLOW's elemental prototypes of the elements that they lack, and which elements these are.
+
+    Prototypes come unrelaxed, at an estimated volume; they are relaxed with the other phases.
+    """
+    from generative.config import PrototypesSource
+    from generative.datasets.checks import checked, primitive
+    from generative.datasets.prototypes import decorate
+    from generative.datasets.records import row_of, table_of
+    from generative.datasets.table import DATASET_SCHEMA
+
+    present = {system[0] for system in systems_of(known) if len(system) == 1}
+    lacking = sorted({element for system in systems for element in system} - present)
+    rows = []
+    for element in lacking:
+        for decoration in decorate([element], PrototypesSource(n_elements_max=1)):
+            crystal = primitive(checked(Crystal.from_structure(decoration.structure)))
+            rows.append(row_of(crystal, "prototypes", decoration.name, "not stated", {}))
+    if not rows:
+        return known, []
+    names = [name for name in DATASET_SCHEMA.names if name in known.column_names]
+    added = table_of(rows).select(names).cast(known.select(names).schema)
+    return pa.concat_tables([known.select(names), added]), lacking
+
+
+def _with_phases(table: pa.Table, known: pa.Table) -> tuple[pa.Table, dict[int, str]]:
+    """The samples in whose chemical system there is a competing phase, and why the others have no hull, by place."""
+    phases = {frozenset(system) for system in systems_of(known) if system}
+    own = [frozenset(system) for system in systems_of(table)]
+    has_phase = {system: any(phase <= system for phase in phases) for system in set(own)}
+    outside = {
+        int(name): f"no competing phase is known in the chemical system {'-'.join(sorted(system))}"
+        for name, system in zip(table.column("id").to_pylist(), own, strict=True)
+        if not has_phase[system]
+    }
+    return table.filter(pa.array([has_phase[system] for system in own], pa.bool_())), outside
 
 
 def _column(rows: dict[int, dict[str, Any]], places: tuple[int, ...], name: str) -> np.ndarray:

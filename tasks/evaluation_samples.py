@@ -7,7 +7,7 @@ element, text that cannot be read), or where an earlier record has its id. It st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,7 +145,8 @@ class Pairing:
         targets: places in the reference that have at least one sample and hold a crystal.
         samples: per target the places of its samples, in their order.
         n_without_samples: crystals of the reference that no sample belongs to; they are not targets.
-        n_unreadable: targets of samples that are no crystal; these samples are compared with nothing.
+        n_unreadable: targets of samples that are no crystals themselves; these samples are compared with nothing.
+        n_unnamed: samples, none of them a crystal, whose id names no target.
     """
 
     how: str
@@ -153,6 +154,7 @@ class Pairing:
     samples: tuple[tuple[int, ...], ...]
     n_without_samples: int
     n_unreadable: int
+    n_unnamed: int
 
 
 def paired(samples: ReadCrystals, reference: ReadCrystals, how: str) -> Pairing:
@@ -161,37 +163,37 @@ def paired(samples: ReadCrystals, reference: ReadCrystals, how: str) -> Pairing:
     Args:
         samples: an id is its target's id, alone or followed by '#' and anything (further samples of that target).
         reference: targets. Those that are no crystals are left out.
-        how: 'id', 'index', or 'auto': by id if every sample's id names a target, else by index if there are equally
-            many.
+        how: 'id', 'index', or 'auto': by id if the id of every sample that is a crystal names a target, else by index
+            if there are equally many.
 
     Raises: EvaluationError: if it does not fit, or two targets have one id.
     """
     positions = {_bare(name): place for place, name in enumerate(reference.ids)}
     of_sample = [positions.get(_target_id(name)) for name in samples.ids]
-    named = sum(place is not None for place in of_sample)
-    if how == "id" or (how == "auto" and named == len(samples)):
-        if named < len(samples):
-            odd = next(name for name, place in zip(samples.ids, of_sample, strict=True) if place is None)
+    # A record that is no crystal may carry any id, such as one that was given twice: it says nothing of the others.
+    odd = [i for i, place in enumerate(of_sample) if place is None and samples.crystals[i] is not None]
+    if how == "id" or (how == "auto" and not odd and samples.n_crystals):
+        if odd:
             raise EvaluationError(
-                f"{len(samples) - named} of {len(samples)} samples name no true crystal, the first is {odd!r}: "
+                f"{len(odd)} of {len(samples)} samples name no true crystal, the first is {samples.ids[odd[0]]!r}: "
                 f"expected ids such as {reference.ids[0]!r} or {reference.ids[0] + '#2'!r}; or compare by index"
             )
         if len(positions) < len(reference):
             raise EvaluationError(f"{reference.name}: two true crystals have one id, so samples cannot name them")
-        places = [place for place in of_sample if place is not None]
-        return _grouped(reference, places, "id")
+        return _grouped(reference, of_sample, "id")
     if len(samples) != len(reference):
         raise EvaluationError(
-            f"{len(samples)} samples beside {len(reference)} true crystals, and {named} samples carry the id of one: "
-            "expected as many of one as of the other, in the same order, or ids that name the true crystals"
+            f"{len(samples)} samples beside {len(reference)} true crystals, and {len(odd)} samples carry the id of "
+            "none: expected as many of one as of the other, in the same order, or ids that name the true crystals"
         )
     return _grouped(reference, list(range(len(samples))), "index")
 
 
-def _grouped(reference: ReadCrystals, places: list[int], how: str) -> Pairing:
+def _grouped(reference: ReadCrystals, places: Sequence[int | None], how: str) -> Pairing:
     of_target: dict[int, list[int]] = {}
     for sample, target in enumerate(places):
-        of_target.setdefault(target, []).append(sample)
+        if target is not None:
+            of_target.setdefault(target, []).append(sample)
     readable = sorted(target for target in of_target if reference.crystals[target] is not None)
     n_crystals = sum(crystal is not None for crystal in reference.crystals)
     return Pairing(
@@ -200,6 +202,7 @@ def _grouped(reference: ReadCrystals, places: list[int], how: str) -> Pairing:
         tuple(tuple(of_target[target]) for target in readable),
         n_crystals - len(readable),
         len(of_target) - len(readable),
+        sum(place is None for place in places),
     )
 
 

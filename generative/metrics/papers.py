@@ -1,8 +1,8 @@
 """Results that papers state, as data: every value with its source, place, protocol, data set and figure.
 
-The values are in papers.yaml beside this file; its head says how a table is written. A protocol that has the name of one
-of ours ('cdvae generation', 'airi accuracy', ...) follows the same rules, so its rows may stand beside our figures of
-that protocol and of the same data set, and nowhere else.
+The values are in papers.yaml beside this file; its head says how a table is written. A protocol that has the name of
+one of ours ("cdvae generation", "airi accuracy", ...) follows the same rules, so its rows may stand beside our figures
+of that protocol and of the same data set, and nowhere else.
 """
 
 from __future__ import annotations

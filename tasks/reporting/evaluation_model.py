@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
-from generative.metrics.figures import Evaluation
+from generative.metrics.figures import Evaluation, Figure
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class EvaluationReport:
         versions: of the packages the figures depend on.
         seconds: wall time of each part, s.
         created: when, UTC.
+        key: digest of what it was made from, where it is made again only if that changed; else empty.
     """
 
     name: str
@@ -66,6 +69,7 @@ class EvaluationReport:
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     created: str = ""
+    key: str = ""
 
     @property
     def samples(self) -> EvaluationInput:
@@ -82,6 +86,7 @@ class EvaluationReport:
             "schema_version": 1,
             "name": self.name,
             "created": self.created,
+            "key": self.key,
             "dataset": self.dataset,
             "inputs": {i.role: i.as_dict() for i in self.inputs},
             "figures": [figure.as_dict() for evaluation in self.evaluations for figure in evaluation.figures],
@@ -95,6 +100,40 @@ class EvaluationReport:
             "versions": dict(self.versions),
             "settings": dict(self.settings),
         }
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The report of an evaluation.json, without its per-sample columns.
+
+        Raises: ValueError: if the file is none.
+        """
+        try:
+            stated = json.loads(path.read_text(encoding="utf-8"))
+            made = [_evaluation(entry, stated["figures"]) for entry in stated["protocols"]]
+            settings = stated["settings"]
+            return cls(
+                name=stated["name"],
+                dataset=stated["dataset"],
+                task=settings["task"],
+                gate=settings["gate"],
+                inputs=tuple(EvaluationInput(**entry) for entry in stated["inputs"].values()),
+                evaluations=tuple(made),
+                notes=tuple(stated["notes"]),
+                refusals=tuple(stated["refusals"]),
+                key=stated["key"],
+                **{field: stated[field] for field in ("left_out", "settings", "versions", "seconds", "created")},
+            )
+        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path.name} is no evaluation ({type(error).__name__}: {error}): make it again") from None
+
+
+def _evaluation(entry: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> Evaluation:
+    own = [Figure(**{**f, "value": _number(f["value"])}) for f in figures if f["protocol"] == entry["protocol"]]
+    return Evaluation(entry["protocol"], entry["about"], tuple(own), entry["seconds"])
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -1,0 +1,36 @@
+"""benchmark: generators go in; each draws crystals for the same compositions, and one page compares what came.
+
+    draw -> judge (one pair per generator) -> compare
+
+What a generator has drawn and how it was judged is kept, so an interrupted benchmark goes on with the next generator.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+
+from configs.evaluation import BenchmarkConfig, load_benchmark
+from tasks.evaluation_benchmark import compare_task, draw_task, judge_task, missing_reason
+
+GENERATORS = load_benchmark("benchmark-generators")
+
+
+@flow(name="benchmark", flow_run_name="benchmark-{config.name}", validate_parameters=True)
+def benchmark(config: BenchmarkConfig = GENERATORS) -> Path:
+    """Compare generators.
+
+    Args:
+        config: generators, test file, protocols.
+
+    Returns:
+        The benchmark's folder, with benchmark.html and a folder per generator.
+    """
+    skipped = {entry.name: reason for entry in config.generators if (reason := missing_reason(entry))}
+    judged = [
+        judge_task(config, entry, draw_task(config, entry)) for entry in config.generators if entry.name not in skipped
+    ]
+    page = compare_task(config, judged, skipped)
+    get_run_logger().info("report: %s", page)
+    return config.folder
