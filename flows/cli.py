@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows import ingest_commands, optimade_commands
+from flows import baseline_commands, evaluate_commands, ingest_commands, optimade_commands
 from flows.console import PLACED, RANKED, RELAXED, SCREENED, answer, guarded, progress_bar, say, show_table
 from flows.options import AsJson, Crystals, Debug, Elements, Out, OutTable, Potential, Reference, Settings
 
@@ -304,6 +304,8 @@ def inputs(
             raise typer.Exit(1)
 
 
+evaluate_commands.register(app)
+baseline_commands.register(app)
 optimade_commands.register(app)
 
 

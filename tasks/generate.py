@@ -34,6 +34,7 @@ def draw_chunk(
     candidate, whose id names its draw, does not depend on how many others were asked for.
     """
     from generative.conditions import plan
+    from generative.datasets.records import formula_of
     from generative.sampling import sample_chunk
 
     settings = config.sample
@@ -46,7 +47,8 @@ def draw_chunk(
             {
                 "id": s.id,
                 "index": s.index,
-                "formula": s.condition.reduced_formula,
+                # The crystal's own: a baseline may hand out another composition than was asked for.
+                "formula": formula_of(s.crystal.atomic_numbers),
                 "condition": s.condition.to_json(),
                 "n_atoms": len(s.crystal.atomic_numbers),
                 "lattice_ang": s.crystal.lattice_ang.ravel(),

@@ -102,7 +102,9 @@ def sample_crystals(config: DiscoverConfig, progress: Progress | None = None) ->
 
 def formula_of(crystal: Crystal) -> str:
     """Reduced formula in the order of electronegativity, such as 'TaB2'."""
-    return str(crystal.to_structure().composition.reduced_formula)
+    from generative.datasets import records
+
+    return records.formula_of(crystal.atomic_numbers)
 
 
 def as_candidates(table: pa.Table) -> pa.Table:

@@ -39,6 +39,7 @@ def train(config: TrainConfig, folder: Path, callbacks: Sequence[Any] = (), resu
     from generative import checkpoints
     from generative.datasets.ingest import ingest
     from generative.datasets.manifest import read_dataset
+    from generative.systems.crystal_flow import CrystalFlow
     from generative.training import fit
     from generative.training_data import training_set
 
@@ -56,6 +57,11 @@ def train(config: TrainConfig, folder: Path, callbacks: Sequence[Any] = (), resu
     dataset = read_dataset(folder / "dataset")
     data = training_set(dataset.table, excluded_ids(config, folder))
     initial = None if config.init is None else checkpoints.load(config.init)
+    if initial is not None and not isinstance(initial.system, CrystalFlow):
+        raise ValueError(
+            f"init names a checkpoint of the system {initial.system.name!r}, which has nothing to train: expected "
+            f"one of {CrystalFlow.name!r}"
+        )
     system, record = fit(data, config, folder, callbacks, resume, None if initial is None else initial.system)
     if initial is not None:
         record |= {"init_sha256": initial.digest, "init_training": initial.training}

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -19,6 +19,7 @@ from itertools import islice
 from multiprocessing import get_context
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pymatgen.core.composition import Composition
 
@@ -95,6 +96,12 @@ class RawRecord:
 Row = dict[str, Any]
 
 
+def formula_of(atomic_numbers: Sequence[int] | np.ndarray) -> str:
+    """Reduced formula of these atoms in electronegativity order (pymatgen), such as 'Ta2B'."""
+    counts = Counter(ELEMENTS[int(z) - 1] for z in atomic_numbers)
+    return _reduced_formula(tuple(sorted(counts.items())))
+
+
 @lru_cache(maxsize=65536)
 def _reduced_formula(counts: tuple[tuple[str, int], ...]) -> str:
     return str(Composition(dict(counts)).reduced_formula)
@@ -125,7 +132,7 @@ def row_of(
         "id": f"{source}:{source_id}",
         "source": source,
         "source_id": source_id,
-        "formula": _reduced_formula(tuple(sorted(counts.items()))),
+        "formula": formula_of(crystal.atomic_numbers),
         "chemsys": "-".join(sorted(counts)),
         "n_elements": len(counts),
         "n_atoms": len(crystal.atomic_numbers),

@@ -24,7 +24,7 @@ from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
     *("discover", "ingest", "train", "sample", "screen", "relax", "hull", "inputs"),
-    *("report", "export", "serve-optimade", "deploy"),
+    *("report", "evaluate", "baseline", "export", "serve-optimade", "deploy"),
 )
 HEAVY = ("torch", "prefect", "pymatgen", "matgl", "chgnet", "pandas", "pyarrow")
 
