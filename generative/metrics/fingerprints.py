@@ -39,6 +39,7 @@ FAULTS = (ValueError, ArithmeticError, LookupError, RuntimeError, TypeError, Att
 """What pymatgen, matminer and Qhull raise on degenerate cells (QhullError is a RuntimeError)."""
 
 _CHUNK = 64
+_BY = "CrystalNN"
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,9 +178,9 @@ def _fingerprint(crystal: Crystal) -> _Made:
     try:
         found = structure_fingerprint(crystal)
     except FAULTS as error:
-        return _Made(None, f"CrystalNN: {type(error).__name__}: {error}", {})
+        return _Made(None, f"{_BY}: {type(error).__name__}: {error}", {})
     if not np.isfinite(found.values).all():
-        return _Made(None, "CrystalNN: the fingerprint is not finite", found.left_to_matminer)
+        return _Made(None, f"{_BY}: the fingerprint is not finite", found.left_to_matminer)
     return _Made(found.values, "", found.left_to_matminer)
 
 
@@ -214,7 +215,7 @@ class _Cache:
         return found
 
     def write(self, digest: str, one: _Made) -> None:
-        if self._folder is None:
+        if self._folder is None or one.reason.startswith(f"{_BY}: MemoryError"):  # may well succeed next time
             return
         vector = None if one.values is None else np.ascontiguousarray(one.values, dtype="<f8").tobytes()
         self._rows.append((self._key, digest, vector, one.reason))
