@@ -98,7 +98,7 @@ def test_the_app_lists_every_command_and_its_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["discover", "nowhere"], 2, "nowhere: no such settings file; shipped with Hullward: binary"),
+        (["discover", "nowhere"], 2, "nowhere: no such settings file; shipped with Hullward: benchmark-generators"),
         (["discover", "quickstart", "--set", "sample.n_candidate=3"], 2, "did you mean 'n_candidates'"),
         (["discover", "quickstart", "--elements", "Ta-Xx"], 2, "'Xx' is not a chemical element"),
         (["discover", "quickstart", "--seed", "x"], 2, "valid int"),
