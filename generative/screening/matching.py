@@ -5,71 +5,55 @@ and Niggli reduction, volumes scaled to be equal, no supercell attempts, element
 oxidation states). fit is neither symmetric nor transitive, so "same" is defined as StructureMatcher.group_structures
 does: the earlier crystal is the first argument, and a crystal belongs to the first group whose first member it fits.
 
-What is spared is only work that cannot change a verdict: each crystal is reduced once, crystals of different reduced
-formula or different primitive atom count are never compared, and the search ends at the first hit.
+The verdicts come from native code that follows pymatgen step by step (reduction, fit_kernel), spares what a proof shows
+to be refused (placement_bound), and leaves to pymatgen itself every pair on which rounding could decide.
 """
 
 from __future__ import annotations
 
-import math
-import multiprocessing
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pymatgen.core.structure import Structure
 
-from generative.config import ELEMENTS, ScreenConfig
-from generative.crystals import Crystal, crystals_of
+from generative.config import ELEMENTS
+from generative.crystals import Crystal
+from generative.screening.pair_fits import ACCEPTED, REFUSED, CellStack, Judge, Kind, PairCounts, kind_of, stack_cells
+from generative.screening.reduction import (
+    MATCHER_FAULTS,
+    ReducedCell,
+    fault_sentence,
+    reduce_crystals,
+)
+from generative.screening.references import FormulaKey, References, ReferenceSet, Shelf, formula_key
+from generative.screening.tolerances import Tolerances
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+__all__ = [
+    "MATCHER_FAULTS",
+    "FormulaKey",
+    "Grouping",
+    "KnownMatch",
+    "KnownSearch",
+    "PairCounts",
+    "PairRms",
+    "ReferenceSet",
+    "References",
+    "Tolerances",
+    "counts_of",
+    "find_known",
+    "fit_rms",
+    "formula_key",
+    "group",
+    "pairwise_rms",
+]
 
-MATCHER_FAULTS = (ValueError, ArithmeticError, LookupError, RuntimeError, TypeError, MemoryError)
-"""What reduction and mapping raise on degenerate cells (numpy's LinAlgError is a ValueError)."""
-
-FormulaKey = tuple[tuple[int, int], ...]
-"""A reduced formula as (atomic number, count), sorted: equal exactly where pymatgen's fractional compositions are."""
-
-
-@dataclass(frozen=True)
-class Tolerances:
-    """By which measure two crystals were called the same; part of every result.
-
-    Attributes:
-        ltol: fractional tolerance on lattice lengths.
-        stol: site tolerance, units of (V/N)^(1/3).
-        angle_tol_deg: tolerance on lattice angles, degrees.
-        pymatgen_version: whose StructureMatcher was used.
-    """
-
-    ltol: float
-    stol: float
-    angle_tol_deg: float
-    pymatgen_version: str
-
-    @classmethod
-    def of(cls, ltol: float, stol: float, angle_tol_deg: float) -> Tolerances:
-        """These tolerances with the installed pymatgen."""
-        return cls(ltol, stol, angle_tol_deg, version("pymatgen"))
-
-    @classmethod
-    def from_config(cls, config: ScreenConfig) -> Tolerances:
-        """The tolerances of a run's settings with the installed pymatgen."""
-        return cls.of(config.ltol, config.stol, config.angle_tol_deg)
-
-    def matcher(self) -> Any:
-        """pymatgen's StructureMatcher at these tolerances, all else at its defaults."""
-        from pymatgen.analysis.structure_matcher import StructureMatcher  # 0.2 s of SciPy: when first asked for
-
-        return StructureMatcher(ltol=self.ltol, stol=self.stol, angle_tol=self.angle_tol_deg)
-
-    def __str__(self) -> str:
-        return f"ltol {self.ltol:g}, stol {self.stol:g}, angle {self.angle_tol_deg:g} degrees"
+ROW_PER_WORKER = 48
+"""Pairs of one first crystal below which threads cost more than they bring."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +64,16 @@ class Grouping:
         first_members: for each crystal the index of its group's first member; its own index if it opens a group.
         failures: reason for each crystal (by index) that the matcher could not handle; such a crystal, or pair, counts
             as different.
-        n_fits: pairs given to the matcher.
+        n_fits: pairs that needed an exact fit.
         tolerances: of the matcher.
+        pairs: all pairs looked at, by what settled them.
     """
 
     first_members: list[int]
     failures: dict[int, str]
     n_fits: int
     tolerances: Tolerances
+    pairs: PairCounts
 
 
 @dataclass(frozen=True)
@@ -111,14 +97,16 @@ class KnownSearch:
     Attributes:
         matches: one per crystal; None means new.
         failures: reason for each crystal (by index) that the matcher could not handle; it counts as new.
-        n_fits: pairs given to the matcher.
+        n_fits: pairs that needed an exact fit.
         tolerances: of the matcher.
+        pairs: all pairs looked at, by what settled them.
     """
 
     matches: list[KnownMatch | None]
     failures: dict[int, str]
     n_fits: int
     tolerances: Tolerances
+    pairs: PairCounts
 
 
 @dataclass(frozen=True)
@@ -130,133 +118,134 @@ class PairRms:
             does not match or could not be compared.
         failures: reason for each pair (by index) that could not be compared.
         tolerances: of the matcher.
+        pairs: pairs of one composition and primitive atom count, by what settled them.
     """
 
     rms: np.ndarray
     failures: dict[int, str]
     tolerances: Tolerances
+    pairs: PairCounts
 
 
-class _Reduced(NamedTuple):
-    """A crystal as the matcher compares it: its primitive Niggli cell, or the reason why there is none."""
-
-    structure: Structure | None
-    fault: str
-
-
-class ReferenceSet:
-    """Known crystals, bucketed by reduced formula; each is reduced when first compared, and once.
-
-    Args:
-        ids: unique names, in the order in which references are tried.
-        crystals: one per id.
-
-    Raises: ValueError: if the lengths differ.
-    """
-
-    def __init__(self, ids: Sequence[str], crystals: Sequence[Crystal]) -> None:
-        if len(ids) != len(crystals):
-            raise ValueError(f"{len(ids)} ids beside {len(crystals)} crystals: expected one id per crystal")
-        self._ids = list(ids)
-        self._crystals = list(crystals)
-        self._reduced: dict[int, _Reduced] = {}
-        self._buckets: dict[FormulaKey, list[int]] = defaultdict(list)
-        for index, crystal in enumerate(self._crystals):
-            self._buckets[formula_key(crystal)].append(index)
-
-    @classmethod
-    def from_table(cls, table: pa.Table) -> ReferenceSet:
-        """The crystals of a dataset table (generative.datasets.table), in row order; rows without one are left out."""
-        crystals = crystals_of(table)
-        named = zip(table.column("id").to_pylist(), crystals, strict=True)
-        pairs = [(name, crystal) for name, crystal in named if crystal is not None]
-        return cls([name for name, _ in pairs], [crystal for _, crystal in pairs])
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def with_formula(self, key: FormulaKey) -> Sequence[int]:
-        """Indices of the references of this reduced formula, in order."""
-        return self._buckets.get(key, ())
-
-    def id_of(self, index: int) -> str:
-        """The reference's name."""
-        return self._ids[index]
-
-    def crystal_of(self, index: int) -> Crystal:
-        """The reference as given."""
-        return self._crystals[index]
-
-    def reduced(self, index: int) -> _Reduced:
-        """The reference's primitive Niggli cell, computed at the first call."""
-        if index not in self._reduced:
-            self._reduced[index] = _reduce(self._crystals[index])
-        return self._reduced[index]
-
-
-def group(crystals: Sequence[Crystal], tolerances: Tolerances) -> Grouping:
+def group(crystals: Sequence[Crystal], tolerances: Tolerances, workers: int = 1) -> Grouping:
     """Group crystals that are the same, as StructureMatcher.group_structures does; the first member is the earliest.
 
-    Cost: one fit (0.3 to 5 ms) per crystal and earlier group of the same formula and primitive atom count.
+    Args:
+        crystals: in the order that decides who opens a group.
+        tolerances: of the matcher.
+        workers: threads; the result does not depend on it.
     """
-    matcher = tolerances.matcher()
-    first_members: list[int] = []
-    failures: dict[int, str] = {}
-    openers: dict[FormulaKey, list[tuple[int, Structure]]] = defaultdict(list)
-    n_fits = 0
-    for index, crystal in enumerate(crystals):
-        reduced = _reduce(crystal)
-        first = index
-        if reduced.structure is None:
-            failures[index] = reduced.fault
-        else:
-            bucket = openers[formula_key(crystal)]
-            for earlier, structure in bucket:
-                if len(structure) != len(reduced.structure):
-                    continue
-                n_fits += 1
-                same, fault = _fit(matcher, structure, reduced.structure)
-                if fault:
-                    failures.setdefault(index, f"compared with candidate {earlier}: {fault}")
-                if same:
-                    first = earlier
-                    break
-            else:
-                bucket.append((index, reduced.structure))
-        first_members.append(first)
-    return Grouping(first_members, failures, n_fits, tolerances)
+    judge = Judge(tolerances)
+    cells = reduce_crystals(crystals, workers)
+    failures = {index: cell.fault for index, cell in enumerate(cells) if cell.crystal is None}
+    first_members = list(range(len(crystals)))
+    buckets: dict[Kind, list[int]] = defaultdict(list)
+    for index, cell in enumerate(cells):
+        if cell.crystal is not None:
+            buckets[kind_of(cell.crystal)].append(index)
+    with _pool(workers) as pool:
+        for members in buckets.values():
+            stack = stack_cells([found for i in members if (found := cells[i].crystal) is not None])
+            left = np.arange(len(members))
+            while len(left) > 1:
+                opener, left = left[0], left[1:]
+                verdicts = _row(judge, stack, opener, left, pool, workers)
+                for place in np.flatnonzero((verdicts != REFUSED) & (verdicts != ACCEPTED)):
+                    earlier, index = members[opener], members[left[place]]
+                    same, fault = judge.fit(crystals[earlier], cells[earlier], crystals[index], cells[index])
+                    verdicts[place] = ACCEPTED if same else REFUSED
+                    if fault:
+                        failures.setdefault(index, f"compared with candidate {earlier}: {fault}")
+                for place in left[verdicts == ACCEPTED]:
+                    first_members[members[place]] = members[opener]
+                left = left[verdicts != ACCEPTED]
+    return Grouping(first_members, failures, judge.counts.n_fits, tolerances, judge.counts)
 
 
-def find_known(crystals: Sequence[Crystal], references: ReferenceSet, tolerances: Tolerances) -> KnownSearch:
+def _pool(workers: int) -> AbstractContextManager[Executor | None]:
+    """Threads, which the native code lets run side by side; None for one worker."""
+    if workers < 1:
+        raise ValueError(f"{workers} workers: expected at least 1")
+    return nullcontext(None) if workers == 1 else ThreadPoolExecutor(workers)
+
+
+def _row(
+    judge: Judge, stack: CellStack, opener: int, others: np.ndarray, pool: Executor | None, workers: int
+) -> np.ndarray:
+    """Verdicts of fit(opener, other), the others shared out among the threads."""
+    openers = np.full(len(others), opener)
+    if pool is None or len(others) < workers * ROW_PER_WORKER:
+        return judge.verdicts(stack, openers, stack, others)
+    parts = [np.arange(k, len(others), workers) for k in range(workers)]
+    jobs = [pool.submit(judge.verdicts, stack, openers[part], stack, others[part]) for part in parts]
+    verdicts = np.empty(len(others), np.int8)
+    for part, job in zip(parts, jobs, strict=True):
+        verdicts[part] = job.result()
+    return verdicts
+
+
+def find_known(
+    crystals: Sequence[Crystal], references: References, tolerances: Tolerances, workers: int = 1
+) -> KnownSearch:
     """For each crystal the first reference, in reference order, that StructureMatcher.fit(reference, crystal) accepts.
 
-    Cost: one fit per crystal and reference of the same formula and primitive atom count, up to the first hit; a
-    reference is reduced (2 to 5 ms) when first needed. A reference that cannot be reduced is passed over.
+    A reference is reduced when its formula is first asked for; one that cannot be reduced is passed over.
+
+    Args:
+        crystals: candidates.
+        references: known crystals; a ReferenceSet, or an index opened from disk.
+        tolerances: of the matcher.
+        workers: threads; the result does not depend on it.
     """
-    matcher = tolerances.matcher()
-    matches: list[KnownMatch | None] = []
-    failures: dict[int, str] = {}
-    n_fits = 0
-    for index, crystal in enumerate(crystals):
-        match = None
-        bucket = references.with_formula(formula_key(crystal))
-        reduced = _reduce(crystal) if bucket else _Reduced(None, "")
-        if reduced.fault:
-            failures[index] = reduced.fault
-        if reduced.structure is not None:
-            for number in bucket:
-                known = references.reduced(number)
-                if known.structure is None or len(known.structure) != len(reduced.structure):
-                    continue
-                n_fits += 1
-                same, fault = _fit(matcher, known.structure, reduced.structure)
-                if fault:
-                    failures.setdefault(index, f"compared with {references.id_of(number)}: {fault}")
-                if same:
-                    match = KnownMatch(references.id_of(number), _rms(matcher, references.crystal_of(number), crystal))
-                    break
-        matches.append(match)
-    return KnownSearch(matches, failures, n_fits, tolerances)
+    judge, rms_judge = Judge(tolerances), Judge(tolerances)
+    keys = [formula_key(crystal) for crystal in crystals]
+    compared = [index for index, key in enumerate(keys) if len(references.with_formula(key))]
+    cells = dict(zip(compared, reduce_crystals([crystals[i] for i in compared], workers), strict=True))
+    matches: list[KnownMatch | None] = [None] * len(crystals)
+    failures = {index: cell.fault for index, cell in cells.items() if cell.crystal is None}
+
+    def search(index: int) -> None:
+        cell = cells[index].crystal
+        shelf = references.shelves(keys[index]).get(kind_of(cell)) if cell is not None else None
+        if cell is None or shelf is None:
+            return
+        stack = stack_cells([cell])
+        place, fault = _first_hit(judge, references, shelf, crystals[index], cells[index], stack)
+        if fault:
+            failures[index] = fault
+        if place is not None:
+            rms = rms_judge.rms(shelf.cells, place, stack, 0)
+            number = int(shelf.indices[place])
+            if rms is None:
+                rms, _ = rms_judge.rms_by_pymatgen(references.crystal_of(number), crystals[index])
+            matches[index] = KnownMatch(references.id_of(number), rms)
+
+    with _pool(workers) as pool:
+        for key in dict.fromkeys(keys[index] for index in compared):
+            references.shelves(key, workers)
+        list((map if pool is None else pool.map)(search, compared))
+    return KnownSearch(matches, dict(sorted(failures.items())), judge.counts.n_fits, tolerances, judge.counts)
+
+
+def _first_hit(
+    judge: Judge, references: References, shelf: Shelf, crystal: Crystal, cell: ReducedCell, stack: CellStack
+) -> tuple[int | None, str]:
+    """Place on the shelf of the first reference that fits, and the first fault on the way."""
+    start, first_fault = 0, ""
+    while start < len(shelf.indices):
+        places = np.arange(start, len(shelf.indices))
+        verdicts = judge.verdicts(shelf.cells, places, stack, np.zeros_like(places), stop_at_match=True)
+        start += len(verdicts)
+        if not len(verdicts) or verdicts[-1] == REFUSED:
+            break
+        if verdicts[-1] == ACCEPTED:
+            return start - 1, first_fault
+        number = int(shelf.indices[start - 1])
+        same, fault = judge.fit(references.crystal_of(number), references.reduced(number), crystal, cell)
+        first_fault = first_fault or (fault and f"compared with {references.id_of(number)}: {fault}")
+        if same:
+            return start - 1, first_fault
+    return None, first_fault
 
 
 def pairwise_rms(
@@ -265,56 +254,64 @@ def pairwise_rms(
     """StructureMatcher.get_rms_dist(first[i], second[i])[0] for every i.
 
     Args:
-        first: crystals, first arguments of the matcher.
+        first: crystals, first arguments of the matcher; an object that occurs in several pairs is reduced once.
         second: as many crystals, second arguments.
         tolerances: of the matcher.
-        workers: processes; above 1 they are spawned, so the caller's main module must be importable. The result does
-            not depend on it.
+        workers: threads; the result does not depend on it.
 
     Raises: ValueError: if the lengths differ or there are no workers.
     """
-    if len(first) != len(second) or workers < 1:
-        raise ValueError(
-            f"{len(first)} first beside {len(second)} second crystals, {workers} workers: expected pairs and a worker"
-        )
-    size = max(1, min(256, -(-len(first) // workers)))
-    chunks = [(first[i : i + size], second[i : i + size]) for i in range(0, len(first), size)]
-    if workers == 1 or len(chunks) < 2:
-        parts = [_pairwise_chunk(*chunk, tolerances) for chunk in chunks]
-    else:
-        # Spawned, not forked: a fork of a process whose torch threads hold locks may hang.
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            jobs = [pool.submit(_pairwise_chunk, *chunk, tolerances) for chunk in chunks]
-            parts = [job.result() for job in jobs]
-    rms = np.concatenate([part[0] for part in parts]) if parts else np.zeros(0)
-    failures = {k * size + i: reason for k, part in enumerate(parts) for i, reason in part[1].items()}
-    return PairRms(rms, failures, tolerances)
-
-
-def _pairwise_chunk(
-    first: Sequence[Crystal], second: Sequence[Crystal], tolerances: Tolerances
-) -> tuple[np.ndarray, dict[int, str]]:
-    matcher = tolerances.matcher()
-    rms = np.full(len(first), math.nan)
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} first crystals beside {len(second)} second: expected pairs")
+    judge = Judge(tolerances)
+    distinct = {id(crystal): crystal for crystal in (*first, *second)}
+    readied = dict(zip(distinct, _ready(list(distinct.values()), workers), strict=True))
+    rms = np.full(len(first), np.nan)
     failures: dict[int, str] = {}
-    for i, pair in enumerate(zip(first, second, strict=True)):
-        fault = next((f for f in map(_unfit_reason, pair) if f), "")
-        try:
-            found = None if fault else matcher.get_rms_dist(pair[0].to_structure(), pair[1].to_structure())
-        except MATCHER_FAULTS as error:
-            found, fault = None, _sentence("the matcher", error)
+
+    def compare(index: int) -> None:
+        pair = readied[id(first[index])], readied[id(second[index])]
+        fault = pair[0].fault or pair[1].fault
+        if not fault and pair[0].kind == pair[1].kind and pair[0].stack is not None and pair[1].stack is not None:
+            found = judge.rms(pair[0].stack, 0, pair[1].stack, 0)
+            if found is None:
+                found, fault = judge.rms_by_pymatgen(first[index], second[index])
+            rms[index] = found
         if fault:
-            failures[i] = fault
-        if found is not None:
-            rms[i] = found[0]
-    return rms, failures
+            failures[index] = fault
+
+    with _pool(workers) as pool:
+        list(map(compare, range(len(first))) if pool is None else pool.map(compare, range(len(first))))
+    return PairRms(rms, dict(sorted(failures.items())), tolerances, judge.counts)
 
 
-def formula_key(crystal: Crystal) -> FormulaKey:
-    """The crystal's reduced formula as sorted (atomic number, count) pairs; empty for a crystal without atoms."""
-    numbers, counts = np.unique(np.asarray(crystal.atomic_numbers), return_counts=True)
-    divisor = math.gcd(*counts.tolist()) or 1
-    return tuple((int(z), int(n) // divisor) for z, n in zip(numbers, counts, strict=True))
+@dataclass(frozen=True)
+class _Ready:
+    """A crystal readied for comparison: its kind and stack of one, or a fault."""
+
+    kind: Kind
+    stack: CellStack | None
+    fault: str
+
+
+def _ready(crystals: Sequence[Crystal], workers: int) -> list[_Ready]:
+    """Kind and stack, or the fault, of each crystal."""
+    readied = []
+    for cell in reduce_crystals(crystals, workers):
+        stack = None if cell.crystal is None else stack_cells([cell.crystal])
+        readied.append(_Ready(() if cell.crystal is None else kind_of(cell.crystal), stack, cell.fault))
+    return readied
+
+
+def fit_rms(first: Crystal, second: Crystal, tolerances: Tolerances) -> float | None:
+    """StructureMatcher.get_rms_dist(first, second)[0]; None if they do not match.
+
+    Raises: ValueError: with the reason, if the pair could not be compared.
+    """
+    found = pairwise_rms([first], [second], tolerances)
+    if found.failures:
+        raise ValueError(found.failures[0])
+    return None if np.isnan(found.rms[0]) else float(found.rms[0])
 
 
 def counts_of(crystal: Crystal) -> Mapping[str, int]:
@@ -329,45 +326,9 @@ def counts_of(crystal: Crystal) -> Mapping[str, int]:
     return {ELEMENTS[int(z) - 1]: int(n) for z, n in zip(numbers, counts, strict=True)}
 
 
-def _reduce(crystal: Crystal) -> _Reduced:
-    """The primitive Niggli cell as StructureMatcher makes it."""
-    from pymatgen.analysis.structure_matcher import StructureMatcher
-
-    fault = _unfit_reason(crystal)
-    if fault:
-        return _Reduced(None, fault)
-    try:
-        # The one private call: reducing by hand would be a second copy of pymatgen's order of operations.
-        return _Reduced(StructureMatcher._get_reduced_structure(crystal.to_structure()), "")
-    except MATCHER_FAULTS as error:
-        return _Reduced(None, _sentence("reduction to the primitive cell", error))
-
-
-def _unfit_reason(crystal: Crystal) -> str:
-    """Why a crystal must not reach pymatgen, whose Niggli reduction may loop on such numbers; empty if it may."""
-    if not (np.isfinite(crystal.lattice_ang).all() and np.isfinite(crystal.frac).all()):
-        return "the crystal holds a value that is not finite: it cannot be matched"
-    if not abs(np.linalg.det(crystal.lattice_ang)) > 0 or len(crystal.atomic_numbers) == 0:
-        return "the cell has no volume or no atoms: it cannot be matched"
-    return ""
-
-
 def _fit(matcher: Any, first: Structure, second: Structure) -> tuple[bool, str]:
     """(same, fault) of two reduced structures; a fault counts as different."""
     try:
         return bool(matcher.fit(first, second, skip_structure_reduction=True)), ""
     except MATCHER_FAULTS as error:
-        return False, _sentence("the matcher", error)
-
-
-def _rms(matcher: Any, first: Crystal, second: Crystal) -> float:
-    """Root mean square displacement of a pair that fits; NaN if pymatgen finds none."""
-    try:
-        found = matcher.get_rms_dist(first.to_structure(), second.to_structure())
-    except MATCHER_FAULTS:
-        return math.nan
-    return math.nan if found is None else float(found[0])
-
-
-def _sentence(where: str, error: BaseException) -> str:
-    return f"{where} failed with {type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+        return False, fault_sentence("the matcher", error)

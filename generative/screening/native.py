@@ -1,0 +1,65 @@
+"""The one door to numba: functions compiled without the interpreter's lock, or a plain no.
+
+Compiling takes half a minute, so the code is kept on disk. numba forgets kept code when the file of a function changes,
+but not when a function it calls in another file does; here the folder's name carries a digest of all kernel sources, so
+code of an older state is never run. Modules that call `compiled` are imported only where `is_available()`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SWITCH = "HULLWARD_MATCHING"
+"""Environment variable; the value 'pymatgen' makes every comparison pymatgen's own."""
+
+
+@lru_cache(maxsize=1)
+def is_available() -> bool:
+    """Whether native matching can be used: numba is installed and SWITCH does not refuse it."""
+    return os.environ.get(SWITCH, "") != "pymatgen" and importlib.util.find_spec("numba") is not None
+
+
+def compiled(function: F) -> F:
+    """The function as native code that releases the interpreter's lock; compiled when first called."""
+    import numba
+    from numba.core import config
+
+    folder = _code_folder()
+    if folder is None:
+        return cast(F, numba.njit(nogil=True)(function))
+    settings: Any = config
+    before, settings.CACHE_DIR = settings.CACHE_DIR, str(folder)  # numba reads it once, when the decorator runs
+    try:
+        return cast(F, numba.njit(cache=True, nogil=True)(function))
+    finally:
+        settings.CACHE_DIR = before
+
+
+@lru_cache(maxsize=1)
+def _code_folder() -> Path | None:
+    """A writable folder for code of exactly these sources: under NUMBA_CACHE_DIR, or the user's cache; None if none."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        if "compiled" in (text := source.read_text()):
+            digest.update(text.encode())
+    home = os.environ.get("XDG_CACHE_HOME", "") or str(Path("~/.cache").expanduser())
+    for base in (os.environ.get("NUMBA_CACHE_DIR", ""), f"{home}/hullward"):
+        folder = Path(base) / f"matching-{digest.hexdigest()[:16]}"
+        if not base:
+            continue
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError:
+            continue
+    return None

@@ -1,0 +1,203 @@
+"""Verdicts on pairs of reduced crystals: native code where it is sure, pymatgen where it is not or numba is missing.
+
+Pairs are judged in stacks of crystals of one composition and one number of atoms; all other pairs differ, since no
+supercell is attempted.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import NamedTuple
+
+import numpy as np
+
+from generative.crystals import Crystal
+from generative.screening import native
+from generative.screening.reduction import (
+    MATCHER_FAULTS,
+    ReducedCell,
+    fault_sentence,
+    points_in_sphere,
+    reduce_with_pymatgen,
+)
+from generative.screening.tolerances import Tolerances
+
+Kind = tuple[tuple[int, int], ...]
+"""Composition of a reduced cell: (atomic number, atoms), sorted. Crystals of unequal kind never fit."""
+
+REFUSED, ACCEPTED, UNSURE = 0, 1, 2
+"""Verdicts of the native code; equal to fit_kernel's, which is imported only where numba is."""
+
+
+@dataclass
+class PairCounts:
+    """How many pairs were settled by what; n_pairs is the sum of the others.
+
+    Attributes:
+        n_pairs: pairs of one composition and one primitive atom count that were looked at.
+        n_no_lattice: refused because no basis of the first lattice is within ltol and the angle tolerance.
+        n_no_cover: refused because no translation brings every atom into the box of one of its kind.
+        n_no_placement: refused by the bound of placement_bound.
+        n_solved: an assignment was solved.
+        n_by_pymatgen: given to pymatgen, since rounding could decide or numba is missing.
+    """
+
+    n_pairs: int = 0
+    n_no_lattice: int = 0
+    n_no_cover: int = 0
+    n_no_placement: int = 0
+    n_solved: int = 0
+    n_by_pymatgen: int = 0
+
+    @property
+    def n_fits(self) -> int:
+        """Pairs that needed an exact fit: an assignment solved here, or pymatgen."""
+        return self.n_solved + self.n_by_pymatgen
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts by name."""
+        return {f.name: int(getattr(self, f.name)) for f in fields(self)}
+
+
+class CellStack(NamedTuple):
+    """m reduced crystals of one kind, n atoms each, as the native code reads them.
+
+    Attributes:
+        lattices: rows, volume 1 per atom, (m, 3, 3).
+        longest: longest lattice vector of each, (m,).
+        coordinates: fractional, atoms sorted by atomic number, (m, n, 3).
+        refs: the atom laid upon those of the other crystal: the first, in the order of the reduced cell, of the rarest
+            species, (m,).
+        bounds: first atom of each species, and n.
+    """
+
+    lattices: np.ndarray
+    longest: np.ndarray
+    coordinates: np.ndarray
+    refs: np.ndarray
+    bounds: np.ndarray
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> CellStack:
+        """The crystals of these indices."""
+        kept = np.asarray(indices, dtype=np.int64)
+        return CellStack(self.lattices[kept], self.longest[kept], self.coordinates[kept], self.refs[kept], self.bounds)
+
+
+def kind_of(crystal: Crystal) -> Kind:
+    """The composition of a reduced cell."""
+    numbers, counts = np.unique(np.asarray(crystal.atomic_numbers), return_counts=True)
+    return tuple(zip(numbers.tolist(), counts.tolist(), strict=True))
+
+
+def stack_cells(cells: Sequence[Crystal]) -> CellStack:
+    """Reduced crystals of one kind as a stack; cells may be empty only if nothing is asked of the stack."""
+    m, n = len(cells), len(cells[0].atomic_numbers)
+    lattices, coordinates, refs = np.empty((m, 3, 3)), np.empty((m, n, 3)), np.empty(m, np.int64)
+    kinds, counts = np.unique(cells[0].atomic_numbers, return_counts=True)
+    bounds = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    for i, cell in enumerate(cells):
+        numbers = np.asarray(cell.atomic_numbers)
+        lattices[i] = cell.lattice_ang * (n / abs(np.linalg.det(cell.lattice_ang))) ** (1 / 3)
+        order = np.argsort(numbers, kind="stable")
+        coordinates[i] = cell.frac[order]
+        # pymatgen takes the row of its mask with most forbidden partners; argmax and argmin name the first.
+        rarest = int(np.argmin(counts[np.searchsorted(kinds, numbers)]))
+        refs[i] = np.flatnonzero(order == rarest)[0]
+    return CellStack(lattices, np.sqrt((lattices**2).sum(axis=2)).max(axis=1), coordinates, refs, bounds)
+
+
+@dataclass
+class Judge:
+    """Judges pairs at given tolerances and counts what it took.
+
+    Attributes:
+        tolerances: of the matcher.
+        counts: so far; threads may share a judge.
+    """
+
+    tolerances: Tolerances
+    counts: PairCounts = field(default_factory=PairCounts)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def verdicts(
+        self, first: CellStack, firsts: np.ndarray, second: CellStack, seconds: np.ndarray, stop_at_match: bool = False
+    ) -> np.ndarray:
+        """Native verdicts on fit(first[firsts[i]], second[seconds[i]]), up to the first that is not REFUSED if asked.
+
+        UNSURE pairs are for `fit`; without numba all pairs are.
+        """
+        if not native.is_available():
+            return np.full(1 if stop_at_match and len(firsts) else len(firsts), UNSURE, np.int8)
+        from generative.screening.fit_kernel import fit_pairs
+
+        verdicts, stages = np.zeros(len(firsts), np.int8), np.zeros(len(firsts), np.int8)
+        n = fit_pairs(*first, firsts, *second[:-1], seconds, self._numbers(), stop_at_match, verdicts, stages)
+        self._count(verdicts[:n], stages[:n])
+        return verdicts[:n]
+
+    def fit(
+        self, first: Crystal, first_cell: ReducedCell, second: Crystal, second_cell: ReducedCell
+    ) -> tuple[bool, str]:
+        """(same, fault) by pymatgen alone, its own reduction included; a fault counts as different."""
+        with self._lock:
+            self.counts.n_pairs += 1
+            self.counts.n_by_pymatgen += 1
+        structures = []
+        for crystal, cell in ((first, first_cell), (second, second_cell)):
+            reduced = cell if cell.by_pymatgen else reduce_with_pymatgen(crystal)
+            if reduced.crystal is None:
+                return False, reduced.fault
+            structures.append(reduced.crystal.to_structure())
+        try:
+            return bool(self.tolerances.matcher().fit(*structures, skip_structure_reduction=True)), ""
+        except MATCHER_FAULTS as error:
+            return False, fault_sentence("the matcher", error)
+
+    def rms(self, first: CellStack, i: int, second: CellStack, j: int) -> float | None:
+        """get_rms_dist of a pair, NaN if it does not match, None if pymatgen must be asked."""
+        if not native.is_available():
+            return None
+        from generative.screening.fit_kernel import MAX_POINTS, fit_rms
+
+        # Threefold, for pymatgen orders the points of spheres below 1 A in another way.
+        points = points_in_sphere(3 * first.lattices[i], 3 * float(second.longest[j]) * (1 + self.tolerances.ltol))
+        if not 0 < len(points) < MAX_POINTS:
+            return None
+        verdict, stage, value = fit_rms(
+            first.lattices[i],
+            first.coordinates[i],
+            second.lattices[j],
+            second.coordinates[j],
+            second.bounds,
+            second.refs[j],
+            points,
+            self._numbers(),
+        )
+        self._count(np.array([verdict]), np.array([stage]))
+        return None if verdict == UNSURE else (value if verdict == ACCEPTED else float("nan"))
+
+    def rms_by_pymatgen(self, first: Crystal, second: Crystal) -> tuple[float, str]:
+        """(get_rms_dist or NaN, fault) for crystals as given."""
+        with self._lock:
+            self.counts.n_pairs += 1
+            self.counts.n_by_pymatgen += 1
+        try:
+            found = self.tolerances.matcher().get_rms_dist(first.to_structure(), second.to_structure())
+        except MATCHER_FAULTS as error:
+            return float("nan"), fault_sentence("the matcher", error)
+        return (float("nan") if found is None else float(found[0])), ""
+
+    def _numbers(self) -> np.ndarray:
+        return np.array([self.tolerances.ltol, self.tolerances.stol, self.tolerances.angle_tol_deg])
+
+    def _count(self, verdicts: np.ndarray, stages: np.ndarray) -> None:
+        """Enter pairs that are settled; UNSURE ones are entered by whoever asks pymatgen."""
+        reached = np.bincount(stages[verdicts != UNSURE], minlength=4)
+        with self._lock:
+            self.counts.n_pairs += int(reached.sum())
+            self.counts.n_no_lattice += int(reached[0])
+            self.counts.n_no_cover += int(reached[1])
+            self.counts.n_no_placement += int(reached[2])
+            self.counts.n_solved += int(reached[3])
