@@ -74,7 +74,7 @@ def ground_state(relaxations: Relaxations, workers: int = 1) -> Evaluation:
 
     Args:
         relaxations: generated and relaxed crystals with energies, steps and convergence.
-        workers: processes for the matcher.
+        workers: of the matcher; the result does not depend on it.
     """
     started = time.perf_counter()
     rms, n_relaxed, n_failures = _rms(relaxations, workers)

@@ -22,16 +22,16 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
 from generative.crystals import Crystal
 from generative.metrics.figures import Evaluation, Figure, Setting
+from generative.metrics.nearest_match import nearest_match
 from generative.metrics.reconstruction import RMS_UNIT, csp_tolerances, settings_of
 from generative.metrics.shares import counted, percentage, statistic
 from generative.metrics.validity import unreadable
-from generative.screening.matching import ReferenceSet, Tolerances, find_known, formula_key, group, pairwise_rms
+from generative.screening.matching import References, Tolerances, find_known, group
 
 UNIQUENESS = "uniqueness"
 UNIQUENESS_ABOUT = "Share of samples that repeat no earlier sample, at each named set of tolerances."
@@ -52,9 +52,6 @@ TOLERANCES: Mapping[str, tuple[float, float, float]] = {
 
 CONDITION_CDVAE_MIN_RMS = 0.3
 """ConditionCDVAE+'s threshold, units of (V/N)^(1/3)."""
-
-PAIRS_AT_ONCE = 50_000
-"""Pairs handed to the matcher at a time, so that memory stays bounded where all samples share one formula."""
 
 
 @dataclass(frozen=True)
@@ -87,19 +84,22 @@ def named_tolerances(name: str) -> Tolerances:
     return Tolerances.of(*TOLERANCES[name])
 
 
-def uniqueness(samples: Sequence[Crystal | None], names: Sequence[str] = tuple(TOLERANCES)) -> Evaluation:
+def uniqueness(
+    samples: Sequence[Crystal | None], names: Sequence[str] = tuple(TOLERANCES), workers: int = 1
+) -> Evaluation:
     """Share of samples that are the first of their kind, and how many kinds there are.
 
     Args:
         samples: in order; None is a sample that is no crystal.
         names: of sets of tolerances, keys of TOLERANCES.
+        workers: of the matcher; the result does not depend on it.
     """
     figures: list[Figure] = []
     seconds, columns = {}, {}
     for name in names:
         started = time.perf_counter()
         tolerances = named_tolerances(name)
-        flags = unique_flags(samples, tolerances)
+        flags = unique_flags(samples, tolerances, workers)
         settings = {"tolerances": name, "n_samples": len(samples), "n_fits": flags.n_fits, **settings_of(tolerances)}
         figures += [
             percentage(UNIQUENESS, f"unique ({name})", flags.n_hits, len(samples), settings, _reason(flags)),
@@ -112,9 +112,10 @@ def uniqueness(samples: Sequence[Crystal | None], names: Sequence[str] = tuple(T
 
 def novelty(
     samples: Sequence[Crystal | None],
-    known: ReferenceSet,
+    known: References,
     known_name: str,
     names: Sequence[str] = tuple(TOLERANCES),
+    workers: int = 1,
 ) -> Evaluation:
     """Share of samples that no known crystal matches.
 
@@ -123,13 +124,14 @@ def novelty(
         known: the crystals that are not new, such as the training set.
         known_name: what they are, with version or fingerprint; part of the figures.
         names: of sets of tolerances, keys of TOLERANCES.
+        workers: of the matcher; the result does not depend on it.
     """
     figures: list[Figure] = []
     seconds, columns = {}, {}
     for name in names:
         started = time.perf_counter()
         tolerances = named_tolerances(name)
-        flags = novel_flags(samples, known, tolerances)
+        flags = novel_flags(samples, known, tolerances, workers)
         settings: dict[str, Setting] = {
             "tolerances": name,
             "known": known_name,
@@ -144,7 +146,7 @@ def novelty(
 
 
 def condition_cdvae_novelty(
-    samples: Sequence[Crystal | None], training: ReferenceSet, training_name: str, workers: int = 1
+    samples: Sequence[Crystal | None], training: References, training_name: str, workers: int = 1
 ) -> Evaluation:
     """ConditionCDVAE+'s novelty: no training crystal matches, or the smallest rms is at least 0.3 (V/N)^(1/3).
 
@@ -152,21 +154,26 @@ def condition_cdvae_novelty(
         samples: in order; None is a sample that is no crystal.
         training: training crystals only; the paper leaves test and validation crystals out.
         training_name: what they are, with version or fingerprint; part of the figures.
-        workers: processes for the matcher.
+        workers: of the matcher; the result does not depend on it.
     """
     started = time.perf_counter()
-    best, reasons, n_pairs = _smallest_rms(samples, training, workers)
+    readable, reasons = _readable(samples)
+    kept = dict(readable)
+    found = nearest_match([kept.get(i) for i in range(len(samples))], training, csp_tolerances(), workers)
+    best = found.of_sample
+    # A match below the threshold is a verdict whatever other pairs failed.
+    reasons |= {i: reason for i, reason in found.failures.items() if not best[i] < CONDITION_CDVAE_MIN_RMS}
     values = tuple(
         None if i in reasons else not rms < CONDITION_CDVAE_MIN_RMS  # NaN: nothing matches, so it is novel
         for i, rms in enumerate(best.tolist())
     )
-    flags = Flags(values, reasons, n_pairs)
+    flags = Flags(values, reasons, found.n_pairs)
     settings: dict[str, Setting] = {
         "rms_min": CONDITION_CDVAE_MIN_RMS,
         "rms_unit": RMS_UNIT,
         "known": training_name,
         "n_known": len(training),
-        "n_pairs": n_pairs,
+        "n_pairs": found.n_pairs,
         **settings_of(csp_tolerances()),
     }
     matched = best[np.isfinite(best)]
@@ -182,10 +189,10 @@ def condition_cdvae_novelty(
     return Evaluation(CONDITION_CDVAE, CONDITION_CDVAE_ABOUT, figures, seconds, columns)
 
 
-def unique_flags(samples: Sequence[Crystal | None], tolerances: Tolerances) -> Flags:
+def unique_flags(samples: Sequence[Crystal | None], tolerances: Tolerances, workers: int = 1) -> Flags:
     """Whether each sample is the first of its group."""
     readable, reasons = _readable(samples)
-    grouping = group([crystal for _, crystal in readable], tolerances)
+    grouping = group([crystal for _, crystal in readable], tolerances, workers)
     values: list[bool | None] = [None] * len(samples)
     for position, (index, _) in enumerate(readable):
         opens = grouping.first_members[position] == position
@@ -196,10 +203,12 @@ def unique_flags(samples: Sequence[Crystal | None], tolerances: Tolerances) -> F
     return Flags(tuple(values), reasons, grouping.n_fits)
 
 
-def novel_flags(samples: Sequence[Crystal | None], known: ReferenceSet, tolerances: Tolerances) -> Flags:
+def novel_flags(
+    samples: Sequence[Crystal | None], known: References, tolerances: Tolerances, workers: int = 1
+) -> Flags:
     """Whether no known crystal matches, for each sample."""
     readable, reasons = _readable(samples)
-    search = find_known([crystal for _, crystal in readable], known, tolerances)
+    search = find_known([crystal for _, crystal in readable], known, tolerances, workers)
     values: list[bool | None] = [None] * len(samples)
     for position, (index, _) in enumerate(readable):
         is_novel = search.matches[position] is None
@@ -220,26 +229,6 @@ def _readable(samples: Sequence[Crystal | None]) -> tuple[list[tuple[int, Crysta
         else:
             readable.append((index, sample))
     return readable, reasons
-
-
-def _smallest_rms(
-    samples: Sequence[Crystal | None], training: ReferenceSet, workers: int
-) -> tuple[np.ndarray, dict[int, str], int]:
-    """Per sample the smallest rms to a training crystal, (n,), NaN without a match; reasons; number of pairs."""
-    readable, reasons = _readable(samples)
-    best = np.full(len(samples), math.nan)
-    pairs = ((i, crystal, j) for i, crystal in readable for j in training.with_formula(formula_key(crystal)))
-    n_pairs = 0
-    failed: dict[int, str] = {}
-    while block := list(islice(pairs, PAIRS_AT_ONCE)):
-        known = [training.crystal_of(j) for _, _, j in block]
-        found = pairwise_rms([crystal for _, crystal, _ in block], known, csp_tolerances(), workers)
-        np.fmin.at(best, np.array([i for i, _, _ in block]), found.rms)
-        failed |= {block[k][0]: reason for k, reason in found.failures.items()}
-        n_pairs += len(block)
-    # A match below the threshold is a verdict whatever other pairs failed.
-    reasons |= {i: reason for i, reason in failed.items() if not best[i] < CONDITION_CDVAE_MIN_RMS}
-    return best, reasons, n_pairs
 
 
 def _reason(flags: Flags) -> str:

@@ -148,8 +148,7 @@ def evaluate(
         predictions: per target one crystal, or a sequence of k of which the best counts; None is a failed sample.
         truths: the targets.
         gate: what a prediction must pass first.
-        workers: processes; above 1 they are spawned, so the caller's main module must be importable. The result does
-            not depend on it.
+        workers: of the matcher; the result does not depend on it.
 
     Raises: ValueError: if there are no targets, or not one entry of predictions per target.
     """

@@ -20,24 +20,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 
 import numpy as np
 
 from generative.crystals import Crystal
 from generative.metrics.figures import Evaluation, Figure, Setting
+from generative.metrics.nearest_match import nearest_match
 from generative.metrics.reconstruction import RMS_UNIT, Gate, csp_tolerances, passes, settings_of
 from generative.metrics.shares import counted, percentage, statistic
 from generative.screening.matching import (
     MATCHER_FAULTS,
-    FormulaKey,
     ReferenceSet,
     Tolerances,
     find_known,
-    formula_key,
-    pairwise_rms,
 )
 
 METRE = "metre"
@@ -50,9 +46,6 @@ AIRI_ABOUT = "Share of targets whose sample StructureMatcher.fit accepts at thre
 AIRI_TOLERANCES = {"x1": (0.2, 0.3, 5.0), "x2": (0.4, 0.6, 10.0), "x5": (1.0, 1.5, 25.0)}
 """ltol, stol, angle in degrees: pymatgen's defaults and multiples of them, as published."""
 
-PAIRS_AT_ONCE = 50_000
-"""Pairs handed to the matcher at a time: carbon alone would make 20 million of 2,000 references and 10,000 samples."""
-
 
 def metre(
     samples: Sequence[Crystal | None], references: Sequence[Crystal], gate: Gate = Gate.NONE, workers: int = 1
@@ -63,23 +56,28 @@ def metre(
         samples: all that were drawn, in any order; None is a failed sample.
         references: crystals that should be found.
         gate: what a sample must pass before it is compared.
-        workers: processes for the matcher.
+        workers: of the matcher; the result does not depend on it.
     """
     started = time.perf_counter()
     tolerances = csp_tolerances()
     passed, n_failures = _past_gate(samples, gate)
-    best, failed_pairs = _smallest_rms(passed, references, tolerances, workers)
+    known = ReferenceSet([str(i) for i in range(len(references))], references)
+    found = nearest_match(passed, known, tolerances, workers)
+    best = found.of_reference
     settings: dict[str, Setting] = {
         "gate": gate.value,
         "n_samples": len(samples),
         "n_samples_compared": len(passed),
         "n_references": len(references),
+        "n_pairs": found.n_pairs,
         "penalty_of_unmatched": tolerances.stol,
         **settings_of(tolerances),
     }
     reasons = (
         counted(n_failures, "sample is no crystal|samples are no crystals"),
-        counted(failed_pairs, "pair could not be matched|pairs could not be matched"),
+        counted(
+            len(found.failures), "sample met a pair that cannot be matched|samples met pairs that cannot be matched"
+        ),
     )
     reason = "; ".join(r for r in reasons if r)
     matched = best[np.isfinite(best)]
@@ -147,27 +145,3 @@ def _past_gate(samples: Sequence[Crystal | None], gate: Gate) -> tuple[list[Crys
         except MATCHER_FAULTS:
             n_failures += 1
     return passed, n_failures
-
-
-def _smallest_rms(
-    samples: Sequence[Crystal], references: Sequence[Crystal], tolerances: Tolerances, workers: int
-) -> tuple[np.ndarray, int]:
-    """Per reference the smallest rms of a matching sample, (n,), NaN where there is none; and pairs that failed."""
-    best = np.full(len(references), math.nan)
-    n_failed = 0
-    pairs = _same_formula(samples, references)
-    while block := list(islice(pairs, PAIRS_AT_ONCE)):
-        found = pairwise_rms([samples[j] for _, j in block], [references[i] for i, _ in block], tolerances, workers)
-        np.fmin.at(best, np.array([i for i, _ in block]), found.rms)
-        n_failed += len(found.failures)
-    return best, n_failed
-
-
-def _same_formula(samples: Sequence[Crystal], references: Sequence[Crystal]) -> Iterator[tuple[int, int]]:
-    """(reference, sample) of equal reduced formula: no other pair can match."""
-    of_formula: dict[FormulaKey, list[int]] = defaultdict(list)
-    for j, sample in enumerate(samples):
-        of_formula[formula_key(sample)].append(j)
-    for i, reference in enumerate(references):
-        for j in of_formula.get(formula_key(reference), ()):
-            yield i, j

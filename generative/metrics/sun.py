@@ -24,7 +24,7 @@ from generative.metrics.figures import Evaluation, Figure, Setting
 from generative.metrics.novelty import named_tolerances, novel_flags, unique_flags
 from generative.metrics.reconstruction import settings_of
 from generative.metrics.shares import counted, percentage, statistic, with_interval
-from generative.screening.matching import ReferenceSet, Tolerances
+from generative.screening.matching import References, Tolerances
 
 PROTOCOL = "sun"
 ABOUT = (
@@ -36,7 +36,7 @@ THRESHOLDS_EV_PER_ATOM = (0.0, 0.1)
 
 def sun(
     samples: Sequence[Crystal | None],
-    known: ReferenceSet,
+    known: References,
     e_above_hull_ev_per_atom: Sequence[float] | np.ndarray,
     *,
     known_name: str,
@@ -45,6 +45,7 @@ def sun(
     crystals: str = "relaxed",
     tolerances: str = "pymatgen",
     thresholds_ev_per_atom: Sequence[float] = THRESHOLDS_EV_PER_ATOM,
+    workers: int = 1,
 ) -> Evaluation:
     """S, U, N, SU, SN, UN and SUN in %, each with the bounds of its 95 % interval.
 
@@ -58,6 +59,7 @@ def sun(
         crystals: 'relaxed' or 'generated': which form of the samples is compared.
         tolerances: a key of novelty.TOLERANCES.
         thresholds_ev_per_atom: largest energy above hull of a stable crystal, eV/atom.
+        workers: of the matcher; the result does not depend on it.
 
     Raises: ValueError: if there is not one energy per sample.
     """
@@ -66,7 +68,7 @@ def sun(
         raise ValueError(f"{len(energies)} energies beside {len(samples)} samples: expected one energy per sample")
     started = time.perf_counter()
     used = named_tolerances(tolerances)
-    unique, novel, n_unmatched = _matched(samples, known, used)
+    unique, novel, n_unmatched = _matched(samples, known, used, workers)
     n_unknown = int((~np.isfinite(energies)).sum())
     settings: dict[str, Setting] = {
         "crystals": crystals,
@@ -101,11 +103,11 @@ def sun(
 
 
 def _matched(
-    samples: Sequence[Crystal | None], known: ReferenceSet, tolerances: Tolerances
+    samples: Sequence[Crystal | None], known: References, tolerances: Tolerances, workers: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """(unique, novel, samples without a verdict of one or the other); the first two boolean, (n,)."""
-    unique = unique_flags(samples, tolerances)
-    novel = novel_flags(samples, known, tolerances)
+    unique = unique_flags(samples, tolerances, workers)
+    novel = novel_flags(samples, known, tolerances, workers)
     arrays = [np.array([value is True for value in flags.values], dtype=bool) for flags in (unique, novel)]
     return arrays[0], arrays[1], len(unique.reasons.keys() | novel.reasons.keys())
 

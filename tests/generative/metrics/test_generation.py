@@ -22,8 +22,13 @@ from generative.metrics.coverage import MP_20, Cutoffs
 from generative.metrics.figures import Evaluation
 from generative.metrics.generation import Energies, Prints, generation, prints_of
 from generative.metrics.validity import verdicts
-from tests.generative.metrics.crystal_sets import N_REAL, real_crystals, samples_of_real, structure_of
-from tests.servers.real import real_records
+from tests.generative.metrics.crystal_sets import (
+    N_REAL,
+    other_real_crystals,
+    real_crystals,
+    samples_of_real,
+    structure_of,
+)
 
 TIGHT = Cutoffs(0.25, 6.0, "chosen for the test, so that some are covered and some are not")
 N_DRAWN = 40
@@ -31,9 +36,7 @@ N_DRAWN = 40
 
 @lru_cache(maxsize=1)
 def reference() -> tuple[Crystal, ...]:
-    """Other crystals than those that the samples were made of."""
-    structures = sorted((record.structure for record in real_records()), key=len)[N_REAL : 2 * N_REAL]
-    return tuple(Crystal.from_structure(s) for s in structures)
+    return other_real_crystals()
 
 
 def matminer_prints(structures: list[Structure | None]) -> tuple[np.ndarray, np.ndarray]:
