@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from generative.crystals import STRUCTURE_FIELDS, Crystal
 from generative.datasets.manifest import DATASET_FILE, MANIFEST_FILE, check_dataset
 from generative.datasets.optimade_form import structure_attributes
+from generative.datasets.table import batches_of
 from tasks import optimade_fields as ours
 from tasks.files import sha256_of
 from tasks.optimade_fields import CANDIDATE_FIELDS, DATASET_FIELDS, JSON_COLUMNS, Field
@@ -262,7 +263,7 @@ def lines_of(origin: Origin, everything: bool, left_out: Callable[[int], None]) 
     seen: set[str] = set()
     n_left_out = 0
     with pq.ParquetFile(origin.table) as file:
-        for batch in file.iter_batches(BATCH_ROWS):
+        for batch in batches_of(file, BATCH_ROWS):
             for row in batch.to_pylist():
                 if origin.ranked and row["rank"] is None and not everything:
                     n_left_out += 1

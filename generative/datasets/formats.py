@@ -40,6 +40,7 @@ from generative.config import ELEMENTS
 from generative.crystals import STRUCTURE_FIELDS, Crystal
 from generative.datasets.records import BATCH_SIZE, Form, RawRecord
 from generative.datasets.sources import SourceError
+from generative.datasets.table import batches_of
 
 ID_NAMES = ("material_id", "mat_id", "entry_id", "task_id", "id", "")
 PROPERTY_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -255,7 +256,7 @@ def read_parquet(path: Path) -> Iterator[RawRecord]:
         )
     row_number = 0
     with file:
-        for batch in file.iter_batches(batch_size=BATCH_SIZE):
+        for batch in batches_of(file, BATCH_SIZE):
             for fields in batch.to_pylist():
                 yield convert(fields, f"row-{row_number}")
                 row_number += 1

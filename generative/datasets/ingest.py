@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from generative.config import DataConfig, FilesSource, FilterConfig, NetworkSource, PrototypesSource
 from generative.datasets.files import Files, source_name
 from generative.datasets.filters import apply_filters, chemical_system
-from generative.datasets.manifest import DatasetWriter, Manifest, SourceRecord, utc_now
+from generative.datasets.manifest import ROW_GROUP, DatasetWriter, Manifest, SourceRecord, utc_now
 from generative.datasets.network.harvest import Harvest, NetworkContext, SourcePlan
 from generative.datasets.network.opening import open_harvest
 from generative.datasets.prototypes import Prototypes, Scorer
@@ -231,6 +231,7 @@ class _Unmerged:
 
     def __enter__(self) -> _Unmerged:
         self._writer = pq.ParquetWriter(self._path, DATASET_SCHEMA, compression="zstd")
+        self._waiting: list[pa.Table] = []
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -239,9 +240,17 @@ class _Unmerged:
 
     def add(self, rows: pa.Table) -> None:
         if len(rows):
-            self._writer.write_table(rows.select(DATASET_SCHEMA.names).cast(DATASET_SCHEMA))
+            self._waiting.append(rows.select(DATASET_SCHEMA.names).cast(DATASET_SCHEMA))
+        if sum(map(len, self._waiting)) >= ROW_GROUP:
+            self._write()
+
+    def _write(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
+            self._waiting.clear()
 
     def close(self) -> Path:
+        self._write()
         self._writer.close()
         return self._path
 

@@ -25,12 +25,14 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from generative.config import FilterConfig
-from generative.datasets.table import DATASET_SCHEMA, REJECTED_SCHEMA
+from generative.datasets.table import DATASET_SCHEMA, REJECTED_SCHEMA, batches_of
 
 SCHEMA_VERSION = "2"
 DATASET_FILE = "dataset.parquet"
 REJECTED_FILE = "rejected.parquet"
 MANIFEST_FILE = "manifest.json"
+ROW_GROUP = 8192
+"""Rows written at once: small row groups cost readers a header each and compress badly."""
 
 
 class DatasetError(ValueError):
@@ -185,6 +187,7 @@ class DatasetWriter:
         rows, rejected = self._paths
         self._rows = pq.ParquetWriter(rows, DATASET_SCHEMA, compression="zstd")
         self._rejected = pq.ParquetWriter(rejected, REJECTED_SCHEMA, compression="zstd")
+        self._waiting: list[pa.Table] = []
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -201,9 +204,16 @@ class DatasetWriter:
             self.n_rows += len(rows)
             for counted in pc.value_counts(rows.column("method")).to_pylist():
                 self.methods[counted["values"]] += counted["counts"]
-            self._rows.write_table(rows)
+            self._waiting.append(rows)
+            if sum(map(len, self._waiting)) >= ROW_GROUP:
+                self._write()
         if len(rejected):
             self._rejected.write_table(rejected.select(REJECTED_SCHEMA.names).cast(REJECTED_SCHEMA))
+
+    def _write(self) -> None:
+        if self._waiting:
+            self._rows.write_table(pa.concat_tables(self._waiting).combine_chunks())
+            self._waiting.clear()
 
     def finish(self, manifest: Manifest) -> None:
         """Put the three files in place.
@@ -212,6 +222,7 @@ class DatasetWriter:
             DatasetError: if the manifest does not describe the rows that were written.
         """
         _agree(manifest, self.n_rows, self.fingerprint.hexdigest(), self._folder)
+        self._write()
         self._rows.close()
         self._rejected.close()
         # Without a manifest a folder is no dataset, so a kill between the renames cannot pass for a finished one.
@@ -303,7 +314,7 @@ def check_dataset(folder: Path) -> Manifest:
     fingerprint, n_rows = Fingerprint(), 0
     try:
         with pq.ParquetFile(folder / DATASET_FILE) as file:
-            for batch in file.iter_batches():
+            for batch in batches_of(file, ROW_GROUP):
                 rows = pa.Table.from_batches([batch]).select(DATASET_SCHEMA.names).cast(DATASET_SCHEMA)
                 fingerprint.update(rows)
                 n_rows += len(rows)

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of
-from generative.datasets.table import DATASET_SCHEMA
+from generative.datasets.table import DATASET_SCHEMA, batches_of
 from generative.screening import matching
 from generative.screening.matching import ReferenceSet, Tolerances
 
@@ -138,7 +138,7 @@ def merged(path: Path, copies: Copies) -> Iterator[pa.Table]:
         others = _taken(file, dropped[in_file_order], ["id", *STATED, "other_ids", "other_energies"])
         others = others.take(np.argsort(in_file_order))
         start = 0
-        for batch in _batches(file):
+        for batch in batches_of(file, BATCH_ROWS):
             original = copies.original[start : start + len(batch)]
             kept = np.flatnonzero(original == np.arange(start, start + len(batch)))
             first, last = np.searchsorted(copies.original[dropped], [start, start + len(batch)])
@@ -232,17 +232,11 @@ def _runs(rows: np.ndarray, formula: np.ndarray) -> Iterator[np.ndarray]:
             yield rows[start:stop]
 
 
-def _batches(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    # Row group by row group: over several at once, pyarrow reads ahead of a slow consumer until all are in memory.
-    for row_group in range(file.num_row_groups):
-        yield from file.iter_batches(BATCH_ROWS, row_groups=[row_group], columns=columns)
-
-
 def _taken(file: pq.ParquetFile, rows: np.ndarray, columns: Sequence[str]) -> pa.Table:
     """These rows (ascending) of the file in memory; one pass, a batch at a time."""
     pieces: list[pa.RecordBatch] = []
     start = 0
-    for batch in _batches(file, list(columns)):
+    for batch in batches_of(file, BATCH_ROWS, columns):
         first, last = np.searchsorted(rows, [start, start + len(batch)])
         if last > first:
             pieces.append(batch.take(pa.array(rows[first:last] - start)))

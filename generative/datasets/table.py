@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from generative.crystals import STRUCTURE_FIELDS
 
@@ -45,3 +48,10 @@ REJECTED_SCHEMA = pa.schema(
     ],
     metadata={"schema_version": "2", "about": "Hullward quarantine: records that could not become a crystal"},
 )
+
+
+def batches_of(file: pq.ParquetFile, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a Parquet file in order, at most `size` at once; holds one row group in memory."""
+    # Over several row groups at once, pyarrow reads ahead of a slow consumer until the whole file is in memory.
+    for row_group in range(file.num_row_groups):
+        yield from file.iter_batches(size, row_groups=[row_group], columns=None if columns is None else list(columns))

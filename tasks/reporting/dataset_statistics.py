@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from generative.datasets.table import batches_of
+
 COLUMNS = [
     "source",
     "formula",
@@ -135,7 +137,7 @@ def dataset_statistics(folder: Path) -> DatasetStatistics:
     """
     running = _Running()
     with pq.ParquetFile(folder / "dataset.parquet") as file:
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=COLUMNS):
+        for batch in batches_of(file, BATCH_ROWS, COLUMNS):
             running.add(batch)
     counts = {name: running.counts.get(name, Counter()) for name in ("chemsys", "n_elements", "n_atoms", "spacegroup")}
     elements: Counter[str] = Counter()
@@ -172,7 +174,7 @@ def _refusals(path: Path) -> Iterator[Refusals]:
     counts: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], tuple[str, str]] = {}
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=["source", "source_id", "reason"]):
+        for batch in batches_of(file, BATCH_ROWS, ["source", "source_id", "reason"]):
             for row in batch.to_pylist():
                 kind = (row["source"], reason_class(row["reason"]))
                 counts[kind] += 1

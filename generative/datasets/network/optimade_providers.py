@@ -2,8 +2,9 @@
 
 The OPTIMADE standard has no field for an energy; every provider has its own, under names that begin with '_' and its
 prefix. This table says which of them become columns. It was put together from what public software asks these servers
-for, and has not been held against the servers themselves; `notes` says where a meaning is not certain. `config.fields` corrects it from a
-settings file, and whatever is not mapped stays in the column `extra` under the provider's own name.
+for, and has not been held against the servers themselves; `notes` says where a meaning is not certain.
+`config.fields` corrects it from a settings file, and whatever is not mapped stays in the column `extra` under the
+provider's own name.
 """
 
 from __future__ import annotations

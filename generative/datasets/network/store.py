@@ -28,14 +28,21 @@ READ_BATCH = 512
 WAIT_S = 600.0
 """How long a process waits for another that downloads the same query, s."""
 
+# Rows are appended, and the ids have a small index: kept in the order of ids, records would be moved about on the disk
+# with every page of a database whose ids are hashes.
+_INSERT = """
+INSERT INTO records (id, stamp, digest, body) VALUES (?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET stamp = excluded.stamp, digest = excluded.digest, body = excluded.body
+"""
+
 State = Mapping[str, str | int | None]
 """Values of a download's state; None removes one."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS records (
-    id TEXT PRIMARY KEY, stamp TEXT, digest BLOB NOT NULL, body BLOB NOT NULL
-) WITHOUT ROWID;
+    seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, stamp TEXT, digest BLOB NOT NULL, body BLOB NOT NULL
+);
 """
 
 
@@ -146,7 +153,7 @@ class Store:
             seen[name] = digest
         added = Added(n_new, n_changed, len(rows) - n_new - n_changed)
         with self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", rows)
+            self._connection.executemany(_INSERT, rows)
             self._put({"n_stored": len(self) + n_new, **state(added)})
         return added
 
