@@ -316,7 +316,8 @@ def test_a_finished_download_needs_no_network_and_a_refresh_brings_what_has_chan
     assert offline.state.is_completed(), offline.state.message
     same = check_dataset(tmp_path / "runs" / "datasets" / "tiny")
     assert same.fingerprint_sha256 == after.fingerprint_sha256
-    assert "the plan of materials-project cannot be told" in offline.until(lambda: "plan" in (found := offline.logged()) and found)
+    said = offline.until(lambda: "plan" in (found := offline.logged()) and found)
+    assert "the plan of materials-project cannot be told" in said
 
 
 def command(server: MaterialsProjectServer, *more: str) -> list[str]:
