@@ -104,16 +104,17 @@ def ground_state(relaxations: Relaxations, workers: int = 1) -> Evaluation:
 
 
 def _rms(relaxations: Relaxations, workers: int) -> tuple[np.ndarray, int, int]:
-    """(rms of the generated against the relaxed crystal, NaN without a match; pairs; pairs that failed)."""
+    """(rms of the generated against the relaxed crystal, NaN without a match; relaxed crystals; pairs that failed)."""
     pairs = [
         (index, generated, relaxed)
         for index, (generated, relaxed) in enumerate(zip(relaxations.generated, relaxations.relaxed, strict=True))
-        if generated is not None and relaxed is not None
+        if generated is not None and relaxed is not None and not (unreadable(generated) or unreadable(relaxed))
     ]
+    n_relaxed = sum(relaxed is not None for relaxed in relaxations.relaxed)
     found = pairwise_rms([g for _, g, _ in pairs], [r for _, _, r in pairs], csp_tolerances(), workers)
     rms = np.full(len(relaxations.generated), math.nan)
     rms[[index for index, _, _ in pairs]] = found.rms
-    return rms, len(pairs), len(found.failures)
+    return rms, n_relaxed, n_relaxed - len(pairs) + len(found.failures)
 
 
 def _dv(generated: Crystal | None, relaxed: Crystal | None) -> float:

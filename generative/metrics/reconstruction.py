@@ -19,11 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-import numpy as np
-
 from generative.crystals import Crystal
 from generative.metrics.figures import Evaluation, Figure, Setting
 from generative.metrics.shares import counted, percentage, statistic
+from generative.metrics.validity import unreadable
 from generative.screening import composition
 from generative.screening.matching import MATCHER_FAULTS, Tolerances, counts_of, pairwise_rms
 from generative.screening.validity import satisfies_cdvae_rule
@@ -45,7 +44,8 @@ class Gate(StrEnum):
     STRUCTURE = "structure"
     """CDVAE's structure rule: distances >= 0.5 A, cell volume >= 0.1 A^3."""
     CDVAE = "cdvae"
-    """The structure rule and SMACT's verdict on the composition, as published."""
+    """The structure rule and SMACT's verdict on the composition, as published; the published gate also refuses a
+    prediction with a site that CrystalNN cannot place, which is not looked at here."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ class Reconstruction:
         n_passed = round(self.gated_share * n_samples) if n_samples else 0
         settings = self._settings(self.samples_per_target)
         figures.append(percentage(EVALUATION, "predictions past the gate", n_passed, n_samples, settings))
-        return Evaluation(EVALUATION, ABOUT, tuple(figures), {"matching": self.seconds}, {"rms": self.rms})
+        columns = {"rms": tuple(rms for row in self.rms_of_samples for rms in row)}
+        return Evaluation(EVALUATION, ABOUT, tuple(figures), {"matching": self.seconds}, columns)
 
     def _figures_of_best(self, k: int, rate_name: str, rms_name: str) -> tuple[Figure, Figure]:
         best = self.best_of(k)
@@ -204,9 +205,9 @@ def passes(sample: Crystal, gate: Gate) -> bool:
 
     Raises: one of MATCHER_FAULTS: if pymatgen cannot build the crystal.
     """
-    finite = np.isfinite(sample.lattice_ang).all() and np.isfinite(sample.frac).all()
-    if not finite or not abs(np.linalg.det(sample.lattice_ang)) > 0:
-        raise ValueError("the prediction holds values that are not finite, or has no volume")
+    fault = unreadable(sample)
+    if fault:
+        raise ValueError(fault)
     if gate is Gate.NONE:
         return True
     if not satisfies_cdvae_rule(sample.to_structure()):

@@ -60,14 +60,14 @@ def metre(
     """
     started = time.perf_counter()
     tolerances = csp_tolerances()
-    passed, n_failures = _past_gate(samples, gate)
+    compared, n_failures = _past_gate(samples, gate)
     known = ReferenceSet([str(i) for i in range(len(references))], references)
-    found = nearest_match(passed, known, tolerances, workers)
+    found = nearest_match(compared, known, tolerances, workers)
     best = found.of_reference
     settings: dict[str, Setting] = {
         "gate": gate.value,
         "n_samples": len(samples),
-        "n_samples_compared": len(passed),
+        "n_samples_compared": sum(sample is not None for sample in compared),
         "n_references": len(references),
         "n_pairs": found.n_pairs,
         "penalty_of_unmatched": tolerances.stol,
@@ -91,8 +91,9 @@ def metre(
             METRE, "mean rms of matched references", matched, "mean", RMS_UNIT, settings, of="matched references"
         ),
     )
-    per_reference = tuple(None if math.isnan(rms) else rms for rms in best.tolist())
-    return Evaluation(METRE, METRE_ABOUT, figures, {"matching": time.perf_counter() - started}, {"rms": per_reference})
+    seconds = {"matching": time.perf_counter() - started}
+    columns = {"rms": tuple(None if math.isnan(rms) else rms for rms in found.of_sample.tolist())}
+    return Evaluation(METRE, METRE_ABOUT, figures, seconds, columns)
 
 
 def airi_accuracy(samples: Sequence[Crystal | None], targets: Sequence[Crystal]) -> Evaluation:
@@ -133,15 +134,18 @@ def _fits(sample: Crystal | None, target: Crystal, tolerances: Tolerances) -> bo
     return None if found.failures else False
 
 
-def _past_gate(samples: Sequence[Crystal | None], gate: Gate) -> tuple[list[Crystal], int]:
-    """Samples that passed the gate, and how many are no crystal."""
-    passed, n_failures = [], 0
+def _past_gate(samples: Sequence[Crystal | None], gate: Gate) -> tuple[list[Crystal | None], int]:
+    """The samples with None for those that did not pass the gate, and how many are no crystal."""
+    compared: list[Crystal | None] = []
+    n_failures = 0
     for sample in samples:
+        passed = False
         try:
             if sample is None:
                 n_failures += 1
-            elif passes(sample, gate):
-                passed.append(sample)
-        except MATCHER_FAULTS:
+            else:
+                passed = passes(sample, gate)
+        except MATCHER_FAULTS:  # counted apart; it matches nothing
             n_failures += 1
-    return passed, n_failures
+        compared.append(sample if passed else None)
+    return compared, n_failures

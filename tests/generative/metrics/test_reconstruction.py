@@ -148,6 +148,9 @@ def test_the_curve_of_best_of_k_is_that_of_the_first_k_predictions_alone() -> No
         rates.append(rate.value)
     assert 0 < rates[0] < rates[2] <= 100
     assert evaluation.figure("match rate").value == rates[2]
+    flat = [math.nan if rms is None else rms for row in zip(*truth, strict=True) for rms in row]
+    given = [math.nan if rms is None else rms for rms in evaluation.per_sample["rms"]]
+    assert given == pytest.approx(flat, abs=1e-9, nan_ok=True)
     assert evaluation.figure("predictions past the gate").value == 100
 
 
