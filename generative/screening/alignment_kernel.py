@@ -30,7 +30,7 @@ class Alignment(NamedTuple):
         box: allowed fractional difference per coordinate, (3,).
         box_lll: the same in the LLL basis, (3,).
         images: Cartesian vectors of the 27 nearest cells, (27, 3).
-        facts: [square of half the shortest lattice vector, 1 if rounding decided the LLL basis].
+        facts: [square of half the shortest lattice vector, ties met in the reduction to the LLL basis].
     """
 
     first: np.ndarray
@@ -112,10 +112,13 @@ def covers(work: Alignment, bounds: np.ndarray, ref: int, s: int, slack: float) 
 
 
 @compiled
-def to_lll(work: Alignment, stol: float) -> None:
-    """The LLL basis of the average lattice, its box, its nearest cells, and the coordinates in it."""
+def to_lll(work: Alignment, stol: float, choice: int) -> None:
+    """The LLL basis of the average lattice, its box, its nearest cells, and the coordinates in it.
+
+    `choice` says how ties of the reduction are decided; see lll_reduce.
+    """
     work.lll[:] = work.average
-    work.facts[1] = 1.0 if lll_reduce(work.lll) else 0.0
+    work.facts[1] = lll_reduce(work.lll, choice)
     invert(work.lll, work.inverse)
     multiply(work.average, work.inverse, work.to_lll)
     for i in range(3):
@@ -139,12 +142,40 @@ def to_lll(work: Alignment, stol: float) -> None:
 
 
 @compiled
+def _shortest(work: Alignment, pairs: Assignment, r: np.ndarray, i: int, j: int) -> bool:
+    """The shortest image of the wrapped difference r; True if it lies beyond the next cell."""
+    vector = pairs.vectors[i, j]
+    for x in range(3):
+        vector[x] = r[0] * work.lll[0, x] + r[1] * work.lll[1, x] + r[2] * work.lll[2, x]
+    least = dot(vector, vector)
+    best, is_split = 13, False
+    if least > work.facts[0] * (1 - 1e-6):
+        for m in range(27):
+            if m == 13:
+                continue
+            squared = 0.0
+            for x in range(3):
+                squared += (vector[x] + work.images[m, x]) ** 2
+            if abs(squared - least) < 1e-9:
+                is_split = True
+            elif squared < least:
+                least, best, is_split = squared, m, False
+        for x in range(3):
+            vector[x] += work.images[best, x]
+    pairs.cost[i, j] = least
+    pairs.is_split[i, j] = is_split
+    farthest: float = max(abs(r[0] + best // 9 - 1), abs(r[1] + best // 3 % 3 - 1), abs(r[2] + best % 3 - 1))
+    return farthest > 1
+
+
+@compiled
 def distances(work: Alignment, pairs: Assignment, bounds: np.ndarray, ref: int, s: int, with_box: bool) -> bool:
     """Shortest vectors and squared distances between atoms of one kind when `ref` lies upon s.
 
     Pairs outside the box of the LLL basis are forbidden, as pbc_shortest_vectors does; `with_box` False allows all.
 
-    Returns: True if rounding decides something: a pair at the edge of the box, or two images equally near.
+    Returns: True if rounding or reach decides a distance: a pair at the edge of the box, or one whose shortest image is
+        beyond the cells that pymatgen looks into. Two images equally near leave the distance as it is: pairs.is_split.
     """
     n = len(work.first)
     unsure = False
@@ -165,31 +196,3 @@ def distances(work: Alignment, pairs: Assignment, bounds: np.ndarray, ref: int, 
                 if inside or not with_box:
                     unsure |= _shortest(work, pairs, r, i, j)
     return unsure
-
-
-@compiled
-def _shortest(work: Alignment, pairs: Assignment, r: np.ndarray, i: int, j: int) -> bool:
-    """The shortest image of the wrapped difference r; True if two are equally short or it lies beyond the next cell."""
-    vector = pairs.vectors[i, j]
-    for x in range(3):
-        vector[x] = r[0] * work.lll[0, x] + r[1] * work.lll[1, x] + r[2] * work.lll[2, x]
-    least = dot(vector, vector)
-    best, tie = 13, False
-    if least > work.facts[0] * (1 - 1e-6):
-        for m in range(27):
-            if m == 13:
-                continue
-            squared = 0.0
-            for x in range(3):
-                squared += (
-                    r[0] * work.lll[0, x] + r[1] * work.lll[1, x] + r[2] * work.lll[2, x] + work.images[m, x]
-                ) ** 2
-            if abs(squared - least) < 1e-9:
-                tie = True
-            elif squared < least:
-                least, best, tie = squared, m, False
-        for x in range(3):
-            vector[x] += work.images[best, x]
-    pairs.cost[i, j] = least
-    beyond = abs(r[0] + best // 9 - 1) > 1 or abs(r[1] + best // 3 % 3 - 1) > 1 or abs(r[2] + best % 3 - 1) > 1
-    return tie or beyond

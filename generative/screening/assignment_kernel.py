@@ -32,6 +32,7 @@ class Assignment(NamedTuple):
     Attributes:
         cost: squared distances, (n, n); FORBIDDEN where the pair must not be assigned.
         vectors: from an atom of the second crystal (row) to one of the first (column), (n, n, 3).
+        is_split: whether two periodic images are equally near, so that the vector is rounding's choice, (n, n).
         row_price, column_price: potentials, (n,).
         column: column of each row, (n,).
         scratch: (4, n + 1).
@@ -40,6 +41,7 @@ class Assignment(NamedTuple):
 
     cost: np.ndarray
     vectors: np.ndarray
+    is_split: np.ndarray
     row_price: np.ndarray
     column_price: np.ndarray
     column: np.ndarray
@@ -126,7 +128,10 @@ def _is_tight(work: Assignment, bounds: np.ndarray, block: int, i: int, j: int) 
 
 @compiled
 def tied_range(work: Assignment, bounds: np.ndarray, use_rms: bool) -> tuple[float, float]:
-    """Least and largest displacement over all optima of the solved problem; (0, inf) if they are too many to list."""
+    """Least and largest displacement over all optima of the solved problem.
+
+    (0, inf) if they are too many to list, or one has a vector that is rounding's choice.
+    """
     n = len(work.column)
     value = displacement(work, work.column, use_rms)
     tight = np.zeros((n, n), np.bool_)
@@ -135,6 +140,8 @@ def tied_range(work: Assignment, bounds: np.ndarray, use_rms: bool) -> tuple[flo
         for i in range(bounds[block], bounds[block + 1]):
             for j in range(bounds[block], bounds[block + 1]):
                 tight[i, j] = _is_tight(work, bounds, block, i, j)
+                if tight[i, j] and work.is_split[i, j]:
+                    return 0.0, np.inf
                 if tight[i, j] and j != work.column[i]:
                     is_unique = False
     if is_unique:

@@ -12,15 +12,15 @@ supercells, no subsets: behaviour reproduced, lengths in units of (V/N)^(1/3).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
 from generative.screening.alignment_kernel import Alignment, align, covers, distances, multiply, to_lll
-from generative.screening.assignment_kernel import FORBIDDEN, Assignment, solve_block, tied_range
+from generative.screening.assignment_kernel import FORBIDDEN, solve_block, tied_range
+from generative.screening.bench_kernel import Bench, bench_for
 from generative.screening.lattice_kernels import EDGE, dot, invert, lattice_points, parameters_of
 from generative.screening.native import compiled
-from generative.screening.placement_bound import CAPACITY, Placement, candidates, may_place
+from generative.screening.placement_bound import candidates, may_place
 
 REFUSED, ACCEPTED, UNSURE = 0, 1, 2
 """Verdicts on a pair."""
@@ -34,91 +34,70 @@ VALUE_EDGE = 1e-7
 MAX_POINTS = 1_000_000
 """Lattice points to search at most; cells so thin as to need more are left to pymatgen."""
 
+MAX_TIES = 5
+"""Ties in the reduction of an average lattice whose outcomes are all tried."""
+
 EXACT = 1e-5
 """A root mean square displacement below this ends pymatgen's search for a smaller one."""
 
 
-class Bench(NamedTuple):
-    """All working arrays for crystals of n atoms.
-
-    Attributes:
-        alignment: of one lattice mapping.
-        pairs: of one assignment.
-        placement: of the bound.
-        state: [best displacement, least displacement an unsure candidate may have, farthest stage, assignments solved].
-        stage: per atom of the first crystal: 0 not tried, 1 covers, 2 covers and may be placed, (n,).
-    """
-
-    alignment: Alignment
-    pairs: Assignment
-    placement: Placement
-    state: np.ndarray
-    stage: np.ndarray
+@compiled
+def _displacements(
+    bench: Bench, bounds: np.ndarray, ref: int, s: int, use_rms: bool, with_box: bool
+) -> tuple[float, float]:
+    """Least and largest displacement that rounding could give at one translation; infinite if none is allowed."""
+    work, pairs = bench.alignment, bench.pairs
+    unsure = distances(work, pairs, bounds, ref, s, with_box)
+    bench.state[3] += 1
+    for block in range(len(bounds) - 1):
+        if solve_block(pairs, bounds[block], bounds[block + 1]) >= FORBIDDEN / 2:
+            return (0.0 if unsure else np.inf), np.inf
+    low, high = tied_range(pairs, bounds, use_rms)
+    return (0.0, np.inf) if unsure else (low, high)
 
 
 @compiled
-def bench_for(n: int) -> Bench:
-    """Working arrays for n atoms."""
-    alignment = Alignment(
-        np.empty((n, 3)),
-        np.empty((n, 3)),
-        np.empty((n, 3)),
-        np.empty((n, 3)),
-        np.empty((3, 3)),
-        np.empty((3, 3)),
-        np.empty((3, 3)),
-        np.empty((3, 3)),
-        np.empty(3),
-        np.empty(3),
-        np.empty((27, 3)),
-        np.zeros(2),
-    )
-    pairs = Assignment(
-        np.empty((n, n)),
-        np.zeros((n, n, 3)),
-        np.empty(n),
-        np.empty(n),
-        np.zeros(n, np.int64),
-        np.empty((4, n + 1)),
-        np.zeros((3, n + 1), np.int64),
-    )
-    placement = Placement(
-        np.empty((n, CAPACITY, 3)),
-        np.empty((n, CAPACITY), np.int64),
-        np.zeros(n, np.int64),
-        np.zeros((n + 1, n), np.int64),
-        np.zeros(n + 1, np.int64),
-        np.zeros(n + 1, np.int64),
-        np.zeros(n, np.bool_),
-        np.zeros((n + 2, 4)),
-    )
-    return Bench(alignment, pairs, placement, np.zeros(4), np.zeros(n, np.int64))
+def _over_all_bases(
+    bench: Bench, bounds: np.ndarray, ref: int, s: int, stol: float, use_rms: bool
+) -> tuple[float, float]:
+    """The same where ties leave the LLL basis open, and with it the box of allowed pairs.
+
+    If the optimum over all pairs uses none longer than 2 stol, which no box forbids, it stands; else all bases are
+    tried that rounding could have given.
+    """
+    work, pairs = bench.alignment, bench.pairs
+    low, high = _displacements(bench, bounds, ref, s, use_rms, False)
+    longest = 0.0
+    for i in range(len(pairs.column)):
+        longest = max(longest, pairs.cost[i, pairs.column[i]])
+    if longest < 4 * stol * stol * (1 - EDGE):
+        return low, high
+    low, high = np.inf, 0.0
+    for choice in range(1 << MAX_TIES):
+        to_lll(work, stol, choice)
+        if work.facts[1] > MAX_TIES:
+            low, high = 0.0, np.inf
+            break
+        if choice >> int(work.facts[1]) == 0:  # higher bits decide nothing: this basis was tried
+            one, other = _displacements(bench, bounds, ref, s, use_rms, True)
+            low, high = min(low, one), max(high, other)
+    to_lll(work, stol, 0)
+    return low, high
 
 
 @compiled
 def _judge(bench: Bench, bounds: np.ndarray, ref: int, s: int, stol: float, use_rms: bool, at_edge: bool) -> None:
     """Solve the assignment at one translation and enter its displacement, sure or not, into the bench's state."""
-    work, pairs, state = bench.alignment, bench.pairs, bench.state
-    is_lll_sure = work.facts[1] == 0.0
-    unsure = distances(work, pairs, bounds, ref, s, is_lll_sure)
-    state[3] += 1
-    for block in range(len(bounds) - 1):
-        if solve_block(pairs, bounds[block], bounds[block + 1]) >= FORBIDDEN / 2:
-            if unsure:
-                state[1] = 0.0
-            return
-    if not is_lll_sure:
-        # Which pairs the box forbids is open; if the optimum over all pairs uses none that a box may forbid, it stands.
-        for i in range(len(pairs.column)):
-            if pairs.cost[i, pairs.column[i]] > 4 * stol * stol * (1 - EDGE):
-                state[1] = 0.0
-                return
-    low, high = tied_range(pairs, bounds, use_rms)
-    if unsure:
-        low = 0.0
-    close = abs(low - stol) < VALUE_EDGE or abs(high - stol) < VALUE_EDGE
-    agree = (low < stol) == (high < stol) if not use_rms else high - low < 1e-9
-    if unsure or at_edge or close or not agree:
+    state = bench.state
+    if bench.alignment.facts[1] == 0.0:
+        low, high = _displacements(bench, bounds, ref, s, use_rms, True)
+    else:
+        low, high = _over_all_bases(bench, bounds, ref, s, stol, use_rms)
+    is_close = abs(low - stol) < VALUE_EDGE or abs(high - stol) < VALUE_EDGE
+    agree = (low < stol) == (high < stol)
+    if use_rms and low < stol:
+        agree = high - low < 1e-9
+    if at_edge or is_close or not agree:
         state[1] = min(state[1], low)
     else:
         state[0] = min(state[0], low)
@@ -141,7 +120,7 @@ def _try_mapping(bench: Bench, bounds: np.ndarray, ref: int, stol: float, use_rm
         if not covers(work, bounds, ref, s, EDGE):
             continue
         if not is_ready:
-            to_lll(work, stol)
+            to_lll(work, stol, 0)
             is_ready = True
         state[2] = max(state[2], 2.0)
         bench.stage[s] = 1

@@ -99,21 +99,28 @@ def _orthogonalise(a: np.ndarray, b: np.ndarray, u: np.ndarray, m: np.ndarray, f
 
 
 @compiled
-def lll_reduce(a: np.ndarray) -> bool:
-    """LLL-reduce the rows of a in place (delta 0.75); True if rounding may have decided a step."""
+def lll_reduce(a: np.ndarray, choice: int) -> int:
+    """LLL-reduce the rows of a in place (delta 0.75); returns the number of ties met on the way.
+
+    A tie is a coefficient of one half, or a swap condition met with equality: rounding decides it. The n-th tie is
+    decided the other way if bit n of `choice` is set: choices below 2^ties give all bases that rounding could give.
+    A reduction that does not end counts 99 ties.
+    """
     b = np.zeros((3, 3))
     u = np.zeros((3, 3))
     m = np.zeros(3)
     _orthogonalise(a, b, u, m, 0, 3)
-    unsure = False
+    ties = 0
     k = 2
-    for _ in range(1000):
+    for _ in range(200):
         if k > 3:
-            return unsure
+            return ties
         for i in range(k - 1, 0, -1):
             q = np.rint(u[k - 1, i - 1])
             if abs(abs(u[k - 1, i - 1] - q) - 0.5) < EDGE:
-                unsure = True
+                if (choice >> ties) & 1:
+                    q += 1.0 if u[k - 1, i - 1] > q else -1.0
+                ties = min(ties + 1, 60)
             if q != 0.0:
                 for x in range(3):
                     a[k - 1, x] -= q * a[i - 1, x]
@@ -121,9 +128,11 @@ def lll_reduce(a: np.ndarray) -> bool:
                     u[k - 1, x] -= q * u[i - 1, x]
                 u[k - 1, i - 1] -= q
         bound = (0.75 - u[k - 1, k - 2] ** 2) * m[k - 2]
+        is_reduced = m[k - 1] >= bound
         if abs(m[k - 1] - bound) < EDGE * m[k - 1]:
-            unsure = True
-        if m[k - 1] >= bound:
+            is_reduced ^= (choice >> ties) & 1 == 1
+            ties = min(ties + 1, 60)
+        if is_reduced:
             k += 1
             continue
         for x in range(3):
@@ -134,7 +143,7 @@ def lll_reduce(a: np.ndarray) -> bool:
         else:
             u[2, 0] = dot(a[2], b[0]) / m[0]
             u[2, 1] = dot(a[2], b[1]) / m[1]
-    return True
+    return 99
 
 
 @compiled

@@ -146,7 +146,7 @@ def _niggli(lattice: np.ndarray, frac: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     tol_ang = NIGGLI_TOL * abs(np.dot(np.cross(lattice[0], lattice[1]), lattice[2])) ** (1 / 3)
     reduced = lattice.copy()
-    if lll_reduce(reduced):
+    if lll_reduce(reduced, 0):
         # A coefficient of one half: hexagonal and cubic cells. Its sign is rounding's, so take pymatgen's.
         from pymatgen.core.lattice import Lattice
 
