@@ -97,7 +97,7 @@ def _sampler(config: BenchmarkConfig, entry: GeneratorEntry) -> Any:
 
 def _drawn(config: BenchmarkConfig, entry: GeneratorEntry, targets: ReadCrystals, folder: Path) -> pa.Table:
     from generative.sampling import chunk_generator
-    from tasks.loading import checkpoint
+    from tasks.loading import checkpoint, device_of
 
     settings = _sampler(config, entry)
     loaded = checkpoint(settings.checkpoint, config.execution)
@@ -113,7 +113,7 @@ def _drawn(config: BenchmarkConfig, entry: GeneratorEntry, targets: ReadCrystals
         "n": len(crystals),
         "seconds": round(seconds, 3),
         "crystals_per_second": round(len(crystals) / seconds, 3),
-        "device": config.execution.device,
+        "device": device_of(config.execution),
         "torch_threads": config.execution.torch_threads,
         "sampler": settings.model_dump(mode="json", exclude={"checkpoint", "n_candidates"}),
     }

@@ -263,13 +263,8 @@ def _reconstruction(judged: Judgement) -> Evaluation:
     pairing = judged.pairing
     predictions = [[judged.crystals[place] for place in places] for places in pairing.samples]
     found = evaluate(predictions, _targets(judged), Gate(judged.config.gate), judged.config.workers)
-    column: list[float | None] = [None] * len(judged.samples)
-    for places, values in zip(pairing.samples, found.rms_of_samples, strict=True):
-        for place, value in zip(places, values, strict=True):
-            column[place] = value
-    evaluation = _with_pairing(found.as_evaluation(), judged)
-    judged.columns[f"{evaluation.protocol}: rms"] = column
-    return evaluation
+    places = [place for of_target in pairing.samples for place in of_target]
+    return _with_pairing(judged.keep(found.as_evaluation(), places), judged)
 
 
 def _targets(judged: Judgement) -> list[Crystal]:
@@ -297,8 +292,7 @@ def _metre(judged: Judgement) -> Evaluation:
     from generative.metrics.reconstruction import Gate
     from generative.metrics.reconstruction_sets import metre
 
-    found = metre(judged.crystals, judged.true_crystals, Gate(judged.config.gate), judged.config.workers)
-    return replace(found, per_sample={})  # one value per reference crystal: no column of the samples' table
+    return judged.keep(metre(judged.crystals, judged.true_crystals, Gate(judged.config.gate), judged.config.workers))
 
 
 def _airi(judged: Judgement) -> Evaluation:

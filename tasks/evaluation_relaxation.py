@@ -6,14 +6,19 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from configs.evaluation import JudgeConfig
-from generative.crystals import Crystal, crystals_of, structure_columns
+from configs.schema import DiscoverConfig
+from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of, structure_columns
+from tasks.candidates import RELAXED
 from tasks.evaluation_samples import ReadCrystals
+from tasks.files import key_of, keyed
 from tasks.own_files import formula_of, place_on_hull, relax_crystals, systems_of
 
 if TYPE_CHECKING:
@@ -77,16 +82,13 @@ def relax_samples(
     above = np.full(len(places), math.nan)
     if known is not None and len(table):
         started = time.perf_counter()
-        if config.elemental_prototypes:
-            known, added = with_elements(known, systems_of(table))
-            known_name += f" and elemental prototypes of {', '.join(added)}" if added else ""
-        inside, outside = _with_phases(table, known)
+        phases, added = relaxed_phases(known, systems_of(table), config, progress)
+        known_name += f" and elemental prototypes of {', '.join(added)}" if added else ""
+        inside, outside = _with_phases(table, phases)
         reasons |= {place: why for place, why in outside.items() if place not in reasons}
-        placed = (
-            place_on_hull(inside, known, run, _told(progress, "relaxing competing phases")) if len(inside) else None
-        )
+        placed = place_on_hull(inside, phases, run).to_pylist() if len(inside) else []
         seconds["competing phases and hull"] = time.perf_counter() - started
-        for row in [] if placed is None else placed.to_pylist():
+        for row in placed:
             energy, place = row["e_above_hull_ev_per_atom"], int(row["id"])
             above[places.index(place)] = math.nan if energy is None else energy
             if energy is None and row["hull_note"]:
@@ -131,29 +133,90 @@ def _table(samples: ReadCrystals, places: tuple[int, ...]) -> pa.Table:
     )
 
 
-def with_elements(known: pa.Table, systems: Sequence[tuple[str, ...]]) -> tuple[pa.Table, list[str]]:
-    """Competing phases with AFLOW's elemental prototypes of the elements that they lack, and which elements these are.
+def relaxed_phases(
+    known: pa.Table, systems: Sequence[tuple[str, ...]], config: JudgeConfig, progress: Progress
+) -> tuple[pa.Table, list[str]]:
+    """Competing phases of these chemical systems, relaxed, and the elements whose prototypes were added.
 
-    Prototypes come unrelaxed, at an estimated volume; they are relaxed with the other phases.
+    They are kept in the runs' folder and taken from there as long as crystals, potential and criteria stay the same.
+
+    Args:
+        known: all phases; of each system the `hull.references_max` of lowest stated energy are taken.
+        systems: elements of each sample.
+        config: potential, relaxation, hull, and whether elements that `known` lacks are made from prototypes.
+        progress: told of every relaxation.
     """
+    run = config.as_run()
+    chosen = _chosen(known, sorted({system for system in systems if system}), run.hull.references_max)
+    digests = [
+        [name, c.digest] for name, c in zip(chosen.column("id").to_pylist(), crystals_of(chosen), strict=True) if c
+    ]
+    tables = []
+    if digests:
+        key = _phases_key(run, crystals=digests)
+        tables.append(_kept(run, key, lambda: relax_crystals(chosen, run, _told(progress, "relaxing phases"))))
+    present = {system[0] for system in systems_of(chosen) if len(system) == 1}
+    wanted = {element for system in systems for element in system}
+    lacking = sorted(wanted - present) if config.elemental_prototypes else []
+    for n, element in enumerate(lacking):
+        progress("relaxing elemental prototypes", n, len(lacking))
+        tables.append(_kept(run, _phases_key(run, element=element), partial(_relaxed_element, element, run)))
+    names = [*(f.name for f in RELAXED), *(f.name for f in STRUCTURE_FIELDS)]
+    return pa.concat_tables([table.select(names) for table in tables]) if tables else _no_phases(known), lacking
+
+
+def elemental_prototypes(element: str) -> pa.Table:
+    """AFLOW's prototypes of one element at an estimated volume: id, formula and crystal, not relaxed."""
     from generative.config import PrototypesSource
     from generative.datasets.checks import checked, primitive
     from generative.datasets.prototypes import decorate
-    from generative.datasets.records import row_of, table_of
-    from generative.datasets.table import DATASET_SCHEMA
 
-    present = {system[0] for system in systems_of(known) if len(system) == 1}
-    lacking = sorted({element for system in systems for element in system} - present)
-    rows = []
-    for element in lacking:
-        for decoration in decorate([element], PrototypesSource(n_elements_max=1)):
-            crystal = primitive(checked(Crystal.from_structure(decoration.structure)))
-            rows.append(row_of(crystal, "prototypes", decoration.name, "not stated", {}))
-    if not rows:
-        return known, []
-    names = [name for name in DATASET_SCHEMA.names if name in known.column_names]
-    added = table_of(rows).select(names).cast(known.select(names).schema)
-    return pa.concat_tables([known.select(names), added]), lacking
+    made = decorate([element], PrototypesSource(n_elements_max=1))
+    crystals = [primitive(checked(Crystal.from_structure(decoration.structure))) for decoration in made]
+    ids = pa.array([f"prototypes:{decoration.name}" for decoration in made], pa.string())
+    formulas = pa.array([formula_of(crystal) for crystal in crystals], pa.string())
+    return pa.table({"id": ids, "formula": formulas, **structure_columns(crystals)})
+
+
+def _relaxed_element(element: str, run: DiscoverConfig) -> pa.Table:
+    return relax_crystals(elemental_prototypes(element), run)
+
+
+def _chosen(known: pa.Table, systems: Sequence[tuple[str, ...]], most: int) -> pa.Table:
+    """Of each chemical system the phases of lowest stated energy, each phase once; all where none is stated."""
+    from tasks.known import competing_phases
+
+    inside = [frozenset(system) for system in systems_of(known)]
+    ids = known.column("id").to_pylist()
+    wanted: set[int] = set()
+    for system in systems:
+        rows = [i for i, elements in enumerate(inside) if elements and elements <= set(system)]
+        if rows and {"e_above_hull_ev_per_atom", "method", "formula"} <= set(known.column_names):
+            kept = set(competing_phases(known.take(pa.array(rows)), most).column("id").to_pylist())
+            rows = [i for i in rows if ids[i] in kept]
+        wanted |= set(rows)
+    return known.take(pa.array(sorted(wanted), pa.int64()))
+
+
+def _phases_key(run: DiscoverConfig, **parts: Any) -> str:
+    from tasks.loading import identify
+
+    return key_of(
+        "phases",
+        ("dft", "generative/datasets", "tasks/relax.py", "tasks/candidates.py", "tasks/evaluation_relaxation.py"),
+        potential=identify(run.relax, run.execution).fingerprint,
+        relax=run.relax.model_dump(mode="json", exclude={"potential", "fallback", "chunk_size"}),
+        **parts,
+    )
+
+
+def _kept(run: DiscoverConfig, key: str, compute: Callable[[], pa.Table]) -> pa.Table:
+    path = Path(run.execution.runs_folder) / ".references" / f"{key[:32]}.parquet"
+    return keyed(path, key, compute).read()
+
+
+def _no_phases(known: pa.Table) -> pa.Table:
+    return known.slice(0, 0)
 
 
 def _with_phases(table: pa.Table, known: pa.Table) -> tuple[pa.Table, dict[int, str]]:
