@@ -217,7 +217,9 @@ def find_known(
             rms = rms_judge.rms(shelf.cells, place, stack, 0)
             number = int(shelf.indices[place])
             if rms is None:
-                rms, _ = rms_judge.rms_by_pymatgen(references.crystal_of(number), crystals[index])
+                rms, _ = rms_judge.rms_by_pymatgen(
+                    references.crystal_of(number), references.reduced(number), crystals[index], cells[index]
+                )
             matches[index] = KnownMatch(references.id_of(number), rms)
 
     with _pool(workers) as pool:
@@ -271,11 +273,11 @@ def pairwise_rms(
 
     def compare(index: int) -> None:
         pair = readied[id(first[index])], readied[id(second[index])]
-        fault = pair[0].fault or pair[1].fault
-        if not fault and pair[0].kind == pair[1].kind and pair[0].stack is not None and pair[1].stack is not None:
+        fault = pair[0].cell.fault or pair[1].cell.fault
+        if pair[0].kind == pair[1].kind and pair[0].stack is not None and pair[1].stack is not None:
             found = judge.rms(pair[0].stack, 0, pair[1].stack, 0)
             if found is None:
-                found, fault = judge.rms_by_pymatgen(first[index], second[index])
+                found, fault = judge.rms_by_pymatgen(first[index], pair[0].cell, second[index], pair[1].cell)
             rms[index] = found
         if fault:
             failures[index] = fault
@@ -287,19 +289,19 @@ def pairwise_rms(
 
 @dataclass(frozen=True)
 class _Ready:
-    """A crystal readied for comparison: its kind and stack of one, or a fault."""
+    """A crystal readied for comparison: its reduced cell, its kind and a stack of one."""
 
+    cell: ReducedCell
     kind: Kind
     stack: CellStack | None
-    fault: str
 
 
 def _ready(crystals: Sequence[Crystal], workers: int) -> list[_Ready]:
-    """Kind and stack, or the fault, of each crystal."""
+    """Each crystal reduced."""
     readied = []
     for cell in reduce_crystals(crystals, workers):
         stack = None if cell.crystal is None else stack_cells([cell.crystal])
-        readied.append(_Ready(() if cell.crystal is None else kind_of(cell.crystal), stack, cell.fault))
+        readied.append(_Ready(cell, () if cell.crystal is None else kind_of(cell.crystal), stack))
     return readied
 
 

@@ -49,7 +49,7 @@ def _code_folder() -> Path | None:
     """A writable folder for code of exactly these sources: under NUMBA_CACHE_DIR, or the user's cache; None if none."""
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
-        if "compiled" in (text := source.read_text()):
+        if "@compiled" in (text := source.read_text()):
             digest.update(text.encode())
     home = os.environ.get("XDG_CACHE_HOME", "") or str(Path("~/.cache").expanduser())
     for base in (os.environ.get("NUMBA_CACHE_DIR", ""), f"{home}/hullward"):

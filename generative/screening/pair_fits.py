@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 import numpy as np
+from pymatgen.core.structure import Structure
 
 from generative.crystals import Crystal
 from generative.screening import native
@@ -144,14 +145,11 @@ class Judge:
         with self._lock:
             self.counts.n_pairs += 1
             self.counts.n_by_pymatgen += 1
-        structures = []
-        for crystal, cell in ((first, first_cell), (second, second_cell)):
-            reduced = cell if cell.by_pymatgen else reduce_with_pymatgen(crystal)
-            if reduced.crystal is None:
-                return False, reduced.fault
-            structures.append(reduced.crystal.to_structure())
+        pair, fault = _reduced_by_pymatgen((first, first_cell), (second, second_cell))
+        if fault:
+            return False, fault
         try:
-            return bool(self.tolerances.matcher().fit(*structures, skip_structure_reduction=True)), ""
+            return bool(self.tolerances.matcher().fit(*pair, skip_structure_reduction=True)), ""
         except MATCHER_FAULTS as error:
             return False, fault_sentence("the matcher", error)
 
@@ -178,13 +176,20 @@ class Judge:
         self._count(np.array([verdict]), np.array([stage]))
         return None if verdict == UNSURE else (value if verdict == ACCEPTED else float("nan"))
 
-    def rms_by_pymatgen(self, first: Crystal, second: Crystal) -> tuple[float, str]:
-        """(get_rms_dist or NaN, fault) for crystals as given."""
+    def rms_by_pymatgen(
+        self, first: Crystal, first_cell: ReducedCell, second: Crystal, second_cell: ReducedCell
+    ) -> tuple[float, str]:
+        """(get_rms_dist or NaN, fault) by pymatgen alone, its own reduction included."""
         with self._lock:
             self.counts.n_pairs += 1
             self.counts.n_by_pymatgen += 1
+        pair, fault = _reduced_by_pymatgen((first, first_cell), (second, second_cell))
+        if fault:
+            return float("nan"), fault
         try:
-            found = self.tolerances.matcher().get_rms_dist(first.to_structure(), second.to_structure())
+            # get_rms_dist without its reduction, which it cannot be asked to skip.
+            matcher = self.tolerances.matcher()
+            found = matcher._match(*matcher._preprocess(*pair, skip_structure_reduction=True), use_rms=True)
         except MATCHER_FAULTS as error:
             return float("nan"), fault_sentence("the matcher", error)
         return (float("nan") if found is None else float(found[0])), ""
@@ -201,3 +206,14 @@ class Judge:
             self.counts.n_no_cover += int(reached[1])
             self.counts.n_no_placement += int(reached[2])
             self.counts.n_solved += int(reached[3])
+
+
+def _reduced_by_pymatgen(*pair: tuple[Crystal, ReducedCell]) -> tuple[list[Structure], str]:
+    """Both crystals as pymatgen reduces them, or the fault."""
+    structures = []
+    for crystal, cell in pair:
+        reduced = cell if cell.is_final else reduce_with_pymatgen(crystal)
+        if reduced.crystal is None:
+            return [], reduced.fault
+        structures.append(reduced.crystal.to_structure())
+    return structures, ""

@@ -31,12 +31,13 @@ class ReducedCell(NamedTuple):
     Attributes:
         crystal: its primitive Niggli cell; None if it has none. Coordinates need not be wrapped.
         fault: why there is none; empty otherwise.
-        by_pymatgen: pymatgen itself reduced it.
+        is_final: pymatgen is not to reduce the crystal once more, because it did so itself or because only this cell is
+            kept. Its reduction is not idempotent: a second one may turn the basis.
     """
 
     crystal: Crystal | None
     fault: str
-    by_pymatgen: bool = False
+    is_final: bool = False
 
     @property
     def structure(self) -> Structure | None:

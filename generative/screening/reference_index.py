@@ -260,7 +260,7 @@ class ReferenceIndex:
 
     def reduced(self, index: int) -> ReducedCell:
         """The reference's primitive Niggli cell."""
-        return ReducedCell(self.crystal_of(index), "")
+        return ReducedCell(self.crystal_of(index), "", is_final=True)
 
     def shelves(self, key: FormulaKey, workers: int = 1) -> dict[Kind, Shelf]:
         """The references of a formula by kind; `workers` has no part in it, since nothing is left to reduce."""
