@@ -135,7 +135,7 @@ def _notes(judged: Judgement) -> tuple[str, ...]:
         relaxed = judged.relaxed
         notes.append(
             f"Energies are of {relaxed.relaxations.potential}, a machine-learned potential, not DFT; "
-            f"{len(relaxed.places):,} of {len(judged.samples):,} samples were relaxed."
+            f"{len(relaxed.places):,} of {len(judged.samples):,} samples were taken for relaxation."
         )
         n_unplaced = int(np.isnan(relaxed.e_above_hull_ev_per_atom).sum())
         if relaxed.hull and n_unplaced:
