@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from configs.evaluation import BenchmarkConfig, EvaluateConfig, GeneratorEntry, JudgeConfig
 from configs.ingest import IngestConfig
 from configs.schema import DiscoverConfig
 from generative.config import (
@@ -29,9 +30,9 @@ from generative.config import (
 HEAD = """\
 # Settings
 
-Every setting of a run, of an ingest and of a training, with its default, what is allowed, and what it means. This file
-is written by `python -m configs.document > docs/settings.md` from the models that check the settings, and a test keeps
-the two equal.
+Every setting of a run, of an ingest, of a training and of an evaluation, with its default, what is allowed, and what it
+means. This file is written by `python -m configs.document > docs/settings.md` from the models that check the settings,
+and a test keeps the two equal.
 
 A YAML file states only what differs from these defaults; `configs/*.yaml` are examples. A single setting is changed on
 the command line by its dotted name: `hullward discover ternary --set sample.n_candidates=64`. A wrong name, type or
@@ -62,6 +63,18 @@ TRAINING = """\
 For `hullward train FILE.yaml --out FOLDER`, and the parameter `config` of the `train` deployment. `data` and its parts
 are those of a run.
 """
+EVALUATION = """\
+# An evaluation
+
+For `hullward evaluate`, whose options set them, and by `--set`. `relax`, `hull` and `execution` are those of a run.
+[evaluation.md](evaluation.md) says what the protocols measure.
+"""
+BENCHMARK = """\
+# A benchmark of generators
+
+The parameter `config` of the `benchmark` deployment, and what stands in `configs/benchmark-generators.yaml`; further
+settings are those of an evaluation, and `sample` of a run.
+"""
 SYSTEM = "Sizes and drop-out of the generator, stated under `system` ([generator.md](generator.md) says what they are)."
 
 BOUNDS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "and below"}
@@ -79,6 +92,9 @@ def document() -> str:
     parts += [INGEST, *_sections(IngestConfig, skip=("data", "relax"))]
     parts += [TRAINING, _table(TrainConfig, "", skip=("data",))]
     parts.append(f"## system\n\n{SYSTEM}\n\n{_table(CrystalFlowConfig, 'system.')}")
+    parts += [EVALUATION, *_sections(EvaluateConfig, skip=("relax", "hull", "execution"))]
+    parts += [BENCHMARK, _table(BenchmarkConfig, "", skip=(*JudgeConfig.model_fields, "sample"))]
+    parts.append(_table(GeneratorEntry, "generators."))
     return "\n".join(parts)
 
 

@@ -200,12 +200,12 @@ def _competing(known: pa.Table, systems: Sequence[tuple[str, ...]], most: int) -
     wanted: list[int] = []
     for system in systems:
         rows = [i for i, elements in enumerate(inside) if elements and set(elements) <= set(system)]
-        subset = known.take(rows)
+        subset = known.take(pa.array(rows, type=pa.int64()))
         if "e_above_hull_ev_per_atom" in known.column_names and "formula" in known.column_names:
             kept = set(competing_phases(subset, most).column("id").to_pylist())
             rows = [i for i, name in zip(rows, subset.column("id").to_pylist(), strict=True) if name in kept]
         wanted += rows
-    return known.take(sorted(set(wanted)))
+    return known.take(pa.array(sorted(set(wanted)), type=pa.int64()))
 
 
 def write_inputs_of(table: pa.Table, source: Sequence[str], out: Path, config: DiscoverConfig) -> list[dict[str, Any]]:

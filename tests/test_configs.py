@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from configs.evaluation import BenchmarkConfig, EvaluateConfig
 from configs.ingest import IngestConfig, load_ingest, parse_ingest
 from configs.options import IngestRequest, ingest_settings, sample_changes, settings_of
 from configs.overrides import override
@@ -89,7 +90,13 @@ def test_shipped_settings_load_under_their_own_name(name: str) -> None:
 
 def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
     stems = {file.stem for file in (ROOT / "configs").glob("*.yaml")}
-    assert stems == {*RUNS, "train-flow", "train-flow-start", *(f"ingest-{name}" for name in INGESTS)}
+    assert stems == {
+        *RUNS,
+        "train-flow",
+        "train-flow-start",
+        "benchmark-generators",
+        *(f"ingest-{name}" for name in INGESTS),
+    }
     assert load_training("train-flow").name == "hullward-flow"
 
 
@@ -113,9 +120,10 @@ def test_an_ingest_of_a_runs_settings_reads_what_the_run_would_read() -> None:
 def test_prefect_deploys_the_shipped_settings() -> None:
     stated = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
     deployed = {entry["name"]: entry for entry in stated["deployments"]}
-    assert set(deployed) == {*RUNS, *INGESTS, "flow", "flow-start"}
-    for name in deployed:
-        file = name if name in RUNS else f"ingest-{name}" if name in INGESTS else f"train-{name}"
+    files = {name: name for name in RUNS} | {name: f"ingest-{name}" for name in INGESTS}
+    files |= {"flow": "train-flow", "flow-start": "train-flow-start", "generators": "benchmark-generators"}
+    assert set(deployed) == set(files)
+    for name, file in files.items():
         written = yaml.safe_load((ROOT / "configs" / f"{file}.yaml").read_text(encoding="utf-8"))
         assert deployed[name]["parameters"] == {"config": written}
         assert deployed[name]["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
@@ -126,7 +134,7 @@ def test_prefect_deploys_the_shipped_settings() -> None:
     }
 
 
-@pytest.mark.parametrize("model", [DiscoverConfig, TrainConfig, IngestConfig])
+@pytest.mark.parametrize("model", [DiscoverConfig, TrainConfig, IngestConfig, EvaluateConfig, BenchmarkConfig])
 def test_every_field_of_the_form_says_what_it_is(model: type[BaseModel]) -> None:
     schema = model.model_json_schema()
     rooms = {model.__name__: schema, **schema["$defs"]}

@@ -119,7 +119,7 @@ def test_commands_named_in_the_text_exist() -> None:
     wrong: list[str] = []
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for page in PAGES:
-        for name in re.findall(r"`hullward ([a-z]+)", prose(page)):
+        for name in re.findall(r"`hullward ([a-z][a-z-]*)", prose(page)):
             if name not in COMMANDS.commands:
                 wrong.append(f"{page.name}: hullward {name}")
         targets = re.findall(r"`make ([a-z]+)", prose(page))
@@ -132,7 +132,9 @@ def test_commands_named_in_the_text_exist() -> None:
 def test_deployments_that_are_named_exist() -> None:
     known = set(deployment_names(ROOT / "prefect.yaml"))
     named = {
-        n for page in PAGES for n in re.findall(r"\b(?:discover|train|ingest)/[a-z-]+\b(?![./])", page.read_text())
+        name
+        for page in PAGES
+        for name in re.findall(r"\b(?:discover|train|ingest|benchmark)/[a-z-]+\b(?![./])", page.read_text())
     }
     assert named <= known
 
