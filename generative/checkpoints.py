@@ -59,7 +59,9 @@ def locate(checkpoint: str) -> Path:
     folder = PACKAGED / checkpoint.removeprefix("package:") if checkpoint.startswith("package:") else Path(checkpoint)
     missing = [name for name in ("model.safetensors", "model.json") if not (folder / name).is_file()]
     if missing:
-        shipped = ", ".join(f"package:{f.name}" for f in sorted(PACKAGED.glob("*")) if f.is_dir()) or "none"
+        shipped = (
+            ", ".join(f"package:{f.name}" for f in sorted(PACKAGED.glob("*")) if (f / "model.json").is_file()) or "none"
+        )
         raise CheckpointError(
             f"{checkpoint}: {missing[0]} not found; expected a folder made by `hullward train`, or one of: {shipped}"
         )

@@ -159,7 +159,7 @@ class AflowSource(NetworkSource):
 
 
 class OptimadeSource(NetworkSource):
-    """Any OPTIMADE provider; `where` is an OPTIMADE filter, such as 'nelements=2 AND elements HAS \"Ta\"'."""
+    """Any OPTIMADE provider; `where` is an OPTIMADE filter, such as 'nelements=2 AND nsites<20'."""
 
     kind: Literal["optimade"] = "optimade"
     provider: str = Field(

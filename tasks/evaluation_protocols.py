@@ -22,6 +22,7 @@ from tasks.evaluation_relaxation import Progress, RelaxedSamples, relax_samples,
 from tasks.evaluation_samples import EvaluationError, Pairing, ReadCrystals, paired
 
 if TYPE_CHECKING:
+    from generative.metrics.adaptive_cell import Activations
     from generative.metrics.coverage import Cutoffs
     from generative.metrics.generation import Energies, Prints
     from generative.screening.matching import ReferenceSet
@@ -175,6 +176,18 @@ class Judgement:
         return made
 
     @cached_property
+    def activations(self) -> Activations:
+        """Features of samples and reference by the shipped network."""
+        from generative.metrics.adaptive_cell import Activations
+        from generative.metrics.network_features import load_network, network_features
+
+        network, started = load_network(), time.perf_counter()
+        sets = (self.crystals, self.true_crystals)
+        samples, reference = (network_features(crystals, self.config.workers, network) for crystals in sets)
+        self.seconds["network features"] = time.perf_counter() - started
+        return Activations(samples.values, reference.values, network.name)
+
+    @cached_property
     def energies(self) -> Energies | None:
         """Energies of samples and reference by the potential, if they are asked for."""
         from generative.metrics.generation import Energies
@@ -314,6 +327,7 @@ def _adaptive_cell(judged: Judgement) -> Evaluation:
             seed=judged.config.seed,
             sample_prints=judged.sample_prints,
             reference_prints=judged.reference_prints,
+            activations=judged.activations,
         )
     )
 

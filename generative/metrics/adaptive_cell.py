@@ -188,6 +188,7 @@ def _activations_figure(activations: Activations | None, drawn: np.ndarray, sett
         reason = "no activations of a CGCNN were given, and the paper's network is not published"
         return Figure(PROTOCOL, "Frechet distance, CGCNN", math.nan, "", 0, reason, settings)
     given = np.asarray(activations.samples, dtype=float)[drawn]
+    settings = {**settings, "compares_with": "figures of the same network and reference alone"}
     return _frechet_figure(
         frechet(given, np.asarray(activations.reference, dtype=float), activations.network), settings
     )
