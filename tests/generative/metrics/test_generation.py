@@ -20,7 +20,7 @@ from generative.datasets.cif import parse_cif
 from generative.metrics.adaptive_cell import Activations, adaptive_cell
 from generative.metrics.coverage import MP_20, Cutoffs
 from generative.metrics.figures import Evaluation
-from generative.metrics.generation import Energies, Prints, generation, prints_of
+from generative.metrics.generation import Energies, Prints, _needle, generation, prints_of
 from generative.metrics.validity import verdicts
 from tests.generative.metrics.crystal_sets import (
     N_REAL,
@@ -29,6 +29,7 @@ from tests.generative.metrics.crystal_sets import (
     samples_of_real,
     structure_of,
 )
+from tests.servers.real import real_records
 
 TIGHT = Cutoffs(0.25, 6.0, "chosen for the test, so that some are covered and some are not")
 N_DRAWN = 40
@@ -218,6 +219,21 @@ def test_an_element_without_magpie_data_leaves_a_crystal_valid_but_uncovered() -
     assert found.figure("structural validity").value == 100
     assert found.figure("COV-P").value == 50
     assert "1 generated crystal has no fingerprint" in found.figure("COV-P").reason
+
+
+def test_a_needle_has_no_fingerprint_and_says_why_before_the_search_for_its_neighbours_runs_for_minutes() -> None:
+    crystal = reference()[0]
+    needle = Crystal(np.diag([0.3, 0.3, 300.0]), crystal.frac, crystal.atomic_numbers)
+    structure, composition = prints_of([needle, crystal, None])
+    assert "so thin" in structure.reasons[0]
+    assert structure.usable.tolist() == [False, True, False]
+    assert composition.usable.tolist() == [True, True, False]
+    assert structure.reasons[2] == composition.reasons[2] == "the sample holds no crystal"
+
+
+def test_no_real_crystal_is_taken_for_a_needle() -> None:
+    crystals = [Crystal.from_structure(record.structure) for record in real_records()]
+    assert not any(map(_needle, crystals))
 
 
 def test_energies_must_come_one_per_crystal_and_with_a_model() -> None:
