@@ -285,11 +285,15 @@ def fit_pairs(
     other_refs: np.ndarray,
     seconds: np.ndarray,
     tolerances: np.ndarray,
+    ordered_points: np.ndarray,
     stop_at_match: bool,
     verdicts: np.ndarray,
     stages: np.ndarray,
+    rms: np.ndarray,
 ) -> int:
-    """Verdicts of fit for pairs of crystals of one kind; runs of one first crystal share its lattice points.
+    """Verdicts of fit, or of get_rms_dist, for pairs of crystals of one kind.
+
+    One entry for both, since compiling is what takes long. Runs of one first crystal share its lattice points.
 
     Args:
         lattices: of the first crystals, volume 1 per atom; with longest, coordinates and refs as in CellStack.
@@ -304,17 +308,21 @@ def fit_pairs(
         other_refs: reference atom of each second crystal.
         seconds: index of the second crystal of each pair.
         tolerances: ltol, stol, angle tolerance in degrees.
+        ordered_points: lattice points of the first crystal in pymatgen's order, (k, 3), if get_rms_dist is asked for;
+            none for fit.
         stop_at_match: end at the first pair that is not refused.
         verdicts: receives one verdict per pair.
         stages: receives how far each pair got.
+        rms: receives the displacement of each pair that get_rms_dist matches.
 
     Returns: The number of pairs judged.
     """
     bench = bench_for(bounds[-1])
-    points = np.zeros((0, 3), np.int64)
+    points = ordered_points
+    use_rms = len(ordered_points) > 0
     for i in range(len(firsts)):
         a, b = firsts[i], seconds[i]
-        if i == 0 or a != firsts[i - 1]:
+        if not use_rms and (i == 0 or a != firsts[i - 1]):
             radius, k = 0.0, i
             while k < len(firsts) and firsts[k] == a:
                 radius = max(radius, other_longest[seconds[k]])
@@ -333,39 +341,10 @@ def fit_pairs(
                 bounds,
                 other_refs[b],
                 tolerances,
-                False,
+                use_rms,
             )
             stages[i] = int(bench.state[2])
+            rms[i] = bench.state[0]
         if stop_at_match and verdicts[i] != 0:
             return i + 1
     return len(firsts)
-
-
-@compiled
-def fit_rms(
-    lattice: np.ndarray,
-    coordinates: np.ndarray,
-    other_lattice: np.ndarray,
-    other_coordinates: np.ndarray,
-    bounds: np.ndarray,
-    ref: int,
-    points: np.ndarray,
-    tolerances: np.ndarray,
-) -> tuple[int, int, float]:
-    """Verdict of get_rms_dist(first, second), how far the pair got, and the displacement if it is ACCEPTED.
-
-    Args:
-        lattice: of the first crystal, volume 1 per atom.
-        coordinates: fractional, (n, 3).
-        other_lattice: of the second crystal.
-        other_coordinates: fractional, (n, 3).
-        bounds: first atom of each species, and n.
-        ref: reference atom of the second crystal.
-        points: lattice points of the first crystal in pymatgen's order.
-        tolerances: ltol, stol, angle tolerance in degrees.
-    """
-    bench = bench_for(bounds[-1])
-    verdict = fit_pair(
-        bench, points, lattice, coordinates, other_lattice, other_coordinates, bounds, ref, tolerances, True
-    )
-    return verdict, int(bench.state[2]), bench.state[0]

@@ -67,6 +67,8 @@ def lattice_points(lattice: np.ndarray, radius: float, limit: int) -> np.ndarray
     reach = np.empty(3)
     invert(lattice, inverse)
     reciprocal_lengths(inverse, reach)
+    if not radius * reach.max() < limit:
+        return np.empty((0, 3), np.int64)
     na, nb, nc = int(radius * reach[0] + EDGE), int(radius * reach[1] + EDGE), int(radius * reach[2] + EDGE)
     n_box = (2.0 * na + 1) * (2.0 * nb + 1) * (2.0 * nc + 1)
     if not n_box <= limit:

@@ -28,6 +28,7 @@ from generative.screening.reduction import (
     MATCHER_FAULTS,
     ReducedCell,
     fault_sentence,
+    reduce_crystal,
     reduce_crystals,
 )
 from generative.screening.references import FormulaKey, References, ReferenceSet, Shelf, formula_key
@@ -37,6 +38,7 @@ __all__ = [
     "MATCHER_FAULTS",
     "FormulaKey",
     "Grouping",
+    "Judge",
     "KnownMatch",
     "KnownSearch",
     "PairCounts",
@@ -46,10 +48,12 @@ __all__ = [
     "Tolerances",
     "counts_of",
     "find_known",
+    "fit_reduced",
     "fit_rms",
     "formula_key",
     "group",
     "pairwise_rms",
+    "reduce_crystal",
 ]
 
 ROW_PER_WORKER = 48
@@ -314,6 +318,21 @@ def fit_rms(first: Crystal, second: Crystal, tolerances: Tolerances) -> float | 
     if found.failures:
         raise ValueError(found.failures[0])
     return None if np.isnan(found.rms[0]) else float(found.rms[0])
+
+
+def fit_reduced(
+    judge: Judge, first: Crystal, first_cell: ReducedCell, second: Crystal, second_cell: ReducedCell
+) -> tuple[bool, str]:
+    """(same, fault) of one pair, each crystal as given and reduced (reduce_crystal); a fault counts as different."""
+    if first_cell.crystal is None or second_cell.crystal is None:
+        return False, first_cell.fault or second_cell.fault
+    if kind_of(first_cell.crystal) != kind_of(second_cell.crystal):
+        return False, ""
+    place = np.zeros(1, np.int64)
+    verdict = judge.verdicts(stack_cells([first_cell.crystal]), place, stack_cells([second_cell.crystal]), place)[0]
+    if verdict in (ACCEPTED, REFUSED):
+        return bool(verdict == ACCEPTED), ""
+    return judge.fit(first, first_cell, second, second_cell)
 
 
 def counts_of(crystal: Crystal) -> Mapping[str, int]:

@@ -35,11 +35,11 @@ def compiled(function: F) -> F:
 
     folder = _code_folder()
     if folder is None:
-        return cast(F, numba.njit(nogil=True)(function))
+        return cast(F, numba.njit(nogil=True, error_model="numpy")(function))
     settings: Any = config
     before, settings.CACHE_DIR = settings.CACHE_DIR, str(folder)  # numba reads it once, when the decorator runs
     try:
-        return cast(F, numba.njit(cache=True, nogil=True)(function))
+        return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
     finally:
         settings.CACHE_DIR = before
 

@@ -133,8 +133,9 @@ class Judge:
             return np.full(1 if stop_at_match and len(firsts) else len(firsts), UNSURE, np.int8)
         from generative.screening.fit_kernel import fit_pairs
 
-        verdicts, stages = np.zeros(len(firsts), np.int8), np.zeros(len(firsts), np.int8)
-        n = fit_pairs(*first, firsts, *second[:-1], seconds, self._numbers(), stop_at_match, verdicts, stages)
+        verdicts, stages, rms = np.zeros(len(firsts), np.int8), np.zeros(len(firsts), np.int8), np.zeros(len(firsts))
+        asked = self._numbers(), np.zeros((0, 3), np.int64), stop_at_match
+        n = fit_pairs(*first, firsts, *second[:-1], seconds, *asked, verdicts, stages, rms)
         self._count(verdicts[:n], stages[:n])
         return verdicts[:n]
 
@@ -157,24 +158,19 @@ class Judge:
         """get_rms_dist of a pair, NaN if it does not match, None if pymatgen must be asked."""
         if not native.is_available():
             return None
-        from generative.screening.fit_kernel import MAX_POINTS, fit_rms
+        from generative.screening.fit_kernel import MAX_POINTS, fit_pairs
 
         # Threefold, for pymatgen orders the points of spheres below 1 A in another way.
         points = points_in_sphere(3 * first.lattices[i], 3 * float(second.longest[j]) * (1 + self.tolerances.ltol))
         if not 0 < len(points) < MAX_POINTS:
             return None
-        verdict, stage, value = fit_rms(
-            first.lattices[i],
-            first.coordinates[i],
-            second.lattices[j],
-            second.coordinates[j],
-            second.bounds,
-            second.refs[j],
-            points,
-            self._numbers(),
-        )
-        self._count(np.array([verdict]), np.array([stage]))
-        return None if verdict == UNSURE else (value if verdict == ACCEPTED else float("nan"))
+        verdicts, stages, rms = np.zeros(1, np.int8), np.zeros(1, np.int8), np.full(1, np.nan)
+        pair = np.array([i]), np.array([j])
+        fit_pairs(*first, pair[0], *second[:-1], pair[1], self._numbers(), points, False, verdicts, stages, rms)
+        self._count(verdicts, stages)
+        if verdicts[0] == UNSURE:
+            return None
+        return float(rms[0]) if verdicts[0] == ACCEPTED else float("nan")
 
     def rms_by_pymatgen(
         self, first: Crystal, first_cell: ReducedCell, second: Crystal, second_cell: ReducedCell

@@ -32,6 +32,9 @@ from generative.screening.lattice_kernels import dot
 from generative.screening.native import compiled
 
 MAX_STEPS = 300
+MAX_SPAN = 50.0
+"""Cells so flat that more images are near than this along one direction are not listed."""
+
 CAPACITY = 62
 """Vectors per atom, one bit each."""
 
@@ -89,6 +92,8 @@ def candidates(
     """
     limit = 4 * stol * stol * SLACK
     r, vector, span = np.empty(3), np.empty(3), np.empty(3, np.int64)
+    if not reach.max() < MAX_SPAN:
+        return 2
     for x in range(3):
         span[x] = max(0, math.ceil(reach[x] * SLACK - 0.5))  # further images of a wrapped difference that may be near
     for block in range(len(bounds) - 1):

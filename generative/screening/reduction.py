@@ -153,7 +153,7 @@ def _niggli(lattice: np.ndarray, frac: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
         reduced = np.ascontiguousarray(Lattice(lattice).lll_matrix)
     lengths, angles, unsure = niggli_parameters(reduced, tol_ang)
-    if unsure:
+    if unsure or not (np.isfinite(lengths).all() and np.isfinite(angles).all()):
         return None
     points = points_in_sphere(lattice, lengths.max() * (1 + tol_ang))
     basis = np.zeros((3, 3), dtype=np.int64)

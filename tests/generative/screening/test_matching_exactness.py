@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 
 from generative.crystals import Crystal
 from generative.screening import native
-from generative.screening.matching import ReferenceSet, Tolerances, find_known, group, pairwise_rms
+from generative.screening.matching import ReferenceSet, Tolerances, find_known, fit_reduced, group, pairwise_rms
 from generative.screening.pair_fits import ACCEPTED, UNSURE, Judge, kind_of, stack_cells
 from generative.screening.reduction import reduce_crystal
 
@@ -140,6 +140,21 @@ def test_threads_and_pymatgen_alone_give_the_same_groups_and_matches(
         assert a is None or a.rms == pytest.approx(b.rms, abs=1e-7)
     assert slow.pairs.n_by_pymatgen == slow.pairs.n_pairs > 0
     assert group(few, tolerances).first_members == plain.first_members[:25]
+
+
+def test_one_pair_at_a_time_gives_pymatgens_verdicts(real_structures) -> None:  # noqa: ANN001
+    rng = np.random.default_rng(17)
+    tolerances = Tolerances.of(0.2, 0.3, 5.0)
+    judge = Judge(tolerances)
+    members = family(pool_of(real_structures, "mpts_52_val"), tolerances, rng)
+    flat = Crystal(np.zeros((3, 3)), members[0].frac, members[0].atomic_numbers)
+    cells = [reduce_crystal(crystal) for crystal in members]
+    for i, j in itertools.combinations(range(len(members)), 2):
+        same, fault = fit_reduced(judge, members[i], cells[i], members[j], cells[j])
+        assert (same, fault) == (tolerances.matcher().fit(members[i].to_structure(), members[j].to_structure()), "")
+    same, fault = fit_reduced(judge, members[0], cells[0], flat, reduce_crystal(flat))
+    assert not same
+    assert "no volume" in fault
 
 
 def test_counts_add_up_and_fits_are_few(real_structures) -> None:  # noqa: ANN001
