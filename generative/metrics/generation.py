@@ -9,8 +9,8 @@ sides with one model; with fewer valid samples than are to be drawn they are und
 Source: CDVAE (arXiv:2110.06197), scripts/compute_metrics.py, class GenEval. Differences: CDVAE standardises Magpie
 fingerprints by constants of its own, here the scaler is given or fitted to the reference set, and its name is a
 setting; its energy is a separate regressor's. An element that Magpie does not know leaves a crystal without a
-composition fingerprint: not covering and not covered, but not invalid. Cells that are needles or sheets of many atoms
-in a sphere (MAX_ATOMS_IN_SPHERE), on which CrystalNN does not end in minutes, count as cells that it cannot place.
+composition fingerprint: not covering and not covered, but not invalid. Cells that are needles, around which CrystalNN
+widens its search for neighbours for minutes, count as cells that it cannot place (validity.too_elongated).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from generative.metrics.shares import counted, percentage
 from generative.metrics.validity import (
     composition_settings,
     structure_settings,
+    too_elongated,
     unreadable,
     validity_figures,
     verdicts,
@@ -49,10 +50,6 @@ ABOUT = (
     "Validity of generated crystals, coverage of and by the test set, and distances of property distributions "
     "(arXiv:2110.06197, GenEval)."
 )
-
-
-MAX_ATOMS_IN_SPHERE = 50_000
-"""Atoms that CrystalNN may have to search for one site before a cell counts as one that it cannot place."""
 
 
 class Prints(NamedTuple):
@@ -86,31 +83,15 @@ def prints_of(
     """Structure and composition fingerprints; a crystal that cannot be read has neither, a needle no structure one."""
     faults = {index: fault for index, crystal in enumerate(crystals) if (fault := unreadable(crystal))}
     readable = [None if index in faults else crystal for index, crystal in enumerate(crystals)]
-    needles = {i: fault for i, crystal in enumerate(readable) if crystal is not None and (fault := _needle(crystal))}
+    needles = {
+        i: fault for i, crystal in enumerate(readable) if crystal is not None and (fault := too_elongated(crystal))
+    }
     compact = [None if index in needles else crystal for index, crystal in enumerate(readable)]
     structure = structure_fingerprints(compact, workers, cache, progress)
     composition = composition_fingerprints(readable)
     return Prints(
         replace(structure, reasons={**structure.reasons, **faults, **needles}),
         replace(composition, reasons={**composition.reasons, **faults}),
-    )
-
-
-def _needle(crystal: Crystal) -> str:
-    """Why CrystalNN would take minutes on this cell, in one sentence; empty if it would not.
-
-    Where a Voronoi cell does not close, pymatgen widens its search up to the cell's longest diagonal, and a sphere of
-    that radius holds the more atoms the thinner the cell. The most among 14,000 real and hypothetical cells is 17,000.
-    """
-    signs = np.array([[1, 1, 1], [-1, 1, 1], [1, -1, 1], [1, 1, -1]])
-    radius_ang = float(np.linalg.norm(signs @ crystal.lattice_ang, axis=1).max())
-    volume_ang3 = abs(float(np.linalg.det(crystal.lattice_ang)))
-    n_atoms = 4 / 3 * np.pi * radius_ang**3 * len(crystal.frac) / volume_ang3
-    if n_atoms <= MAX_ATOMS_IN_SPHERE:
-        return ""
-    return (
-        f"the cell is so thin that a sphere as wide as its diagonal, {radius_ang:.3g} A, holds {n_atoms:.3g} atoms: "
-        f"expected at most {MAX_ATOMS_IN_SPHERE}, beyond which the search for neighbours takes minutes"
     )
 
 

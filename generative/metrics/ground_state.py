@@ -25,7 +25,7 @@ from generative.crystals import Crystal
 from generative.metrics.figures import Evaluation, Figure, Setting
 from generative.metrics.reconstruction import RMS_UNIT, csp_tolerances, settings_of
 from generative.metrics.shares import counted, percentage, statistic
-from generative.metrics.validity import unreadable
+from generative.metrics.validity import unmatchable, unreadable
 from generative.screening.matching import pairwise_rms
 
 PROTOCOL = "ground state"
@@ -108,7 +108,7 @@ def _rms(relaxations: Relaxations, workers: int) -> tuple[np.ndarray, int, int]:
     pairs = [
         (index, generated, relaxed)
         for index, (generated, relaxed) in enumerate(zip(relaxations.generated, relaxations.relaxed, strict=True))
-        if generated is not None and relaxed is not None and not (unreadable(generated) or unreadable(relaxed))
+        if generated is not None and relaxed is not None and not (unmatchable(generated) or unmatchable(relaxed))
     ]
     n_relaxed = sum(relaxed is not None for relaxed in relaxations.relaxed)
     found = pairwise_rms([g for _, g, _ in pairs], [r for _, _, r in pairs], csp_tolerances(), workers)

@@ -30,7 +30,7 @@ from generative.metrics.figures import Evaluation, Figure, Setting
 from generative.metrics.nearest_match import nearest_match
 from generative.metrics.reconstruction import RMS_UNIT, csp_tolerances, settings_of
 from generative.metrics.shares import counted, percentage, statistic
-from generative.metrics.validity import unreadable
+from generative.metrics.validity import unmatchable
 from generative.screening.matching import References, Tolerances, find_known, group
 
 UNIQUENESS = "uniqueness"
@@ -223,7 +223,7 @@ def _readable(samples: Sequence[Crystal | None]) -> tuple[list[tuple[int, Crysta
     """(index, crystal) of the samples that can be matched, and why the others cannot."""
     readable, reasons = [], {}
     for index, sample in enumerate(samples):
-        fault = unreadable(sample)
+        fault = unmatchable(sample)
         if sample is None or fault:
             reasons[index] = fault
         else:

@@ -22,7 +22,7 @@ from enum import StrEnum
 from generative.crystals import Crystal
 from generative.metrics.figures import Evaluation, Figure, Setting
 from generative.metrics.shares import counted, percentage, statistic
-from generative.metrics.validity import unreadable
+from generative.metrics.validity import unmatchable
 from generative.screening import composition
 from generative.screening.matching import MATCHER_FAULTS, Tolerances, counts_of, pairwise_rms
 from generative.screening.validity import satisfies_cdvae_rule
@@ -114,7 +114,7 @@ class Reconstruction:
         settings = self._settings(k)
         n_short = sum(len(row) < k for row in self.rms_of_samples)
         reasons = (
-            counted(self.n_failures, "prediction is no crystal or cannot be matched|predictions cannot be matched"),
+            counted(self.n_failures, "prediction cannot be matched|predictions cannot be matched"),
             counted(n_short, f"target has fewer than {k} predictions|targets have fewer than {k} predictions"),
         )
         reason = "; ".join(r for r in reasons if r)
@@ -201,11 +201,11 @@ def csp_tolerances() -> Tolerances:
 
 
 def passes(sample: Crystal, gate: Gate) -> bool:
-    """Whether a prediction passes the gate; numbers that are no crystal pass none, not even Gate.NONE.
+    """Whether a prediction passes the gate; what cannot be matched passes none, not even Gate.NONE.
 
-    Raises: one of MATCHER_FAULTS: if pymatgen cannot build the crystal.
+    Raises: one of MATCHER_FAULTS: if the crystal cannot be matched (validity.unmatchable), or built by pymatgen.
     """
-    fault = unreadable(sample)
+    fault = unmatchable(sample)
     if fault:
         raise ValueError(fault)
     if gate is Gate.NONE:

@@ -29,6 +29,7 @@ from generative.metrics.figures import Evaluation, Figure, Setting
 from generative.metrics.nearest_match import nearest_match
 from generative.metrics.reconstruction import RMS_UNIT, Gate, csp_tolerances, passes, settings_of
 from generative.metrics.shares import counted, percentage, statistic
+from generative.metrics.validity import unmatchable
 from generative.screening.matching import (
     MATCHER_FAULTS,
     ReferenceSet,
@@ -74,7 +75,7 @@ def metre(
         **settings_of(tolerances),
     }
     reasons = (
-        counted(n_failures, "sample is no crystal|samples are no crystals"),
+        counted(n_failures, "sample cannot be matched|samples cannot be matched"),
         counted(
             len(found.failures), "sample met a pair that cannot be matched|samples met pairs that cannot be matched"
         ),
@@ -125,7 +126,7 @@ def airi_accuracy(samples: Sequence[Crystal | None], targets: Sequence[Crystal])
 
 def _fits(sample: Crystal | None, target: Crystal, tolerances: Tolerances) -> bool | None:
     """StructureMatcher.fit(sample, target); None where there is no verdict."""
-    if sample is None:
+    if sample is None or unmatchable(sample):
         return None
     # The sample stands as the reference because it is the first argument of fit, which is not symmetric.
     found = find_known([target], ReferenceSet(["sample"], [sample]), tolerances)

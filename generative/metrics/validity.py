@@ -25,10 +25,21 @@ from generative.metrics.shares import counted, percentage
 from generative.screening import composition
 from generative.screening.composition import OxidationStates
 from generative.screening.matching import MATCHER_FAULTS, counts_of
-from generative.screening.validity import CDVAE_MIN_DISTANCE_ANG, CDVAE_MIN_VOLUME_ANG3, satisfies_cdvae_rule
+from generative.screening.validity import (
+    CDVAE_MIN_DISTANCE_ANG,
+    CDVAE_MIN_VOLUME_ANG3,
+    reduce_lattice,
+    satisfies_cdvae_rule,
+)
 
 PROTOCOL = "cdvae validity"
 ABOUT = "Share of samples that CDVAE's rules call valid by structure, by composition and by both (arXiv:2110.06197)."
+
+
+MATCHABLE_HEIGHT_ANG = 0.02
+"""Distance between opposite faces of the cell as given, below which reduction takes minutes or all memory."""
+MAX_ELONGATION = 50.0
+"""Longest vector of the reduced cell by its smallest height; the most elongated of 12,000 real cells has 13."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,37 @@ def unreadable(crystal: Crystal | None) -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+def unmatchable(crystal: Crystal | None) -> str:
+    """Why the structure matcher must not see these numbers, in one sentence; empty if it may.
+
+    Besides what cannot be read: cells whose reduction or lattice mapping takes minutes or all memory, in pymatgen and
+    here alike. A sampler that diverges makes such cells.
+    """
+    fault = unreadable(crystal)
+    if fault or crystal is None:
+        return fault
+    height_ang = _heights_ang(np.asarray(crystal.lattice_ang, dtype=float)).min()
+    if not height_ang >= MATCHABLE_HEIGHT_ANG:
+        return f"the cell is {height_ang:.3g} A high: the matcher takes cells of at least {MATCHABLE_HEIGHT_ANG:g} A"
+    return too_elongated(crystal)
+
+
+def too_elongated(crystal: Crystal) -> str:
+    """Why the cell is so thin that matcher and neighbour search take minutes, in one sentence; empty if it is not.
+
+    Args:
+        crystal: readable, so that its cell has a volume.
+    """
+    reduced = reduce_lattice(crystal.lattice_ang)
+    elongation = np.linalg.norm(reduced, axis=1).max() / _heights_ang(reduced).min()
+    if elongation <= MAX_ELONGATION:
+        return ""
+    return (
+        f"the cell's longest vector is {elongation:.3g} times its smallest height: cells of up to {MAX_ELONGATION:g} "
+        "can be searched for neighbours and matched"
+    )
 
 
 def verdicts(samples: Sequence[Crystal | None], states: OxidationStates = OxidationStates.SMACT14) -> Verdicts:
@@ -146,6 +188,11 @@ def composition_settings(states: OxidationStates) -> dict[str, Setting]:
         "single_element_valid": True,
         "all_metal_valid": True,
     }
+
+
+def _heights_ang(lattice_ang: np.ndarray) -> np.ndarray:
+    """Distances between opposite faces of the cell, (3,), angstrom."""
+    return np.asarray(1 / np.linalg.norm(np.linalg.inv(lattice_ang), axis=0))
 
 
 def _has_valid_composition(sample: Crystal, states: OxidationStates) -> bool:

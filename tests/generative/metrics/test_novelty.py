@@ -96,3 +96,14 @@ def test_a_set_of_nothing_but_broken_samples_has_neither() -> None:
 def test_unknown_tolerances_are_refused_with_the_names_there_are() -> None:
     with pytest.raises(ValueError, match=r"'strict'.*csp"):
         named_tolerances("strict")
+
+
+def test_crystals_of_a_sampler_that_diverged_have_no_verdict_and_do_not_stall_the_matcher() -> None:
+    good = real_crystals()[0]
+    shapes = (np.diag([0.3, 0.3, 300.0]), 1e-4 * np.eye(3), 3 * np.array([[1, 0, 0], [50, 1, 0], [0, 70, 1]]))
+    wild = [Crystal(np.asarray(shape, dtype=float), good.frac, good.atomic_numbers) for shape in shapes]
+    samples = [good, *wild, *wild]
+    references = ReferenceSet(["good"], [good])
+    assert uniqueness(samples, ["csp"]).per_sample["unique_csp"] == (True, *[None] * 6)
+    assert novelty(samples, references, "one", ["csp"]).per_sample["novel_csp"] == (False, *[None] * 6)
+    assert condition_cdvae_novelty(samples, references, "one").per_sample["novel"] == (False, *[None] * 6)

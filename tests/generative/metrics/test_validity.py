@@ -10,7 +10,7 @@ from pymatgen.core.periodic_table import Element
 from smact.screening import smact_validity
 
 from generative.crystals import Crystal
-from generative.metrics.validity import unreadable, validity, verdicts
+from generative.metrics.validity import unmatchable, unreadable, validity, verdicts
 from generative.screening.composition import OxidationStates
 from tests.generative.metrics.crystal_sets import N_REAL, real_crystals, samples_of_real
 
@@ -90,3 +90,24 @@ def test_an_empty_set_has_no_validity() -> None:
     for figure in validity([]).figures:
         assert np.isnan(figure.value)
         assert figure.reason == "there are no samples"
+
+
+@pytest.mark.parametrize(
+    ("lattice", "words"),
+    [
+        (1e-4 * np.eye(3), "0.0001 A high"),
+        (np.diag([0.3, 0.3, 300.0]), "1e+03 times"),
+        (3 * np.array([[1, 0, 0], [50, 1, 0], [0, 70, 1]]), "A high"),
+    ],
+)
+def test_cells_on_which_the_matcher_would_stall_are_kept_from_it_with_a_reason(lattice: np.ndarray, words: str) -> None:
+    crystal = Crystal(np.asarray(lattice, dtype=float), np.zeros((1, 3)), np.array([6], dtype=np.int16))
+    assert unreadable(crystal) == ""
+    assert words in unmatchable(crystal)
+
+
+def test_every_real_crystal_may_be_matched_in_any_moderately_skewed_basis() -> None:
+    basis = np.array([[1, 0, 0], [4, 1, 0], [0, -3, 1]])
+    for crystal in real_crystals():
+        assert unmatchable(crystal) == ""
+        assert unmatchable(Crystal(basis @ crystal.lattice_ang, crystal.frac, crystal.atomic_numbers)) == ""
