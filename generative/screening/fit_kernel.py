@@ -34,6 +34,9 @@ VALUE_EDGE = 1e-7
 MAX_POINTS = 1_000_000
 """Lattice points to search at most; cells so thin as to need more are left to pymatgen."""
 
+MAX_BASES = 1e8
+"""Triples of lattice vectors to look at, a second's work; cells so flat as to need more are left to pymatgen."""
+
 MAX_TIES = 5
 """Ties in the reduction of an average lattice whose outcomes are all tried."""
 
@@ -227,6 +230,8 @@ def fit_pair(
                 n_chosen[k] += 1
     if n_chosen.min() == 0:
         return 0
+    if float(n_chosen[0]) * n_chosen[1] * n_chosen[2] > MAX_BASES:
+        return 2
     work.second[:] = second_frac
     scale, inverse = np.empty((3, 3)), np.empty((3, 3))
     mean_lengths, mean_angles = np.empty(3), np.empty(3)

@@ -20,6 +20,7 @@ from generative.screening.reduction import (
     MATCHER_FAULTS,
     ReducedCell,
     fault_sentence,
+    n_points_within,
     points_in_sphere,
     reduce_with_pymatgen,
 )
@@ -30,6 +31,9 @@ Kind = tuple[tuple[int, int], ...]
 
 REFUSED, ACCEPTED, UNSURE = 0, 1, 2
 """Verdicts of the native code; equal to fit_kernel's, which is imported only where numba is."""
+
+MAX_PYMATGEN_POINTS = 20_000
+"""Lattice points whose pairs pymatgen holds in memory at once: 3 GB at this many; ordinary cells have 10 to 1,000."""
 
 
 @dataclass
@@ -146,7 +150,7 @@ class Judge:
         with self._lock:
             self.counts.n_pairs += 1
             self.counts.n_by_pymatgen += 1
-        pair, fault = _reduced_by_pymatgen((first, first_cell), (second, second_cell))
+        pair, fault = self._reduced_by_pymatgen((first, first_cell), (second, second_cell))
         if fault:
             return False, fault
         try:
@@ -160,8 +164,11 @@ class Judge:
             return None
         from generative.screening.fit_kernel import MAX_POINTS, fit_pairs
 
+        radius = float(second.longest[j]) * (1 + self.tolerances.ltol)
+        if not n_points_within(radius, float(second.bounds[-1])) < MAX_POINTS:
+            return None
         # Threefold, for pymatgen orders the points of spheres below 1 A in another way.
-        points = points_in_sphere(3 * first.lattices[i], 3 * float(second.longest[j]) * (1 + self.tolerances.ltol))
+        points = points_in_sphere(3 * first.lattices[i], 3 * radius)
         if not 0 < len(points) < MAX_POINTS:
             return None
         verdicts, stages, rms = np.zeros(1, np.int8), np.zeros(1, np.int8), np.full(1, np.nan)
@@ -179,7 +186,7 @@ class Judge:
         with self._lock:
             self.counts.n_pairs += 1
             self.counts.n_by_pymatgen += 1
-        pair, fault = _reduced_by_pymatgen((first, first_cell), (second, second_cell))
+        pair, fault = self._reduced_by_pymatgen((first, first_cell), (second, second_cell))
         if fault:
             return float("nan"), fault
         try:
@@ -203,13 +210,16 @@ class Judge:
             self.counts.n_no_placement += int(reached[2])
             self.counts.n_solved += int(reached[3])
 
-
-def _reduced_by_pymatgen(*pair: tuple[Crystal, ReducedCell]) -> tuple[list[Structure], str]:
-    """Both crystals as pymatgen reduces them, or the fault."""
-    structures = []
-    for crystal, cell in pair:
-        reduced = cell if cell.is_final else reduce_with_pymatgen(crystal)
-        if reduced.crystal is None:
-            return [], reduced.fault
-        structures.append(reduced.crystal.to_structure())
-    return structures, ""
+    def _reduced_by_pymatgen(self, *pair: tuple[Crystal, ReducedCell]) -> tuple[list[Structure], str]:
+        """Both crystals as pymatgen reduces them, or the fault."""
+        structures = []
+        for crystal, cell in pair:
+            reduced = cell if cell.is_final else reduce_with_pymatgen(crystal)
+            if reduced.crystal is None:
+                return [], reduced.fault
+            structures.append(reduced.crystal.to_structure())
+        longest = max(structures[1].lattice.abc) * (1 + self.tolerances.ltol) / structures[1].volume ** (1 / 3)
+        n_points = n_points_within(longest, 1.0)
+        if n_points > MAX_PYMATGEN_POINTS:
+            return [], f"the cells are so flat that pymatgen would try all pairs of {n_points:.0e} lattice points"
+        return structures, ""

@@ -6,12 +6,14 @@ Where a decision hangs on rounding the crystal goes to pymatgen itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from generative.config import ELEMENTS
@@ -20,6 +22,9 @@ from generative.screening import native
 
 MATCHER_FAULTS = (ValueError, ArithmeticError, LookupError, RuntimeError, TypeError, MemoryError)
 """What reduction and mapping raise on degenerate cells (numpy's LinAlgError is a ValueError)."""
+
+MAX_IMAGES = 2e7
+"""Images of a cell that pymatgen may search to reduce it, some 15 s; ordinary cells have 100 to 10,000."""
 
 HEAVIEST = 118
 """Largest atomic number pymatgen has an element for."""
@@ -60,7 +65,7 @@ def reduce_crystals(crystals: Sequence[Crystal], workers: int = 1) -> list[Reduc
 
 def reduce_crystal(crystal: Crystal) -> ReducedCell:
     """The primitive Niggli cell, or the reason why there is none."""
-    fault = unfit_reason(crystal)
+    fault = unfit_reason(crystal) or _flat_reason(np.array(crystal.lattice_ang, dtype=float))
     if fault:
         return ReducedCell(None, fault)
     if native.is_available():
@@ -71,6 +76,28 @@ def reduce_crystal(crystal: Crystal) -> ReducedCell:
         if found is not None:
             return ReducedCell(found, "")
     return reduce_with_pymatgen(crystal)
+
+
+def _flat_reason(lattice: np.ndarray) -> str:
+    """Why pymatgen must not reduce a cell: its search for lattice points would take minutes or fill the memory."""
+    if native.is_available():
+        from generative.screening.lattice_kernels import lll_reduce
+
+        reduced = lattice.copy()
+        lll_reduce(reduced, 0)
+    else:
+        reduced = np.asarray(Lattice(lattice).lll_matrix)
+    # pymatgen searches all images of the cell as given, and below 1 A a sphere of 1 A.
+    radius = max(1.0, float(np.linalg.norm(reduced, axis=1).max()))
+    n_images = float(np.prod(2 * radius * np.linalg.norm(np.linalg.inv(lattice), axis=0) + 1))
+    if n_images <= MAX_IMAGES:
+        return ""
+    return f"so small, flat or skewed a cell cannot be matched: reducing it would try {n_images:.0e} images"
+
+
+def n_points_within(radius: float, cell_volume: float) -> float:
+    """About how many lattice points lie in a sphere."""
+    return 4 / 3 * math.pi * radius**3 / cell_volume
 
 
 def reduce_with_pymatgen(crystal: Crystal) -> ReducedCell:
@@ -149,8 +176,6 @@ def _niggli(lattice: np.ndarray, frac: np.ndarray) -> tuple[np.ndarray, np.ndarr
     reduced = lattice.copy()
     if lll_reduce(reduced, 0):
         # A coefficient of one half: hexagonal and cubic cells. Its sign is rounding's, so take pymatgen's.
-        from pymatgen.core.lattice import Lattice
-
         reduced = np.ascontiguousarray(Lattice(lattice).lll_matrix)
     lengths, angles, unsure = niggli_parameters(reduced, tol_ang)
     if unsure or not (np.isfinite(lengths).all() and np.isfinite(angles).all()):

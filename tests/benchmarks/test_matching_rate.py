@@ -101,10 +101,10 @@ def test_novelty_of_500_crystals_against_20000_references() -> None:
     theirs, expected = timed(lambda: [_first_fit(candidates[i], known, references, tolerances) for i in sample])
     named = [None if (match := found.matches[i]) is None else int(match.reference_id) for i in sample]
     print(  # noqa: T201
-        f"\n500 crystals against {len(references)} references: {first.wall:.2f} s with their reduction, {again.wall:.2f} s "
-        f"after it, {sum(m is not None for m in found.matches)} known\n"
-        f"  pymatgen {25 * theirs.wall:.0f} s (25 times 20 of them): {25 * theirs.wall / first.wall:.0f} times as fast, "
-        f"{25 * theirs.cpu / first.cpu:.0f} times by processor time; {found.pairs.as_dict()}"
+        f"\n500 crystals against {len(references)} references: {first.wall:.2f} s with their reduction, "
+        f"{again.wall:.2f} s after it, {sum(m is not None for m in found.matches)} known\n"
+        f"  pymatgen {25 * theirs.wall:.0f} s (25 times 20 of them): {25 * theirs.wall / first.wall:.0f} times "
+        f"as fast, {25 * theirs.cpu / first.cpu:.0f} times by processor time; {found.pairs.as_dict()}"
     )
     assert named == expected
 

@@ -182,3 +182,14 @@ def test_pairwise_rms_is_that_of_pymatgen_whatever_the_workers(real_structures) 
     np.testing.assert_array_equal(found.rms, again.rms)
     assert np.isfinite(truth).sum() >= 3
     assert list(found.failures) == list(again.failures) == [7]
+
+
+def test_cells_that_would_keep_pymatgen_busy_for_ever_are_refused_with_a_reason() -> None:
+    good = rocksalt("Mg", "O")
+    tiny = Crystal(1e-3 * np.eye(3), good.frac, good.atomic_numbers)
+    flat = Crystal(np.array([[3.0, 0, 0], [0, 3, 0], [1, 1, 1e-4]]), good.frac, good.atomic_numbers)
+    found = group([good, tiny, flat, good], TOLERANCES)
+    assert found.first_members == [0, 1, 2, 0]
+    assert set(found.failures) == {1, 2}
+    assert all("cannot be matched" in reason for reason in found.failures.values())
+    assert set(matching.pairwise_rms([good, flat], [tiny, good], TOLERANCES).failures) == {0, 1}
