@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 
 from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of
 from generative.datasets.table import DATASET_SCHEMA, batches_of
-from generative.screening import matching
-from generative.screening.matching import ReferenceSet, Tolerances
+from generative.screening.matching import ReferenceSet, Tolerances, fit_reduced
+from generative.screening.pair_fits import Judge
 
 CRYSTAL_ATOMS_AT_ONCE = 1_000_000
 """Atoms whose crystals are held while their formulas are compared, 26 MB; each such lot costs one pass over the file.
@@ -160,7 +160,7 @@ class _Search:
         self.n_fits = 0
         self.failures: dict[int, str] = {}
         self._source = source
-        self._matcher = tolerances.matcher()
+        self._judge = Judge(tolerances)
 
     def look_through(self, rows: np.ndarray, crystals: Sequence[Crystal | None]) -> None:
         """Settle the rows of one formula, given in table order with their crystals."""
@@ -180,14 +180,16 @@ class _Search:
         self.n_pairs += 1
         pair = [crystals.reduced(first), crystals.reduced(second)]
         for index, reduced in zip((first, second), pair, strict=True):
-            if reduced.structure is None:
+            if reduced.crystal is None:
                 self.failures.setdefault(int(crystals.id_of(index)), reduced.fault)
-        if pair[0].structure is None or pair[1].structure is None:
+        if pair[0].crystal is None or pair[1].crystal is None:
             return False
-        if len(pair[0].structure) != len(pair[1].structure):
+        if len(pair[0].crystal.atomic_numbers) != len(pair[1].crystal.atomic_numbers):
             return False
         self.n_fits += 1
-        same, fault = matching._fit(self._matcher, pair[0].structure, pair[1].structure)
+        same, fault = fit_reduced(
+            self._judge, crystals.crystal_of(first), pair[0], crystals.crystal_of(second), pair[1]
+        )
         if fault:
             self.failures.setdefault(int(crystals.id_of(second)), f"compared with row {crystals.id_of(first)}: {fault}")
         return same

@@ -16,10 +16,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from pymatgen.core.structure import Structure
 
 from generative.config import ELEMENTS
 from generative.crystals import Crystal
@@ -27,7 +25,6 @@ from generative.screening.pair_fits import ACCEPTED, REFUSED, CellStack, Judge, 
 from generative.screening.reduction import (
     MATCHER_FAULTS,
     ReducedCell,
-    fault_sentence,
     reduce_crystal,
     reduce_crystals,
 )
@@ -345,11 +342,3 @@ def counts_of(crystal: Crystal) -> Mapping[str, int]:
     if unknown:
         raise ValueError(f"atomic number {unknown[0]} is not an element: expected 1 to {len(ELEMENTS)}")
     return {ELEMENTS[int(z) - 1]: int(n) for z, n in zip(numbers, counts, strict=True)}
-
-
-def _fit(matcher: Any, first: Structure, second: Structure) -> tuple[bool, str]:
-    """(same, fault) of two reduced structures; a fault counts as different."""
-    try:
-        return bool(matcher.fit(first, second, skip_structure_reduction=True)), ""
-    except MATCHER_FAULTS as error:
-        return False, fault_sentence("the matcher", error)

@@ -79,7 +79,7 @@ class Finished:
 
     def until(self, ready: Callable[[], Any]) -> Any:
         """What `ready` finds; the server writes its records a moment after the run."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not (found := ready()):
             assert time.monotonic() < deadline, "waited in vain"
             time.sleep(0.2)
@@ -370,7 +370,7 @@ def test_an_interrupted_command_goes_on_where_it_stopped(server: MaterialsProjec
             assert time.monotonic() < deadline
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)[1]
+        said = process.communicate(timeout=240)[1]
         assert process.returncode == 130
         assert "the same command goes on" in said
         assert "Traceback" not in said

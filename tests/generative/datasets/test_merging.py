@@ -21,6 +21,7 @@ from generative.datasets.checks import checked
 from generative.datasets.merging import Copies, find_copies, merged
 from generative.datasets.records import Row, row_of, table_of
 from generative.datasets.table import DATASET_SCHEMA
+from generative.screening import native
 from generative.screening.matching import Tolerances, formula_key
 from tests.servers.real import RealRecord, real_records
 
@@ -309,6 +310,7 @@ def test_a_matcher_that_raises_is_recorded_and_counts_as_different(
     (record,) = small_records(1, 4)
     path = written(tmp_path, [row(record.structure, source, 0) for source in ("first", "second")])
     monkeypatch.setattr(StructureMatcher, "fit", broken)
+    monkeypatch.setattr(native, "is_available", lambda: False)
     copies = find_copies(path, TOLERANCES)
     assert copies.original.tolist() == [0, 1]
     assert "compared with row 0" in copies.failures[1]
