@@ -363,7 +363,15 @@ def test_an_interrupted_command_goes_on_where_it_stopped(server: MaterialsProjec
         proxy.spoil(lambda r: third in r.path and "structure" in r.path, Stall(120))
         words = [word.replace(server.url, proxy.url) for word in command(server)]
         arguments = [sys.executable, "-m", "flows.cli", *words]
-        process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            arguments,
+            cwd=tmp_path,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Where the tests run in the background of a script, SIGINT is ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         deadline = time.monotonic() + 120
         while str(2 * PAGE_SIZE) not in skips(proxy.seen):
             assert process.poll() is None, process.communicate()[1]
