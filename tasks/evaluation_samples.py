@@ -17,11 +17,9 @@ import pyarrow.parquet as pq
 from configs.paths import resolve
 from generative.config import FilesSource
 from generative.crystals import STRUCTURE_FIELDS, Crystal
-from generative.datasets.checks import MAX_RECORD_ATOMS, RecordError
-from generative.datasets.cif import parse_cif
+from generative.datasets.checks import RecordError
 from generative.datasets.files import Files, portable
-from generative.datasets.parsing import decoded, parse_poscar, parse_structure_dict
-from generative.datasets.records import Form, RawRecord
+from generative.datasets.records import RawRecord, parse_record
 from generative.metrics.protocols import SampleSet
 
 
@@ -114,26 +112,11 @@ def _read(record: RawRecord) -> tuple[Crystal | None, str]:
     from generative.metrics.validity import unreadable
 
     try:
-        crystal = _parsed(record)
+        crystal = parse_record(record)
     except RecordError as error:
         return None, str(error)
     reason = unreadable(crystal)
     return (None, reason) if reason else (crystal, "")
-
-
-def _parsed(record: RawRecord) -> Crystal:
-    match record.form:
-        case Form.CIF:
-            return parse_cif(decoded(record.content), MAX_RECORD_ATOMS)
-        case Form.POSCAR:
-            return parse_poscar(decoded(record.content))
-        case Form.STRUCTURE:
-            return parse_structure_dict(record.content)
-        case Form.CRYSTAL:
-            crystal: Crystal = record.content
-            return crystal
-        case Form.REFUSED:
-            raise RecordError(record.reason)
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,12 @@ def stated_elements(record: RawRecord) -> frozenset[str] | None:
     return None
 
 
-def _parse(record: RawRecord) -> Crystal:
+def parse_record(record: RawRecord) -> Crystal:
+    """The crystal of a record, whatever its form, not yet checked.
+
+    Raises:
+        RecordError: if there is none in it.
+    """
     match record.form:
         case Form.CIF:
             return parse_cif(decoded(record.content), MAX_RECORD_ATOMS)
@@ -257,7 +262,7 @@ def interpret_batch(
             n_filtered += 1
             continue
         try:
-            crystal = checked(_parse(record))
+            crystal = checked(parse_record(record))
             present = {ELEMENTS[z - 1] for z in crystal.atomic_numbers}
             if allowed is not None and not present <= allowed:
                 n_filtered += 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def shuffled(n: int, rng: torch.Generator) -> list[int]:
     return [int(i) for i in torch.randperm(n, generator=rng).numpy()]
 
 
-class Baseline(nn.Module):
+class Baseline(nn.Module, ABC):
     """A system without weights to learn. Subclasses say how crystals are drawn; this class does what sampling asks.
 
     Attributes:
@@ -128,11 +129,11 @@ class Baseline(nn.Module):
     open_composition: ClassVar[bool] = True
     config: RoomConfig
 
+    @abstractmethod
     def draw(
         self, asked: Sequence[Asked], rng: torch.Generator, done: Callable[[int], None] | None = None
     ) -> list[Drawn]:
         """One sample for each thing asked, in order; `done` is called with the number of finished samples."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how it draws: expected a method draw")
 
     def sample(
         self,

@@ -1,10 +1,11 @@
 """Zero disagreements with pymatgen: verdicts, displacements, reduced cells, the bound and the assignment.
 
 Crystals are real; copies are displaced by amounts about the tolerance, strained, sheared, shifted, permuted, mirrored,
-rescaled and made supercells of. 100,000 such pairs were compared once by the same means; here are two thousand.
+rescaled and made supercells of. By default two thousand pairs are compared; HULLWARD_PROOF_ROUNDS=550 makes it 100,000.
 """
 
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from generative.screening.pair_fits import ACCEPTED, UNSURE, Judge, kind_of, sta
 from generative.screening.reduction import reduce_crystal
 
 FILES = ("carbon_24_val", "mp_20_biternary_test", "perov_5_val", "mpts_52_val")
+ROUNDS = int(os.environ.get("HULLWARD_PROOF_ROUNDS", "11"))
+"""Families of crystals per file; each gives some forty pairs."""
+
 SETS = [(0.2, 0.3, 5.0), (0.3, 0.5, 10.0), (0.1, 0.1, 3.0), (0.4, 0.6, 10.0)]
 
 
@@ -68,7 +72,7 @@ def test_no_verdict_and_no_displacement_differs_from_pymatgens(real_structures, 
     pool = pool_of(real_structures, name)
     rng = np.random.default_rng(FILES.index(name))
     n_pairs = n_same = n_unsure = 0
-    for tolerances in (Tolerances.of(*SETS[i % 4]) for i in range(11)):
+    for tolerances in (Tolerances.of(*SETS[i % 4]) for i in range(ROUNDS)):
         matcher = tolerances.matcher()
         members = family(pool, tolerances, rng)
         structures = [crystal.to_structure() for crystal in members]
@@ -92,7 +96,8 @@ def test_no_verdict_and_no_displacement_differs_from_pymatgens(real_structures, 
                     structures[i], structures[j]
                 )  # not of the reduced: a second reduction may turn
                 assert rms == pytest.approx(np.nan if truth is None else truth[0], abs=1e-7, nan_ok=True)
-    assert n_pairs > 350
+    print(f"{name}: {n_pairs} pairs, {n_same} the same, {n_unsure} left to pymatgen")
+    assert n_pairs > 30 * ROUNDS
     assert 0.2 * n_pairs < n_same < 0.95 * n_pairs
     assert n_unsure < 0.02 * n_pairs
 
