@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -144,12 +145,31 @@ def application(exported: Exported, address: str, folder: Path) -> FastAPI:
     return app
 
 
+def _search_literally(collection: Any) -> None:
+    """Have STARTS, ENDS and CONTAINS look for their text as it stands.
+
+    The server makes a regular expression of it, in which "Ca(GaP)2" would not find itself.
+    """
+    from optimade.filtertransformers.mongo import MongoTransformer
+
+    class Literal(MongoTransformer):
+        def fuzzy_string_op_rhs(self, arg: list[Any]) -> dict[str, str]:
+            """Rule of the grammar: CONTAINS | STARTS [WITH] | ENDS [WITH], then the text."""
+            return {"$regex": _PATTERNS[str(arg[0])].format(re.escape(arg[-1]))}
+
+    collection.transformer = Literal(mapper=collection.resource_mapper)
+
+
+_PATTERNS = {"CONTAINS": "{}", "STARTS": "^{}", "ENDS": r"{}\Z"}
+
+
 def _complete(collections: dict[str, Any], exported: Exported, address: str) -> None:
     """What the lines do not say as the server's database wants it: dates as dates, and where the root of all is."""
     from mongomock.codec_options import CodecOptions
 
     structures, options = collections["structures"], CodecOptions(tz_aware=True)  # type: ignore[no-untyped-call]
     structures.collection = structures.collection.with_options(codec_options=options)
+    _search_literally(structures)
     modified = datetime.fromisoformat(exported.origin.last_modified)
     structures.collection.update_many({}, {"$set": {"last_modified": modified}})
     root = {"id": "root", "name": "Hullward", "description": ABOUT, "base_url": address, "homepage": None}

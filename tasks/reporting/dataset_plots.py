@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,25 +10,21 @@ from typing import Self
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from PIL import Image
 from pymatgen.symmetry.groups import SpaceGroup, sg_symbol_from_int_number
 
 from generative.config import ELEMENTS
 from tasks.reporting.dataset_statistics import DatasetStatistics, Floats
+from tasks.reporting.png import figure_png
 
 INK, MUTED, FAINT, BAR = "#20242c", "#6b7484", "#e3e6eb", "#2a788e"
 HEAT = LinearSegmentedColormap.from_list("heat", ["#dcedee", "#6fb3b8", "#1d6f7a", "#0b2f3a"])
 METHOD_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Apart for every eye (Okabe and Ito); one per method, in the order of their names."""
-
-PNG_LIMIT_BYTES = 60_000
-"""Three of them and the text stay below what one artifact may hold."""
 
 DPI = 130
 BINS = 60
@@ -89,7 +84,7 @@ def elements_png(statistics: DatasetStatistics) -> bytes:
         axes.text(2.5, row + 0.5, label, ha="center", va="center", fontsize=6.5, color=MUTED)
     if counts:
         _heat_key(figure, norm, statistics.n_rows)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def _heat_norm(counts: Sequence[int]) -> Normalize:
@@ -154,7 +149,7 @@ def energies_png(statistics: DatasetStatistics) -> bytes | None:
     legend = figure.legend(handles.values(), names, loc="outside lower center", frameon=False, fontsize=8.5)
     for text in legend.get_texts():
         text.set_parse_math(False)  # a name is the source's; a '$' in it is no formula
-    return _png(figure)
+    return figure_png(figure)
 
 
 def method_colours(statistics: DatasetStatistics) -> dict[str, str]:
@@ -213,7 +208,7 @@ def cells_png(statistics: DatasetStatistics) -> bytes | None:
     systems.invert_yaxis()
     _bare(systems, "crystals", "", across=True)
     _groups_panel(groups, statistics)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def _atoms_panel(axes: Axes, counts: Mapping[int, int]) -> None:
@@ -257,16 +252,3 @@ def _bare(axes: Axes, across_label: str, up_label: str, across: bool = False) ->
     counted.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axes.grid(axis="x" if across else "y", color=FAINT, linewidth=0.7)
     axes.set_axisbelow(True)
-
-
-def _png(figure: Figure) -> bytes:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    picture = Image.fromarray(pixels).convert("RGB")
-    for n_colours in (256, 128, 64):
-        buffer = io.BytesIO()
-        picture.quantize(n_colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-        if buffer.tell() < PNG_LIMIT_BYTES:
-            break
-    return buffer.getvalue()

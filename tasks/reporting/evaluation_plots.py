@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -10,12 +9,11 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from PIL import Image
 
-from tasks.reporting.dataset_plots import FAINT, INK, METHOD_COLOURS, MUTED, PNG_LIMIT_BYTES, short
+from tasks.reporting.dataset_plots import FAINT, INK, METHOD_COLOURS, MUTED, short
+from tasks.reporting.png import figure_png
 
 Floats = npt.NDArray[np.float64]
 
@@ -79,7 +77,7 @@ def distributions_png(values: PlotValues) -> bytes | None:
         _compare(axes, groups, label, label in values.whole)
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", frameon=False, fontsize=9, ncols=2)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def _compare(axes: Axes, groups: Mapping[str, tuple[Floats, str]], label: str, whole: bool) -> None:
@@ -111,7 +109,7 @@ def relaxation_png(values: PlotValues) -> bytes | None:
     figure = Figure(figsize=(9.4, 3.4), dpi=DPI, layout="constrained")
     for axes, (found, label, marks) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         _single(axes, found, label, marks)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def _single(axes: Axes, found: Floats, label: str, marks: Sequence[float]) -> None:
@@ -165,16 +163,3 @@ def _bare(axes: Axes, across: str, up: str) -> None:
 
 def _note(axes: Axes, text: str) -> None:
     axes.text(0.99, 0.99, text, transform=axes.transAxes, ha="right", va="top", fontsize=7.5, color=MUTED)
-
-
-def _png(figure: Figure) -> bytes:
-    """The figure with as few colours as keep it below the limit."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]
-    for n_colours in (256, 128, 64):
-        buffer = io.BytesIO()
-        picture.quantize(n_colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-        if buffer.tell() < PNG_LIMIT_BYTES:
-            break
-    return buffer.getvalue()

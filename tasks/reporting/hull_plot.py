@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from PIL import Image
 
 from tasks.reporting.hull_geometry import (
     COLOUR_STOPS,
@@ -29,9 +26,9 @@ from tasks.reporting.hull_geometry import (
     triangle_xy,
 )
 from tasks.reporting.model import HullData, HullPhase, ReportCandidate
+from tasks.reporting.png import figure_png
 
 INK, MUTED, FAINT = "#20242c", "#7b8494", "#d9dde4"
-PNG_LIMIT_BYTES = 60_000
 MOST_LABELS = 24
 """Stable phases named in the picture; beyond it the deepest ones are named, and the page's hover names all."""
 
@@ -52,7 +49,6 @@ def hull_png(hull: HullData, candidates: Sequence[ReportCandidate], width_px: in
     dpi = 110
     width_in = width_px / dpi
     figure = Figure(figsize=(width_in, width_in * (0.80 if len(hull.elements) == 3 else 0.66)), dpi=dpi)
-    canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0.02, 0.03, 0.84, 0.94) if len(hull.elements) == 3 else (0.11, 0.12, 0.75, 0.78))
     placed = placed_candidates(candidates, hull)
     norm = Normalize(0.0, colour_limit_ev_per_atom(placed))
@@ -61,15 +57,7 @@ def hull_png(hull: HullData, candidates: Sequence[ReportCandidate], width_px: in
     draw(axes, hull, placed, norm, colours)
     _colour_bar(figure, norm, colours, bool(placed))
     _marker_key(figure, hull, placed, ternary=len(hull.elements) == 3)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    picture = Image.fromarray(pixels).convert("RGB")
-    for n_colours in (256, 128, 64):
-        buffer = io.BytesIO()
-        picture.quantize(n_colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-        if buffer.tell() < PNG_LIMIT_BYTES:
-            break
-    return buffer.getvalue()
+    return figure_png(figure)
 
 
 def mathtext_formula(formula: str) -> str:

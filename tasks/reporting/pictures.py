@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pymatgen.core.structure import Structure
 
 from tasks.reporting.palette import RGB
+from tasks.reporting.png import PNG_LIMIT_BYTES
 from tasks.reporting.scene import FloatArray, Scene, build_scene, view_rotation
 
 AZIMUTH_DEG, ELEVATION_DEG = 24.0, 14.0
@@ -29,7 +30,6 @@ HALFWAY = (LIGHT + np.array([0.0, 0.0, 1.0])) / np.linalg.norm(LIGHT + np.array(
 FOG = 0.30
 """Share of background mixed into whatever lies farthest back."""
 
-PNG_LIMIT_BYTES = 60_000
 WEBP_LIMIT_BYTES = 100_000
 
 

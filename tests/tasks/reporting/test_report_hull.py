@@ -15,8 +15,9 @@ from pymatgen.core.composition import Composition
 
 from tasks.reporting.hull_geometry import lower_facets, phase_arrays, tie_lines
 from tasks.reporting.hull_interactive import html_formula, hull_figures
-from tasks.reporting.hull_plot import PNG_LIMIT_BYTES, hull_png
+from tasks.reporting.hull_plot import hull_png
 from tasks.reporting.model import HullData, HullPhase, ReportInputs
+from tasks.reporting.png import PNG_LIMIT_BYTES
 
 SYSTEMS = [("Al", "Ti"), ("Al", "Ti", "N")]
 

@@ -14,7 +14,8 @@ from pymatgen.core.periodic_table import Element
 from pymatgen.core.structure import Structure
 
 from tasks.reporting.palette import LOOK_ALIKE, _distance, drawn_radius_ang, element_colours
-from tasks.reporting.pictures import PNG_LIMIT_BYTES, WEBP_LIMIT_BYTES, crystal_png, crystal_webp_rotating
+from tasks.reporting.pictures import WEBP_LIMIT_BYTES, crystal_png, crystal_webp_rotating
+from tasks.reporting.png import PNG_LIMIT_BYTES
 from tasks.reporting.scene import build_scene, view_rotation
 
 
