@@ -23,12 +23,9 @@ from typing import Any
 import numpy as np
 
 from generative.crystals import Crystal, wrap_unit
+from generative.voronoi.search import refuse_unsearchable
 
 PRESET = "ops"
-SEARCH_ANG = 7.0
-"""CrystalNN's search radius."""
-MAX_IMAGES = 300_000
-"""Real crystals need some hundreds to some ten thousand; a collapsed cell may need more than memory holds."""
 
 _FAMILIES = {
     "T": "PYRAMID",
@@ -94,27 +91,9 @@ def structure_fingerprint(crystal: Crystal) -> StructureFingerprint:
         or dense that the search for neighbours would not end. Else whatever pymatgen raises on a site that CrystalNN
         cannot place.
     """
-    _check(crystal)
+    refuse_unsearchable(crystal)
     features, reasons = site_fingerprints(crystal)
     return StructureFingerprint(features.mean(axis=0), reasons)
-
-
-def _check(crystal: Crystal) -> None:
-    n = len(crystal.frac)
-    finite = np.isfinite(crystal.lattice_ang).all() and np.isfinite(crystal.frac).all()
-    volume_ang3 = abs(np.linalg.det(crystal.lattice_ang)) if finite else 0.0
-    if not n or not volume_ang3 > 0:
-        raise ValueError(
-            f"a crystal of {n} atoms has a cell or positions that are not finite, or no volume: expected at least one "
-            "atom in a cell with a volume, so drop it before"
-        )
-    heights_ang = 1 / np.linalg.norm(np.linalg.inv(crystal.lattice_ang), axis=0)
-    n_images = n * np.prod(2 * np.ceil(SEARCH_ANG / heights_ang) + 1)
-    if n_images > MAX_IMAGES:
-        raise ValueError(
-            f"{n_images:.0f} images of atoms to search within {SEARCH_ANG:g} A: {n} atoms in {volume_ang3:.3g} A^3, "
-            f"the cell {heights_ang.min():.2g} A high; expected at most {MAX_IMAGES}, so drop it before"
-        )
 
 
 def site_fingerprints(crystal: Crystal) -> tuple[np.ndarray, dict[str, int]]:
@@ -131,7 +110,8 @@ def site_fingerprints(crystal: Crystal) -> tuple[np.ndarray, dict[str, int]]:
 
 def _compiled_sites(crystal: Crystal, tables: FingerprintTables) -> tuple[np.ndarray, dict[int, str]]:
     """Fingerprints of the sites, (n, 61), and why those that rounding could decide are not computed, by site."""
-    from generative.metrics import order_parameters, voronoi_kernel
+    from generative.metrics import order_parameters
+    from generative.voronoi import kernel
 
     # Copies: a read-only or Fortran-ordered array is another type to numba, and would be compiled for anew.
     matrix = np.array(crystal.lattice_ang, dtype=np.float64, order="C")
@@ -140,13 +120,13 @@ def _compiled_sites(crystal: Crystal, tables: FingerprintTables) -> tuple[np.nda
     features = np.zeros((len(frac), len(tables.parameters)))
     left: dict[int, str] = {}
     for site in range(len(frac)):
-        vectors, rounded, raw, status = voronoi_kernel.bonds(
+        vectors, rounded, raw, status = kernel.bonds(
             matrix, frac, numbers, site, tables.electronegativity, tables.radius_ang
         )
-        if status == voronoi_kernel.COINCIDENT:  # other atoms share their face with such a pair as Qhull has it
-            return features, dict.fromkeys(range(len(frac)), voronoi_kernel.STATUS_NAMES[status])
-        if status != voronoi_kernel.PLACED:
-            left[site] = voronoi_kernel.STATUS_NAMES[status]
+        if status == kernel.COINCIDENT:  # other atoms share their face with such a pair as Qhull has it
+            return features, dict.fromkeys(range(len(frac)), kernel.STATUS_NAMES[status])
+        if status != kernel.PLACED:
+            left[site] = kernel.STATUS_NAMES[status]
             continue
         status = order_parameters.add_site(vectors, rounded, raw, tables.parameters, tables.first_row, features[site])
         if status != order_parameters.CLEAR:

@@ -7,13 +7,9 @@ numbers, Magpie (`magpie`). Both as in CDVAE (arXiv:2110.06197); coverage and Fr
 from __future__ import annotations
 
 import math
-import multiprocessing
-import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -23,7 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from generative.crystals import Crystal
+from generative.kept_results import Kept, KeptResults, Progress, in_processes
 from generative.metrics import magpie
+from generative.voronoi.search import FAULTS
 
 N_STRUCTURE = 61
 N_COMPOSITION = magpie.N_FEATURES
@@ -32,13 +30,6 @@ STRUCTURE_RECIPE = "CrystalNN ops, mean over sites, 1"
 COMPOSITION_RECIPE = "Magpie, 1"
 CACHE_FILE = "fingerprints.sqlite"
 
-Progress = Callable[[int, int], None]
-"""Called with the number of crystals done and of all."""
-
-FAULTS = (ValueError, ArithmeticError, LookupError, RuntimeError, TypeError, AttributeError, MemoryError)
-"""What pymatgen, matminer and Qhull raise on degenerate cells (QhullError is a RuntimeError)."""
-
-_CHUNK = 64
 _BY = "CrystalNN"
 
 
@@ -114,13 +105,14 @@ def structure_fingerprints(
     digests = [None if crystal is None else crystal.digest for crystal in crystals]
     wanted = {digest: crystal for digest, crystal in zip(digests, crystals, strict=True) if digest and crystal}
     made: dict[str, _Made] = {}
-    with _Cache(cache, key) as kept:
-        made.update(kept.read(list(wanted)))
+    with KeptResults(None if cache is None else cache / CACHE_FILE, "fingerprints", key) as kept:
+        made.update(_restored(kept.read(list(wanted))))
         fresh = {digest: crystal for digest, crystal in wanted.items() if digest not in made}
-        results = _computed(list(fresh.values()), workers)
+        results = in_processes(_fingerprint, list(fresh.values()), workers)
         for done, (digest, one) in enumerate(zip(fresh, results, strict=True), start=1):
             made[digest] = one
-            kept.write(digest, one)
+            if not one.reason.startswith(f"{_BY}: MemoryError"):  # may well succeed next time
+                kept.write(digest, None if one.values is None else one.values.astype("<f8").tobytes(), one.reason)
             if progress is not None:
                 progress(done, len(fresh))
     return _assembled(digests, made, fresh, versions, time.perf_counter() - started_s)
@@ -161,17 +153,6 @@ def _assembled(
     return Fingerprints(values, reasons, seconds, STRUCTURE_RECIPE, versions, n_cached, dict(left))
 
 
-def _computed(crystals: Sequence[Crystal], workers: int) -> Iterator[_Made]:
-    if workers == 1 or len(crystals) < 2:
-        yield from map(_fingerprint, crystals)
-        return
-    yield _fingerprint(crystals[0])  # compiles for all workers where the compiled code can be kept on disk
-    # Spawned, not forked: a fork of a process whose torch threads hold locks may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(_fingerprint, crystals[1:], chunksize=max(1, min(_CHUNK, len(crystals) // (4 * workers))))
-
-
 def _fingerprint(crystal: Crystal) -> _Made:
     from generative.metrics.crystal_nn import structure_fingerprint
 
@@ -184,63 +165,11 @@ def _fingerprint(crystal: Crystal) -> _Made:
     return _Made(found.values, "", found.left_to_matminer)
 
 
-class _Cache:
-    """Fingerprints by digest in one SQLite file; without a folder it keeps nothing."""
-
-    def __init__(self, folder: Path | None, key: str) -> None:
-        self._folder, self._key = folder, key
-        self._rows: list[tuple[str, str, bytes | None, str]] = []
-
-    def __enter__(self) -> _Cache:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._flush()
-
-    def read(self, digests: Sequence[str]) -> dict[str, _Made]:
-        """What is on disk of these digests."""
-        if self._folder is None:
-            return {}
-        self._folder.mkdir(parents=True, exist_ok=True)
-        found = {}
-        with closing(self._open()) as connection:
-            for begin in range(0, len(digests), 500):
-                part = digests[begin : begin + 500]
-                marks = ",".join("?" * len(part))
-                query = f"SELECT digest, vector, reason FROM fingerprints WHERE recipe = ? AND digest IN ({marks})"
-                for digest, vector, reason in connection.execute(query, (self._key, *part)):
-                    values = None if vector is None else np.frombuffer(vector, dtype="<f8")
-                    if values is None or len(values) == N_STRUCTURE:
-                        found[digest] = _Made(values, reason, {})
-        return found
-
-    def write(self, digest: str, one: _Made) -> None:
-        if self._folder is None or one.reason.startswith(f"{_BY}: MemoryError"):  # may well succeed next time
-            return
-        vector = None if one.values is None else np.ascontiguousarray(one.values, dtype="<f8").tobytes()
-        self._rows.append((self._key, digest, vector, one.reason))
-        if len(self._rows) >= 1000:  # few transactions, and little lost if the process is killed
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._rows:
-            with closing(self._open()) as connection, connection:
-                connection.executemany("INSERT OR REPLACE INTO fingerprints VALUES (?, ?, ?, ?)", self._rows)
-            self._rows.clear()
-
-    def _open(self) -> sqlite3.Connection:
-        assert self._folder is not None
-        path = self._folder / CACHE_FILE
-        connection = sqlite3.connect(path, timeout=60)
-        try:
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS fingerprints (recipe TEXT, digest TEXT, vector BLOB, reason TEXT, "
-                "PRIMARY KEY (recipe, digest)) WITHOUT ROWID"
-            )
-        except sqlite3.DatabaseError as error:
-            connection.close()
-            raise ValueError(
-                f"{path} is not a cache of fingerprints ({error}): expected an SQLite file written here, so delete it "
-                "or name another folder"
-            ) from error
-        return connection
+def _restored(kept: dict[str, Kept]) -> dict[str, _Made]:
+    """What was kept, as computed; a payload of another length is no fingerprint and is computed anew."""
+    found = {}
+    for digest, (payload, reason) in kept.items():
+        values = None if payload is None else np.frombuffer(payload, dtype="<f8")
+        if values is None or len(values) == N_STRUCTURE:
+            found[digest] = _Made(values, reason, {})
+    return found

@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from generative.metrics.voronoi_kernel import compiled
+from generative.voronoi.kernel import compiled
 
 CLEAR, AT_THRESHOLD, BY_ORDER = range(3)
 STATUS_NAMES = (
@@ -278,7 +278,7 @@ def add_site(
     """Adds one site's fingerprint to `out`, (f,), and returns a status; if not CLEAR, `out` is of no use.
 
     Args:
-        vectors: to the bonded atoms, (b, 3), angstrom; from voronoi_kernel.bonds, as the next two.
+        vectors: to the bonded atoms, (b, 3), angstrom; from voronoi.kernel.bonds, as the next two.
         rounded: weights of the bonds, descending, (b,).
         raw: the same, not rounded, (b,).
         table: one row of parameters per feature, (f, N_COLUMNS).

@@ -20,8 +20,9 @@ from scipy.special import sph_harm_y
 from configs.paths import AssetError, resolve
 from generative.crystals import Crystal
 from generative.datasets.cif import parse_cif
-from generative.metrics import crystal_nn, fingerprints, order_parameters, voronoi_kernel
+from generative.metrics import crystal_nn, fingerprints, order_parameters
 from generative.metrics.fingerprints import structure_fingerprints
+from generative.voronoi import kernel
 
 TOLERANCE = 1e-6
 
@@ -134,7 +135,7 @@ def test_most_sites_are_computed_here_and_the_others_are_counted_by_reason():
     found = structure_fingerprints(crystals)
     n_left = sum(found.n_sites_by_reason.values())
     assert 0 < n_left < 0.1 * n_sites
-    assert set(found.n_sites_by_reason) <= {*voronoi_kernel.STATUS_NAMES, *order_parameters.STATUS_NAMES}
+    assert set(found.n_sites_by_reason) <= {*kernel.STATUS_NAMES, *order_parameters.STATUS_NAMES}
 
 
 def test_without_compiled_code_matminer_computes_every_site(monkeypatch):
@@ -159,7 +160,7 @@ def test_voronoi_faces_are_those_of_qhull(seed):
     points = rng.uniform(-1, 1, (120, 3)) * 4
     points = points[np.argsort(np.linalg.norm(points, axis=1))]
     lengths = np.linalg.norm(points, axis=1)
-    found, angles, areas, radius = voronoi_kernel.voronoi_faces(points, lengths)
+    found, angles, areas, radius = kernel.voronoi_faces(points, lengths)
     voronoi = Voronoi(np.vstack([np.zeros(3), points]))
     faces = {max(pair) - 1: voronoi.vertices[v] for pair, v in voronoi.ridge_dict.items() if 0 in pair}
     assert sorted(found) == sorted(faces)
@@ -173,9 +174,9 @@ def test_voronoi_faces_are_those_of_qhull(seed):
 
 def test_a_cell_that_is_open_on_one_side_is_told_apart():
     points = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1]])
-    assert voronoi_kernel.voronoi_faces(points, np.ones(5))[3] == np.inf
+    assert kernel.voronoi_faces(points, np.ones(5))[3] == np.inf
     closed = np.vstack([points, [0, 0, -1]])
-    assert voronoi_kernel.voronoi_faces(closed, np.ones(6))[3] == pytest.approx(np.sqrt(3) / 2)
+    assert kernel.voronoi_faces(closed, np.ones(6))[3] == pytest.approx(np.sqrt(3) / 2)
 
 
 @pytest.mark.parametrize("order", [2, 4, 6])

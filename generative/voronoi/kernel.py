@@ -61,11 +61,14 @@ def compiled(function: Kernel) -> Kernel:
 
 
 @compiled
-def neighbours(matrix: np.ndarray, frac: np.ndarray, site: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+def neighbours(
+    matrix: np.ndarray, frac: np.ndarray, site: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
     """All images of atoms within CUTOFF_ANG of a site, nearest first.
 
     Returns:
-        vectors from the site, (k, 3), angstrom; their lengths, (k,); index of the atom in the cell, (k,); status.
+        vectors from the site, (k, 3), angstrom; their lengths, (k,); index of the atom in the cell, (k,); the cell it
+        stands in, relative to the site's, (k, 3); status.
     """
     cross = np.empty((3, 3))
     for axis in range(3):
@@ -75,7 +78,7 @@ def neighbours(matrix: np.ndarray, frac: np.ndarray, site: int) -> tuple[np.ndar
     for axis in range(3):
         reach[axis] = int(CUTOFF_ANG * math.sqrt(np.sum(cross[axis] ** 2)) / volume) + 2
     home = frac[site, 0] * matrix[0] + frac[site, 1] * matrix[1] + frac[site, 2] * matrix[2]
-    found = [(0.0, 0.0, 0.0, 0.0, 0)]
+    found = [(0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0)]
     found.pop()
     status = PLACED
     limit = (CUTOFF_ANG + 1e-8) ** 2
@@ -94,16 +97,17 @@ def neighbours(matrix: np.ndarray, frac: np.ndarray, site: int) -> tuple[np.ndar
                         continue
                     if squared < _MIN_DISTANCE_ANG**2:
                         status = COINCIDENT
-                    found.append((math.sqrt(squared), x, y, z, atom))
+                    found.append((math.sqrt(squared), x, y, z, atom, i, j, k))
     n = len(found)
-    vectors, lengths, atoms = np.empty((n, 3)), np.empty(n), np.empty(n, np.int64)
+    vectors, lengths, atoms, images = np.empty((n, 3)), np.empty(n), np.empty(n, np.int64), np.empty((n, 3), np.int64)
     for row in range(n):
         lengths[row] = found[row][0]
     order = np.argsort(lengths)
     lengths = lengths[order]
     for row in range(n):
-        _, vectors[row, 0], vectors[row, 1], vectors[row, 2], atoms[row] = found[order[row]]
-    return vectors, lengths, atoms, status
+        _, x, y, z, atoms[row], i, j, k = found[order[row]]
+        vectors[row], images[row] = (x, y, z), (i, j, k)
+    return vectors, lengths, atoms, images, status
 
 
 @compiled
@@ -266,7 +270,7 @@ def bonds(
         vectors to the bonded atoms, (b, 3), angstrom; weights rounded to 0.001, descending, (b,); the same unrounded;
         status. Without bonds the site has coordination number 0.
     """
-    vectors, lengths, atoms, status = neighbours(matrix, frac, site)
+    vectors, lengths, atoms, _, status = neighbours(matrix, frac, site)
     nothing = np.empty(0)
     if status != PLACED or len(vectors) == 0:
         return vectors[:0], nothing, nothing, status if status != PLACED else OPEN_CELL

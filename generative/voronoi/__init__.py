@@ -1,0 +1,1 @@
+"""Voronoi cells of the atoms of a crystal, from which CrystalNN reads its bonds."""
