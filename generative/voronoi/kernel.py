@@ -29,7 +29,7 @@ CUTOFF_ANG = 7.0
 DISTANCE_LOW_ANG, DISTANCE_HIGH_ANG = 0.5, 1.0
 """Beyond the sum of radii, a bond's weight falls from 1 to 0 between these."""
 
-PLACED, COINCIDENT, OPEN_CELL, AT_CUTOFF, NO_RADIUS, AT_ROUNDING = range(6)
+PLACED, COINCIDENT, OPEN_CELL, AT_CUTOFF, NO_RADIUS, AT_ROUNDING, AT_TIE = range(7)
 STATUS_NAMES = (
     "placed",
     "atoms coincide",
@@ -37,6 +37,7 @@ STATUS_NAMES = (
     "Voronoi cell reaches the cutoff",
     "element without a radius",
     "a bond weight at the middle between two roundings",
+    "two coordination numbers are equally probable",
 )
 """Why a site is left to pymatgen, by status."""
 
@@ -248,6 +249,36 @@ def _raw_weights(
 
 
 @compiled
+def _rounded(raw: np.ndarray) -> tuple[np.ndarray, int]:
+    """Descending weights rounded to 0.001, those that become 0 left out, and a status; none if one is doubtful."""
+    rounded = np.empty(len(raw))
+    n_bonds = 0
+    for rank in range(len(raw)):
+        steps = raw[rank] * 1000
+        if abs(steps - math.floor(steps) - 0.5) < 1000 * _NEAR:
+            return rounded[:0], AT_ROUNDING
+        rounded[rank] = np.rint(steps) / 1000
+        if rounded[rank] > 0:
+            n_bonds += 1
+    return rounded[:n_bonds], PLACED
+
+
+@compiled
+def _cell(
+    matrix: np.ndarray, frac: np.ndarray, site: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray], int]:
+    """A site's neighbours (vectors, lengths, atoms, images), its faces (points, angles, areas), and a status."""
+    vectors, lengths, atoms, images, status = neighbours(matrix, frac, site)
+    n = len(vectors) if status == PLACED else 0
+    points, angles, areas, radius = voronoi_faces(vectors[:n], lengths[:n])
+    if status == PLACED and radius == np.inf:
+        status = OPEN_CELL
+    elif status == PLACED and lengths[-1] > CUTOFF_ANG - 1e-6 and 2 * radius > CUTOFF_ANG - 1e-6:
+        status = AT_CUTOFF
+    return vectors, lengths, atoms, images, (points, angles, areas), status
+
+
+@compiled
 def bonds(
     matrix: np.ndarray,
     frac: np.ndarray,
@@ -270,15 +301,10 @@ def bonds(
         vectors to the bonded atoms, (b, 3), angstrom; weights rounded to 0.001, descending, (b,); the same unrounded;
         status. Without bonds the site has coordination number 0.
     """
-    vectors, lengths, atoms, _, status = neighbours(matrix, frac, site)
+    vectors, lengths, atoms, _, (points, angles, areas), status = _cell(matrix, frac, site)
     nothing = np.empty(0)
-    if status != PLACED or len(vectors) == 0:
-        return vectors[:0], nothing, nothing, status if status != PLACED else OPEN_CELL
-    points, angles, areas, radius = voronoi_faces(vectors, lengths)
-    if radius == np.inf:
-        return vectors[:0], nothing, nothing, OPEN_CELL
-    if lengths[-1] > CUTOFF_ANG - 1e-6 and 2 * radius > CUTOFF_ANG - 1e-6:
-        return vectors[:0], nothing, nothing, AT_CUTOFF
+    if status != PLACED:
+        return vectors[:0], nothing, nothing, status
     species = atomic_numbers[atoms]
     home = atomic_numbers[site]
     for face in range(len(points)):
@@ -287,13 +313,82 @@ def bonds(
     raw = _raw_weights((points, angles, areas), lengths, species, home, electronegativity, radius_ang)
     order = np.argsort(-raw, kind="mergesort")
     raw = raw[order]
-    rounded = np.empty(len(raw))
-    n_bonds = 0
-    for rank in range(len(raw)):
-        steps = raw[rank] * 1000
-        if abs(steps - math.floor(steps) - 0.5) < 1000 * _NEAR:
-            return vectors[:0], nothing, nothing, AT_ROUNDING
-        rounded[rank] = np.rint(steps) / 1000
-        if rounded[rank] > 0:
-            n_bonds += 1
-    return vectors[points[order[:n_bonds]]], rounded[:n_bonds], raw[:n_bonds], PLACED
+    rounded, status = _rounded(raw)
+    n_bonds = len(rounded)
+    return vectors[points[order[:n_bonds]]], rounded, raw[:n_bonds], status
+
+
+@compiled
+def _quarter_disc(x: float) -> float:
+    """Area of the unit quarter disc left of x, as a share of the whole."""
+    if x == 1:
+        return 1.0
+    root = math.sqrt(1 - x * x)
+    return (x * root + math.atan(x / root)) / (0.5 * math.pi)
+
+
+@compiled
+def most_probable_coordination(rounded: np.ndarray) -> tuple[int, int]:
+    """CrystalNN's coordination number of bonds with these descending weights, and a status.
+
+    A number's probability is the area of the quarter disc between the weights of its last bond and of the next one.
+    """
+    n = len(rounded)
+    coordination, largest, second = 0, 0.0, 0.0
+    for last in range(n):
+        following = rounded[last + 1] if last + 1 < n else 0.0
+        if following == rounded[last]:
+            continue
+        probability = _quarter_disc(rounded[last]) - _quarter_disc(following)
+        if probability > largest:
+            coordination, largest, second = last + 1, probability, largest
+        else:
+            second = max(second, probability)
+    return coordination, AT_TIE if largest - second < _NEAR else PLACED
+
+
+@compiled
+def bonds_by_solid_angle(matrix: np.ndarray, frac: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Bonds as every site of a crystal finds them, of all faces' solid angles and nothing else.
+
+    So does CrystalNN(distance_cutoffs=None, x_diff_weight=-1, porous_adjustment=False). Two sites need not agree on a
+    bond between them.
+
+    Args:
+        matrix: lattice rows, (3, 3), angstrom.
+        frac: (n, 3), in [0, 1).
+
+    Returns:
+        per bond the site that finds it, (b,); the atom it leads to, (b,); the cell that atom stands in, relative to the
+        site's, (b, 3); status of each site, (n,). A site whose status is not PLACED has no bonds here; where one is
+        COINCIDENT, all are.
+    """
+    found = [(0, 0, 0, 0, 0)]
+    found.pop()
+    statuses = np.empty(len(frac), np.int64)
+    for site in range(len(frac)):
+        _, _, atoms, images, (points, angles, _), status = _cell(matrix, frac, site)
+        if status == COINCIDENT:
+            statuses[:] = COINCIDENT
+            found.clear()
+            break
+        n_bonds = 0
+        order = np.argsort(-angles, kind="mergesort")
+        if status == PLACED:
+            rounded, status = _rounded(angles[order] / np.max(angles))
+            if status == PLACED:
+                n_bonds, status = most_probable_coordination(rounded)
+        statuses[site] = status
+        if status == PLACED:
+            for rank in range(n_bonds):
+                point = points[order[rank]]
+                found.append((site, atoms[point], images[point, 0], images[point, 1], images[point, 2]))
+    sites, ends, cells = (
+        np.empty(len(found), np.int64),
+        np.empty(len(found), np.int64),
+        np.empty((len(found), 3), np.int64),
+    )
+    for row in range(len(found)):
+        sites[row], ends[row], i, j, k = found[row]
+        cells[row] = i, j, k
+    return sites, ends, cells, statuses
