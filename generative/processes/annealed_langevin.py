@@ -65,8 +65,8 @@ def nearest_displacement_ang(frac_to: Tensor, frac_from: Tensor, lattice_ang: Te
     """Cartesian displacement to the nearest periodic image of another place, (A, 3), angstrom.
 
     The fractional difference is brought into [-0.5, 0.5] and the shortest of 27 images taken. That is the minimum image
-    wherever the cell is reduced (Niggli, Minkowski), as the cells of the training data are. In a strongly skewed cell
-    (a vector that another, added or subtracted more than once, would shorten) a shorter image can lie outside the 27:
+    wherever the cell is reduced (Niggli, Minkowski), as the cells of the training data are. In a strongly skewed cell a
+    shorter image can lie outside the 27 (a vector that leans over by 3.5 lengths of another: one displacement in five):
     reduce such a cell first. CDVAE takes the 27 about the difference as it is; in reduced cells both agree.
 
     Args:
