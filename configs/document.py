@@ -75,7 +75,9 @@ BENCHMARK = """\
 The parameter `config` of the `benchmark` deployment, and what stands in `configs/benchmark-generators.yaml`; further
 settings are those of an evaluation, and `sample` of a run.
 """
-SYSTEM = "Sizes and drop-out of the generator, stated under `system` ([generator.md](generator.md) says what they are)."
+SYSTEM = """\
+What stands under `system` depends on `kind`. [generator.md](generator.md) says more of the settings of `crystal-flow`.
+"""
 
 BOUNDS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "and below"}
 UNBOUNDED = 2**31 - 1
@@ -86,12 +88,10 @@ Schema = Mapping[str, Any]
 
 def document() -> str:
     """All settings as Markdown: the text of docs/settings.md."""
-    from generative.systems.crystal_flow import CrystalFlowConfig  # loads torch
-
     parts = [HEAD, RUN, *_sections(DiscoverConfig)]
     parts += [INGEST, *_sections(IngestConfig, skip=("data", "relax"))]
     parts += [TRAINING, _table(TrainConfig, "", skip=("data",))]
-    parts.append(f"## system\n\n{SYSTEM}\n\n{_table(CrystalFlowConfig, 'system.')}")
+    parts += [f"## system\n\n{SYSTEM}", *_systems()]
     parts += [EVALUATION, *_sections(EvaluateConfig, skip=("relax", "hull", "execution"))]
     parts += [BENCHMARK, _table(BenchmarkConfig, "", skip=(*JudgeConfig.model_fields, "sample"))]
     parts.append(_table(GeneratorEntry, "generators."))
@@ -118,6 +118,27 @@ def _sections(model: type[BaseModel], prefix: str = "", skip: tuple[str, ...] = 
     for name, nested in inner.items():
         if name not in skip:
             yield from _sections(nested, f"{prefix}{name}.")
+
+
+def _systems() -> Iterator[str]:
+    """The settings of every system that can be trained; of those that are another's, what differs from it."""
+    from generative.checkpoints import SYSTEMS  # loads torch
+    from generative.training import trainable_kinds
+
+    above: dict[type[BaseModel], str] = {}
+    for kind in trainable_kinds():
+        config = SYSTEMS[kind][1]
+        base = next((model for model in config.__mro__ if model in above), None)
+        text = f"### kind: {kind}\n\n{_about(config)}\n\n"
+        if base is None:
+            text += _table(config, "system.")
+        else:
+            stated, inherited = config.model_fields, base.model_fields
+            same = [n for n, f in stated.items() if n in inherited and f.default == inherited[n].default]
+            text += f"As `{above[base]}`" + (", but for:\n\n" if len(same) < len(stated) else ".\n")
+            text += _table(config, "system.", skip=tuple(same)) if len(same) < len(stated) else ""
+        above.setdefault(config, kind)
+        yield text
 
 
 def _source(source: type[BaseModel], skip: tuple[str, ...] = ()) -> str:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from generative.bonds import PackedBonds
 from generative.crystals import Crystal, wrap_unit
 
 
@@ -33,7 +34,8 @@ class CrystalBatch:
         lattice_ang: rows, (B, 3, 3), angstrom.
         n_atoms: (B,), int64.
         spacegroup: international number, 0 for unknown, (B,), int64.
-        energy_ev_per_atom: formation energy, NaN for unknown, (B,).
+        energy_ev_per_atom: formation energy, or what TrainConfig.property names; NaN for unknown, (B,).
+        bonds: of all crystals end to end, atoms counted through; None where no system asks for them.
     """
 
     frac: Tensor
@@ -42,6 +44,7 @@ class CrystalBatch:
     n_atoms: Tensor
     spacegroup: Tensor
     energy_ev_per_atom: Tensor
+    bonds: PackedBonds | None = None
 
     def __post_init__(self) -> None:
         """Shapes only: reading values here would stall a GPU at every batch."""
@@ -52,6 +55,10 @@ class CrystalBatch:
             "spacegroup": (self.spacegroup, (b,)),
             "energy_ev_per_atom": (self.energy_ev_per_atom, (b,)),
         }
+        if self.bonds is not None:
+            e = len(self.bonds.source)
+            shapes["bonds.target"] = (self.bonds.target, (e,))
+            shapes["bonds.image"] = (self.bonds.image, (e, 3))
         for name, (tensor, shape) in shapes.items():
             if tuple(tensor.shape) != shape:
                 raise ValueError(
@@ -103,13 +110,18 @@ class CrystalBatch:
         """B, the number of crystals."""
         return len(self.n_atoms)
 
-    def replace(self, **fields: Tensor) -> Self:
+    def replace(self, **fields: Tensor | PackedBonds | None) -> Self:
         """A new batch with these fields exchanged; this one stays as it was."""
-        return replace(self, **fields)
+        return replace(self, **fields)  # type: ignore[arg-type]
 
     def to(self, device: torch.device | str) -> Self:
         """The batch on another device."""
-        return self.replace(**{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
+        moved: dict[str, Tensor | PackedBonds | None] = {
+            name: getattr(self, name).to(device) for name in self.__dataclass_fields__ if name != "bonds"
+        }
+        if self.bonds is not None:
+            moved["bonds"] = PackedBonds(*(part.to(device) for part in self.bonds))
+        return self.replace(**moved)
 
     def mask(self, width: int | None = None) -> Tensor:
         """True for real atoms of the padded view, (B, N); `width` is N when the caller knows it (spares a sync)."""

@@ -6,6 +6,7 @@ The loss is not the goal: a generator's loss goes on falling while its samples t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,16 @@ from generative.config import SampleConfig, ScreenConfig
 from generative.crystals import Crystal
 from generative.screening import validity
 from generative.screening.matching import ReferenceSet, Tolerances, find_known
-from generative.systems.crystal_flow import CrystalFlow
 
 N_DRAWN = 64
 """Crystals drawn to measure a yield: its standard error is at most 6 %, for seconds of sampling."""
 
 
-def valid_and_novel(
-    system: CrystalFlow, compositions: Sequence[Sequence[int]], known: ReferenceSet, seed: int
-) -> float:
+def valid_and_novel(system: Any, compositions: Sequence[Sequence[int]], known: ReferenceSet, seed: int) -> float:
     """Part of one draw per composition that is structurally valid and matches no known crystal.
 
     Args:
-        system: in evaluation mode.
+        system: a generator with sample(), in evaluation mode.
         compositions: atomic numbers of each cell, such as those of held-out crystals.
         known: the training crystals of these formulas.
         seed: of the draw; the same at every call, so that weights are compared on the same noise.
@@ -64,11 +62,11 @@ class KeepBest(Callback):
         return float(checkpoints.about(str(self._folder))["training"]["score"])
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Called by Lightning."""
-        if not trainer.is_global_zero:
+        """Called after each validation; one whose loss is not finite is never the best."""
+        if not trainer.is_global_zero or not math.isfinite(pl_module.watched_loss):
             return
         if self._rule == "loss":
-            score = -float(trainer.callback_metrics["val_loss"])
+            score = -pl_module.watched_loss
         else:
             score = valid_and_novel(pl_module.averaged.eval(), self._compositions, self._known, self._seed)
         best = self.score_so_far()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,60 +14,97 @@ from tasks.files import write_text
 from tasks.run import hardware
 
 
-def excluded_ids(config: TrainConfig, folder: Path) -> list[str]:
-    """Ids of the source file that training must not see."""
+def _table(path: str, config: TrainConfig, target: Path) -> Any:
+    """The dataset table of one source file, with the filters of the training data; ingested once."""
     from generative.datasets.ingest import ingest
     from generative.datasets.manifest import read_dataset
 
+    if not (target / "manifest.json").is_file():
+        data = DataConfig(sources=(FilesSource(path=path),), filters=config.data.filters, workers=config.data.workers)
+        ingest(data, None, target, resolve)
+    return read_dataset(target).table
+
+
+def excluded_ids(config: TrainConfig, folder: Path) -> list[str]:
+    """Ids of the source file that training must not see."""
     if config.exclude is None:
         return []
-    target = folder / "excluded"
-    if not (target / "manifest.json").is_file():
-        ingest(DataConfig(sources=(FilesSource(path=config.exclude),)), None, target, resolve)
-    return [str(name) for name in read_dataset(target).table.column("source_id").to_pylist()]
+    table = _table(config.exclude, config.model_copy(update={"data": DataConfig()}), folder / "excluded")
+    return [str(name) for name in table.column("source_id").to_pylist()]
+
+
+def _prepare(config: TrainConfig, folder: Path, resume: bool) -> None:
+    """Ingest the training data, unless they are there; refuse a folder that holds others."""
+    from generative.datasets.ingest import ingest
+
+    # Settings that say which crystals are trained on, and how they are told apart from those that are not.
+    asked = {
+        "data.json": config.data.model_dump_json(exclude={"workers"}),
+        "parts.json": config.model_dump_json(include={"exclude", "validation"}),
+    }
+    if not resume or not (folder / "dataset" / "manifest.json").is_file():
+        for part in ("excluded", "validation"):
+            shutil.rmtree(folder / part, ignore_errors=True)
+        ingest(config.data, None, folder / "dataset", resolve, network=network_context(folder / ".downloads"))
+        for name, text in asked.items():
+            write_text(folder / name, text)
+    for name, text in asked.items():
+        marker = folder / name
+        if marker.is_file() and marker.read_text(encoding="utf-8") != text:
+            raise ValueError(
+                f"{folder} holds a training on other data (see {name}): train in another folder, or start this one anew"
+            )
+
+
+def _initial(config: TrainConfig) -> Any:
+    """The checkpoint to start from, if one is named.
+
+    Raises: ValueError: if it is one of another kind of system.
+    """
+    from generative import checkpoints
+
+    if config.init is None:
+        return None
+    initial = checkpoints.load(config.init)
+    if initial.system.name != config.kind:
+        raise ValueError(
+            f"init names a checkpoint of the system {initial.system.name!r}, where kind is {config.kind!r}: "
+            "expected both the same"
+        )
+    return initial
 
 
 def train(config: TrainConfig, folder: Path, callbacks: Sequence[Any] = (), resume: bool = True) -> Path:
     """Train a generator and keep it as `folder/<name>`; going on where an interrupted training stopped.
 
     Args:
-        config: data, sizes, budget.
+        config: kind, data, sizes, budget.
         folder: working folder: dataset, curves/, resume.ckpt, and the checkpoint folder at the end.
         callbacks: Lightning callbacks, such as a progress artifact.
         resume: False starts anew.
     Returns: the checkpoint folder.
+    Raises: TrainingError, ValueError: if the settings, the data or the folder do not fit, or a loss is not finite.
     """
     from generative import checkpoints
-    from generative.datasets.ingest import ingest
     from generative.datasets.manifest import read_dataset
-    from generative.systems.crystal_flow import CrystalFlow
-    from generative.training import fit
+    from generative.training import fit, system_settings
     from generative.training_data import training_set
 
-    asked = config.data.model_dump_json(exclude={"workers"})
-    marker = folder / "data.json"
-    if not resume or not (folder / "dataset" / "manifest.json").is_file():
-        network = network_context(folder / ".downloads")
-        ingest(config.data, None, folder / "dataset", resolve, network=network)
-        write_text(marker, asked)
-    elif marker.is_file() and marker.read_text(encoding="utf-8") != asked:
-        raise ValueError(
-            f"{folder} holds a training on other data (see {marker.name}): train in another folder, "
-            "or start this one anew"
-        )
+    system_settings(config)  # a wrong name is told before hours of download
+    initial = _initial(config)
+    _prepare(config, folder, resume)
     dataset = read_dataset(folder / "dataset")
-    data = training_set(dataset.table, excluded_ids(config, folder))
-    initial = None if config.init is None else checkpoints.load(config.init)
-    if initial is not None and not isinstance(initial.system, CrystalFlow):
-        raise ValueError(
-            f"init names a checkpoint of the system {initial.system.name!r}, which has nothing to train: expected "
-            f"one of {CrystalFlow.name!r}"
-        )
-    system, record = fit(data, config, folder, callbacks, resume, None if initial is None else initial.system)
+    exclude = excluded_ids(config, folder)
+    data = training_set(dataset.table, exclude, config.property)
+    held = None
+    if config.validation is not None:
+        held = training_set(_table(config.validation, config, folder / "validation"), exclude, config.property)
+    system, record = fit(data, config, folder, callbacks, resume, None if initial is None else initial.system, held)
     if initial is not None:
         record |= {"init_sha256": initial.digest, "init_training": initial.training}
     about = {
         **record,
+        "property_known": sum(value is not None for value in data.energies),
         "data_fingerprint_sha256": dataset.manifest.fingerprint_sha256,
         "settings": config.model_dump(mode="json", exclude_defaults=True),
         "hardware": {**hardware(), "cpu_threads_used": config.torch_threads},

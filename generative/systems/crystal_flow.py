@@ -13,7 +13,7 @@ Space group and energy are dropped at random in training, so that they may be le
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from generative.lattice import LATTICE_DIM, fit_atomic_volumes, from_log_cholesk
 from generative.networks.pair_transformer import PairTransformer
 from generative.processes.torus_flow import FlowPoint, draw_prior, integrate, interpolate
 from generative.species import MAX_Z, species_descriptors
+from generative.systems.trainable import Loss
 
 WRAPPED_VARIANCE = 1.0 / 12.0
 """Variance of a wrapped difference of two uniform coordinates: the unit of the coordinate loss."""
@@ -44,14 +45,6 @@ class CrystalFlowConfig(RoomConfig):
     lattice_weight: float = Field(0.5, gt=0, description="weight of the lattice velocity's loss beside coordinates")
 
 
-class FlowLoss(NamedTuple):
-    """Mean square errors of the two velocities, and their weighted sum; scalars."""
-
-    total: Tensor
-    frac: Tensor
-    lattice: Tensor
-
-
 class CrystalFlow(nn.Module):
     """The system: network, lattice statistics, loss and sampler."""
 
@@ -59,7 +52,8 @@ class CrystalFlow(nn.Module):
     lattice_mean: Tensor
     lattice_std: Tensor
 
-    name = "crystal-flow"
+    name: ClassVar[str] = "crystal-flow"
+    needs_bonds: ClassVar[bool] = False
 
     def __init__(self, config: CrystalFlowConfig) -> None:
         super().__init__()
@@ -76,8 +70,24 @@ class CrystalFlow(nn.Module):
         self.register_buffer("lattice_mean", torch.zeros(LATTICE_DIM))
         self.register_buffer("lattice_std", torch.ones(LATTICE_DIM))
 
-    def fit_statistics(self, crystals: Sequence[Crystal]) -> None:
-        """Set atomic volumes and the lattice's mean and spread from the training crystals."""
+    def refused(self, crystal: Crystal) -> str:
+        """Why a crystal cannot be trained on; empty where it can."""
+        numbers = crystal.atomic_numbers
+        if not 1 <= len(numbers) <= MAX_ATOMS:
+            return f"it has {len(numbers)} atoms: {self.name} takes at most {MAX_ATOMS}; see data.filters.n_atoms_max"
+        if numbers.min() < 1 or numbers.max() > MAX_Z:
+            return f"it holds atomic numbers {numbers.min()} to {numbers.max()}: {self.name} knows 1 to {MAX_Z}"
+        return ""
+
+    def muon_parameters(self) -> list[nn.Parameter]:
+        """Matrices inside the attention blocks; those that a condition enters by start at zero and stay with AdamW."""
+        blocks = self.network.blocks.named_parameters()
+        return [p for name, p in blocks if p.ndim == 2 and "adapt" not in name]
+
+    def fit_statistics(
+        self, crystals: Sequence[Crystal], energies_ev_per_atom: Sequence[float | None] | None = None
+    ) -> None:
+        """Set atomic volumes and the lattice's mean and spread from the training crystals; energies need no scale."""
         counts = np.zeros((len(crystals), MAX_Z + 1))
         for i, crystal in enumerate(crystals):
             np.add.at(counts[i], crystal.atomic_numbers, 1)
@@ -99,8 +109,11 @@ class CrystalFlow(nn.Module):
         """Standardised lattice numbers to rows in angstrom, (B, 3, 3)."""
         return from_log_cholesky(lattice * self.lattice_std + self.lattice_mean, scale)
 
-    def loss(self, batch: CrystalBatch, rng: torch.Generator) -> FlowLoss:
-        """Flow-matching loss of a batch; times are stratified over [0, 1) so that every batch sees all of them."""
+    def loss(self, batch: CrystalBatch, rng: torch.Generator, epoch: int = 0) -> Loss:
+        """Flow-matching loss of a batch; times are stratified over [0, 1) so that every batch sees all of them.
+
+        Its parts, frac and lattice, are the mean square errors of the two velocities; it is the same in every epoch.
+        """
         frac, atomic_numbers, mask = batch.dense()
         scale = self._cell_scale(atomic_numbers)
         numbers = (to_log_cholesky(batch.lattice_ang, scale) - self.lattice_mean) / self.lattice_std
@@ -118,7 +131,8 @@ class CrystalFlow(nn.Module):
         real = mask.unsqueeze(-1)
         frac_loss = ((v.frac - target.frac).square() * real).sum() / (3 * real.sum() * WRAPPED_VARIANCE)
         lattice_loss = (v.lattice - target.lattice).square().mean() / 2  # var(u) = 2 for two unit normals
-        return FlowLoss(frac_loss + self.config.lattice_weight * lattice_loss, frac_loss, lattice_loss)
+        total = frac_loss + self.config.lattice_weight * lattice_loss
+        return Loss(total, {"frac": frac_loss, "lattice": lattice_loss})
 
     @torch.no_grad()
     def sample(

@@ -15,8 +15,10 @@ from generative import checkpoints
 from generative.batch import CrystalBatch
 from generative.config import SampleConfig, TrainConfig
 from generative.crystals import Crystal
+from generative.learning_rates import learning_factor
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
-from generative.training import StepSampler, TrainingError, TrainingSet, fit, learning_factor, split_by_formula
+from generative.training import fit
+from generative.training_data import StepSampler, TrainingError, TrainingSet, split
 
 SMALL = {"width": 32, "n_layers": 2, "n_heads": 4, "pair_width": 16}
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and GPUs
@@ -63,7 +65,7 @@ def test_a_resumed_training_gives_the_same_weights_as_an_uninterrupted_one(data:
 def test_training_lowers_the_loss_on_what_it_saw(data: TrainingSet, tmp_path: Path) -> None:
     settings = config(max_steps=60, precision="32", validation_fraction=0.1)
     trained, _ = fit(data, settings, tmp_path)
-    seen, _ = split_by_formula(data, 0.1, settings.seed)
+    seen, _ = split(data, 0.1, settings.seed)
     batch = seen[list(range(len(seen)))]
     torch.manual_seed(settings.seed)
     fresh = CrystalFlow(trained.config)
@@ -75,7 +77,7 @@ def test_training_lowers_the_loss_on_what_it_saw(data: TrainingSet, tmp_path: Pa
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_batch(
     data: TrainingSet, system: CrystalFlow, tmp_path: Path
 ) -> None:
-    train, _ = split_by_formula(data, 0.3, seed=0)
+    train, _ = split(data, 0.3, seed=0)
     row = data.ids.index(train.ids[0])
     good = data.crystals[row]
     data.crystals[row] = Crystal(good.lattice_ang * 1e-20, good.frac, good.atomic_numbers)
@@ -121,7 +123,7 @@ def test_two_devices_share_the_batches_without_overlap(data: TrainingSet) -> Non
 
 
 def test_validation_shares_no_formula_with_training(data: TrainingSet) -> None:
-    train, held = split_by_formula(data, 0.3, seed=0)
+    train, held = split(data, 0.3, seed=0)
 
     def formulas(part: TrainingSet) -> set[str]:
         return {c.to_structure().composition.reduced_formula for c in part.crystals}

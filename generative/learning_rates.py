@@ -1,0 +1,49 @@
+"""Learning rates of a training, as factors on the configured peak rates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from generative.config import TrainConfig
+
+IMPROVEMENT = 1e-4
+"""A loss counts as lower if it is so by this share of itself: torch's ReduceLROnPlateau, which both CDVAE codes use."""
+
+
+def learning_factor(step: int, config: TrainConfig) -> float:
+    """Warm-up, then by schedule 'linear-decay' a plateau and linear decay to zero over the last part of the steps.
+
+    The plateau can be cut short at any step. Under schedule 'plateau' only the warm-up is a function of the step.
+    """
+    rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    if config.schedule == "plateau":
+        return rise
+    decay = max(1, round(config.decay_fraction * config.max_steps))
+    return rise * min(1.0, max(0.0, (config.max_steps - step) / decay))
+
+
+@dataclass
+class Plateau:
+    """Lowers the rates when the validation loss has not fallen for some validations.
+
+    Attributes:
+        factor: on the peak rates now.
+        best: lowest loss seen that was lower by more than IMPROVEMENT.
+        waited: validations since then, or since the rates were lowered.
+    """
+
+    factor: float = 1.0
+    best: float = math.inf
+    waited: int = 0
+
+    def validated(self, loss: float, config: TrainConfig) -> None:
+        """Take note of a validation; one that is not a number has not fallen."""
+        needed = self.best - IMPROVEMENT * abs(self.best) if math.isfinite(self.best) else math.inf
+        if loss < needed:
+            self.best, self.waited = loss, 0
+            return
+        self.waited += 1
+        if self.waited > config.plateau_patience:
+            self.factor = max(self.factor * config.plateau_factor, config.lr_min / config.adam_lr)
+            self.waited = 0
