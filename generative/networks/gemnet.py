@@ -26,11 +26,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from generative.networks.periodic_graph import Edges, NeighbourSearch
+from generative.networks.periodic_graph import Edges, NeighbourSearch, entries_per_atom, places_in_group
+from generative.networks.scaled_layers import INV_SQRT_2, Dense, he_orthogonal, residuals, scaled_silu
 from generative.networks.spherical_harmonics import RealSphericalHarmonics
 
-_INV_SQRT_2 = 1 / math.sqrt(2)
-_SILU_GAIN = 1 / 0.6  # SiLU of a unit normal has a second moment of about 0.6^2
 _CACHED_ROWS = 2048  # rows of the bilinear layer's (E, 1024) at a time on a processor: 8 MB, not hundreds
 
 
@@ -137,51 +136,6 @@ class _Geometry(NamedTuple):
     circular: Tensor  # (E, circular_width, L + 1): weights of the degrees, and of the edge's own message
 
 
-def _he_orthogonal(*shape: int) -> Tensor:
-    """Weights with orthogonal rows, each of mean zero and variance one over the number of inputs.
-
-    Two axes are (out, in); of three, the last is the output. Source: GemNet, appendix on initialisation.
-    """
-    weight = torch.empty(shape)
-    nn.init.orthogonal_(weight)
-    inputs = (0, 1) if len(shape) == 3 else (1,)
-    variance, mean = torch.var_mean(weight, dim=inputs, keepdim=True)
-    return (weight - mean) / (variance + 1e-6).sqrt() / math.sqrt(math.prod(shape[axis] for axis in inputs))
-
-
-def _scaled_silu(x: Tensor) -> Tensor:
-    # In place on what nothing else needs, which autograd allows: SiLU keeps its input and not its result.
-    return functional.silu(x).mul_(_SILU_GAIN)
-
-
-class _Dense(nn.Module):
-    """Linear layer without bias; (..., n_in) -> (..., n_out)."""
-
-    def __init__(self, n_in: int, n_out: int, active: bool = True) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(_he_orthogonal(n_out, n_in))
-        self.active = active
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = functional.linear(x, self.weight)
-        return _scaled_silu(y) if self.active else y
-
-
-class _Residual(nn.Module):
-    """(x + two layers of x) / sqrt 2."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(_Dense(width, width), _Dense(width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.add(x, self.layers(x)).mul_(_INV_SQRT_2)
-
-
-def _residuals(width: int, n: int) -> nn.Sequential:
-    return nn.Sequential(*(_Residual(width) for _ in range(n)))
-
-
 class _EdgeUpdate(nn.Module):
     """An active layer over [source atom, target atom, what the edge has]: (A, W), (E, n) -> (E, M).
 
@@ -190,7 +144,7 @@ class _EdgeUpdate(nn.Module):
 
     def __init__(self, atom_width: int, n_in: int, edge_width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(_he_orthogonal(edge_width, 2 * atom_width + n_in))
+        self.weight = nn.Parameter(he_orthogonal(edge_width, 2 * atom_width + n_in))
 
     def forward(self, atoms: Tensor, features: Tensor, geometry: _Geometry) -> Tensor:
         width = atoms.shape[1]
@@ -198,7 +152,7 @@ class _EdgeUpdate(nn.Module):
         y = functional.linear(features, of_edge)
         y = y.add_(functional.linear(atoms, of_source).index_select(0, geometry.source))
         y = y.add_(functional.linear(atoms, of_target).index_select(0, geometry.target))
-        return _scaled_silu(y)
+        return scaled_silu(y)
 
 
 class _AtomUpdate(nn.Module):
@@ -206,14 +160,15 @@ class _AtomUpdate(nn.Module):
 
     def __init__(self, config: GemNetConfig, atom_width: int, scale: float) -> None:
         super().__init__()
-        self.gate = _Dense(config.radial_width, config.edge_width, active=False)
-        self.first = _Dense(config.edge_width, atom_width)
-        self.residuals = _residuals(atom_width, config.n_atom)
+        self.gate = Dense(config.radial_width, config.edge_width, active=False)
+        self.first = Dense(config.edge_width, atom_width)
+        self.residuals = residuals(atom_width, config.n_atom)
         self.scale = scale
 
     def forward(self, messages: Tensor, n_atoms: int, geometry: _Geometry) -> Tensor:
         gated = messages * self.gate(geometry.radial_atom)
-        summed = messages.new_zeros(n_atoms, messages.shape[1]).index_add(0, geometry.target, gated)
+        gated = gated.to(torch.promote_types(gated.dtype, torch.float32))  # sums in bfloat16 would lose digits
+        summed = gated.new_zeros(n_atoms, gated.shape[1]).index_add(0, geometry.target, gated)
         atoms: Tensor = self.residuals(self.first(summed * self.scale))
         return atoms
 
@@ -224,10 +179,10 @@ class _VectorOutput(nn.Module):
     def __init__(self, config: GemNetConfig, scale: float) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            _Dense(config.edge_width, config.edge_width), _residuals(config.edge_width, config.n_atom)
+            Dense(config.edge_width, config.edge_width), residuals(config.edge_width, config.n_atom)
         )
-        self.gate = _Dense(config.radial_width, config.edge_width, active=False)
-        self.out = _Dense(config.edge_width, 1, active=False)
+        self.gate = Dense(config.radial_width, config.edge_width, active=False)
+        self.out = Dense(config.edge_width, 1, active=False)
         self.scale = scale
 
     def forward(self, messages: Tensor, geometry: _Geometry) -> Tensor:
@@ -242,20 +197,21 @@ class _TripletInteraction(nn.Module):
 
     def __init__(self, config: GemNetConfig, gate_scale: float, sum_scale: float) -> None:
         super().__init__()
-        self.dense = _Dense(config.edge_width, config.edge_width)
-        self.gate = _Dense(config.radial_width, config.edge_width, active=False)
-        self.down = _Dense(config.edge_width, config.triplet_width)
-        bilinear = _he_orthogonal(config.triplet_width, config.circular_width, config.bilinear_width)
+        self.dense = Dense(config.edge_width, config.edge_width)
+        self.gate = Dense(config.radial_width, config.edge_width, active=False)
+        self.down = Dense(config.edge_width, config.triplet_width)
+        bilinear = he_orthogonal(config.triplet_width, config.circular_width, config.bilinear_width)
         self.bilinear = nn.Parameter(bilinear.transpose(0, 1).contiguous())
-        self.up_forward = _Dense(config.bilinear_width, config.edge_width)
-        self.up_reverse = _Dense(config.bilinear_width, config.edge_width)
+        self.up_forward = Dense(config.bilinear_width, config.edge_width)
+        self.up_reverse = Dense(config.bilinear_width, config.edge_width)
         self.gate_scale, self.sum_scale = gate_scale, sum_scale
 
     def forward(self, messages: Tensor, geometry: _Geometry) -> Tensor:
         gate = functional.linear(geometry.radial_triplet, self.gate.weight * self.gate_scale)
         seen = self.down(self.dense(messages) * gate)  # (E, triplet_width)
         x = self._bilinear(self._by_angle(seen, geometry), geometry.circular)
-        return torch.add(self.up_forward(x), self.up_reverse(x)[geometry.reverse]).mul_(_INV_SQRT_2)
+        of_reverse = self.up_reverse(x).index_select(0, geometry.reverse)
+        return torch.add(self.up_forward(x), of_reverse).mul_(INV_SQRT_2)
 
     def _by_angle(self, seen: Tensor, geometry: _Geometry) -> Tensor:
         """Sum over all edges of the same atom, weighted by Y_l0 of the angle, and the edge's own: (E, L + 1, width)."""
@@ -283,21 +239,21 @@ class _Interaction(nn.Module):
     def __init__(self, config: GemNetConfig, atom_width: int, block: int) -> None:
         super().__init__()
         scales, width = config.scale_factors, config.edge_width
-        self.dense = _Dense(width, width)
+        self.dense = Dense(width, width)
         self.triplets = _TripletInteraction(config, scales.triplet_gate[block], scales.triplet_sum[block])
-        self.before_skip = _residuals(width, config.n_before_skip)
-        self.after_skip = _residuals(width, config.n_after_skip)
+        self.before_skip = residuals(width, config.n_before_skip)
+        self.after_skip = residuals(width, config.n_after_skip)
         self.atom_update = _AtomUpdate(config, atom_width, scales.atom_sum[block])
         self.concat = _EdgeUpdate(atom_width, width, width)
-        self.after_concat = _residuals(width, config.n_concat)
+        self.after_concat = residuals(width, config.n_concat)
 
     def forward(self, atoms: Tensor, messages: Tensor, geometry: _Geometry) -> tuple[Tensor, Tensor]:
-        x = torch.add(self.dense(messages), self.triplets(messages, geometry)).mul_(_INV_SQRT_2)
-        messages = torch.add(messages, self.before_skip(x)).mul_(_INV_SQRT_2)
+        x = torch.add(self.dense(messages), self.triplets(messages, geometry)).mul_(INV_SQRT_2)
+        messages = torch.add(messages, self.before_skip(x)).mul_(INV_SQRT_2)
         messages = self.after_skip(messages)
-        atoms = torch.add(atoms, self.atom_update(messages, len(atoms), geometry)).mul_(_INV_SQRT_2)
+        atoms = torch.add(atoms, self.atom_update(messages, len(atoms), geometry)).mul_(INV_SQRT_2)
         x = self.after_concat(self.concat(atoms, messages, geometry))
-        return atoms, torch.add(messages, x).mul_(_INV_SQRT_2)
+        return atoms, torch.add(messages, x).mul_(INV_SQRT_2)
 
 
 class GemNetT(nn.Module):
@@ -321,10 +277,10 @@ class GemNetT(nn.Module):
         self.register_buffer("norms", per_degree.repeat_interleave(2 * degrees.long() + 1), persistent=False)
         self.register_buffer("own", ((2 * degrees + 1) / (4 * math.pi)).sqrt(), persistent=False)
         self.register_buffer("offsets", torch.linspace(0, 1, n_radial, dtype=torch.float64), persistent=False)
-        self.radial_triplet = _Dense(n_radial, config.radial_width, active=False)
-        self.radial_atom = _Dense(n_radial, config.radial_width, active=False)
-        self.radial_vector = _Dense(n_radial, config.radial_width, active=False)
-        self.circular = nn.Parameter(_he_orthogonal(n_spherical, n_radial, config.circular_width))
+        self.radial_triplet = Dense(n_radial, config.radial_width, active=False)
+        self.radial_atom = Dense(n_radial, config.radial_width, active=False)
+        self.radial_vector = Dense(n_radial, config.radial_width, active=False)
+        self.circular = nn.Parameter(he_orthogonal(n_spherical, n_radial, config.circular_width))
         self.edge_embedding = _EdgeUpdate(atom_width, n_radial, config.edge_width)
         self.blocks = nn.ModuleList(_Interaction(config, atom_width, block) for block in range(config.n_blocks))
         scales = config.scale_factors.vector_gate[: config.n_blocks + 1]
@@ -361,15 +317,14 @@ class GemNetT(nn.Module):
         envelope = torch.where(d < 1, envelope, torch.zeros_like(d))
         precision = -0.5 * (self.config.n_radial - 1) ** 2
         exponents = precision * (d.unsqueeze(1) - self.offsets.to(d.dtype)).square()
-        return exponents.exp() * envelope.unsqueeze(1)
+        # Below e^-80 lies nothing that matters, but numbers so small that processors handle them ten times slower.
+        return exponents.clamp(min=-80.0).exp() * envelope.unsqueeze(1)
 
     def _geometry(self, unit: Tensor, radial: Tensor, edges: Edges, reverse: Tensor, n_atoms: int) -> _Geometry:
-        counts = torch.bincount(edges.target, minlength=n_atoms)
-        n_slots = int(counts.max()) if len(counts) else 0
-        order = torch.argsort(edges.target, stable=True)
-        first = (counts.cumsum(0) - counts)[edges.target[order]]
-        place = torch.arange(len(order), device=order.device) - first
-        slot = torch.empty_like(order).index_copy(0, order, edges.target[order] * n_slots + place)
+        counts = entries_per_atom(edges.target, n_atoms)
+        n_slots = int(counts.max()) if n_atoms else 0
+        target, order = torch.sort(edges.target, stable=True)
+        slot = torch.empty_like(order).index_copy_(0, order, target * n_slots + places_in_group(counts, target))
         values = self.harmonics(unit) * self.norms.to(unit.dtype)
         n_values = values.shape[1]
         padded = values.new_zeros(n_atoms * n_slots, n_values).index_copy(0, slot, values)

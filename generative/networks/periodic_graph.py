@@ -24,7 +24,7 @@ N_IMAGES_MAX = 1000
 """Of one cell. A cell of 10 A^3 has some 250 images within 7 A, so only collapsed or very flat cells have more."""
 _N_BOX_MAX = 20_000  # images looked at, once, to find those
 _WIDTH = 32  # images that are measured together
-_N_ROWS_AT_A_TIME = 1 << 17  # times _WIDTH is 4 M distances, 16 MB a tensor, however large the batch
+_N_ROWS_AT_A_TIME = 1 << 14  # times _WIDTH is 2 MB a tensor: within a processor's cache, however large the batch
 
 
 class Edges(NamedTuple):
@@ -66,8 +66,8 @@ def measured(
         image: see source.
         reverse: see source.
     """
-    steps = frac[source] - frac[target] + image.to(frac.dtype)
-    vector_ang = (steps.unsqueeze(1) @ lattice_ang[crystal[target]]).squeeze(1)
+    steps = frac.index_select(0, source) - frac.index_select(0, target) + image.to(frac.dtype)
+    vector_ang = _matmul_rows(steps, lattice_ang.index_select(0, crystal.index_select(0, target)))
     return Edges(source, target, image, vector_ang, torch.linalg.vector_norm(vector_ang, dim=1), reverse)
 
 
@@ -125,20 +125,20 @@ class NeighbourSearch:
         self.cutoff_ang, self.max_neighbours = float(cutoff_ang), max_neighbours
         self._nearest_image, self._symmetric = images == "all", symmetric
         self._lattice_ang = lattice_ang
-        self.crystal = torch.repeat_interleave(torch.arange(len(n_atoms), device=n_atoms.device), n_atoms)
+        self.crystal = _repeated(n_atoms)
         with torch.no_grad():
             self._prepare_images(lattice_ang.detach(), images)
             self._prepare_rows(n_atoms)
-            self._reach_ang2 = _likely_reach_ang2(lattice_ang.detach(), n_atoms, self.cutoff_ang, max_neighbours)
+            likely = _likely_reach_ang2(lattice_ang.detach(), n_atoms, self.cutoff_ang, max_neighbours)
+            self._row_reach_ang2 = likely[self.crystal[self._row_target]].unsqueeze(1)  # (R, 1)
 
     def _prepare_images(self, lattice_ang: Tensor, images: Literal["all", "paper"]) -> None:
         """Images in reach of each cell, in blocks: _image (blocks * _WIDTH, 3), _shift_ang (3, blocks, _WIDTH)."""
         crystal, image = _images_in_reach(lattice_ang, self.cutoff_ang, images)
-        n_images = torch.bincount(crystal, minlength=len(lattice_ang))
+        n_images = entries_per_atom(crystal, len(lattice_ang))
         self._n_blocks = (n_images + _WIDTH - 1) // _WIDTH  # (B,)
         self._first_block = self._n_blocks.cumsum(0) - self._n_blocks
-        place = torch.arange(len(crystal), device=crystal.device) - (n_images.cumsum(0) - n_images)[crystal]
-        place += self._first_block[crystal] * _WIDTH
+        place = places_in_group(n_images, crystal) + self._first_block[crystal] * _WIDTH
         length = int(self._n_blocks.sum()) * _WIDTH
         self._image = image.new_zeros(length, 3).index_copy_(0, place, image)
         shift_ang = _matmul_rows(image.to(lattice_ang.dtype), lattice_ang[crystal])
@@ -148,20 +148,15 @@ class NeighbourSearch:
 
     def _prepare_rows(self, n_atoms: Tensor) -> None:
         """Pairs by target, then source; rows by pair, then block; and where to cut rows so that no target is cut."""
-        device = n_atoms.device
-        first = n_atoms.cumsum(0) - n_atoms
         partners = n_atoms[self.crystal]  # (A,)
-        self._pair_target = torch.repeat_interleave(torch.arange(len(self.crystal), device=device), partners)
-        within = (
-            torch.arange(len(self._pair_target), device=device) - (partners.cumsum(0) - partners)[self._pair_target]
-        )
+        self._pair_target = _repeated(partners)
         pair_crystal = self.crystal[self._pair_target]
-        self._pair_source = first[pair_crystal] + within
+        first = n_atoms.cumsum(0) - n_atoms
+        self._pair_source = first[pair_crystal] + places_in_group(partners, self._pair_target)
         self._pair_lattice_ang = self._lattice_ang.detach()[pair_crystal]
         blocks = self._n_blocks[pair_crystal]
-        self._row_pair = torch.repeat_interleave(torch.arange(len(blocks), device=device), blocks)
-        within = torch.arange(len(self._row_pair), device=device) - (blocks.cumsum(0) - blocks)[self._row_pair]
-        self._row_block = self._first_block[pair_crystal][self._row_pair] + within
+        self._row_pair = _repeated(blocks)
+        self._row_block = self._first_block[pair_crystal][self._row_pair] + places_in_group(blocks, self._row_pair)
         self._row_target = self._pair_target[self._row_pair]
         ends = (n_atoms * self._n_blocks)[self.crystal].cumsum(0)  # rows up to each target
         cuts = [0]
@@ -180,57 +175,55 @@ class NeighbourSearch:
             source, target, image, key = self._within_reach(frac.detach())
             if self.max_neighbours is not None:
                 nearest = _nearest(target, key, len(frac), self.max_neighbours)
-                source, target, image = source[nearest], target[nearest], image[nearest]
+                source, target, image = (t.index_select(0, nearest) for t in (source, target, image))
             reverse = None
             if self._symmetric:
-                source, target, image, reverse = _with_reverses(source, target, image, len(frac))
+                source, target, image, reverse = _with_reverses(source, target, image)
         return measured(frac, self._lattice_ang, self.crystal, source, target, image, reverse)
 
     def _within_reach(self, frac: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Source, target, image and squared distance of all that may be among the edges."""
-        difference = frac[self._pair_source] - frac[self._pair_target]  # (P, 3)
+        difference = frac.index_select(0, self._pair_source) - frac.index_select(0, self._pair_target)  # (P, 3)
         if self._nearest_image:
             turn = difference.round()
         else:
             cell = frac.floor()
-            turn = cell[self._pair_source] - cell[self._pair_target]
+            turn = cell.index_select(0, self._pair_source) - cell.index_select(0, self._pair_target)
         vector_ang = _matmul_rows(difference - turn, self._pair_lattice_ang)
-        rows, columns, squares = [], [], []
+        places, squares = [], []
         for begin, end in self._portions:
-            row, column, square = self._portion(vector_ang, begin, end)
-            rows.append(row + begin)
-            columns.append(column)
+            place, square = self._portion(vector_ang, begin, end)
+            places.append(place + begin * _WIDTH)
             squares.append(square)
-        if not rows:
+        if not places:
             none = self._pair_source[:0]
             return none, none, self._image[:0], vector_ang[:0, 0]
-        row, column, square = torch.cat(rows), torch.cat(columns), torch.cat(squares)
-        pair = self._row_pair[row]
-        image = self._image[self._row_block[row] * _WIDTH + column] - turn[pair].long()
-        return self._pair_source[pair], self._pair_target[pair], image, square
+        place = torch.cat(places)
+        row = place // _WIDTH
+        pair = self._row_pair.index_select(0, row)
+        column = self._row_block.index_select(0, row) * _WIDTH + place % _WIDTH
+        image = self._image.index_select(0, column) - turn.long().index_select(0, pair)
+        source, target = self._pair_source.index_select(0, pair), self._pair_target.index_select(0, pair)
+        return source, target, image, torch.cat(squares)
 
-    def _portion(self, vector_ang: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows from `begin` on, columns and squared distances of what is in reach."""
+    def _portion(self, vector_ang: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor]:
+        """Places in the rows from `begin` to `end`, end to end, of what is in reach, and squared distances."""
         block, pair = self._row_block[begin:end], self._row_pair[begin:end]
-        start_ang = vector_ang[pair]  # (r, 3)
+        start_ang = vector_ang.index_select(0, pair)  # (r, 3)
         squared: Tensor | None = None  # (r, _WIDTH)
         for axis in range(3):
             component = self._shift_ang[axis].index_select(0, block).add_(start_ang[:, axis, None])
             squared = component.square_() if squared is None else squared.addcmul_(component, component)
         assert squared is not None
-        reach = self.cutoff_ang**2
+        reach: Tensor | float = self.cutoff_ang**2
         in_reach = squared > SELF_ANG2
-        if self.max_neighbours is None:
-            in_reach &= squared <= reach
-        else:
-            target = self._row_target[begin:end]
-            likely = self._reach_ang2[self.crystal[target]]  # (r,)
-            near = in_reach & (squared <= likely[:, None])
-            counts = likely.new_zeros(len(self.crystal)).index_add_(0, target, near.sum(1).to(likely.dtype))
-            enough = counts[target] >= self.max_neighbours
-            in_reach &= squared <= torch.where(enough, likely, reach)[:, None]
-        row, column = in_reach.nonzero(as_tuple=True)
-        return row, column, squared[row, column]
+        if self.max_neighbours is not None:
+            target, likely = self._row_target[begin:end], self._row_reach_ang2[begin:end]
+            near = (in_reach & (squared <= likely)).view(torch.uint8).sum(1, dtype=torch.int32)
+            counts = near.new_zeros(len(self.crystal)).index_add_(0, target, near)
+            reach = torch.where((counts >= self.max_neighbours).index_select(0, target)[:, None], likely, reach)
+        place = (in_reach & (squared <= reach)).flatten().nonzero().squeeze(1)
+        return place, squared.flatten().index_select(0, place)
 
 
 def triplets_into(edges: Edges, n_atoms_total: int) -> tuple[Tensor, Tensor]:
@@ -242,12 +235,11 @@ def triplets_into(edges: Edges, n_atoms_total: int) -> tuple[Tensor, Tensor]:
     Returns: indices of edges, 2 of (T,), int64; by atom, then by the second edge, so that sums over the first run over
         what is contiguous where edges are by target.
     """
-    order, counts, first = _by_atom(edges.target, n_atoms_total)
-    atom = edges.target[order]
+    order = torch.argsort(edges.target, stable=True)
+    counts, atom = entries_per_atom(edges.target, n_atoms_total), edges.target[order]
     others = counts[atom] - 1  # (E,)
-    second = torch.repeat_interleave(torch.arange(len(order), device=order.device), others)
-    rank = torch.arange(len(second), device=order.device) - (others.cumsum(0) - others)[second]
-    into = first[atom[second]] + rank
+    second = _repeated(others)
+    into = (counts.cumsum(0) - counts)[atom[second]] + places_in_group(others, second)
     into += into >= second  # the place of the edge itself is passed over
     return order[into], order[second]
 
@@ -263,25 +255,40 @@ def triplets_through(edges: Edges, n_atoms_total: int, keep_returning: bool) -> 
             same place, k = i in the same cell.
     Returns: indices of edges, 2 of (T,), int64; by the second edge.
     """
-    order, counts, first = _by_atom(edges.target, n_atoms_total)
+    order = torch.argsort(edges.target, stable=True)
+    counts = entries_per_atom(edges.target, n_atoms_total)
     ways = counts[edges.source]  # (E,)
-    second = torch.repeat_interleave(torch.arange(len(order), device=order.device), ways)
-    rank = torch.arange(len(second), device=order.device) - (ways.cumsum(0) - ways)[second]
-    into = order[first[edges.source[second]] + rank]
+    second = _repeated(ways)
+    into = order[(counts.cumsum(0) - counts)[edges.source[second]] + places_in_group(ways, second)]
     back = edges.source[into] == edges.target[second]
     if keep_returning:
         back &= (edges.image[into] + edges.image[second] == 0).all(1)
-    return into[~back], second[~back]
+    kept = (~back).nonzero().squeeze(1)
+    return into[kept], second[kept]
 
 
-def _by_atom(atom: Tensor, n_atoms_total: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Order that sorts by atom, entries per atom (A,), and the place of each atom's first (A,)."""
-    counts = torch.bincount(atom, minlength=n_atoms_total)
-    return torch.argsort(atom, stable=True), counts, counts.cumsum(0) - counts
+def entries_per_atom(atom: Tensor, n_atoms_total: int) -> Tensor:
+    """How often each atom stands in `atom`, (A,), int64; bincount, but without a wait for the device."""
+    return atom.new_zeros(n_atoms_total).scatter_add_(0, atom, torch.ones_like(atom))
+
+
+def places_in_group(counts: Tensor, group: Tensor) -> Tensor:
+    """Number from 0 of each entry within its group; `group` ascends, and `counts` says how large each group is."""
+    first = counts.cumsum(0) - counts
+    return torch.arange(len(group), device=group.device) - first.index_select(0, group)
+
+
+def _repeated(repeats: Tensor) -> Tensor:
+    """Index 0 as often as repeats[0] says, then index 1, ..."""
+    return torch.repeat_interleave(torch.arange(len(repeats), device=repeats.device), repeats)
 
 
 def _matmul_rows(vectors: Tensor, matrices: Tensor) -> Tensor:
-    """(n, 3) row vectors times (n, 3, 3). In one order of summation, so that opposite vectors give opposite results."""
+    """(n, 3) row vectors times (n, 3, 3).
+
+    Not by a matrix product, which automatic mixed precision would round to three digits; and in one order of summation,
+    so that opposite vectors give opposite results.
+    """
     return (
         vectors[:, 0, None] * matrices[:, 0]
         + vectors[:, 1, None] * matrices[:, 1]
@@ -319,7 +326,7 @@ def _images_in_reach(lattice_ang: Tensor, cutoff_ang: float, images: Literal["al
     near = _least_distance_ang(image.to(lattice_ang.dtype), lattice_ang[crystal], normals[crystal], slack)
     kept = near <= cutoff_ang * (1 + 1e-5)
     crystal, image = crystal[kept], image[kept]
-    many = torch.bincount(crystal, minlength=len(lattice_ang)) > N_IMAGES_MAX
+    many = entries_per_atom(crystal, len(lattice_ang)) > N_IMAGES_MAX
     close = ~many[crystal] | (image.abs() <= 1).all(1)
     return crystal[close], image[close]
 
@@ -328,8 +335,8 @@ def _boxes(half: Tensor) -> tuple[Tensor, Tensor]:
     """All offsets between -half and half, half (B, 3): crystal (I,) and offset (I, 3), in lexicographic order."""
     width = 2 * half + 1
     n_images = width.prod(1)
-    crystal = torch.repeat_interleave(torch.arange(len(half), device=half.device), n_images)
-    number = torch.arange(len(crystal), device=half.device) - (n_images.cumsum(0) - n_images)[crystal]
+    crystal = _repeated(n_images)
+    number = places_in_group(n_images, crystal)
     across, deep = width[crystal, 1], width[crystal, 2]
     image = torch.stack([number // (across * deep), number // deep % across, number % deep], dim=1)
     return crystal, image - half[crystal]
@@ -351,10 +358,12 @@ def _least_distance_ang(image: Tensor, lattice_ang: Tensor, normals: Tensor, sla
         point = point + (moved - nearest[:, axis])[:, None] * row
         nearest[:, axis] = moved
     towards = torch.nn.functional.normalize(point, dim=1)
-    directions = torch.cat([normals, towards[:, None]], dim=1)  # (I, 4, 3)
     centre = _matmul_rows(image, lattice_ang)
-    half_width = slack * (directions @ lattice_ang.transpose(1, 2)).abs().sum(2)  # (I, 4)
-    return ((directions @ centre[:, :, None]).squeeze(2).abs() - half_width).amax(1)
+    bound = torch.zeros_like(centre[:, 0])
+    for direction in (towards, *normals.unbind(1)):
+        half_width = slack * (lattice_ang * direction[:, None]).sum(2).abs().sum(1)
+        bound = torch.maximum(bound, (centre * direction).sum(1).abs() - half_width)
+    return bound
 
 
 def _nearest(target: Tensor, squared: Tensor, n_atoms_total: int, wanted: int) -> Tensor:
@@ -362,23 +371,19 @@ def _nearest(target: Tensor, squared: Tensor, n_atoms_total: int, wanted: int) -
     # Positive floats order as their bits do. One integer that holds both sorts several times faster than two floats.
     key = (target << 32) | squared.float().view(torch.int32).long()
     order = torch.sort(key, stable=True).indices
-    counts = torch.bincount(target, minlength=n_atoms_total)
-    rank = torch.arange(len(target), device=target.device) - (counts.cumsum(0) - counts)[target]
+    rank = places_in_group(entries_per_atom(target, n_atoms_total), target)
     return order[rank < wanted].sort().values
 
 
-def _with_reverses(
-    source: Tensor, target: Tensor, image: Tensor, n_atoms_total: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _with_reverses(source: Tensor, target: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Source, target, image and reverse of the symmetric graph (see NeighbourSearch), by target."""
     x, y, z = image.unbind(1)
     earlier = (x < 0) | ((x == 0) & ((y < 0) | ((y == 0) & (z < 0))))
-    kept = (source < target) | ((source == target) & earlier)
-    source, target, image = source[kept], target[kept], image[kept]
-    n_kept = len(source)
-    both = torch.cat([source, target]), torch.cat([target, source]), torch.cat([image, -image])
-    order, _, _ = _by_atom(both[1], n_atoms_total)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
-    reverse = torch.cat([place[n_kept:], place[:n_kept]])[order]
-    return both[0][order], both[1][order], both[2][order], reverse
+    kept = ((source < target) | ((source == target) & earlier)).nonzero().squeeze(1)
+    source, target, image = (t.index_select(0, kept) for t in (source, target, image))
+    ends, starts = torch.cat([target, source]), torch.cat([source, target])
+    order = torch.argsort(ends, stable=True)
+    place = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
+    reverse = place.roll(len(kept)).index_select(0, order)
+    images = torch.cat([image, -image]).index_select(0, order)
+    return starts.index_select(0, order), ends.index_select(0, order), images, reverse
