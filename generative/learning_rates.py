@@ -23,9 +23,9 @@ def learning_factor(step: int, config: TrainConfig) -> float:
     return rise * min(1.0, max(0.0, (config.max_steps - step) / decay))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Plateau:
-    """Lowers the rates when the validation loss has not fallen for some validations.
+    """How far rates have been lowered, each time that the validation loss had not fallen for some validations.
 
     Attributes:
         factor: on the peak rates now.
@@ -37,13 +37,11 @@ class Plateau:
     best: float = math.inf
     waited: int = 0
 
-    def validated(self, loss: float, config: TrainConfig) -> None:
-        """Take note of a validation; one that is not a number has not fallen."""
+    def after(self, loss: float, config: TrainConfig) -> Plateau:
+        """The plateau after a further validation; a loss that is not a number has not fallen."""
         needed = self.best - IMPROVEMENT * abs(self.best) if math.isfinite(self.best) else math.inf
         if loss < needed:
-            self.best, self.waited = loss, 0
-            return
-        self.waited += 1
-        if self.waited > config.plateau_patience:
-            self.factor = max(self.factor * config.plateau_factor, config.lr_min / config.adam_lr)
-            self.waited = 0
+            return Plateau(self.factor, loss, 0)
+        if self.waited < config.plateau_patience:
+            return Plateau(self.factor, self.best, self.waited + 1)
+        return Plateau(max(self.factor * config.plateau_factor, config.lr_min / config.adam_lr), self.best, 0)

@@ -163,7 +163,7 @@ class SystemTraining(lightning.LightningModule):
         if not math.isfinite(self.watched_loss):
             logger.warning("the validation loss at step %d is %g", self.steps_done, self.watched_loss)
         if self.config.schedule == "plateau":
-            self.plateau.validated(self.watched_loss, self.config)
+            self.plateau = self.plateau.after(self.watched_loss, self.config)
         if self.watched_loss < self.best_loss:
             self.best_loss, self.validations_since_best = self.watched_loss, 0
         else:

@@ -10,12 +10,13 @@ from pymatgen.core.structure import Structure
 
 from generative.crystals import Crystal
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
+from generative.training_data import TrainingSet
 
 
-@pytest.fixture
-def crystals() -> list[Crystal]:
-    """Six small real structure types, sizes 1 to 5."""
-    prototypes = [
+@pytest.fixture(scope="session")
+def prototypes() -> list[Crystal]:
+    """Six small real structure types, sizes 1 to 5; finding their primitive cells takes a second."""
+    structures = [
         Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.21), ["Mg", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
         Structure.from_spacegroup("Pm-3m", Lattice.cubic(4.12), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
         Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]]),
@@ -27,8 +28,14 @@ def crystals() -> list[Crystal]:
         ),
         Structure.from_spacegroup("Im-3m", Lattice.cubic(3.16), ["W"], [[0, 0, 0]]),
     ]
-    reduced = [s.get_primitive_structure().get_reduced_structure() for s in prototypes]
+    reduced = [s.get_primitive_structure().get_reduced_structure() for s in structures]
     return [Crystal.from_structure(s) for s in reduced]
+
+
+@pytest.fixture
+def crystals(prototypes: list[Crystal]) -> list[Crystal]:
+    """Six small real structure types, sizes 1 to 5."""
+    return list(prototypes)
 
 
 @pytest.fixture
@@ -53,3 +60,17 @@ def rng() -> torch.Generator:
 def numpy_rng() -> np.random.Generator:
     """A seeded generator."""
     return np.random.default_rng(7)
+
+
+@pytest.fixture
+def data(crystals: list[Crystal], numpy_rng: np.random.Generator) -> TrainingSet:
+    """Sixty strained copies of six crystals, of twelve formulas."""
+    copies = []
+    for i in range(60):
+        crystal = crystals[i % 6]
+        strain = np.eye(3) + 0.02 * numpy_rng.standard_normal((3, 3))
+        numbers = crystal.atomic_numbers + (i // 6) % 2
+        copies.append(Crystal(crystal.lattice_ang @ strain, crystal.frac, numbers.astype(np.int16)))
+    return TrainingSet(
+        copies, [225] * 60, [None if i % 3 else -0.1 * i for i in range(60)], [f"c{i}" for i in range(60)]
+    )

@@ -24,19 +24,6 @@ SMALL = {"width": 32, "n_layers": 2, "n_heads": 4, "pair_width": 16}
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and GPUs
 
 
-@pytest.fixture
-def data(crystals: list[Crystal], numpy_rng: np.random.Generator) -> TrainingSet:
-    """Sixty strained copies of six crystals, of twelve formulas."""
-    copies, ids = [], []
-    for i in range(60):
-        crystal = crystals[i % 6]
-        strain = np.eye(3) + 0.02 * numpy_rng.standard_normal((3, 3))
-        numbers = crystal.atomic_numbers + (i // 6) % 2
-        copies.append(Crystal(crystal.lattice_ang @ strain, crystal.frac, numbers.astype(np.int16)))
-        ids.append(f"c{i}")
-    return TrainingSet(copies, [225] * 60, [-1.0] * 60, ids)
-
-
 def config(**changes: object) -> TrainConfig:
     base = {"system": SMALL, "batch_crystals": 16, "torch_threads": 1, "warmup_steps": 2, "validation_fraction": 0.3}
     return TrainConfig.model_validate({**base, **changes})
