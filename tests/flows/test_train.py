@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -70,3 +73,72 @@ def test_a_training_leaves_a_checkpoint_and_its_progress(
         (artifact,) = json.loads(reply.read())
     assert float(artifact["data"]) == 100.0
     assert "step 3 of 3" in artifact["description"]
+    for part in ("train_loss", "train_frac", "val_loss", "val_lattice"):
+        assert part in artifact["description"]
+
+
+def cli(settings: dict[str, Any], place: Path, *options: str) -> subprocess.Popen[str]:
+    """`hullward train` in a process of its own, working in place/out."""
+    place.mkdir(exist_ok=True)
+    (place / "training.yaml").write_text(json.dumps(settings), encoding="utf-8")
+    call = "from flows.cli import app; app()"
+    command = [sys.executable, "-c", call, "train", str(place / "training.yaml"), "--out", str(place / "out"), *options]
+    quiet = {**os.environ, "HULLWARD_PROGRESS": "0", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, env=quiet, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_training_killed_with_signal_9_goes_on_to_the_same_weights(settings: dict[str, Any], tmp_path: Path) -> None:
+    recipe = {
+        "system": {"width": 128, "n_layers": 4},
+        "batch_crystals": 24,
+        "max_steps": 60,
+        "save_every": 7,
+        "validation_every": 5,
+        "schedule": "plateau",
+        "plateau_patience": 0,
+    }
+    whole = cli({**settings, **recipe}, tmp_path / "whole")
+    assert whole.wait(timeout=300) == 0
+    killed, out = cli({**settings, **recipe}, tmp_path / "killed"), tmp_path / "killed" / "out"
+    deadline = time.monotonic() + 300
+    while not (out / "resume.ckpt").is_file():
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    killed.kill()
+    assert killed.wait(timeout=60) == -signal.SIGKILL
+    assert not (out / "tiny").exists()
+    again = cli({**settings, **recipe}, tmp_path / "killed")
+    assert again.wait(timeout=300) == 0
+    weights = [place / "out" / "tiny" / "model.safetensors" for place in (tmp_path / "whole", tmp_path / "killed")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert sorted(part.name for part in (out / "curves").iterdir())[0] == "from-0000000"
+    assert len(list((out / "curves").iterdir())) == 2
+
+
+def test_a_training_is_validated_on_a_file_and_refuses_other_data_later(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    held = tmp_path / "held"
+    held.mkdir()
+    for cif in sorted((tmp_path / "cifs").glob("Cs*.cif")):
+        cif.rename(held / cif.name)
+    del settings["validation_fraction"]
+    settings |= {"validation": str(held), "property": None, "optimiser": "adam"}
+    first = cli(settings, tmp_path / "one")
+    assert first.wait(timeout=300) == 0
+    record = load(str(tmp_path / "one" / "out" / "tiny")).training
+    assert (record["crystals_trained"], record["crystals_held_out"], record["property_known"]) == (25, 5, 0)
+    other = cli({**settings, "validation": str(tmp_path / "cifs")}, tmp_path / "one")
+    said = other.communicate(timeout=300)[0]
+    assert other.returncode != 0
+    assert "holds a training on other data (see parts.json)" in " ".join(said.split())
+
+
+def test_a_wrong_kind_is_told_before_anything_is_read(settings: dict[str, Any], tmp_path: Path) -> None:
+    refused = cli({**settings, "kind": "crystal-flows"}, tmp_path / "wrong")
+    said = " ".join(refused.communicate(timeout=300)[0].split())
+    assert refused.returncode != 0
+    assert "kind is 'crystal-flows': expected one of crystal-flow" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "wrong" / "out").exists()
