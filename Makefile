@@ -1,10 +1,10 @@
 # Everything a target needs is installed into .venv first, from requirements.lock, once and again when the lock changes.
-# Variables: PYTHON=python3.11  CONFIG=ternary  PORT=4200  TEST_WORKERS=2
+# Variables: PYTHON=python3.11  CONFIG=ternary  PORT=4200  TEST_WORKERS=2  DATA=folder-of-official-splits
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help discover test ui lint benchmark train lock
+.PHONY: help discover test ui lint benchmark train reproduce-dp-cdvae lock
 
 CONFIG ?= quickstart
 PORT ?= 4200
@@ -25,6 +25,7 @@ help:
 	@echo "make lint       ruff and mypy --strict"
 	@echo "make benchmark  rates of sampling, relaxation, ..."
 	@echo "make train      the shipped generator again, in its two parts (needs HULLWARD_ASSETS)"
+	@echo "make reproduce-dp-cdvae   the tables of DP-CDVAE, paper beside ours (needs HULLWARD_ASSETS, or DATA=FOLDER)"
 	@echo "make lock       newest allowed versions into requirements.lock"
 
 # torch goes first and alone, so that a torch that is there already (a CPU build, say) is kept by what follows.
@@ -61,6 +62,9 @@ benchmark: $(INSTALLED)
 train: $(INSTALLED)
 	@$(BIN)/hullward train train-flow-start --out runs/training/hullward-flow-start
 	@$(BIN)/hullward train train-flow --out runs/training/hullward-flow
+
+reproduce-dp-cdvae: $(INSTALLED)
+	@$(BIN)/hullward reproduce reproduce-dp-cdvae $(if $(DATA),--data "$(DATA)")
 
 # Packages that torch pins itself (its CUDA libraries) and build numbers such as +cpu differ between machines: left out.
 lock:

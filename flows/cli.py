@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows import baseline_commands, evaluate_commands, ingest_commands, optimade_commands
+from flows import baseline_commands, evaluate_commands, ingest_commands, optimade_commands, reproduce_commands
 from flows.console import PLACED, RANKED, RELAXED, SCREENED, answer, guarded, progress_bar, say, show_table
 from flows.options import AsJson, Crystals, Debug, Elements, Out, OutTable, Potential, Reference, Settings
 
@@ -306,6 +306,7 @@ def inputs(
 
 evaluate_commands.register(app)
 baseline_commands.register(app)
+reproduce_commands.register(app)
 optimade_commands.register(app)
 
 

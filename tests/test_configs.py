@@ -13,6 +13,7 @@ from configs.evaluation import BenchmarkConfig, EvaluateConfig
 from configs.ingest import IngestConfig, load_ingest, parse_ingest
 from configs.options import IngestRequest, ingest_settings, sample_changes, settings_of
 from configs.overrides import override
+from configs.reproduction import ReproductionConfig, load_reproduction
 from configs.schema import ConfigError, DiscoverConfig, load, parse
 from configs.training import load_training, parse_training
 from generative.config import TrainConfig
@@ -95,9 +96,11 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
         "train-flow",
         "train-flow-start",
         "benchmark-generators",
+        "reproduce-dp-cdvae",
         *(f"ingest-{name}" for name in INGESTS),
     }
     assert load_training("train-flow").name == "hullward-flow"
+    assert load_reproduction("reproduce-dp-cdvae").name == "dp-cdvae"
 
 
 @pytest.mark.parametrize("name", INGESTS)
@@ -122,6 +125,7 @@ def test_prefect_deploys_the_shipped_settings() -> None:
     deployed = {entry["name"]: entry for entry in stated["deployments"]}
     files = {name: name for name in RUNS} | {name: f"ingest-{name}" for name in INGESTS}
     files |= {"flow": "train-flow", "flow-start": "train-flow-start", "generators": "benchmark-generators"}
+    files["dp-cdvae"] = "reproduce-dp-cdvae"
     assert set(deployed) == set(files)
     for name, file in files.items():
         written = yaml.safe_load((ROOT / "configs" / f"{file}.yaml").read_text(encoding="utf-8"))
@@ -134,7 +138,9 @@ def test_prefect_deploys_the_shipped_settings() -> None:
     }
 
 
-@pytest.mark.parametrize("model", [DiscoverConfig, TrainConfig, IngestConfig, EvaluateConfig, BenchmarkConfig])
+@pytest.mark.parametrize(
+    "model", [DiscoverConfig, TrainConfig, IngestConfig, EvaluateConfig, BenchmarkConfig, ReproductionConfig]
+)
 def test_every_field_of_the_form_says_what_it_is(model: type[BaseModel]) -> None:
     schema = model.model_json_schema()
     rooms = {model.__name__: schema, **schema["$defs"]}

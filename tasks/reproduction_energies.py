@@ -1,0 +1,79 @@
+"""Energies of a reproduction by the separate regressor of each data set, for samples and test crystals alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.reproduction import DatasetEntry, ReproductionConfig
+from generative.crystals import Crystal
+from generative.metrics.figures import Figure
+from generative.metrics.generation import Energies
+from tasks.reproduction_results import Measured, NotReadyError, Place, mean_error
+from tasks.reproduction_sampling import bonds_of, test_set
+from tasks.reproduction_training import checkpoint_of
+
+
+def regressor_inputs(config: ReproductionConfig, entry: DatasetEntry) -> str:
+    """Digest of the regressor; empty where it is not trained, which leaves energies undefined."""
+    try:
+        return checkpoint_of(config, entry.name, "")[1]
+    except NotReadyError:
+        return ""
+
+
+def energies_of(
+    config: ReproductionConfig,
+    entry: DatasetEntry,
+    place: Place,
+    crystals: Sequence[Crystal],
+    truths: Sequence[Crystal],
+) -> tuple[Energies | None, tuple[str, ...]]:
+    """Energies of both sides; or None, and the sentence that says why there are none.
+
+    Only samples of sound structure have an energy: others do not enter the comparison, and cost the most bonds.
+    """
+    try:
+        checkpoint, digest = checkpoint_of(config, entry.name, "")
+    except NotReadyError as reason:
+        return None, (f"No distance of energies: {reason}.",)
+    from generative.bonds import crystal_nn_bonds
+    from generative.metrics.validity import verdicts
+
+    system = _loaded(config, checkpoint)
+    sound = [i for i, good in enumerate(verdicts(crystals).structure) if good]
+    kept = [crystals[i] for i in sound]
+    bonds = crystal_nn_bonds(kept, workers=config.workers, cache=place.folder(config) / "bonds")
+    samples = np.full(len(crystals), np.nan)
+    samples[sound] = system.predict(kept, bonds)
+    reference = system.predict(truths, bonds_of(config, entry, truths))
+    return Energies(samples, reference, f"DimeNet++ regressor {digest[:12]} of {entry.property_name}"), ()
+
+
+def regressor_figures(config: ReproductionConfig, dataset: str, checkpoint: Path) -> tuple[Measured, ...]:
+    """Mean absolute error on the test crystals, beside that of the constant that is best."""
+    entry = config.dataset(dataset)
+    found = test_set(config, entry)
+    truth = found.values
+    predicted = _loaded(config, str(checkpoint)).predict(found.crystals, bonds_of(config, entry, found.crystals))
+    known = np.isfinite(predicted) & np.isfinite(truth)
+    figures = []
+    for name, values in (
+        ("mean absolute error on the test set", predicted[known] - truth[known]),
+        ("mean absolute error of the median", truth[known] - np.median(truth[known]) if known.any() else truth[known]),
+    ):
+        errors = np.abs(values)
+        mean = float(errors.mean()) if len(errors) else np.nan
+        reason = "" if len(errors) else "no crystal has a value"
+        figure = Figure("regressor", name, mean, "eV/atom", len(errors), reason)
+        figures.append(mean_error(figure, errors.tolist()))
+    return tuple(figures)
+
+
+def _loaded(config: ReproductionConfig, checkpoint: str) -> Any:
+    from tasks.loading import checkpoint as load
+
+    return load(checkpoint, config.execution).system

@@ -1,0 +1,245 @@
+"""What a reproduction has measured so far, on disk: one JSON document per stage, data set, system and way of decoding.
+
+A document says what it was made from (`inputs`: settings and digests) and by what (`key`: besides, code and packages).
+A stage is done again where the key differs; a table takes what has the right inputs, and says what other code has made.
+So results that another machine has made can be brought here and stand in the table.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from configs.reproduction import ReproductionConfig
+from generative.metrics.figures import Figure
+from tasks.files import key_of, write_text
+
+N_BOOTSTRAP = 200
+
+
+class NotReadyError(RuntimeError):
+    """A stage that needs what is not there; the message is the sentence for the table."""
+
+
+class ReproductionError(RuntimeError):
+    """A reproduction of which some results could not be made; the message names the first."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which result: the stage, the data set, the system, and how atoms were placed.
+
+    Attributes:
+        stage: as configs.reproduction.StageName.
+        dataset: such as 'perov-5'.
+        system: such as 'dp-cdvae'; empty for the regressor, which belongs to the data set.
+        reverse: 'langevin', 'eq7' or 'eq6'; empty for stages that decode nothing.
+    """
+
+    stage: str
+    dataset: str
+    system: str = ""
+    reverse: str = ""
+
+    @property
+    def name(self) -> str:
+        """For file names and messages."""
+        return "-".join(filter(None, (self.stage, self.dataset, self.system, self.reverse)))
+
+    def folder(self, config: ReproductionConfig) -> Path:
+        """Where the stage keeps its files."""
+        last = "-".join(filter(None, (self.stage, self.reverse)))
+        return config.folder / self.dataset / (self.system or "regressor") / last
+
+    def file(self, config: ReproductionConfig) -> Path:
+        """The document of its result."""
+        return self.folder(config) / "result.json"
+
+
+def train_place(dataset: str, system: str) -> Place:
+    """Where a system's training lies; that of the regressor where `system` is empty."""
+    return Place("train" if system else "regressor", dataset, system)
+
+
+def places(config: ReproductionConfig, stage: str) -> Iterator[Place]:
+    """Every result that a stage has to give, in order."""
+    for entry in config.datasets:
+        if stage == "regressor":
+            yield train_place(entry.name, "")
+            continue
+        for system in config.systems:
+            if stage == "train":
+                yield train_place(entry.name, system)
+            elif stage == "reconstruct":
+                yield from (Place(stage, entry.name, system, reverse) for reverse in config.reverses_of(system))
+            elif stage == "generate" or (entry.name, system) in config.ground_state.pairs:
+                yield Place(stage, entry.name, system, config.reverse_of_samples(system))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure with the error that a sample of this size leaves.
+
+    Attributes:
+        figure: value, unit, denominator, settings.
+        error: one standard error of the value, in its unit; NaN where it is not known.
+        error_by: 'binomial', 'standard error of the mean' or 'bootstrap'; empty without an error.
+    """
+
+    figure: Figure
+    error: float = math.nan
+    error_by: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        error = self.error if math.isfinite(self.error) else None
+        return {**self.figure.as_dict(), "error": error, "error_by": self.error_by}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one stage has measured.
+
+    Attributes:
+        place: of the result.
+        inputs: digest of the settings and files it was made from.
+        key: digest of these, the code and the packages.
+        figures: in the order in which they are read.
+        budget: steps, seconds, crystals per second, device, network calls: what it took.
+        curves: name -> [step, value] pairs, of trainings.
+        notes: sentences that a reader of the figures must know.
+        reused: whether it lay there already.
+    """
+
+    place: Place
+    inputs: str
+    key: str
+    figures: tuple[Measured, ...]
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    reused: bool = False
+
+    def measured(self, name: str) -> Measured | None:
+        """The figure of this name if it has a value."""
+        found = next((m for m in self.figures if m.figure.name == name), None)
+        return found if found is not None and math.isfinite(found.figure.value) else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The document."""
+        return {
+            "schema_version": 1,
+            "place": vars(self.place),
+            "inputs": self.inputs,
+            "key": self.key,
+            "figures": [figure.as_dict() for figure in self.figures],
+            "budget": dict(self.budget),
+            "curves": {name: [list(point) for point in points] for name, points in self.curves.items()},
+            "notes": list(self.notes),
+        }
+
+    def write(self, file: Path) -> None:
+        """Write the document; it appears whole or not at all."""
+        write_text(file, json.dumps(self.as_dict(), indent=1, allow_nan=False, default=str) + "\n")
+
+    @classmethod
+    def read(cls, file: Path) -> Self | None:
+        """The document; None if there is none, or one that cannot be read, which is made again."""
+        try:
+            stated = json.loads(file.read_text(encoding="utf-8"))
+            return cls(
+                Place(**stated["place"]),
+                stated["inputs"],
+                stated["key"],
+                tuple(map(_measured, stated["figures"])),
+                stated["budget"],
+                stated["curves"],
+                tuple(stated["notes"]),
+            )
+        except (OSError, KeyError, TypeError, ValueError):
+            return None
+
+
+def _measured(stated: Mapping[str, Any]) -> Measured:
+    figure = {name: value for name, value in stated.items() if name not in ("error", "error_by")}
+    value, error = (math.nan if x is None else float(x) for x in (stated["value"], stated["error"]))
+    return Measured(Figure(**{**figure, "value": value}), error, stated["error_by"])
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a stage's own function gives; see Result."""
+
+    figures: tuple[Measured, ...]
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def digest_of(parts: Mapping[str, Any]) -> str:
+    """Digest of settings and digests."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def kept(
+    config: ReproductionConfig, place: Place, rooms: Sequence[str], inputs: Mapping[str, Any], make: Callable[[], Made]
+) -> Result:
+    """The result that lies there if it was made from the same by the same code, else made and written."""
+    file = place.file(config)
+    key = key_of(place.stage, rooms, inputs=inputs)
+    with locked(place.folder(config)):
+        found = Result.read(file)
+        if found is not None and found.key == key:
+            return replace(found, reused=True)
+        made = make()
+        result = Result(place, digest_of(inputs), key, made.figures, made.budget, made.curves, made.notes)
+        result.write(file)
+        return result
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time works in a folder; another one waits. The system drops the lock of a killed one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def share_error(figure: Figure) -> Measured:
+    """A share in % with its binomial standard error.
+
+    It is the standard deviation of the true share after the draw, if all shares were as likely before it: nearly
+    sqrt(p (1 - p) / n), but 100 % of a few crystals has an error too.
+    """
+    if not figure.n or not math.isfinite(figure.value):
+        return Measured(figure)
+    share = (figure.value / 100 * figure.n + 1) / (figure.n + 2)
+    return Measured(figure, 100 * math.sqrt(share * (1 - share) / (figure.n + 3)), "binomial")
+
+
+def mean_error(figure: Figure, values: Sequence[float]) -> Measured:
+    """A mean with its standard error; with fewer than two values it has none."""
+    if len(values) < 2:
+        return Measured(figure)
+    return Measured(figure, float(np.std(values, ddof=1)) / math.sqrt(len(values)), "standard error of the mean")
+
+
+def bootstrap_error(
+    figure: Figure, values: np.ndarray, statistic: Callable[[np.ndarray], float], seed: int
+) -> Measured:
+    """A statistic with the standard deviation it has over samples drawn again from its own values."""
+    if len(values) < 2 or not math.isfinite(figure.value):
+        return Measured(figure)
+    rng = np.random.default_rng(seed)
+    again = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(N_BOOTSTRAP)]
+    return Measured(figure, float(np.std(again, ddof=1)), "bootstrap")
