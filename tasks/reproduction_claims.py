@@ -35,6 +35,7 @@ SIGMAS = 2.0
 """A difference of this many standard errors is one."""
 
 UNDECIDED, REVERSED, BEYOND = "within two standard errors", "the other way round", "beyond the limit"
+NO_ERROR = "too few crystals for an error"
 """Why a claim does not hold."""
 
 OUR_FIGURES = {
@@ -45,7 +46,7 @@ OUR_FIGURES = {
 
 
 class Number(NamedTuple):
-    """A value with one standard error, 0 where none is known."""
+    """A value with one standard error: 0 where it has none (a count, or the paper states none), inf if unknown."""
 
     value: float
     error: float = 0.0
@@ -117,7 +118,7 @@ class OurNumbers:
         found = result.measured(OUR_FIGURES.get((stage, figure), figure))
         if found is None:
             return None
-        return Number(found.figure.value, found.error if math.isfinite(found.error) else 0.0)
+        return Number(found.figure.value, found.error if math.isfinite(found.error) else math.inf)
 
 
 class Verdict(StrEnum):
@@ -293,7 +294,8 @@ def _known(
 def _finding(difference: float, error: float, said: str, without: str, contrary: str) -> Finding:
     if difference > SIGMAS * error:
         return Finding(Verdict.HOLDS, said, without)
-    why = UNDECIDED if abs(difference) <= SIGMAS * error else contrary
+    undecided = UNDECIDED if math.isfinite(error) else NO_ERROR
+    why = undecided if abs(difference) <= SIGMAS * error else contrary
     return Finding(Verdict.DOES_NOT, said, "; ".join(filter(None, (why, without))))
 
 
@@ -303,4 +305,4 @@ def _named(lead: str, names: list[str]) -> str:
 
 def _text(number: Number) -> str:
     value = f"{number.value:.4g}"
-    return f"{value} ± {number.error:.2g}" if number.error else value
+    return f"{value} ± {number.error:.2g}" if 0 < number.error < math.inf else value

@@ -66,7 +66,7 @@ def counts(found: Gathered) -> dict[Verdict, int]:
 
 def as_dict(found: Gathered) -> dict[str, Any]:
     """reproduction.json: every figure with its settings, error and budget, every claim, what is missing."""
-    names = {row[:3] for row in claims_table(found).rows}
+    judged = [(claim, judge(claim, found.numbers)) for claim in claims()]
     return {
         "schema_version": 1,
         "name": found.config.name,
@@ -76,9 +76,7 @@ def as_dict(found: Gathered) -> dict[str, Any]:
         "claims": [
             {"text": c.text, "dataset": c.dataset, "where": c.where, "verdict": f.verdict.value, "numbers": f.numbers,
              "remark": f.remark}
-            for c in claims()
-            if (c.text, c.dataset, c.where) in names
-            for f in [judge(c, found.numbers)]
+            for c, f in judged
         ],
         "missing": [{**vars(place), "why": why} for place, why in found.missing.items()],
     }  # fmt: skip
@@ -88,8 +86,8 @@ def markdown(found: Gathered, made: list[Table], heading: str = "##") -> str:
     """All tables as Markdown."""
     parts = [escape_markdown(lead(found))]
     parts += [f"> **Note.** {escape_markdown(note)}" for note in notes(found)]
-    said = ", ".join(f"{n} {verdict.value}" for verdict, n in counts(found).items() if n)
-    parts.append(f"Of the paper's claims: {said}.")
+    said = ", ".join(f"{verdict.value}: {n}" for verdict, n in counts(found).items())
+    parts.append(f"The paper's claims. {said.capitalize()}.")
     for table in made:
         parts.append(f"{heading} {escape_markdown(table.title)}")
         parts += [escape_markdown(table.hint)] if table.hint else []
