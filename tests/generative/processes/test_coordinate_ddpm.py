@@ -184,6 +184,15 @@ def test_ddim_moves_exact_noise_from_one_level_to_another(rng: torch.Generator) 
     torch.testing.assert_close(clean_estimate(r_t, epsilon, float(SCHEDULE.alpha_bar[500])), r_0)
 
 
+def test_ddim_noises_a_crystal_that_lies_in_its_cell_as_training_does(rng: torch.Generator) -> None:
+    # At t = 999 the clean estimate is 6.6 times a wrapped coordinate: far outside, unless it is put back.
+    r, epsilon = torch.rand(40, 3, generator=rng, dtype=torch.float64), torch.zeros(40, 3, dtype=torch.float64)
+    kept = math.sqrt(SCHEDULE.alpha_bar[800])
+    clean = reverse_step("ddim", r, epsilon, None, 999, 800, SCHEDULE) / kept
+    assert ((clean >= 0) & (clean < 1)).all()
+    assert off_by(clean, r / math.sqrt(SCHEDULE.alpha_bar[999])).max() < 1e-9
+
+
 @pytest.mark.parametrize("kind", ["eq7", "ddim"])
 def test_steps_that_wrap_do_not_care_which_image_they_are_given(kind: Kind, rng: torch.Generator) -> None:
     r, epsilon = torch.rand(2, 40, 3, generator=rng, dtype=torch.float64)
