@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from configs.evaluation import BenchmarkConfig, EvaluateConfig, GeneratorEntry, JudgeConfig
 from configs.ingest import IngestConfig
+from configs.reproduction import DatasetEntry, GroundStateConfig, ReproductionConfig
 from configs.schema import DiscoverConfig
 from generative.config import (
     AflowSource,
@@ -30,9 +31,9 @@ from generative.config import (
 HEAD = """\
 # Settings
 
-Every setting of a run, of an ingest, of a training and of an evaluation, with its default, what is allowed, and what it
-means. This file is written by `python -m configs.document > docs/settings.md` from the models that check the settings,
-and a test keeps the two equal.
+Every setting of a run, of an ingest, of a training, of an evaluation and of a reproduction, with its default, what is
+allowed, and what it means. This file is written by `python -m configs.document > docs/settings.md` from the models that
+check the settings, and a test keeps the two equal.
 
 A YAML file states only what differs from these defaults; `configs/*.yaml` are examples. A single setting is changed on
 the command line by its dotted name: `hullward discover ternary --set sample.n_candidates=64`. A wrong name, type or
@@ -79,6 +80,14 @@ SYSTEM = """\
 What stands under `system` depends on `kind`. [generator.md](generator.md) says more of the settings of `crystal-flow`.
 """
 
+REPRODUCTION = """\
+# A reproduction
+
+For `hullward reproduce FILE.yaml`, and the parameter `config` of the `reproduce` deployment. `training` and `regressor`
+are settings of a training; `sample`, `execution` and `relax`, which stands in `ground_state`, are those of a run.
+[dp-cdvae.md](dp-cdvae.md) says what is measured.
+"""
+
 BOUNDS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "and below"}
 UNBOUNDED = 2**31 - 1
 """A seed's upper bound is the machine's, not something to document."""
@@ -95,6 +104,10 @@ def document() -> str:
     parts += [EVALUATION, *_sections(EvaluateConfig, skip=("relax", "hull", "execution"))]
     parts += [BENCHMARK, _table(BenchmarkConfig, "", skip=(*JudgeConfig.model_fields, "sample"))]
     parts.append(_table(GeneratorEntry, "generators."))
+    nested = ("training", "regressor", "sample", "ground_state", "execution")
+    parts += [REPRODUCTION, _table(ReproductionConfig, "", skip=nested)]
+    parts.append(_table(DatasetEntry, "datasets."))
+    parts.append(_table(GroundStateConfig, "ground_state.", skip=("relax",)))
     return "\n".join(parts)
 
 
