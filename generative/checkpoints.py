@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from generative.config import RoomConfig
 from generative.systems.baselines import StoredConfig
+from generative.systems.cdvae_family import FAMILY
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
 from generative.systems.random_symmetric import RandomSymmetric, RandomSymmetricConfig
 from generative.systems.substitution import PrototypeSubstitution, SubstitutionConfig
@@ -28,6 +29,7 @@ SYSTEMS: dict[str, tuple[type[Any], type[RoomConfig]]] = {
     TrainingCopies.name: (TrainingCopies, StoredConfig),
     PrototypeSubstitution.name: (PrototypeSubstitution, SubstitutionConfig),
     RandomSymmetric.name: (RandomSymmetric, RandomSymmetricConfig),
+    **{member.name: (member, member.config_type) for member in FAMILY},
 }
 """Every system that a checkpoint may name."""
 

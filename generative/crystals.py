@@ -72,6 +72,18 @@ class Crystal:
         return h.hexdigest()
 
 
+def reduced(crystal: Crystal) -> Crystal:
+    """The same crystal in its Niggli-reduced cell: one setting per lattice, which generators need.
+
+    A cell that pymatgen's reduction cannot finish (nearly degenerate vectors) is kept as it is.
+    """
+    try:
+        structure: Structure = crystal.to_structure().get_reduced_structure(reduction_algo="niggli")
+    except ValueError:
+        return crystal
+    return Crystal.from_structure(structure)
+
+
 def structure_columns(crystals: Sequence[Crystal | None], prefix: str = "") -> dict[str, pa.Array]:
     """The columns of STRUCTURE_FIELDS for these crystals, names led by `prefix`; None becomes null."""
     values: dict[str, list[object]] = {field.name: [] for field in STRUCTURE_FIELDS}

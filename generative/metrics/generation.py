@@ -24,12 +24,12 @@ from typing import NamedTuple
 import numpy as np
 
 from generative.crystals import Crystal
+from generative.kept_results import Progress
 from generative.metrics.coverage import Coverage, Cutoffs, FingerprintSet, coverage
 from generative.metrics.distributions import CDVAE_DRAWN, Property, Wasserstein, property_values, wasserstein
 from generative.metrics.figures import Evaluation, Figure, Setting
 from generative.metrics.fingerprints import (
     Fingerprints,
-    Progress,
     composition_fingerprints,
     structure_fingerprints,
 )

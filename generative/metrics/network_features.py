@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from generative.crystals import Crystal
+from generative.kept_results import Progress
 from generative.metrics.distributions import Frechet, frechet
 from generative.metrics.figures import Figure, Setting
-from generative.metrics.fingerprints import Fingerprints, Progress
+from generative.metrics.fingerprints import Fingerprints
 from generative.networks.crystal_graph import CrystalGraph, NoGraphError, crystal_graph
 
 if TYPE_CHECKING:

@@ -1,0 +1,164 @@
+"""The six members of the CDVAE family as settings: what differs between them is here and nowhere else.
+
+Losses and weights are those of the published configurations (CDVAE: arXiv:2110.06197; DP-CDVAE: Sci. Rep. 14, 1275, of
+which only those for Carbon-24 are published; they serve all data sets here).
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from generative.config import MAX_ATOMS, RoomConfig
+
+SizeName = Literal["paper", "cpu", "tiny"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Widths that the members have in common.
+
+    Attributes:
+        latent: of the latent vector.
+        hidden: of the heads that read it, and of the second encoder.
+        dimenet: fields of DimeNetConfig that differ from the published ones.
+        gemnet: fields of GemNetConfig that differ from the published ones.
+        atom: width of a type's embedding, and of an atom inside CDVAE's denoiser.
+        time: width of the embedded time.
+        wide: DP-CDVAE's atoms are as wide inside the denoiser as all their inputs together (published); else `atom`.
+    """
+
+    latent: int
+    hidden: int
+    dimenet: dict[str, Any]
+    gemnet: dict[str, Any]
+    atom: int
+    time: int
+    wide: bool
+
+
+SIZES: dict[SizeName, Sizes] = {
+    "paper": Sizes(latent=256, hidden=256, dimenet={}, gemnet={}, atom=128, time=128, wide=True),
+    "cpu": Sizes(
+        latent=128,
+        hidden=128,
+        dimenet={"edge_width": 64, "n_blocks": 2, "triplet_width": 32, "atom_width": 128},
+        gemnet={
+            "n_blocks": 2, "edge_width": 64, "triplet_width": 32, "bilinear_width": 32, "n_radial": 64,
+            "max_neighbours": 12, "n_after_skip": 1, "n_atom": 2,
+        },
+        atom=64,
+        time=64,
+        wide=False,
+    ),
+    "tiny": Sizes(
+        latent=16,
+        hidden=32,
+        dimenet={
+            "edge_width": 16, "n_blocks": 1, "triplet_width": 8, "atom_width": 32, "n_spherical": 3, "n_radial": 3,
+            "n_output_layers": 1,
+        },
+        gemnet={
+            "n_blocks": 1, "edge_width": 16, "triplet_width": 8, "bilinear_width": 8, "radial_width": 8,
+            "circular_width": 8, "n_radial": 32, "n_spherical": 3, "max_neighbours": 8, "n_after_skip": 1, "n_atom": 1,
+        },
+        atom=16,
+        time=16,
+        wide=False,
+    ),
+}  # fmt: skip
+
+
+class CDVAEConfig(RoomConfig):
+    """CDVAE: DimeNet++ encodes, GemNet-T predicts the score of Gaussian noise on Cartesian coordinates."""
+
+    size: SizeName = Field("cpu", description="widths of the networks: paper (published), cpu, or tiny (for tests)")
+    max_atoms: int = Field(20, ge=1, le=MAX_ATOMS, description="most atoms of a cell; published: 20, Carbon-24 24")
+    process: Literal["langevin", "ddpm"] = Field(
+        "langevin", description="langevin: score matching on Cartesian coordinates; ddpm: on fractional ones"
+    )
+    fourier: bool = Field(False, description="the denoiser also sees Fourier features of the noisy coordinates")
+    encode_atom_count: bool = Field(False, description="the encoder also embeds the number of atoms (N_a)")
+    encode_gine: bool = Field(False, description="a second encoder, GINE, beside DimeNet++")
+    atom_count_width: int = Field(256, ge=1, description="width of the embedded number of atoms at size paper")
+    lattice_scaling: Literal["standard", "min-max"] = Field(
+        "standard", description="how the six numbers of a lattice are scaled before they are compared"
+    )
+    recentre: bool = Field(False, description="coordinates are taken relative to their mean")
+    images: Literal["paper", "all"] = Field(
+        "paper", description="images of an atom searched for neighbours: 27 (published), or all within the cutoff"
+    )
+    predict_energy: bool = Field(
+        False, description="a head predicts the energy from the latent vector, for latent optimisation"
+    )
+    count_weight: float = Field(1.0, ge=0, description="weight of the number of atoms")
+    lattice_weight: float = Field(10.0, ge=0, description="weight of the lattice's six scaled numbers")
+    composition_weight: float = Field(1.0, ge=0, description="weight of the composition")
+    coordinate_weight: float = Field(10.0, ge=0, description="weight of the denoised coordinates")
+    late_coordinate_factor: float = Field(
+        1.0, gt=0, description="the weight of coordinates is multiplied by this from late_epoch on"
+    )
+    late_epoch: int = Field(0, ge=0, description="see late_coordinate_factor")
+    type_weight: float = Field(1.0, ge=0, description="weight of the denoised types")
+    kl_weight: float = Field(0.01, ge=0, description="weight of the latent prior (beta)")
+    energy_weight: float = Field(1.0, ge=0, description="weight of the predicted energy")
+    teacher_forcing_epochs: int = Field(
+        1500, ge=0, description="epochs in which the denoiser trains in the true cell; afterwards in the decoded one"
+    )
+
+
+def _published(name: str, value: Any) -> Any:
+    """The field of CDVAEConfig, limits and description included, with another default."""
+    field = copy(CDVAEConfig.model_fields[name])
+    field.default = value
+    return field
+
+
+class CDVAEFourierConfig(CDVAEConfig):
+    """CDVAE whose denoiser sees Fourier features of the coordinates."""
+
+    fourier: bool = _published("fourier", True)
+
+
+class DPCDVAEConfig(CDVAEConfig):
+    """DP-CDVAE: the denoiser predicts the noise of a diffusion on fractional coordinates."""
+
+    process: Literal["langevin", "ddpm"] = _published("process", "ddpm")
+    fourier: bool = _published("fourier", True)
+    lattice_scaling: Literal["standard", "min-max"] = _published("lattice_scaling", "min-max")
+    recentre: bool = _published("recentre", True)
+    lattice_weight: float = _published("lattice_weight", 100.0)
+    coordinate_weight: float = _published("coordinate_weight", 1.0)
+    late_coordinate_factor: float = _published("late_coordinate_factor", 10.0)
+    late_epoch: int = _published("late_epoch", 1000)
+    type_weight: float = _published("type_weight", 0.1)
+    teacher_forcing_epochs: int = _published("teacher_forcing_epochs", 400)
+
+
+class DPCDVAENaConfig(DPCDVAEConfig):
+    """DP-CDVAE that also encodes the number of atoms."""
+
+    encode_atom_count: bool = _published("encode_atom_count", True)
+    recentre: bool = _published("recentre", False)
+    count_weight: float = _published("count_weight", 0.1)
+    late_epoch: int = _published("late_epoch", 800)
+    teacher_forcing_epochs: int = _published("teacher_forcing_epochs", 200)
+
+
+class DPCDVAEGineConfig(DPCDVAEConfig):
+    """DP-CDVAE with GINE beside DimeNet++."""
+
+    encode_gine: bool = _published("encode_gine", True)
+    recentre: bool = _published("recentre", False)
+    late_epoch: int = _published("late_epoch", 800)
+    teacher_forcing_epochs: int = _published("teacher_forcing_epochs", 200)
+
+
+class DPCDVAENaGineConfig(DPCDVAENaConfig):
+    """DP-CDVAE with both."""
+
+    encode_gine: bool = _published("encode_gine", True)
+    atom_count_width: int = _published("atom_count_width", 128)

@@ -1,0 +1,136 @@
+"""From latent vectors to crystals: the cell and what it holds are read once, then the atoms are placed by denoising."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from generative.batch import CrystalBatch
+from generative.config import SampleConfig
+from generative.crystals import Crystal
+from generative.processes import annealed_langevin, coordinate_ddpm
+from generative.processes.annealed_langevin import Point
+from generative.processes.type_noise import initial_types
+from generative.systems.baselines import failed_sample
+from generative.systems.cdvae_cells import Cells
+
+if TYPE_CHECKING:
+    from generative.systems.cdvae import CDVAE
+
+logger = logging.getLogger(__name__)
+
+FINEST_ANG = 0.01
+"""Noise on Cartesian coordinates at the last level."""
+
+N_TIMES = 1000
+
+VOLUME_PER_ATOM_MIN_ANG3 = 0.1
+"""A decoded cell with less room than this cannot hold atoms: its sample is given up before it is denoised."""
+
+
+def decode(
+    system: CDVAE,
+    z: Tensor,
+    n_atoms: Tensor,
+    fixed: Tensor | None,
+    rng: torch.Generator,
+    settings: SampleConfig,
+    finished: Callable[[float], None] | None = None,
+) -> list[Crystal]:
+    """One crystal per latent vector.
+
+    Args:
+        system: whose heads and denoiser decode.
+        z: (B, L).
+        n_atoms: (B,).
+        fixed: atomic numbers that atoms keep, 0 where free, (A,); None frees all.
+        rng: draws types, coordinates and noise.
+        settings: `denoising` is used.
+        finished: called with the share of network calls done.
+    """
+    composition = system.to_composition(z).softmax(-1)
+    lattice_ang = system.lattice(system.to_lattice(z), n_atoms)
+    volume = torch.linalg.det(lattice_ang.double())
+    # A negative length or an angle beyond 180 degrees shows on the diagonal; two leave the volume positive.
+    sound = lattice_ang.isfinite().all(-1).all(-1) & (lattice_ang.diagonal(dim1=-2, dim2=-1) > 0).all(-1)
+    sound &= volume > VOLUME_PER_ATOM_MIN_ANG3 * n_atoms
+    # A cell that is none is exchanged for a cube, so that the others of the batch can be finished.
+    cube = torch.eye(3).to(z) * 5.0
+    cells = Cells.of(torch.where(sound[:, None, None], lattice_ang, cube), n_atoms, int(n_atoms.sum()))
+    types = initial_types(composition, n_atoms, rng)
+    if fixed is not None:
+        types = torch.where(fixed > 0, fixed, types)
+    end = _denoised(system, z, cells, types, fixed, rng, settings, finished)
+    drawn = CrystalBatch(
+        frac=end.frac,
+        atomic_numbers=end.types,
+        lattice_ang=cells.lattice_ang,
+        n_atoms=n_atoms,
+        spacegroup=torch.zeros_like(n_atoms),
+        energy_ev_per_atom=torch.full_like(volume, torch.nan),
+    ).unpack()
+    lost = [i for i, whole in enumerate(sound.tolist()) if not whole]
+    for i in lost:
+        drawn[i] = failed_sample(drawn[i].atomic_numbers.tolist())
+    if lost:
+        logger.warning("%s: %d of %d decoded cells hold no atoms", system.name, len(lost), len(drawn))
+    return drawn
+
+
+def _denoised(
+    system: CDVAE,
+    z: Tensor,
+    cells: Cells,
+    types: Tensor,
+    fixed: Tensor | None,
+    rng: torch.Generator,
+    settings: SampleConfig,
+    finished: Callable[[float], None] | None,
+) -> Point:
+    """Atoms placed in their cells, types as last named."""
+    how, crystal = settings.denoising, cells.crystal
+    search = system.denoiser.neighbours(cells.lattice_ang, cells.n_atoms)
+
+    def called(frac: Tensor, types: Tensor, time: Tensor | None) -> tuple[Tensor, Tensor]:
+        vector, logits = system.denoiser(z, frac, types, crystal, search, time)
+        named = logits.argmax(-1) + 1
+        return vector, named if fixed is None else torch.where(fixed > 0, fixed, named)
+
+    def counted(n_calls: int) -> Callable[[int], None] | None:
+        return None if finished is None else lambda done: finished(done / n_calls)
+
+    shape = (len(crystal), 3)
+    if system.config.process == "langevin":
+        levels = system.levels_ang.flip(0)[:: how.level_stride].flip(0)  # the finest always takes part
+        frac = torch.rand(shape, generator=rng, device=rng.device).to(z)
+        return annealed_langevin.langevin(
+            lambda frac, types: called(frac, types, None),
+            Point(frac, types),
+            cells.lattice_ang,
+            crystal,
+            levels.to(z),
+            rng,
+            steps_per_level=how.steps_per_level,
+            step_scale=how.step_scale,
+            sigma_last_ang=FINEST_ANG,
+            stop_below_ang=how.stop_below_ang,
+            progress=counted(len(levels) * how.steps_per_level),
+        )
+    n_crystals = len(cells.n_atoms)
+    frac = coordinate_ddpm.centred_noise(crystal, n_crystals, rng, z.dtype)
+    return coordinate_ddpm.denoise(
+        lambda t, frac, types: called(frac, types, z.new_full((n_crystals,), t)),
+        Point(frac, types),
+        crystal,
+        n_crystals,
+        system.schedule,
+        rng,
+        kind=how.reverse,
+        stride=how.stride,
+        recentre=system.config.recentre,
+        progress=counted(-(-(N_TIMES - 1) // how.stride)),
+    )
