@@ -11,7 +11,7 @@ from configs.schema import ConfigError, ExecutionConfig, describe, read_yaml
 from dft.config import RelaxConfig
 from generative.config import RoomConfig, SampleConfig, TrainConfig
 
-StageName = Literal["train", "regressor", "reconstruct", "generate", "ground-state"]
+StageName = Literal["train", "regressor", "ceiling", "reconstruct", "generate", "ground-state"]
 SystemName = Literal["cdvae", "cdvae-fourier", "dp-cdvae", "dp-cdvae-na", "dp-cdvae-gine", "dp-cdvae-na-gine"]
 SetName = Literal["perov-5", "carbon-24", "mp-20"]
 Reverse = Literal["langevin", "eq7", "eq6"]

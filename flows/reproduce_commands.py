@@ -37,7 +37,7 @@ def reproduce(
         str | None,
         typer.Option(
             metavar="A,B",
-            help="Only these of train, regressor, reconstruct, generate, ground-state; none: tables alone.",
+            help="Only these of train, regressor, ceiling, reconstruct, generate, ground-state; none: tables alone.",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the folder of results.")] = None,

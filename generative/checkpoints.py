@@ -18,6 +18,7 @@ from generative.config import RoomConfig
 from generative.systems.baselines import StoredConfig
 from generative.systems.cdvae_family import FAMILY
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
+from generative.systems.property_regressor import PropertyRegressor, PropertyRegressorConfig
 from generative.systems.random_symmetric import RandomSymmetric, RandomSymmetricConfig
 from generative.systems.substitution import PrototypeSubstitution, SubstitutionConfig
 from generative.systems.training_copies import TrainingCopies
@@ -30,6 +31,7 @@ SYSTEMS: dict[str, tuple[type[Any], type[RoomConfig]]] = {
     PrototypeSubstitution.name: (PrototypeSubstitution, SubstitutionConfig),
     RandomSymmetric.name: (RandomSymmetric, RandomSymmetricConfig),
     **{member.name: (member, member.config_type) for member in FAMILY},
+    PropertyRegressor.name: (PropertyRegressor, PropertyRegressorConfig),
 }
 """Every system that a checkpoint may name."""
 

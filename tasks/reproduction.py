@@ -27,9 +27,9 @@ def train_task(config: ReproductionConfig, dataset: str, system: str) -> Result:
 def measure_task(config: ReproductionConfig, place: Place) -> Result:
     """Reconstruct, generate or relax, and judge what came; see reproduction_figures."""
     from tasks.reporting.artifacts import Progress  # draws pictures too, so it loads on the worker
-    from tasks.reproduction_figures import generate, reconstruct, relax
+    from tasks.reproduction_figures import MEASURES
 
-    measure = {"reconstruct": reconstruct, "generate": generate, "ground-state": relax}[place.stage]
+    measure = MEASURES[place.stage]
     with Progress(f"reproduce-{config.name}-{place.name}", place.name) as artifact:
         return _logged(measure(config, place, lambda what, n, total: artifact.update(n, total, what)))
 

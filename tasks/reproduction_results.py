@@ -41,7 +41,7 @@ class Place:
     Attributes:
         stage: as configs.reproduction.StageName.
         dataset: such as 'perov-5'.
-        system: such as 'dp-cdvae'; empty for the regressor, which belongs to the data set.
+        system: such as 'dp-cdvae'; empty for the regressor and the ceiling, which belong to the data set.
         reverse: 'langevin', 'eq7' or 'eq6'; empty for stages that decode nothing.
     """
 
@@ -58,7 +58,7 @@ class Place:
     def folder(self, config: ReproductionConfig) -> Path:
         """Where the stage keeps its files."""
         last = "-".join(filter(None, (self.stage, self.reverse)))
-        return config.folder / self.dataset / (self.system or "regressor") / last
+        return config.folder / self.dataset / self.system / last
 
     def file(self, config: ReproductionConfig) -> Path:
         """The document of its result."""
@@ -73,8 +73,8 @@ def train_place(dataset: str, system: str) -> Place:
 def places(config: ReproductionConfig, stage: str) -> Iterator[Place]:
     """Every result that a stage has to give, in order."""
     for entry in config.datasets:
-        if stage == "regressor":
-            yield train_place(entry.name, "")
+        if stage in ("regressor", "ceiling"):
+            yield Place(stage, entry.name)
             continue
         for system in config.systems:
             if stage == "train":

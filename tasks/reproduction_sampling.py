@@ -59,7 +59,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class TestSet:
-    """Test crystals, checked and in the cells in which the systems are trained (primitive, Niggli-reduced).
+    """Crystals of a file, checked and in the cells in which the systems are trained (primitive, Niggli-reduced).
 
     Attributes:
         ids: as the file states them.
@@ -82,24 +82,35 @@ def test_set(config: ReproductionConfig, entry: DatasetEntry) -> TestSet:
 
     Raises: tasks.own_files.OwnFileError: if not one can be read.
     """
-    path = config.folder / entry.name / "test.parquet"
+    return _made_ready(config, entry, entry.test, "test")
+
+
+def some_training_crystals(config: ReproductionConfig, entry: DatasetEntry) -> tuple[Crystal, ...]:
+    """As many training crystals as each system generates, drawn with the seed; all where there are fewer."""
+    found = _made_ready(config, entry, entry.train, "training")
+    order = np.random.default_rng(config.seed).permutation(len(found.ids))
+    return found.taken(order[: entry.n_generate].tolist()).crystals
+
+
+def _made_ready(config: ReproductionConfig, entry: DatasetEntry, file: str, name: str) -> TestSet:
+    path = config.folder / entry.name / f"{name}.parquet"
     key = key_of(
         "reproduce-test", ("generative/datasets", "generative/crystals.py", "tasks/reproduction_sampling.py"),
-        file=digest_of_file(entry.test), n_atoms_max=entry.max_atoms, property_name=entry.property_name,
+        file=digest_of_file(file), n_atoms_max=entry.max_atoms, property_name=entry.property_name,
     )  # fmt: skip
     with locked(path.parent):
-        table = keyed(path, key, lambda: _test_table(entry)).read()
+        table = keyed(path, key, lambda: _table(entry, file)).read()
     crystals = tuple(crystal for crystal in crystals_of(table) if crystal is not None)
     values = np.array([np.nan if v is None else v for v in table.column("value").to_pylist()], dtype=float)
     return TestSet(tuple(table.column("id").to_pylist()), crystals, values)
 
 
-def _test_table(entry: DatasetEntry) -> pa.Table:
+def _table(entry: DatasetEntry, file: str) -> pa.Table:
     from generative.crystals import reduced
     from generative.training_data import TrainingError, property_values
     from tasks.own_files import read_crystals
 
-    table, _ = read_crystals([entry.test])
+    table, _ = read_crystals([file])
     try:
         values = property_values(table, entry.property_name)
     except TrainingError:  # a test file may state no property: the regressor is then not tried on it

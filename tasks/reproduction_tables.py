@@ -25,6 +25,7 @@ from tasks.reproduction_figures import (
     JUDGING,
     RELAXING,
     UNGATED,
+    ceiling_inputs,
     generate_inputs,
     ground_state_inputs,
     reconstruct_inputs,
@@ -33,6 +34,7 @@ from tasks.reproduction_results import Measured, NotReadyError, Place, Result, d
 from tasks.reproduction_training import training_inputs
 
 INPUTS: dict[str, tuple[Callable[[ReproductionConfig, Place], dict[str, Any]], tuple[str, ...]]] = {
+    "ceiling": (ceiling_inputs, JUDGING),
     "reconstruct": (reconstruct_inputs, JUDGING),
     "generate": (generate_inputs, JUDGING),
     "ground-state": (ground_state_inputs, RELAXING),
@@ -136,6 +138,12 @@ def tables(found: Gathered) -> list[Table]:
     return [table for table in made if table.rows]
 
 
+CEILINGS = {
+    "reconstruct": ("the test crystals", "no model: what the gate leaves of the truth"),
+    "generate": ("training crystals", "no model: what real crystals of this number reach"),
+}
+"""Stage -> name of the row of real crystals, and what it says."""
+
 TITLES = {
     "reconstruct": (
         "Tables 1 and S1",
@@ -149,7 +157,7 @@ TITLES = {
 
 def _paired(found: Gathered, stage: str, dataset: str) -> Table:
     """The paper's row above ours, for every system and way of decoding."""
-    number, what, hint = TITLES[stage]
+    number, title, hint = TITLES[stage]
     paper, units = PaperNumbers(), _columns(stage, dataset)
     rows: list[tuple[str, ...]] = []
     ours: list[bool] = []
@@ -169,8 +177,15 @@ def _paired(found: Gathered, stage: str, dataset: str) -> Table:
             count = next((f"{m.figure.n:,}" for m in measured if m is not None), "")
             rows.append((name, "ours", *cells, count, budget_text(found, place)))
         ours.append(True)
+    limit = found.results.get(Place("ceiling", dataset))
+    if limit is not None and stage in CEILINGS:
+        name, what = CEILINGS[stage]
+        measured = [_figure(limit, stage, figure) for figure in units]
+        cells = ["–" if m is None else with_error(m) for m in measured]
+        rows.append((name, "ours", *cells, next((f"{m.figure.n:,}" for m in measured if m is not None), ""), what))
+        ours.append(True)
     head = ("system", "", *(heading(f, u) for f, u in units.items()), "n", "budget")
-    title = f"{number}: {what}, {dataset}"
+    title = f"{number}: {title}, {dataset}"
     align = "ll" + "r" * (len(units) + 1) + "l"
     return Table(f"{stage}-{dataset}", title, hint, head, tuple(rows), align, tuple(ours))
 

@@ -93,6 +93,7 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
     stems = {file.stem for file in (ROOT / "configs").glob("*.yaml")}
     assert stems == {
         *RUNS,
+        "train-cdvae",
         "train-flow",
         "train-flow-start",
         "benchmark-generators",
@@ -100,6 +101,7 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
         *(f"ingest-{name}" for name in INGESTS),
     }
     assert load_training("train-flow").name == "hullward-flow"
+    assert load_training("train-cdvae").kind == "cdvae"
     assert load_reproduction("reproduce-dp-cdvae").name == "dp-cdvae"
 
 
