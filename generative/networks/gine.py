@@ -29,10 +29,10 @@ def _perceptron(inner: int, width: int, outer: int) -> nn.Sequential:
 class GINE(nn.Module):
     """Crystals with edges to one vector each, (B, out_width); 618,240 weights as published."""
 
-    def __init__(self, width: int = 256, n_layers: int = 3, out_width: int = 256) -> None:
+    def __init__(self, width: int = 256, out_width: int = 256, n_layers: int = 3) -> None:
         super().__init__()
-        self.elements = nn.Embedding(Z_MAX, width)
-        self.lengths = _perceptron(1, width, width)
+        self.atoms = nn.Embedding(Z_MAX, width)
+        self.edges = _perceptron(1, width, width)
         self.updates = nn.ModuleList(_perceptron(width, width, width) for _ in range(n_layers))
         self.head = _perceptron(width, width, out_width)
 
@@ -49,8 +49,8 @@ class GINE(nn.Module):
         Raises: ValueError: if an atomic number is outside 1-100.
         """
         refuse_unknown_elements(atomic_numbers, Z_MAX, "GINE")
-        x = self.elements(atomic_numbers - 1)  # (A, W)
-        lengths = self.lengths(edges.distance_ang.unsqueeze(-1))  # (E, W)
+        x = self.atoms(atomic_numbers - 1)  # (A, W)
+        lengths = self.edges(edges.distance_ang.unsqueeze(-1))  # (E, W)
         for layer, update in enumerate(self.updates, start=1):
             messages = functional.softplus(x.index_select(0, edges.source) + lengths)
             heard = update(x.index_add(0, edges.target, messages.to(x.dtype)))
