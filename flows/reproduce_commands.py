@@ -86,7 +86,10 @@ def _summary(config: ReproductionConfig, as_json: bool) -> dict[str, Any]:
 
     found: dict[str, Any] = json.loads((config.folder / "reproduction.json").read_text(encoding="utf-8"))
     if not as_json:
-        show_table(found["claims"], SHOWN)
-        typer.echo(f"\n{len(found['results'])} results, {len(found['missing'])} missing")
+        claims = [claim for claim in found["claims"] if claim["verdict"] != "not measured"]
+        if claims:
+            show_table(claims, SHOWN)
+        typer.echo(f"\n{len(claims)} of {len(found['claims'])} claims of the paper could be put to figures")
+        typer.echo(f"{len(found['results'])} results, {len(found['missing'])} missing")
         typer.echo(f"tables  {config.folder / 'reproduction.html'}\nfigures {config.folder / 'reproduction.json'}")
     return {"folder": str(config.folder), **found}

@@ -257,12 +257,15 @@ def _ground_state_details(found: Gathered) -> Table:
 def claims_table(found: Gathered) -> Table:
     """Every claim of the paper, put to its numbers and to ours; also those about data sets that were not chosen."""
     paper, ours, rows = PaperNumbers(), found.numbers, []
+    chosen = {entry.name for entry in found.config.datasets}
     for claim in claims():
         theirs, here = judge(claim, paper), judge(claim, ours)
         borne = (
             "yes" if theirs.verdict is Verdict.HOLDS else "within its errors" if UNDECIDED in theirs.remark else "no"
         )
-        remark = f"no figure of {here.remark}" if here.verdict is Verdict.NOT_MEASURED else here.remark
+        remark = here.remark
+        if here.verdict is Verdict.NOT_MEASURED:
+            remark = f"no figure of {remark}" if claim.dataset in chosen else "the data set is not among those chosen"
         row = (claim.text, claim.dataset, claim.where, theirs.numbers, borne, here.numbers or "–", here.verdict.value)
         rows.append((*row, remark))
     head = ("the paper says", "data", "where", "paper's numbers", "borne out by them", "our numbers", "here", "remark")
@@ -292,7 +295,8 @@ def _training(found: Gathered) -> Table:
         device = f"{b['device']}, {b['torch_threads']} threads"
         took = (f"{b['epochs']:g}", f"{b['seconds']:,.0f}", rate, device, last)
         rows.append((name, place.dataset, b["size"], *counts, *took))
-    hint = "All systems of a data set get the same steps. Losses of different systems weigh their parts differently."
+    hint = "All systems of a data set get the same steps. Seconds are those of the steps, validations left out. "
+    hint += "Losses of different systems weigh their parts differently."
     return Table("training", "Training", hint, head, tuple(rows), "lllrrrrrrrlr")
 
 

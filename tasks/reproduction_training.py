@@ -139,15 +139,16 @@ def _result(config: ReproductionConfig, place: Place, inputs: str, checkpoint: P
     training = about(str(checkpoint))["training"]
     system = load(str(checkpoint)).system
     settings = training_of(config, config.dataset(place.dataset), place.system)
-    crystals = int(training["crystals_trained"])
+    crystals, epochs = int(training["crystals_trained"]), float(training["epochs"])
+    rate = float(training["crystals_per_s"])
     budget = {
         "steps": int(training["steps"]),
         "batch_crystals": settings.batch_crystals,
         "crystals": crystals,
         "crystals_left_out": int(training["crystals_left_out"]),
-        "epochs": float(training["epochs"]),
-        "seconds": round(60 * float(training["minutes"]), 1),
-        "crystals_per_second": float(training["crystals_per_s"]),
+        "epochs": epochs,
+        "seconds": round(epochs * crystals / rate, 1),  # of steps: validations are not counted
+        "crystals_per_second": rate,
         "parameters": sum(p.numel() for p in system.parameters()),
         "size": config.size,
         "device": device_of(config.execution),
