@@ -40,7 +40,7 @@ class SystemTraining(lightning.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.system, self.config = system, config
-        self.averaged = copy.deepcopy(system).eval()
+        self.averaged = copy.deepcopy(system)
         for parameter in self.averaged.parameters():
             parameter.requires_grad_(False)
         self.metrics: dict[str, float] = {}
