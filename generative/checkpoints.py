@@ -81,6 +81,11 @@ def digest(checkpoint: str) -> str:
     return h.hexdigest()
 
 
+def stored_as(precision: str) -> torch.dtype:
+    """How weights are stored that were trained in this precision: those of bf16 lose nothing in half, others would."""
+    return torch.float16 if precision == "bf16" else torch.float32
+
+
 def save(folder: Path, system: Any, training: Mapping[str, Any], dtype: torch.dtype = torch.float16) -> None:
     """Write a checkpoint; parameters are stored as `dtype` (half the size; sampling runs in float32).
 

@@ -72,4 +72,5 @@ class KeepBest(Callback):
         best = self.score_so_far()
         if best is None or score > best:
             about = {"score": score, "rule": self._rule, "step": pl_module.steps_done}
-            checkpoints.save(self._folder, pl_module.averaged, about)
+            stored = checkpoints.stored_as(pl_module.config.precision)
+            checkpoints.save(self._folder, pl_module.averaged, about, stored)

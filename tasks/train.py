@@ -109,7 +109,7 @@ def train(config: TrainConfig, folder: Path, callbacks: Sequence[Any] = (), resu
         "settings": config.model_dump(mode="json", exclude_defaults=True),
         "hardware": {**hardware(), "cpu_threads_used": config.torch_threads},
     }
-    checkpoints.save(folder / config.name, system, about)
+    checkpoints.save(folder / config.name, system, about, checkpoints.stored_as(config.precision))
     if config.test is not None:
         add_card(config, folder)
     return folder / config.name

@@ -12,20 +12,24 @@ How the names in such a file become columns of the table:
 | heat_all | e_above_hull_ev_per_atom | Perov-5: against the pool of reference phases, see below |
 | band_gap, ind_gap | band_gap_ev | Perov-5's indirect gap is its smallest |
 | spacegroup.number | spacegroup | kept as stated; where absent, found by spglib |
+| other numbers | extra | under their own names |
 | elements, pretty_formula, formula | none | tells the chemical system before any CIF is parsed |
 
 Perov-5's heat_all and heat_ref are heats against competing compounds, not against the elements (LaAlO3 stands at -0.1,
 its formation energy from the elements lies below -3 eV/atom), so neither may enter formation_energy_ev_per_atom.
 heat_all, against all phases of the pool, is what others call energy above hull (negative: below the pool). heat_ref
-and dir_gap have no column and are not kept.
+and dir_gap have no column; like every other number of a row they are kept in `extra`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
+import itertools
 import json
+import math
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -53,6 +57,8 @@ PROPERTY_NAMES: Mapping[str, tuple[str, ...]] = {
 """Column of the table -> names under which files state it, the first present wins; see the module's head."""
 
 ELEMENT_NAMES = ("elements", "pretty_formula", "formula")
+
+_TAKEN_NAMES = frozenset({"cif", *ID_NAMES, *ELEMENT_NAMES, *itertools.chain.from_iterable(PROPERTY_NAMES.values())})
 
 _CELL_TEXT_MAX = 1 << 26  # csv's own limit, 128 kB, would end the run at the first CIF of a few thousand atoms
 _SYMBOL = re.compile(r"[A-Z][a-z]?")
@@ -99,8 +105,25 @@ def _source_id(fields: Mapping[str, Any], fallback: str) -> str:
 
 def _cif_record(fields: Mapping[str, Any], fallback_id: str) -> RawRecord:
     return RawRecord(
-        _source_id(fields, fallback_id), Form.CIF, fields["cif"], _properties(fields), _stated_elements(fields)
+        _source_id(fields, fallback_id),
+        Form.CIF,
+        fields["cif"],
+        _properties(fields),
+        _stated_elements(fields),
+        extra=_other_numbers(fields),
     )
+
+
+def _other_numbers(fields: Mapping[str, Any]) -> dict[str, float]:
+    """Finite numbers under names that no column of the table takes; ids and the structure are not among them."""
+    numbers = {}
+    for name, value in fields.items():
+        if name and name not in _TAKEN_NAMES and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+            with contextlib.suppress(ValueError):
+                number = float(value)
+                if math.isfinite(number):
+                    numbers[name] = number
+    return numbers
 
 
 def read_csv(path: Path) -> Iterator[RawRecord]:

@@ -96,7 +96,7 @@ class CDVAE(nn.Module):
         self.register_buffer("energy_mean", torch.zeros(()))
         self.register_buffer("energy_scale", torch.ones(()))
         self.schedule = coordinate_ddpm.sigmoid_schedule(N_TIMES)
-        self.register_buffer("alpha_bar", self.schedule.alpha_bar.float(), persistent=False)
+        self.register_buffer("alpha_bar", self.schedule.alpha_bar, persistent=False)
         self.levels_ang = annealed_langevin.geometric_levels(WIDEST_ANG, FINEST_ANG, N_LEVELS)
         self._type_levels = annealed_langevin.geometric_levels(WIDEST_TYPE, FINEST_TYPE, N_LEVELS)
         # The diffusion's types grow noisier with time: the other order.
@@ -135,8 +135,9 @@ class CDVAE(nn.Module):
             self.energy_scale.copy_(known.std(correction=0).clamp_min(1e-5))
 
     def muon_parameters(self) -> list[nn.Parameter]:
-        """None: the published recipe is Adam for all."""
-        return []
+        """All matrices but embeddings and those with a narrow side; the published recipe has Adam take them too."""
+        embeddings = {id(module.weight) for module in self.modules() if isinstance(module, nn.Embedding)}
+        return [p for p in self.parameters() if p.ndim == 2 and min(p.shape) >= 16 and id(p) not in embeddings]
 
     # --- training -----------------------------------------------------------------------------------------------------
 

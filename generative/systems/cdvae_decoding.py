@@ -106,6 +106,7 @@ def _denoised(
     shape = (len(crystal), 3)
     if system.config.process == "langevin":
         levels = system.levels_ang.flip(0)[:: how.level_stride].flip(0)  # the finest always takes part
+        levels_taken = annealed_langevin.levels_down_to(levels, how.stop_below_ang)
         frac = torch.rand(shape, generator=rng, device=rng.device).to(z)
         return annealed_langevin.langevin(
             lambda frac, types: called(frac, types, None),
@@ -118,7 +119,7 @@ def _denoised(
             step_scale=how.step_scale,
             sigma_last_ang=FINEST_ANG,
             stop_below_ang=how.stop_below_ang,
-            progress=counted(len(levels) * how.steps_per_level),
+            progress=counted(len(levels_taken) * how.steps_per_level),
         )
     n_crystals = len(cells.n_atoms)
     frac = coordinate_ddpm.centred_noise(crystal, n_crystals, rng, z.dtype)

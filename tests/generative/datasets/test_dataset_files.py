@@ -88,6 +88,8 @@ def test_columns_of_every_benchmark_file_reach_their_place(tmp_path: Path) -> No
         ("carbon:C-1", -154.5, None, None, None, 221),
         ("wbm:7", None, -0.1, None, 0.0, 221),
     ]
+    extra = [None if text is None else json.loads(text) for text in table.column("extra").to_pylist()]
+    assert extra == [None, {"year": 1997.0}, {"heat_ref": 1.4, "dir_gap": 3.0}, None, None]
     assert table.column("chemsys").to_pylist() == ["Cl-Cs"] * 5
     assert set(table.column("method").to_pylist()) == {"PBE"}
 
