@@ -1,11 +1,18 @@
 """Everything worth doing on a GPU for a while: check, measure, train. Not a test; run as a script.
 
-    python tests/benchmarks/on_gpu.py --minutes 20 --out gpu-results [--settings train-flow]
+    python -m tests.benchmarks.on_gpu --minutes 20 --out gpu-results [--settings train-flow]
+    python -m tests.benchmarks.on_gpu --parts train --minutes 8 --out gpu-results --work runs/on-gpu \
+        --reproduce configs/reproduce-dp-cdvae.yaml --systems dp-cdvae --datasets perov-5 [--resume-from EARLIER]
 
-1. The generator's velocities and a potential's energies on the GPU against those on the CPU.
-2. `pytest -m benchmark`, whose tests measure each device they see.
-3. Training of the shipped generator for the minutes that are left (resumed from --out if it was interrupted), scored.
-4. A table of all figures, also written to table.json. Checkpoints are under 10 MB, so they leave a machine easily.
+check      The generator's velocities, a potential's energies, and every member of the CDVAE family on the GPU in single
+           precision against the processor in double.
+benchmark  `pytest -m benchmark`, whose tests measure each device they see.
+train      For --minutes: the shipped generator (resumed from --out if it was interrupted), scored. With --reproduce the
+           stages of a reproduction at --size instead, results in --work. Out of time it keeps its state; the same
+           command goes on. Machines that are given back lose --work, so results also come back in --out, in pieces of
+           less than 16 MiB; the next machine takes them by --resume-from.
+
+A table of all figures is printed and written to table.json. `--device cpu --size tiny` tries all of it without a GPU.
 """
 
 from __future__ import annotations
@@ -15,53 +22,58 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from configs.paths import model_folders
+from configs.reproduction import ReproductionConfig, parse_reproduction, with_choice
+from configs.schema import read_yaml
 from configs.training import load_training
-from dft.potentials import load_potential
 from generative import checkpoints
 from generative.batch import CrystalBatch
 from generative.config import SampleConfig
+from tests.benchmarks.family_on_gpu import check_family, family_rows, pack, relative_error, reproduce, unpack
+
+PARTS = ("check", "benchmark", "train")
 
 
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """||found - expected|| / ||expected||."""
-    return float((found.cpu().double() - expected.double()).norm() / expected.double().norm())
+# --- checks -----------------------------------------------------------------------------------------------------------
 
 
-def check_generator() -> float:
-    """Relative error of the network's velocities, GPU in float32 against CPU in float64, on fresh random crystals."""
+def check_generator(device: str) -> float:
+    """Relative error of the network's velocities, there in float32 against CPU in float64, on fresh random crystals."""
     errors = []
     draw = checkpoints.load("package:hullward-flow").system.sample(
         [[12, 8], [5, 73, 74], [22, 22, 13, 7]] * 8, torch.Generator().manual_seed(1), SampleConfig(n_steps=3)
     )
     velocities = {}
-    for device, dtype in (("cpu", torch.float64), ("cuda", torch.float32)):
-        system = checkpoints.load("package:hullward-flow", device).system.to(dtype)
-        batch = CrystalBatch.pack(draw).to(device)
+    for where, dtype in (("cpu", torch.float64), (device, torch.float32)):
+        system = checkpoints.load("package:hullward-flow", where).system.to(dtype)
+        batch = CrystalBatch.pack(draw).to(where)
         frac, numbers, mask = batch.dense()
         b = len(batch)
-        t = torch.linspace(0, 1, b, device=device, dtype=dtype)
-        lattice = torch.linspace(-1, 1, 6 * b, device=device, dtype=dtype).view(b, 6)
-        none = torch.full((b,), torch.nan, device=device, dtype=dtype)
+        t = torch.linspace(0, 1, b, device=where, dtype=dtype)
+        lattice = torch.linspace(-1, 1, 6 * b, device=where, dtype=dtype).view(b, 6)
+        none = torch.full((b,), torch.nan, device=where, dtype=dtype)
         with torch.no_grad():
-            velocities[device] = system.network(
+            velocities[dtype] = system.network(
                 t, frac.to(dtype), lattice, batch.lattice_ang.to(dtype), numbers, mask, batch.spacegroup, none
             )
-    for gpu, cpu in zip(velocities["cuda"], velocities["cpu"], strict=True):
-        errors.append(relative_error(gpu, cpu))
+    for found, expected in zip(velocities[torch.float32], velocities[torch.float64], strict=True):
+        errors.append(relative_error(found, expected))
     return max(errors)
 
 
-def check_potential() -> float:
-    """Largest energy difference between GPU and CPU on known crystals, eV/atom."""
+def check_potential(device: str) -> float:
+    """Largest energy difference between there and the CPU on known crystals, eV/atom."""
     from pymatgen.core.lattice import Lattice
     from pymatgen.core.structure import Structure
 
+    from dft.potentials import load_potential
     from dft.relaxation import evaluate
 
     crystals = [
@@ -72,15 +84,16 @@ def check_potential() -> float:
         evaluate(
             crystals, load_potential("M3GNet-MP-2021.2.8-PES", fallback="CHGNet", search=model_folders(), device=d)
         )
-        for d in ("cpu", "cuda")
+        for d in ("cpu", device)
     ]
     return max(abs((a or 0.0) - (b or 0.0)) for a, b in zip(*found, strict=True))
 
 
-def train(settings: str, minutes: float, out: Path) -> dict[str, Any]:
-    """Train for so many minutes at most; the checkpoint, its card and its figures."""
-    from lightning.pytorch.callbacks import Callback
+# --- training ---------------------------------------------------------------------------------------------------------
 
+
+def train(settings: str, minutes: float, out: Path, device: str) -> dict[str, Any]:
+    """Train the shipped generator for so many minutes at most; the checkpoint, its card and its figures."""
     from tasks.train import train as run_training
 
     class Deadline(Callback):
@@ -88,37 +101,105 @@ def train(settings: str, minutes: float, out: Path) -> dict[str, Any]:
             trainer.should_stop = trainer.should_stop or time.monotonic() > end
 
     end = time.monotonic() + 60 * minutes
-    config = load_training(settings).model_copy(update={"device": "cuda", "torch_threads": 8})
+    config = load_training(settings).model_copy(update={"device": device, "torch_threads": 8})
     folder = run_training(config, out / "training", [Deadline()])
     return dict(checkpoints.about(str(folder))["training"])
 
 
-def main() -> None:
-    """Run all four parts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=20.0, help="training time, minutes")
-    parser.add_argument("--out", type=Path, default=Path("gpu-results"))
-    parser.add_argument("--settings", default="train-flow", help="training settings")
-    arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        sys.exit("no GPU is seen: this script checks, measures and trains on one; everything else runs without it")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    table: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "generator, relative error of velocities": check_generator(),
-        "potential, largest energy difference (eV/atom)": check_potential(),
+def reproduction_of(arguments: argparse.Namespace) -> ReproductionConfig:
+    """The reproduction that is asked for, at the chosen size, on the chosen device, in the work folder."""
+    file, stated = read_yaml(arguments.reproduce)
+    chosen = [None if text is None else text.split(",") for text in (arguments.systems, arguments.datasets)]
+    stated = with_choice(stated, *chosen, arguments.stages.split(","))
+    execution = {
+        **stated.get("execution", {}),
+        "device": arguments.device,
+        "runs_folder": str(arguments.work),
+        "torch_threads": arguments.threads,
     }
-    log = arguments.out / "benchmark.log"
+    return parse_reproduction({**stated, "size": arguments.size, "execution": execution}, str(file))
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+def benchmarks(files: Sequence[str], out: Path) -> dict[str, Any]:
+    """Run them; the lines with rates."""
+    log = out / "benchmark.log"
     with log.open("w") as file:
-        command = [sys.executable, "-m", "pytest", "-m", "benchmark", "-s", "tests/benchmarks"]
-        table["benchmarks passed"] = subprocess.run(command, stdout=file, stderr=file, check=False).returncode == 0
-    table["benchmarks"] = [line for line in log.read_text().splitlines() if "/s" in line]
-    if arguments.minutes > 0:
-        table["training"] = train(arguments.settings, arguments.minutes, arguments.out)
+        command = [sys.executable, "-m", "pytest", "-m", "benchmark", "-s", *files]
+        passed = subprocess.run(command, stdout=file, stderr=file, check=False).returncode == 0
+    lines = log.read_text().splitlines()
+    return {"benchmarks passed": passed, "benchmarks": [line for line in lines if "/s" in line or "times" in line]}
+
+
+def check(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All checks; one whose packages are not installed is said to be missing."""
+    made: dict[str, Callable[[], Any]] = {
+        "generator, relative error of velocities": lambda: check_generator(arguments.device),
+        "potential, largest energy difference (eV/atom)": lambda: check_potential(arguments.device),
+        "family, relative errors": lambda: check_family(arguments.device, arguments.size),
+    }
+    table: dict[str, Any] = {}
+    for name, call in made.items():
+        try:
+            table[name] = call()
+        except ImportError as error:
+            table[name] = f"not checked: {error}"
+    return table
+
+
+def parsed(given: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=20.0, help="training time, minutes; 0 trains nothing")
+    parser.add_argument("--out", type=Path, default=Path("gpu-results"))
+    parser.add_argument("--parts", default=",".join(PARTS), help="which of check, benchmark, train")
+    parser.add_argument("--settings", default="train-flow", help="training settings of the shipped generator")
+    parser.add_argument("--benchmarks", default="tests/benchmarks", help="files of benchmarks, a,b")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--size", choices=("paper", "cpu", "tiny"), default="paper", help="of the CDVAE family")
+    parser.add_argument("--threads", type=int, default=8, help="processor threads of a reproduction")
+    parser.add_argument("--reproduce", help="settings of a reproduction, trained in the place of the generator")
+    parser.add_argument("--systems", help="only these of it, a,b")
+    parser.add_argument("--datasets", help="only these of it, a,b")
+    parser.add_argument("--stages", default="train", help="only these of it, a,b")
+    parser.add_argument("--work", type=Path, default=Path("runs/on-gpu"), help="where a reproduction is made")
+    parser.add_argument("--resume-from", type=Path, help="folder with results-00, ... of an earlier machine")
+    arguments = parser.parse_args(given)
+    if unknown := set(arguments.parts.split(",")) - set(PARTS):
+        parser.error(f"--parts {sorted(unknown)[0]}: expected some of {', '.join(PARTS)}")
+    return arguments
+
+
+def main(given: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the parts that are asked for."""
+    arguments = parsed(given)
+    parts = arguments.parts.split(",")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("no GPU is seen: this script checks, measures and trains on one; --device cpu tries it without")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    name = torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu"
+    table: dict[str, Any] = {"device": name, "torch": torch.__version__}
+    if "check" in parts:
+        table |= check(arguments)
+    if "benchmark" in parts:
+        table |= benchmarks(arguments.benchmarks.split(","), arguments.out)
+    if "train" in parts and arguments.minutes > 0:
+        if arguments.reproduce is None:
+            table["training"] = train(arguments.settings, arguments.minutes, arguments.out, arguments.device)
+        else:
+            config = reproduction_of(arguments)
+            if arguments.resume_from is not None:
+                unpack(arguments.resume_from, config)
+            table["reproduction"] = reproduce(config, arguments.minutes)
+            table["left on the machine"] = pack(config, arguments.out)
     text = json.dumps(table, indent=2, default=str)
     (arguments.out / "table.json").write_text(text + "\n")
     print(text)
+    if isinstance(errors := table.get("family, relative errors"), dict):
+        print(family_rows(errors))
+    return table
 
 
 if __name__ == "__main__":
