@@ -34,7 +34,7 @@ from torch_geometric.nn.models.dimenet import (
 )
 
 from generative.networks.atomic_numbers import refuse_unknown_elements
-from generative.networks.periodic_graph import Edges, triplets_through
+from generative.networks.periodic_graph import Edges, entries_per_atom, triplets_through
 
 Z_MAX = 94
 """Elements with a vector: the published table has 95 rows, the first of them unused."""
@@ -225,4 +225,4 @@ class DimeNetPlusPlus(nn.Module):
         pooled: Tensor = atoms.new_zeros(n_crystals, atoms.shape[1]).index_add(0, crystal, atoms)
         if self.config.readout == "sum":
             return pooled
-        return pooled / torch.bincount(crystal, minlength=n_crystals).unsqueeze(-1)
+        return pooled / entries_per_atom(crystal, n_crystals).unsqueeze(-1)
