@@ -178,7 +178,7 @@ def reproduce(config: ReproductionConfig, minutes: float) -> dict[str, Any]:
                     result = MEASURES[stage](config, place, tell)
                 figures = {m.figure.name: m.figure.value for m in result.figures}
                 said[place.name] = {"reused": result.reused, **figures, **result.budget}
-            except (OutOfTimeError, NotReadyError) as error:
+            except (OutOfTimeError, NotReadyError, ImportError) as error:  # a bare machine lacks packages
                 said[place.name] = f"{type(error).__name__}: {error}"
     return said
 

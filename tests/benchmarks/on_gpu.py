@@ -192,8 +192,10 @@ def main(given: Sequence[str] | None = None) -> dict[str, Any]:
             config = reproduction_of(arguments)
             if arguments.resume_from is not None:
                 unpack(arguments.resume_from, config)
-            table["reproduction"] = reproduce(config, arguments.minutes)
-            table["left on the machine"] = pack(config, arguments.out)
+            try:
+                table["reproduction"] = reproduce(config, arguments.minutes)
+            finally:  # whatever has failed, what is finished comes home
+                table["left on the machine"] = pack(config, arguments.out)
     text = json.dumps(table, indent=2, default=str)
     (arguments.out / "table.json").write_text(text + "\n")
     print(text)
