@@ -76,6 +76,9 @@ class CDVAE(nn.Module):
     energy_mean: Tensor
     energy_scale: Tensor
     alpha_bar: Tensor
+    levels_ang: Tensor
+    type_levels: Tensor
+    type_times: Tensor
 
     def __init__(self, config: CDVAEConfig) -> None:
         super().__init__()
@@ -97,10 +100,11 @@ class CDVAE(nn.Module):
         self.register_buffer("energy_scale", torch.ones(()))
         self.schedule = coordinate_ddpm.sigmoid_schedule(N_TIMES)
         self.register_buffer("alpha_bar", self.schedule.alpha_bar, persistent=False)
-        self.levels_ang = annealed_langevin.geometric_levels(WIDEST_ANG, FINEST_ANG, N_LEVELS)
-        self._type_levels = annealed_langevin.geometric_levels(WIDEST_TYPE, FINEST_TYPE, N_LEVELS)
+        levels = annealed_langevin.geometric_levels
+        self.register_buffer("levels_ang", levels(WIDEST_ANG, FINEST_ANG, N_LEVELS), persistent=False)
+        self.register_buffer("type_levels", levels(WIDEST_TYPE, FINEST_TYPE, N_LEVELS), persistent=False)
         # The diffusion's types grow noisier with time: the other order.
-        self._type_times = annealed_langevin.geometric_levels(FINEST_TYPE, WIDEST_TYPE, N_TIMES)
+        self.register_buffer("type_times", levels(FINEST_TYPE, WIDEST_TYPE, N_TIMES), persistent=False)
 
     # --- what it may learn from ---------------------------------------------------------------------------------------
 
@@ -200,7 +204,7 @@ class CDVAE(nn.Module):
         The levels of both are drawn apart. The network is told neither; its output is the score times sigma.
         """
         sigma_ang = self.levels_ang.to(z)[_drawn(N_LEVELS, len(batch), 0, rng).to(z.device)]
-        sigma_type = self._type_levels.to(z)[_drawn(N_LEVELS, len(batch), 0, rng).to(z.device)]
+        sigma_type = self.type_levels.to(z)[_drawn(N_LEVELS, len(batch), 0, rng).to(z.device)]
         crystal = cells.crystal
         types = corrupted(batch.atomic_numbers, probabilities[crystal], sigma_type[crystal], rng)
         frac = annealed_langevin.displaced(batch.frac, inside.lattice_ang, crystal, sigma_ang, rng)
@@ -223,7 +227,7 @@ class CDVAE(nn.Module):
         """
         crystal = cells.crystal
         t = _drawn(N_TIMES, len(batch), 1, rng).to(z.device)
-        sigma_type = self._type_times.to(z)[_drawn(N_TIMES, len(batch), 1, rng).to(z.device)]
+        sigma_type = self.type_times.to(z)[_drawn(N_TIMES, len(batch), 1, rng).to(z.device)]
         types = corrupted(batch.atomic_numbers, probabilities[crystal], sigma_type[crystal], rng)
         start = cells.centred(batch.frac) if self.config.recentre else batch.frac
         epsilon = coordinate_ddpm.centred_noise(crystal, len(batch), rng, start.dtype)
