@@ -43,15 +43,15 @@ class Sizes:
 SIZES: dict[SizeName, Sizes] = {
     "paper": Sizes(latent=256, hidden=256, dimenet={}, gemnet={}, atom=128, time=128, wide=True),
     "cpu": Sizes(
-        latent=128,
-        hidden=128,
+        latent=256,
+        hidden=256,
         dimenet={"edge_width": 64, "n_blocks": 2, "triplet_width": 32, "atom_width": 128},
         gemnet={
             "n_blocks": 2, "edge_width": 64, "triplet_width": 32, "bilinear_width": 32, "n_radial": 64,
             "max_neighbours": 12, "n_after_skip": 1, "n_atom": 2,
         },
-        atom=64,
-        time=64,
+        atom=128,
+        time=128,
         wide=False,
     ),
     "tiny": Sizes(
