@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from configs.schema import ConfigError, DiscoverConfig, ExecutionConfig, describe, read_yaml
+from configs.schema import DiscoverConfig, ExecutionConfig, read_yaml, validated
 from dft.config import HullConfig, RelaxConfig
 from generative.config import RoomConfig, SampleConfig
 
 ProtocolName = Literal["cdvae", "airi", "adaptive-cell", "condition-cdvae", "sun", "all"]
-M = TypeVar("M", bound=BaseModel)
 DatasetName = Literal["mp-20", "mp-20-ps", "mp-20-sg16", "mpts-52", "perov-5", "carbon-24", "j2dh-8", "none"]
 """Data sets with results in papers; -ps is the polymorph split, -sg16 without monoclinic and triclinic crystals."""
 
@@ -149,7 +148,7 @@ def parse_evaluation(settings: dict[str, Any], origin: str) -> EvaluateConfig:
 
     Raises: ConfigError: naming the field, the value, and what is allowed.
     """
-    return _parse(EvaluateConfig, settings, origin)
+    return validated(EvaluateConfig, settings, origin)
 
 
 def parse_benchmark(settings: dict[str, Any], origin: str) -> BenchmarkConfig:
@@ -157,7 +156,7 @@ def parse_benchmark(settings: dict[str, Any], origin: str) -> BenchmarkConfig:
 
     Raises: ConfigError: naming the field, the value, and what is allowed.
     """
-    return _parse(BenchmarkConfig, settings, origin)
+    return validated(BenchmarkConfig, settings, origin)
 
 
 def load_benchmark(path: str | Path) -> BenchmarkConfig:
@@ -167,10 +166,3 @@ def load_benchmark(path: str | Path) -> BenchmarkConfig:
     """
     file, settings = read_yaml(path)
     return parse_benchmark(settings, str(file))
-
-
-def _parse(model: type[M], settings: dict[str, Any], origin: str) -> M:
-    try:
-        return model.model_validate(settings)
-    except ValidationError as error:
-        raise ConfigError(f"{origin}: " + "; ".join(describe(error, model))) from None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from configs.schema import ConfigError, DiscoverConfig, ExecutionConfig, describe, parse, read_yaml
+from configs.schema import DiscoverConfig, ExecutionConfig, parse, read_yaml, validated
 from dft.config import RelaxConfig
 from generative.config import DataConfig, ElementSymbol, RoomConfig
 
@@ -67,10 +67,7 @@ def parse_ingest(settings: dict[str, Any], origin: str) -> IngestConfig:
     """
     if _is_run(settings):
         return ingest_of_run(parse(settings, origin))
-    try:
-        return IngestConfig.model_validate(settings)
-    except ValidationError as error:
-        raise ConfigError(f"{origin}: " + "; ".join(describe(error, IngestConfig))) from None
+    return validated(IngestConfig, settings, origin)
 
 
 def _is_run(settings: dict[str, Any]) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from configs.schema import ConfigError, ExecutionConfig, describe, read_yaml
+from configs.schema import ConfigError, ExecutionConfig, read_yaml, validated
 from dft.config import RelaxConfig
 from generative.config import RoomConfig, SampleConfig, TrainConfig
 
@@ -126,10 +126,7 @@ def parse_reproduction(settings: dict[str, Any], origin: str) -> ReproductionCon
 
     Raises: ConfigError: naming the field, the value, and what is allowed.
     """
-    try:
-        return ReproductionConfig.model_validate(settings)
-    except ValidationError as error:
-        raise ConfigError(f"{origin}: " + "; ".join(describe(error, ReproductionConfig))) from None
+    return validated(ReproductionConfig, settings, origin)
 
 
 def load_reproduction(path: str | Path) -> ReproductionConfig:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -143,15 +143,23 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [found for inner in get_args(annotation) for found in _models_in(inner)]
 
 
-def parse(settings: dict[str, Any], origin: str) -> DiscoverConfig:
-    """Validate settings read from `origin` (a file name, said in errors).
+M = TypeVar("M", bound=BaseModel)
+
+
+def validated(model: type[M], settings: dict[str, Any], origin: str) -> M:
+    """Settings as this model, read from `origin` (a file name, said in errors).
 
     Raises: ConfigError: naming the field, the value, and what is allowed.
     """
     try:
-        return DiscoverConfig.model_validate(settings)
+        return model.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError(f"{origin}: " + "; ".join(describe(error))) from None
+        raise ConfigError(f"{origin}: " + "; ".join(describe(error, model))) from None
+
+
+def parse(settings: dict[str, Any], origin: str) -> DiscoverConfig:
+    """Validate the settings of a run; see `validated`."""
+    return validated(DiscoverConfig, settings, origin)
 
 
 def read_yaml(path: str | Path) -> tuple[Path, dict[str, Any]]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from configs.schema import ConfigError, describe, read_yaml
+from configs.schema import read_yaml, validated
 from generative.config import TrainConfig
 
 
@@ -16,10 +14,7 @@ def parse_training(settings: dict[str, Any], origin: str) -> TrainConfig:
 
     Raises: ConfigError: naming the field, the value, and what is allowed.
     """
-    try:
-        return TrainConfig.model_validate(settings)
-    except ValidationError as error:
-        raise ConfigError(f"{origin}: " + "; ".join(describe(error, TrainConfig))) from None
+    return validated(TrainConfig, settings, origin)
 
 
 def load_training(path: str | Path) -> TrainConfig:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import logging
 import warnings
 from collections import Counter
-from functools import lru_cache
-from itertools import islice
 
 import numpy as np
 import pytest
@@ -17,14 +12,12 @@ import torch
 from pymatgen.analysis.graphs import StructureGraph
 from pymatgen.analysis.local_env import CrystalNN
 from pymatgen.core.lattice import Lattice
-from pymatgen.core.structure import Structure
 
-from configs.paths import AssetError, resolve
 from generative import bonds
 from generative.bonds import Bonds, crystal_nn_bonds, pack_bonds
 from generative.crystals import Crystal
-from generative.datasets.cif import parse_cif
 from generative.voronoi import kernel
+from tests.real_crystals import built, in_space_group, real_crystals
 
 STRATEGY = CrystalNN(distance_cutoffs=None, x_diff_weight=-1, porous_adjustment=False)
 
@@ -49,27 +42,6 @@ def edges_of(found: Bonds | None) -> Counter[tuple[int, ...]]:
 
 def one(crystal: Crystal) -> Counter[tuple[int, ...]]:
     return edges_of(crystal_nn_bonds([crystal])[0])
-
-
-@lru_cache(maxsize=4)
-def real_crystals(name: str, n: int, atoms_max: int) -> tuple[Crystal, ...]:
-    """The first n crystals of a file with at most as many atoms."""
-    try:
-        path = resolve(f"assets:data/{name}.csv.gz")
-    except AssetError as error:
-        pytest.skip(f"real crystals are not on this machine: {error}")
-    with gzip.open(path, "rb") as raw:
-        rows = csv.DictReader(io.TextIOWrapper(raw, "utf-8"))
-        parsed = (Crystal.from_structure(parse_cif(row["cif"], 1000).to_structure()) for row in rows)
-        return tuple(islice((c for c in parsed if len(c.frac) <= atoms_max), n))
-
-
-def built(cell: Lattice, symbols: list[str], frac: list[list[float]]) -> Crystal:
-    return Crystal.from_structure(Structure(cell, symbols, frac))
-
-
-def in_space_group(number: int, cell: Lattice, symbols: list[str], frac: list[list[float]]) -> Crystal:
-    return Crystal.from_structure(Structure.from_spacegroup(number, cell, symbols, frac).get_primitive_structure())
 
 
 SPECIAL = {

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import json
 import warnings
 from functools import lru_cache
-from itertools import islice
 
 import numpy as np
 import pytest
@@ -17,12 +13,11 @@ from pymatgen.core.structure import Structure
 from scipy.spatial import Voronoi
 from scipy.special import sph_harm_y
 
-from configs.paths import AssetError, resolve
 from generative.crystals import Crystal
-from generative.datasets.cif import parse_cif
 from generative.metrics import crystal_nn, fingerprints, order_parameters
 from generative.metrics.fingerprints import structure_fingerprints
 from generative.voronoi import kernel
+from tests.real_crystals import built, in_space_group, real_crystals
 
 TOLERANCE = 1e-6
 
@@ -39,27 +34,6 @@ def by_matminer(crystal: Crystal) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return np.array([featurizer().featurize(structure, i) for i in range(len(structure))], dtype=float)
-
-
-@lru_cache(maxsize=8)
-def real_crystals(name: str, n: int, atoms_max: int) -> tuple[Crystal, ...]:
-    """The first n crystals of a file with at most as many atoms."""
-    try:
-        path = resolve(f"assets:data/{name}.csv.gz")
-    except AssetError as error:
-        pytest.skip(f"real crystals are not on this machine: {error}")
-    with gzip.open(path, "rb") as raw:
-        rows = csv.DictReader(io.TextIOWrapper(raw, "utf-8"))
-        parsed = (Crystal.from_structure(parse_cif(row["cif"], 1000).to_structure()) for row in rows)
-        return tuple(islice((c for c in parsed if len(c.frac) <= atoms_max), n))
-
-
-def built(cell: Lattice, symbols: list[str], frac: list[list[float]]) -> Crystal:
-    return Crystal.from_structure(Structure(cell, symbols, frac))
-
-
-def in_space_group(number: int, cell: Lattice, symbols: list[str], frac: list[list[float]]) -> Crystal:
-    return Crystal.from_structure(Structure.from_spacegroup(number, cell, symbols, frac).get_primitive_structure())
 
 
 SPECIAL = {
