@@ -12,7 +12,7 @@ import torch
 
 from generative.checkpoints import Checkpoint
 from generative.conditions import Condition
-from generative.config import SampleConfig
+from generative.config import DenoisingConfig, SampleConfig
 from generative.crystals import Crystal
 
 
@@ -36,9 +36,12 @@ class Sampled:
 def candidate_id(checkpoint_digest: str, condition: Condition, settings: SampleConfig, seed: int, index: int) -> str:
     """Sixteen hexadecimal digits that name a draw before it is made.
 
-    The number of candidates and the path of the checkpoint folder do not enter: they do not change the draw.
+    The number of candidates and the path of the checkpoint folder do not enter: they do not change the draw. Nor does
+    `denoising` at its defaults, so that draws of systems that heed none keep the names they had before it was there.
     """
     sampler = settings.model_dump(mode="json", exclude={"checkpoint", "n_candidates"})
+    if settings.denoising == DenoisingConfig():
+        del sampler["denoising"]
     word = json.dumps([checkpoint_digest, condition.digest, sampler, seed, index], sort_keys=True)
     return hashlib.sha256(word.encode()).hexdigest()[:16]
 
