@@ -16,6 +16,7 @@ import torch
 from generative.batch import CrystalBatch
 from generative.config import TrainConfig
 from generative.learning_rates import Plateau, learning_factor
+from generative.muon import Muon
 from generative.systems.trainable import Loss, Trainable
 from generative.training_data import TrainingError, TrainingSet
 
@@ -83,9 +84,7 @@ class SystemTraining(lightning.LightningModule):
         adam = torch.optim.AdamW(rest, lr=config.adam_lr, weight_decay=config.weight_decay, betas=(0.9, 0.98))
         if not matrices:
             return [adam]
-        muon = torch.optim.Muon(
-            matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
+        muon = Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
         return [muon, adam]
 
     def training_step(self, batch: CrystalBatch, batch_idx: int) -> None:
@@ -98,7 +97,7 @@ class SystemTraining(lightning.LightningModule):
         optimizers = self.trainer.optimizers
         stepped: Any = self.optimizers()  # the same in Lightning's wrapping, which counts the steps
         for optimizer in optimizers:
-            peak = self.config.muon_lr if isinstance(optimizer, torch.optim.Muon) else self.config.adam_lr
+            peak = self.config.muon_lr if isinstance(optimizer, Muon) else self.config.adam_lr
             self.learning_rate = peak * learning_factor(step, self.config) * self.plateau.factor
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate

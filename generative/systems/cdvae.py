@@ -174,7 +174,7 @@ class CDVAE(nn.Module):
         parts["coordinate"], parts["type"] = moved(batch, z, composition.detach().softmax(-1), cells, inside, rng)
         coordinate_weight = config.coordinate_weight
         total = config.count_weight * parts["count"] + config.lattice_weight * parts["lattice"]
-        total = total + config.composition_weight * parts["composition"] + config.kl_weight * parts["kl"]
+        total = total + config.composition_weight * parts["composition"] + self._kl_weight(epoch) * parts["kl"]
         total = total + config.type_weight * parts["type"]
         if epoch >= config.late_epoch:
             coordinate_weight = coordinate_weight * config.late_coordinate_factor
@@ -184,6 +184,10 @@ class CDVAE(nn.Module):
             total = total + config.energy_weight * parts["energy"]
         parts["validation"] = config.coordinate_weight * parts["coordinate"] + config.type_weight * parts["type"]
         return Loss(total, parts)
+
+    def _kl_weight(self, epoch: int) -> float:
+        warm_up = self.config.kl_warmup_epochs
+        return self.config.kl_weight * (min(1.0, epoch / warm_up) if warm_up else 1.0)
 
     @staticmethod
     def _kl(latent: Latent) -> Tensor:

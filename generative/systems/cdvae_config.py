@@ -104,6 +104,12 @@ class CDVAEConfig(RoomConfig):
     late_epoch: int = Field(0, ge=0, description="see late_coordinate_factor")
     type_weight: float = Field(1.0, ge=0, description="weight of the denoised types")
     kl_weight: float = Field(0.01, ge=0, description="weight of the latent prior (beta)")
+    kl_warmup_epochs: int = Field(
+        0,
+        ge=0,
+        description="epochs over which the weight of the prior rises from 0; 0: constant, as published. At its full "
+        "weight from the start, few steps teach the latent vector little of what a crystal holds",
+    )
     energy_weight: float = Field(1.0, ge=0, description="weight of the predicted energy")
     teacher_forcing_epochs: int = Field(
         1500, ge=0, description="epochs in which the denoiser trains in the true cell; afterwards in the decoded one"
