@@ -256,6 +256,13 @@ class DenoisingConfig(RoomConfig):
     steps_per_level: int = Field(100, ge=1, le=1000, description="CDVAE: Langevin steps per noise level")
     step_scale: float = Field(1e-4, gt=0, le=1, description="CDVAE: Langevin step at the finest level, A^2")
     stop_below_ang: float = Field(0.0, ge=0, description="CDVAE: leave out noise levels below this; 0 takes all")
+    type_noise: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="types shown to the denoiser while it decodes are exchanged by chance as in training, at this "
+        "multiple of the level that goes with the coordinates'; 0 shows them as last named, as published",
+    )
     force_atom_count: bool = Field(False, description="reconstruction takes the true number of atoms")
     force_types: bool = Field(False, description="reconstruction takes the true elements, and their number")
     latent_steps: int = Field(

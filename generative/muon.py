@@ -1,4 +1,4 @@
-"""Muon with its orthogonalisation done for all matrices of one shape at once, and in the precision the device is fast in.
+"""Muon that orthogonalises all matrices of one shape at once, in a precision in which the device is fast.
 
 torch.optim.Muon runs the Newton-Schulz iteration in bfloat16, one matrix after the other. A processor without bfloat16
 arithmetic spends more on that than on the gradient itself; here it is single precision there, and bfloat16 on a GPU.

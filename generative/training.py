@@ -26,6 +26,7 @@ from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from generative import checkpoints
+from generative.allocator import keep_freed_memory
 from generative.batch import CrystalBatch
 from generative.config import RoomConfig, TrainConfig
 from generative.selection import KeepBest
@@ -96,7 +97,8 @@ def _trainer(config: TrainConfig, folder: Path, first: int, callbacks: Sequence[
     return lightning.Trainer(
         accelerator="gpu" if use_gpu else "cpu",
         devices=config.n_devices if use_gpu else 1,
-        strategy="ddp" if use_gpu and config.n_devices > 1 else "auto",
+        # A system may train a part of itself first (CDVAE's denoiser_from_epoch).
+        strategy="ddp_find_unused_parameters_true" if use_gpu and config.n_devices > 1 else "auto",
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         max_epochs=-1,
         # The logger empties a folder it finds, so every resumed part of the curve has its own, named by its first step.
@@ -178,6 +180,7 @@ def fit(
     Raises: TrainingError: if the settings name no system, there is too little data, or the loss stops being finite.
     """
     torch.set_num_threads(config.torch_threads)
+    keep_freed_memory()
     system = new_system(config) if initial is None else copy.deepcopy(initial).train()
     train, held, left_out = _parts(data, held, config, system, folder)
     if initial is None:

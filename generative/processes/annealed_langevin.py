@@ -122,6 +122,7 @@ def langevin(
     sigma_last_ang: float = SIGMA_LAST_ANG,
     stop_below_ang: float = 0.0,
     progress: Callable[[int], None] | None = None,
+    shown: Callable[[Tensor, float], Tensor] | None = None,
 ) -> Point:
     """Walk through the levels in the order given; len(sigmas_ang) * steps_per_level calls of the network.
 
@@ -138,13 +139,14 @@ def langevin(
         sigma_last_ang: the finest published level, whichever levels are walked.
         stop_below_ang: the walk ends before the first level under it (CDVAE's min_sigma).
         progress: called with the number of finished network calls.
+        shown: (types, level in angstrom) -> the types that the network is given; None gives them as they are.
     """
     point, done = Point(wrap(start.frac), start.types), 0
     inverse_lattice = torch.linalg.pinv(lattice_ang)[crystal]  # (A, 3, 3)
     for sigma_ang in levels_down_to(sigmas_ang, stop_below_ang):
         step_ang2 = step_size_ang2(sigma_ang, step_scale, sigma_last_ang)
         for _ in range(steps_per_level):
-            output, types = predict(*point)
+            output, types = predict(point.frac, point.types if shown is None else shown(point.types, sigma_ang))
             noise = _normal_like(point.frac, rng)
             point = Point(langevin_step(point.frac, output, noise, sigma_ang, step_ang2, inverse_lattice), types)
             done += 1

@@ -168,6 +168,7 @@ def denoise(
     stride: int = 1,
     recentre: bool = False,
     progress: Callable[[int], None] | None = None,
+    shown: Callable[[Tensor, int], Tensor] | None = None,
 ) -> Point:
     """Walk from t = T - 1 to 0; coordinates of the answer are wrapped into [0, 1).
 
@@ -182,11 +183,13 @@ def denoise(
         stride: times between network calls; 1 as published, 999 calls.
         recentre: subtract each crystal's mean from coordinates put in the cell (DP-CDVAE's base model). eq6 puts none.
         progress: called with the number of finished network calls.
+        shown: (types, time) -> the types that the network is given; None gives them as they are.
     """
     place = partial(_centred_in_cell, crystal=crystal, n_crystals=n_crystals) if recentre else wrap
     point, n_times = start, len(schedule.alpha_bar)
     for done, (t, s) in enumerate(time_steps(n_times, stride), start=1):
-        epsilon, types = predict(t / n_times, *point)
+        given = point.types if shown is None else shown(point.types, t)
+        epsilon, types = predict(t / n_times, point.frac, given)
         noise = None if kind == "ddim" else centred_noise(crystal, n_crystals, rng, point.frac.dtype)
         point = Point(reverse_step(kind, point.frac, epsilon, noise, t, s, schedule, place), types)
         if progress is not None:

@@ -38,7 +38,7 @@ from generative.processes.type_noise import N_TYPES, corrupted
 from generative.systems.baselines import failed_sample
 from generative.systems.cdvae_cells import Cells, lattice_numbers
 from generative.systems.cdvae_config import SIZES, CDVAEConfig
-from generative.systems.cdvae_decoding import FINEST_ANG, N_TIMES, decode
+from generative.systems.cdvae_decoding import FINEST_ANG, FINEST_TYPE, N_TIMES, WIDEST_ANG, WIDEST_TYPE, decode
 from generative.systems.cdvae_networks import Denoiser, Encoder, multilayer
 from generative.systems.latent_search import Wanted, search_latent
 from generative.systems.trainable import Loss
@@ -46,10 +46,9 @@ from generative.systems.trainable import Loss
 logger = logging.getLogger(__name__)
 
 N_LEVELS = 50
-WIDEST_ANG = 10.0
-"""Noise on Cartesian coordinates: the first level; the last is FINEST_ANG."""
 
-WIDEST_TYPE, FINEST_TYPE = 5.0, 0.01
+KL_START = 0.01
+"""Share of the prior's weight at which a warm-up begins."""
 
 
 class Latent(NamedTuple):
@@ -167,27 +166,30 @@ class CDVAE(nn.Module):
             "composition": cells.mean(composition_loss),
             "kl": self._kl(latent),
         }
+        total = config.count_weight * parts["count"] + config.lattice_weight * parts["lattice"]
+        total = total + config.composition_weight * parts["composition"] + self._kl_weight(epoch) * parts["kl"]
+        if self.to_energy is not None:
+            parts["energy"] = self._energy_loss(z, batch.energy_ev_per_atom)
+            total = total + config.energy_weight * parts["energy"]
+        if self.training and epoch < config.denoiser_from_epoch * config.epochs_scale:
+            return Loss(total, parts)
         # Seen from the true cell while it is forced, from the decoded one later and in validation.
-        forced = self.training and epoch < config.teacher_forcing_epochs
+        forced = self.training and epoch < config.teacher_forcing_epochs * config.epochs_scale
         inside = cells if forced else cells._replace(lattice_ang=self.lattice(lattice, batch.n_atoms))
         moved = self._langevin_losses if config.process == "langevin" else self._diffusion_losses
         parts["coordinate"], parts["type"] = moved(batch, z, composition.detach().softmax(-1), cells, inside, rng)
         coordinate_weight = config.coordinate_weight
-        total = config.count_weight * parts["count"] + config.lattice_weight * parts["lattice"]
-        total = total + config.composition_weight * parts["composition"] + self._kl_weight(epoch) * parts["kl"]
-        total = total + config.type_weight * parts["type"]
-        if epoch >= config.late_epoch:
+        if epoch >= config.late_epoch * config.epochs_scale:
             coordinate_weight = coordinate_weight * config.late_coordinate_factor
-        total = total + coordinate_weight * parts["coordinate"]
-        if self.to_energy is not None:
-            parts["energy"] = self._energy_loss(z, batch.energy_ev_per_atom)
-            total = total + config.energy_weight * parts["energy"]
+        total = total + config.type_weight * parts["type"] + coordinate_weight * parts["coordinate"]
         parts["validation"] = config.coordinate_weight * parts["coordinate"] + config.type_weight * parts["type"]
         return Loss(total, parts)
 
     def _kl_weight(self, epoch: int) -> float:
-        warm_up = self.config.kl_warmup_epochs
-        return self.config.kl_weight * (min(1.0, epoch / warm_up) if warm_up else 1.0)
+        """During a warm-up the weight rises by equal factors per epoch, from KL_START of itself."""
+        warm_up = self.config.kl_warmup_epochs * self.config.epochs_scale
+        remaining = max(0.0, 1 - epoch / warm_up) if warm_up else 0.0
+        return self.config.kl_weight * KL_START**remaining
 
     @staticmethod
     def _kl(latent: Latent) -> Tensor:

@@ -28,6 +28,7 @@ class Sizes:
         gemnet: fields of GemNetConfig that differ from the published ones.
         atom: width of a type's embedding, and of an atom inside CDVAE's denoiser.
         time: width of the embedded time.
+        join: width of the layers that join several encoders' features; None as published.
         wide: DP-CDVAE's atoms are as wide inside the denoiser as all their inputs together (published); else `atom`.
     """
 
@@ -38,6 +39,7 @@ class Sizes:
     atom: int
     time: int
     wide: bool
+    join: int | None = None
 
 
 SIZES: dict[SizeName, Sizes] = {
@@ -53,6 +55,7 @@ SIZES: dict[SizeName, Sizes] = {
         atom=128,
         time=128,
         wide=False,
+        join=256,
     ),
     "tiny": Sizes(
         latent=16,
@@ -107,8 +110,20 @@ class CDVAEConfig(RoomConfig):
     kl_warmup_epochs: int = Field(
         0,
         ge=0,
-        description="epochs over which the weight of the prior rises from 0; 0: constant, as published. At its full "
-        "weight from the start, few steps teach the latent vector little of what a crystal holds",
+        description="epochs over which the weight of the prior rises from a hundredth of itself; 0: constant, as "
+        "published. At full weight from the start, few steps teach the latent vector little of what a crystal holds",
+    )
+    denoiser_from_epoch: int = Field(
+        0,
+        ge=0,
+        description="encoder and heads train alone before this epoch; 0: all together, as published. The denoiser "
+        "takes most of a step's time, and what it learns of a latent vector that says nothing yet is lost",
+    )
+    epochs_scale: float = Field(
+        1.0,
+        gt=0,
+        description="late_epoch, teacher_forcing_epochs, kl_warmup_epochs and denoiser_from_epoch are multiplied by "
+        "this: below 1 for a training that is so much shorter than the published 3000 to 4000 epochs",
     )
     energy_weight: float = Field(1.0, ge=0, description="weight of the predicted energy")
     teacher_forcing_epochs: int = Field(

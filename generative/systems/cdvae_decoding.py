@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from generative.config import SampleConfig
 from generative.crystals import Crystal
 from generative.processes import annealed_langevin, coordinate_ddpm
 from generative.processes.annealed_langevin import Point
-from generative.processes.type_noise import initial_types
+from generative.processes.type_noise import corrupted, initial_types
 from generative.systems.baselines import failed_sample
 from generative.systems.cdvae_cells import Cells
 
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FINEST_ANG = 0.01
-"""Noise on Cartesian coordinates at the last level."""
+WIDEST_ANG, FINEST_ANG = 10.0, 0.01
+"""Noise on Cartesian coordinates at the first and the last level."""
+
+WIDEST_TYPE, FINEST_TYPE = 5.0, 0.01
+"""Noise on types, likewise."""
 
 N_TIMES = 1000
 
@@ -64,7 +68,7 @@ def decode(
     types = initial_types(composition, n_atoms, rng)
     if fixed is not None:
         types = torch.where(fixed > 0, fixed, types)
-    end = _denoised(system, z, cells, types, fixed, rng, settings, finished)
+    end = _denoised(system, z, cells, composition, types, fixed, rng, settings, finished)
     drawn = CrystalBatch(
         frac=end.frac,
         atomic_numbers=end.types,
@@ -85,6 +89,7 @@ def _denoised(
     system: CDVAE,
     z: Tensor,
     cells: Cells,
+    composition: Tensor,
     types: Tensor,
     fixed: Tensor | None,
     rng: torch.Generator,
@@ -99,6 +104,12 @@ def _denoised(
         vector, logits = system.denoiser(z, frac, types, crystal, search, time)
         named = logits.argmax(-1) + 1
         return vector, named if fixed is None else torch.where(fixed > 0, fixed, named)
+
+    def noisy(types: Tensor, sigma: float) -> Tensor:
+        """Types as the network saw them in training beside coordinates of a level: some exchanged by chance."""
+        level = composition.new_full((len(crystal),), how.type_noise * sigma)
+        drawn = corrupted(types, composition[crystal], level, rng)
+        return drawn if fixed is None else torch.where(fixed > 0, fixed, drawn)
 
     def counted(n_calls: int) -> Callable[[int], None] | None:
         return None if finished is None else lambda done: finished(done / n_calls)
@@ -120,6 +131,7 @@ def _denoised(
             sigma_last_ang=FINEST_ANG,
             stop_below_ang=how.stop_below_ang,
             progress=counted(len(levels_taken) * how.steps_per_level),
+            shown=(lambda types, sigma_ang: noisy(types, _type_level(sigma_ang))) if how.type_noise else None,
         )
     n_crystals = len(cells.n_atoms)
     frac = coordinate_ddpm.centred_noise(crystal, n_crystals, rng, z.dtype)
@@ -134,4 +146,11 @@ def _denoised(
         stride=how.stride,
         recentre=system.config.recentre,
         progress=counted(-(-(N_TIMES - 1) // how.stride)),
+        shown=(lambda types, t: noisy(types, float(system.type_times[t]))) if how.type_noise else None,
     )
+
+
+def _type_level(sigma_ang: float) -> float:
+    """The type noise whose place in the published ladder (5 to 0.01) is that of the coordinates' (10 to 0.01 A)."""
+    place = math.log(sigma_ang / FINEST_ANG) / math.log(WIDEST_ANG / FINEST_ANG)
+    return float(FINEST_TYPE * (WIDEST_TYPE / FINEST_TYPE) ** place)

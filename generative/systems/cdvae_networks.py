@@ -40,9 +40,10 @@ class Encoder(nn.Module):
         joined = h * (2 if config.encode_gine else 1) + (count if config.encode_atom_count else 0)
         self.join: nn.Module = nn.Identity()
         if config.encode_gine:
-            self.join = multilayer([joined, joined, joined, h])
+            inner = sizes.join or joined
+            self.join = multilayer([joined, inner, inner, h])
         elif config.encode_atom_count:
-            self.join = multilayer([joined, 4 * h, h])
+            self.join = multilayer([joined, sizes.join or 4 * h, h])
 
     def forward(self, batch: CrystalBatch, lattice_ang: Tensor, crystal: Tensor) -> Tensor:
         """Features of each crystal, (B, H). The batch needs its bonds."""

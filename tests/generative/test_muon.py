@@ -46,7 +46,9 @@ def trained(kind: type[torch.optim.Muon], **settings: object) -> list[Tensor]:
 @pytest.mark.parametrize("settings", [{"adjust_lr_fn": "match_rms_adamw"}, {}, {"nesterov": False}])
 def test_steps_are_those_of_torch_but_for_its_rounding_to_bfloat16(settings: dict[str, object]) -> None:
     starts = [random(*shape, seed=i).float() for i, shape in enumerate([*SHAPES, *SHAPES])]
-    for ours, theirs, start in zip(trained(Muon, **settings), trained(torch.optim.Muon, **settings), starts, strict=True):
+    for ours, theirs, start in zip(
+        trained(Muon, **settings), trained(torch.optim.Muon, **settings), starts, strict=True
+    ):
         assert (ours - theirs).norm() < 0.02 * (theirs - start).norm()
 
 

@@ -19,6 +19,7 @@ from generative.config import DenoisingConfig, SampleConfig
 from generative.crystals import Crystal, reduced
 from generative.systems.cdvae import CDVAE, Latent
 from generative.systems.cdvae_cells import lattice_numbers
+from generative.systems.cdvae_decoding import decode
 from generative.systems.cdvae_family import DPCDVAE, FAMILY, DPCDVAEGine, DPCDVAENa, DPCDVAENaGine
 from generative.systems.latent_search import lower_energy
 
@@ -213,6 +214,74 @@ def test_weights_of_late_epochs_apply_to_coordinates_alone() -> None:
     early, late = (system.loss(batch, rng(), epoch) for epoch in (4, 5))
     assert float(late.total - early.total) == pytest.approx(9 * float(early.parts["coordinate"]), rel=1e-4)
     assert float(late.parts["validation"]) == pytest.approx(float(early.parts["validation"]))
+
+
+def test_the_prior_warms_up_by_equal_factors_from_a_hundredth_of_its_weight() -> None:
+    system = system_of(
+        CDVAE, kl_warmup_epochs=40, epochs_scale=0.1, kl_weight=0.5, type_weight=0, coordinate_weight=0
+    ).eval()
+    batch = batch_of(system, [PEROVSKITE, ALLOY])
+    losses = [system.loss(batch, rng(), epoch) for epoch in (0, 1, 2, 4, 9)]
+    kl = float(losses[0].parts["kl"])
+    weights = [0.5 + float(loss.total - losses[-1].total) / kl for loss in losses]
+    assert weights == pytest.approx([0.005, 0.005 * 10**0.5, 0.05, 0.5, 0.5], rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", [CDVAE, DPCDVAENa], ids=lambda kind: kind.name)
+def test_the_denoiser_joins_late_where_asked_and_is_always_validated(kind) -> None:
+    system = system_of(kind, denoiser_from_epoch=30, epochs_scale=0.1)
+    batch = batch_of(system, [PEROVSKITE, ALLOY])
+    alone = system.train().loss(batch, rng(), epoch=2)
+    alone.total.backward()
+    assert not {"coordinate", "type", "validation"} & set(alone.parts)
+    assert all(p.grad is None for p in system.denoiser.parameters())
+    assert all(p.grad is not None for p in system.encoder.parameters())
+    joined = system.loss(batch, rng(), epoch=3)
+    assert float(joined.total.detach()) > float(alone.total.detach())
+    joined.total.backward()
+    assert all(p.grad is not None for p in system.denoiser.parameters())
+    assert "validation" in system.eval().loss(batch, rng(), epoch=0).parts
+
+
+@pytest.mark.parametrize("kind", [CDVAE, DPCDVAE], ids=lambda kind: kind.name)
+def test_types_are_shown_with_the_noise_of_training_and_fixed_ones_never(kind, monkeypatch) -> None:
+    system = system_of(kind).eval()
+    shown: list[torch.Tensor] = []
+    n_atoms = 600
+
+    def titanium(z, frac, types, crystal, search, time=None):  # noqa: ANN001, ANN202
+        shown.append(types.clone())
+        logits = torch.zeros(len(types), 100)
+        logits[:, 21] = 1.0
+        return torch.zeros_like(frac), logits
+
+    def oxygen(z: torch.Tensor) -> torch.Tensor:
+        logits = torch.full((len(z), 100), -100.0)
+        logits[:, 7] = 0.0
+        return logits
+
+    monkeypatch.setattr(system.denoiser, "forward", titanium)
+    monkeypatch.setattr(system.denoiser, "neighbours", lambda lattice_ang, n: None)
+    monkeypatch.setattr(system.to_composition, "forward", oxygen)
+    monkeypatch.setattr(system, "lattice", lambda numbers, n: torch.eye(3).expand(len(n), 3, 3) * 20)
+    z, count = torch.zeros(1, system.latent_width), torch.tensor([n_atoms])
+    for strength in (0.0, 1.0):
+        shown.clear()
+        how = QUICK.denoising.model_copy(update={"type_noise": strength})
+        decode(system, z, count, None, rng(), QUICK.model_copy(update={"denoising": how}))
+        assert set(shown[1].tolist()) <= {8, 22}
+        if kind is CDVAE:  # levels 41, 31, ... of 50 from the widest on
+            sigmas = [5 * 0.002 ** (place / 49) for place in (9, 19, 29, 39, 49)]
+        else:  # times 999, 899, ...
+            sigmas = [0.01 * 500 ** (t / 999) for t in range(999, 0, -100)]
+        for types, sigma in list(zip(shown, sigmas, strict=True))[1:]:
+            share = strength * sigma / (1 + strength * sigma)
+            error = math.sqrt(share * (1 - share) / n_atoms)
+            assert float((types == 8).float().mean()) == pytest.approx(share, abs=4 * error + 1e-9)
+    fixed = torch.full((n_atoms,), 38)
+    shown.clear()
+    decode(system, z, count, fixed, rng(), QUICK.model_copy(update={"denoising": how}))
+    assert all((types == 38).all() for types in shown)
 
 
 def test_no_crystal_is_empty_even_if_the_head_says_zero_atoms() -> None:
