@@ -28,8 +28,11 @@ class Sizes:
         gemnet: fields of GemNetConfig that differ from the published ones.
         atom: width of a type's embedding, and of an atom inside CDVAE's denoiser.
         time: width of the embedded time.
-        join: width of the layers that join several encoders' features; None as published.
         wide: DP-CDVAE's atoms are as wide inside the denoiser as all their inputs together (published); else `atom`.
+        join: width of the layers that join several encoders' features; None as published.
+        naming: width of a hidden layer that reads types from an atom's state and the latent vector together; None: one
+            linear layer of the state, as published. In a narrow network the elements of both cages of a perovskite
+            hardly fit into a state beside the place that tells which of them it is.
     """
 
     latent: int
@@ -40,6 +43,7 @@ class Sizes:
     time: int
     wide: bool
     join: int | None = None
+    naming: int | None = None
 
 
 SIZES: dict[SizeName, Sizes] = {
@@ -56,6 +60,7 @@ SIZES: dict[SizeName, Sizes] = {
         time=128,
         wide=False,
         join=256,
+        naming=256,
     ),
     "tiny": Sizes(
         latent=16,

@@ -78,7 +78,12 @@ class Denoiser(nn.Module):
         width = joined if config.process == "ddpm" and sizes.wide else sizes.atom
         self.join = multilayer([joined, width, width] if config.process == "ddpm" else [joined, width])
         self.gemnet = GemNetT(GemNetConfig(images=config.images, **sizes.gemnet), width)
-        self.to_types = nn.Linear(width, N_TYPES)
+        self.naming = sizes.naming is not None
+        self.to_types: nn.Module = (
+            nn.Linear(width, N_TYPES)
+            if sizes.naming is None
+            else multilayer([width + sizes.latent, sizes.naming, N_TYPES])
+        )
 
     def neighbours(self, lattice_ang: Tensor, n_atoms: Tensor) -> NeighbourSearch:
         """The search for neighbours in these cells, made once for as long as they stay."""
@@ -112,4 +117,7 @@ class Denoiser(nn.Module):
         if self.fourier is not None:
             parts.append(self.fourier(frac))
         out = self.gemnet(self.join(torch.cat(parts, dim=-1)), search(frac - frac.floor()))
-        return out.vector, self.to_types(out.atoms)
+        states = out.atoms
+        if self.naming:
+            states = torch.cat([states, latent.index_select(0, crystal)], dim=-1)
+        return out.vector, self.to_types(states)
