@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from generative.config import RoomConfig
 from generative.systems.baselines import StoredConfig
 from generative.systems.cdvae_family import FAMILY
+from generative.systems.conditional_unet import GENERATORS
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
 from generative.systems.property_regressor import PropertyRegressor, PropertyRegressorConfig
 from generative.systems.random_symmetric import RandomSymmetric, RandomSymmetricConfig
@@ -31,6 +32,7 @@ SYSTEMS: dict[str, tuple[type[Any], type[RoomConfig]]] = {
     PrototypeSubstitution.name: (PrototypeSubstitution, SubstitutionConfig),
     RandomSymmetric.name: (RandomSymmetric, RandomSymmetricConfig),
     **{member.name: (member, member.config_type) for member in FAMILY},
+    **{generator.name: (generator, generator.config_type) for generator in GENERATORS},
     PropertyRegressor.name: (PropertyRegressor, PropertyRegressorConfig),
 }
 """Every system that a checkpoint may name."""

@@ -189,7 +189,7 @@ class CDVAE(nn.Module):
         """During a warm-up the weight rises by equal factors per epoch, from KL_START of itself."""
         warm_up = self.config.kl_warmup_epochs * self.config.epochs_scale
         remaining = max(0.0, 1 - epoch / warm_up) if warm_up else 0.0
-        return self.config.kl_weight * KL_START**remaining
+        return float(self.config.kl_weight * KL_START**remaining)
 
     @staticmethod
     def _kl(latent: Latent) -> Tensor:

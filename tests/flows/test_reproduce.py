@@ -167,6 +167,15 @@ def test_a_killed_reproduction_goes_on_and_a_finished_one_computes_nothing(
     assert not [message for message in said if ": done" in message]
     assert (folder / "reproduction.md").read_bytes() == tables
 
+    elsewhere = tmp_path / "elsewhere"
+    for result in folder.rglob("result.json"):  # without models, crystals and data
+        copy = elsewhere / "reproductions" / "tiny" / result.relative_to(folder)
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(result.read_bytes())
+    moved = ReproductionConfig.model_validate(settings(data, elsewhere, stages=[]))
+    found, _ = run(moved, discover.environment)
+    assert (found / "reproduction.md").read_bytes() == tables
+
 
 def test_a_stage_that_fails_is_named_with_its_reason_and_the_others_are_made(
     data: Path, discover: Discover, tmp_path: Path

@@ -1,0 +1,79 @@
+"""Encoders of what a crystal is asked to be: its elements by row, its space group, a crystal to start from.
+
+Shape letters: B samples, R rows of the structure matrix.
+Source: the conditional crystal generation paper (AIRI), its figure of the network and its published code.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+WIDTH = 256
+"""Of every encoder's result."""
+
+
+class ElementEncoder(nn.Module):
+    """Features of the element of every row, zero where no site is, to one vector: (B, R, F) -> (B, 256)."""
+
+    def __init__(self, n_features: int, n_rows: int = 64) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv1d(n_features, 64, 3), nn.GELU(), nn.Conv1d(64, 128, 3), nn.GELU(), nn.Conv1d(128, 256, 3), nn.GELU()
+        )
+        self.out = nn.Linear(256 * (n_rows - 6), WIDTH)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, R, F)."""
+        encoded: Tensor = self.out(self.convolutions(features.transpose(1, 2)).flatten(1))
+        return encoded
+
+
+class OperationsEncoder(nn.Module):
+    """The operations of a space group, zero after the last, to one vector: (B, 192, 4, 4) -> (B, 256)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(192, 64, 2), nn.LeakyReLU(0.2),
+            nn.Conv2d(64, 128, 2), nn.LeakyReLU(0.2),
+            nn.Conv2d(128, WIDTH, 2), nn.LeakyReLU(0.2),
+        )  # fmt: skip
+
+    def forward(self, operations: Tensor) -> Tensor:
+        """(B, 192, 4, 4)."""
+        encoded: Tensor = self.convolutions(operations).flatten(1)
+        return encoded
+
+
+class NumberEncoder(nn.Module):
+    """The number of a space group, 0 for an open one, as a learned vector: (B,) -> (B, 256)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vectors = nn.Embedding(231, WIDTH)
+
+    def forward(self, spacegroup: Tensor) -> Tensor:
+        """(B,), int64."""
+        vectors: Tensor = self.vectors(spacegroup)
+        return vectors
+
+
+class StructureEncoder(nn.Module):
+    """A structure matrix, its rows taken as channels, to one vector: (B, 64, 3) -> (B, 256)."""
+
+    def __init__(self, n_rows: int = 64) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(nn.Conv1d(n_rows, 128, 2), nn.GELU(), nn.Conv1d(128, 256, 2), nn.GELU())
+        self.out = nn.Linear(256, WIDTH)
+
+    def forward(self, matrix: Tensor) -> Tensor:
+        """(B, 64, 3)."""
+        encoded: Tensor = self.out(self.convolutions(matrix).flatten(1))
+        return encoded
+
+
+def one_hot_with(properties: Tensor, numbers: Tensor) -> Tensor:
+    """One-hot elements beside their properties, zero in rows without a site: (104, P), (B, R) -> (B, R, 103 + P)."""
+    elements = nn.functional.one_hot(numbers, len(properties))[..., 1:].to(properties.dtype)
+    return torch.cat([elements, properties[numbers]], dim=-1)

@@ -1,0 +1,174 @@
+"""Generation conditioned on composition, space group and formation energy: a UNet over the structure matrix.
+
+Method, from top to bottom of this file:
+    1. A crystal is a matrix of 64 rows (generative/structure_matrix.py): sites, then the lattice.
+    2. Elements by row, the space group's operations and the energy become one vector, added to the embedded time.
+    3. Training: noise of a diffusion (squared-cosine schedule, 1000 times) or the velocity of a straight flow; mean
+       absolute errors of sites and of lattice, half and half.
+    4. Sampling: 100 ancestral (DDPM) or deterministic (DDIM) steps, or Euler steps of the flow, from normal or uniform
+       noise. Sites and lattice are read off; nothing is symmetrised or repaired.
+
+The network knows no symmetry: not of rotation, of translation, of order. It learns the settings of its training data,
+so cells are reduced and turned before they are matrices, and sites stand in one fixed order.
+
+Shape letters: B crystals, R = 64 rows.
+Source: conditional generation and modification of crystals by diffusion and flow matching (AIRI), generation task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from generative.batch import CrystalBatch
+from generative.config import SampleConfig
+from generative.crystals import Crystal
+from generative.processes import gaussian_diffusion, straight_flow
+from generative.species import MAX_Z
+from generative.structure_matrix import (
+    MAX_SITES,
+    N_ROWS,
+    from_matrix,
+    in_row_order,
+    number_rows,
+    sorted_sites,
+    to_matrix,
+    too_large,
+)
+from generative.systems.baselines import in_order
+from generative.systems.conditional_unet_config import ConditionalUNetConfig, Way
+from generative.systems.structure_matrix_system import N_TIMES, StructureMatrixSystem
+from generative.systems.trainable import Loss
+
+
+class ConditionalUNet(StructureMatrixSystem):
+    """The generators: loss and sampler; `way` tells the four apart."""
+
+    way: ClassVar[Way]
+    config_type: ClassVar[type[ConditionalUNetConfig]] = ConditionalUNetConfig
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def loss(self, batch: CrystalBatch, rng: torch.Generator, epoch: int = 0) -> Loss:
+        """Absolute errors of the noise, or of the velocity; the same in every epoch.
+
+        As published but for the mean over the batch in the place of the sum.
+        """
+        batch = sorted_sites(batch)
+        numbers, counted = number_rows(batch=batch), self._counted(batch.n_atoms)
+        end = to_matrix(batch) / self.units
+        start = self._start(len(batch), rng).to(end) * counted
+        condition = self._condition(batch, numbers, rng)
+        if self.way.process == "diffusion":
+            t = torch.randint(N_TIMES, (len(batch),), generator=rng, device=rng.device).to(end.device)
+            here = gaussian_diffusion.noisy(end, start, self.alpha_bar[t.cpu()].to(end.device))
+            time, target = t.to(end.dtype), start
+        else:
+            time = torch.rand(len(batch), generator=rng, device=rng.device).to(end)
+            here, target = straight_flow.between(start, end, time), end - start
+            time = time * self.config.time_scale
+        told = self._told(here, time, condition)
+        return self._errors((told - target).abs(), counted, batch.n_atoms)
+
+    def _start(self, n: int, rng: torch.Generator) -> Tensor:
+        draw = torch.randn if self.way.start == "normal" else torch.rand
+        return draw(n, N_ROWS, 3, generator=rng, device=rng.device)
+
+    def _condition(self, batch: CrystalBatch, numbers: Tensor, rng: torch.Generator | None) -> Tensor:
+        """What is asked; with a generator, hidden at random as in training."""
+        spacegroup = batch.spacegroup
+        energy = (batch.energy_ev_per_atom - self.energy_mean) / self.energy_scale
+        if rng is not None:
+            hide = torch.rand(2, len(batch), generator=rng, device=rng.device).to(energy.device)
+            spacegroup = torch.where(hide[0] < self.config.drop_spacegroup, 0, spacegroup)
+            energy = torch.where(hide[1] < self.config.drop_energy, torch.nan, energy)
+        vector: Tensor = self.conditions(numbers, spacegroup, energy.nan_to_num(0.0))
+        return vector
+
+    # --- sampling -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self,
+        atomic_numbers: Sequence[Sequence[int]],
+        rng: torch.Generator,
+        settings: SampleConfig,
+        spacegroups: Sequence[int | None] | None = None,
+        energies_ev_per_atom: Sequence[float | None] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Crystal]:
+        """Draw one crystal per composition.
+
+        Args:
+            atomic_numbers: one list per crystal, 1 to 60 atoms; the crystal's sites come in its order.
+            rng: every draw; the same state gives the same crystals.
+            settings: n_steps network calls; published: 100.
+            spacegroups: international numbers asked for, None where open.
+            energies_ev_per_atom: formation energies asked for, None where open.
+            progress: called with the number of finished steps.
+
+        Raises: ValueError: if a composition is empty, too large, or holds an unknown atomic number.
+        """
+        for i, cell in enumerate(atomic_numbers):
+            if too_large(len(cell)) or not all(1 <= z <= MAX_Z for z in cell):
+                raise ValueError(
+                    f"composition {i} has {len(cell)} atoms, numbers {sorted(set(cell))}: expected 1 to {MAX_SITES} "
+                    f"atoms with atomic numbers 1 to {MAX_Z}"
+                )
+        if not atomic_numbers:
+            return []
+        asked = CrystalBatch.pack(
+            [_unplaced([cell[i] for i in in_row_order(cell)]) for cell in atomic_numbers],
+            spacegroups,
+            energies_ev_per_atom,
+        ).to(self.energy_mean.device)
+        numbers, counted = number_rows(batch=asked), self._counted(asked.n_atoms)
+        condition = self._condition(asked, numbers, None)
+        start = self._start(len(asked), rng).to(condition) * counted
+
+        def told(time: float, matrix: Tensor) -> Tensor:
+            return self._told(matrix, condition.new_full((len(asked),), time), condition) * counted
+
+        if self.way.process == "diffusion":
+            sampler: gaussian_diffusion.Sampler = "deterministic" if self.way.deterministic else "ancestral"
+            end = gaussian_diffusion.denoise(told, start, self.alpha_bar, settings.n_steps, sampler, rng, progress)
+        else:
+            scale = self.config.time_scale
+            end = straight_flow.integrate(lambda t, x: told(t * scale, x), start, settings.n_steps, progress)
+        drawn = from_matrix(end * self.units, numbers)
+        return [in_order(crystal, cell) for crystal, cell in zip(drawn, atomic_numbers, strict=True)]
+
+
+def _unplaced(numbers: Sequence[int]) -> Crystal:
+    return Crystal(np.eye(3), np.zeros((len(numbers), 3)), np.array(numbers, dtype=np.int16))
+
+
+class UNetDDPM(ConditionalUNet):
+    """Diffusion, ancestral steps."""
+
+    name, way = "unet-ddpm", Way("diffusion")
+
+
+class UNetDDIM(ConditionalUNet):
+    """The same diffusion, walked without noise."""
+
+    name, way = "unet-ddim", Way("diffusion", deterministic=True)
+
+
+class UNetFlowNormal(ConditionalUNet):
+    """Flow matching from normal noise."""
+
+    name, way = "unet-flow-normal", Way("flow", "normal")
+
+
+class UNetFlowUniform(ConditionalUNet):
+    """Flow matching from noise uniform in [0, 1), where coordinates live."""
+
+    name, way = "unet-flow-uniform", Way("flow", "uniform")
+
+
+GENERATORS: tuple[type[ConditionalUNet], ...] = (UNetDDPM, UNetDDIM, UNetFlowNormal, UNetFlowUniform)

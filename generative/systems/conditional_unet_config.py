@@ -1,0 +1,65 @@
+"""The four generators of the conditional UNet as settings: what differs between them is here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from generative.config import RoomConfig
+from generative.networks.unet import UNetConfig
+
+SizeName = Literal["paper", "small", "tiny"]
+
+SIZES: dict[SizeName, UNetConfig] = {
+    "paper": UNetConfig(),
+    "small": UNetConfig(channels=64, multipliers=(1, 2, 3), n_blocks=2, n_groups=16, attention_from=1),
+    "tiny": UNetConfig(channels=32, multipliers=(1, 2, 2), n_blocks=1, n_groups=8, attention_from=1),
+}
+"""304.8, about 10, and about 4 million weights with the encoders of conditions."""
+
+
+class ConditionalUNetConfig(RoomConfig):
+    """A UNet over the structure matrix, conditioned on elements, space group and formation energy."""
+
+    size: SizeName = Field("small", description="of the network: paper (published, 305 million weights), small, tiny")
+    spacegroup_as: Literal["operations", "number"] = Field(
+        "operations", description="operations: the group's 4 x 4 matrices (published); number: a learned vector"
+    )
+    raw_properties: bool = Field(
+        False, description="22 properties of each element as they are (published), not standardised"
+    )
+    raw_energy: bool = Field(False, description="formation energies in eV/atom as they are (published), not scaled")
+    mask_padding: bool = Field(
+        True,
+        description="rows without a site are kept at zero and cost nothing; false: noise and loss there too, as "
+        "published",
+    )
+    lattice_unit_ang: float = Field(
+        10.0, gt=0, description="lattice vectors stand in the matrix in this unit, angstrom; published: 1"
+    )
+    time_scale: float = Field(
+        1000.0, gt=0, description="times of flow matching, 0 to 1, are embedded as multiples of this; published: 1"
+    )
+    drop_spacegroup: float = Field(
+        0.2, ge=0, le=1, description="probability that training hides the space group; published: 0"
+    )
+    drop_energy: float = Field(
+        0.2, ge=0, le=1, description="probability that training hides the formation energy; published: 0"
+    )
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a generator comes from noise to crystals.
+
+    Attributes:
+        process: diffusion learns the noise, flow the velocity.
+        start: what the way begins with.
+        deterministic: whether the diffusion is walked without noise (DDIM).
+    """
+
+    process: Literal["diffusion", "flow"]
+    start: Literal["normal", "uniform"] = "normal"
+    deterministic: bool = False

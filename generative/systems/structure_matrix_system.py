@@ -1,0 +1,128 @@
+"""What generators and modifiers over the structure matrix have in common: network, conditions, errors, statistics.
+
+Shape letters: B crystals, R = 64 rows, E width of the embedded time.
+Source: conditional generation and modification of crystals by diffusion and flow matching (AIRI).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from generative.crystals import Crystal
+from generative.networks.condition_encoders import (
+    WIDTH,
+    ElementEncoder,
+    NumberEncoder,
+    OperationsEncoder,
+    one_hot_with,
+)
+from generative.networks.unet import UNet1d
+from generative.processes import gaussian_diffusion
+from generative.spacegroup_operations import operations
+from generative.species import MAX_Z, element_properties
+from generative.structure_matrix import FIRST_LATTICE_ROW, MAX_SITES, N_ROWS, too_large
+from generative.systems.conditional_unet_config import SIZES, ConditionalUNetConfig
+from generative.systems.trainable import Loss
+
+N_TIMES = 1000
+
+
+class Conditions(nn.Module):
+    """What is asked, as one vector per crystal: (B, R) numbers, (B,) space groups, (B,) energies -> (B, E).
+
+    An energy of 0 (standardised: the mean of the training set) stands for an open one.
+    """
+
+    properties: Tensor
+    operations: Tensor | None
+
+    def __init__(self, config: ConditionalUNetConfig, embedding: int, n_further: int = 0) -> None:
+        """Args: n_further: width of what the system itself adds, as of a crystal to start from."""
+        super().__init__()
+        properties = element_properties(config.raw_properties)
+        self.register_buffer("properties", properties, persistent=False)
+        by_operations = config.spacegroup_as == "operations"
+        self.register_buffer("operations", operations() if by_operations else None, persistent=False)
+        self.spacegroup: nn.Module = OperationsEncoder() if by_operations else NumberEncoder()
+        self.elements = ElementEncoder(MAX_Z + properties.shape[1], N_ROWS)
+        self.join = nn.Linear(1 + 2 * WIDTH + n_further, embedding)
+
+    def forward(self, numbers: Tensor, spacegroup: Tensor, energy: Tensor, *further: Tensor) -> Tensor:
+        """(B, R) int64, 0 where no site is; (B,) int64, 0 where open; (B,); further vectors (B, n)."""
+        asked = spacegroup if self.operations is None else self.operations[spacegroup]
+        elements = self.elements(one_hot_with(self.properties, numbers))
+        vector: Tensor = self.join(
+            torch.cat([energy.unsqueeze(-1), self.spacegroup(asked), elements, *further], dim=-1)
+        )
+        return vector
+
+
+class StructureMatrixSystem(nn.Module):
+    """A UNet over structure matrices with its conditions; subclasses say what it learns and how crystals come of it."""
+
+    name: ClassVar[str]
+    needs_bonds: ClassVar[bool] = False
+
+    energy_mean: Tensor
+    energy_scale: Tensor
+    units: Tensor
+
+    def __init__(self, config: ConditionalUNetConfig, n_further: int = 0) -> None:
+        """Args: config; n_further: width of what the subclass adds to the conditions."""
+        super().__init__()
+        self.config = config
+        sizes = SIZES[config.size]
+        self.conditions = Conditions(config, sizes.embedding, n_further)
+        self.network = UNet1d(sizes)
+        self.alpha_bar = gaussian_diffusion.squared_cosine(N_TIMES)  # stays on the CPU, where the sampler reads it
+        units = torch.ones(N_ROWS, 1)
+        units[FIRST_LATTICE_ROW:] = config.lattice_unit_ang
+        self.register_buffer("units", units, persistent=False)
+        self.register_buffer("energy_mean", torch.zeros(()))
+        self.register_buffer("energy_scale", torch.ones(()))
+
+    def refused(self, crystal: Crystal) -> str:
+        """Why a crystal cannot be trained on; empty where it can."""
+        numbers = crystal.atomic_numbers
+        if problem := too_large(len(numbers)):
+            return problem
+        if numbers.min() < 1 or numbers.max() > MAX_Z:
+            return f"it holds atomic numbers {numbers.min()} to {numbers.max()}: {self.name} knows 1 to {MAX_Z}"
+        return ""
+
+    def fit_statistics(self, crystals: Sequence[Crystal], energies_ev_per_atom: Sequence[float | None]) -> None:
+        """Set the scale of energies."""
+        known = torch.tensor([e for e in energies_ev_per_atom if e is not None and np.isfinite(e)], dtype=torch.float64)
+        if len(known) and not self.config.raw_energy:
+            self.energy_mean.copy_(known.mean())
+            self.energy_scale.copy_(known.std(correction=0).clamp_min(1e-5))
+
+    def muon_parameters(self) -> list[nn.Parameter]:
+        """None: most weights are convolutions, and the published recipe is Adam."""
+        return []
+
+    def _errors(self, wrong: Tensor, counted: Tensor, n_atoms: Tensor) -> Loss:
+        """Half the errors of the sites, summed over rows per site, and half the lattice's, over three; mean over B.
+
+        Args: wrong: absolute errors, (B, R, 3); counted: rows that count, (B, R, 1); n_atoms: (B,).
+        """
+        wrong = (wrong * counted).sum(-1)  # (B, R)
+        sites = (wrong[:, :MAX_SITES].sum(1) / n_atoms).mean()
+        lattice = (wrong[:, FIRST_LATTICE_ROW:].sum(1) / 3).mean()
+        return Loss(0.5 * sites + 0.5 * lattice, {"sites": sites, "lattice": lattice})
+
+    def _counted(self, n_atoms: Tensor) -> Tensor:
+        """1 for rows that hold something, else 0, (B, R, 1); all ones but row 60 where padding is not masked."""
+        rows = torch.arange(N_ROWS, device=n_atoms.device)
+        n = n_atoms if self.config.mask_padding else torch.full_like(n_atoms, MAX_SITES)
+        return ((rows < n[:, None]) | (rows >= FIRST_LATTICE_ROW)).unsqueeze(-1).float()
+
+    def _told(self, matrix: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        """The network's answer for matrices: rows are its length, the three columns its channels."""
+        told: Tensor = self.network(matrix.transpose(1, 2), time, condition).transpose(1, 2)
+        return told

@@ -1,0 +1,252 @@
+"""Modification: a crystal becomes a polymorph of lower energy, asked for by energy change and space group.
+
+Method, from top to bottom of this file:
+    1. Source and target are structure matrices of the same atoms (generative/structure_matrix.py); training pairs go
+       from a higher to a lower polymorph (generative/datasets/polymorphs.py).
+    2. Elements, the target's space group and the change of energy condition the UNet of conditional_unet.py.
+    3. Three ways: regression in one step, with a loss that knows periodicity; a diffusion that has the source among its
+       conditions (after Palette, arXiv:2111.05826); a straight flow from source to target.
+
+Shape letters: B crystals, R = 64 rows.
+Source: conditional generation and modification of crystals by diffusion and flow matching (AIRI), modification task.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from generative.batch import CrystalBatch
+from generative.config import SampleConfig
+from generative.crystals import Crystal, reduced
+from generative.datasets.polymorphs import PairRule, PairSet
+from generative.networks.condition_encoders import WIDTH, StructureEncoder
+from generative.processes import gaussian_diffusion, straight_flow
+from generative.structure_matrix import (
+    FIRST_LATTICE_ROW,
+    from_matrix,
+    number_rows,
+    sorted_sites,
+    to_matrix,
+)
+from generative.systems.baselines import failed_sample
+from generative.systems.conditional_unet_config import ConditionalUNetConfig
+from generative.systems.structure_matrix_system import N_TIMES, StructureMatrixSystem
+from generative.systems.trainable import Loss
+from generative.training_data import TrainingSet
+
+
+class ModifierConfig(ConditionalUNetConfig):
+    """A UNet that turns a crystal into a polymorph of it."""
+
+    periodic_loss: Literal["image", "boundary", "none"] = Field(
+        "image",
+        description="regression: a coordinate's error is to the nearest image; boundary: only where the target lies on "
+        "the cell's boundary (published); none: plain",
+    )
+    n_lowest: int = Field(1, ge=1, description="so many of the lowest polymorphs are good targets; published: 1 or 2")
+    group_min: int = Field(2, ge=2, description="smallest group of polymorphs to learn from; published: 7 or 5")
+    gap_min_ev_per_cell: float = Field(
+        0.01, ge=0, description="groups without such a gap between energies are left out; published: 0.01"
+    )
+    pairs_per_group: float = Field(1.0, gt=0, description="pairs of an epoch per group of polymorphs; published: 1")
+
+
+def periodic_error(told: Tensor, target: Tensor, kind: Literal["image", "boundary", "none"]) -> Tensor:
+    """Absolute error of fractional coordinates, each by itself, of their shape.
+
+    image: to the nearest image of the target, at most 0.5. boundary: a coordinate of exactly 0 or 1 is one place, so
+    the error is to the nearer of both; others plain. With absolute errors the published minimum over the images of a
+    vertex, an edge or a face is this minimum in each coordinate.
+    """
+    plain = (told - target).abs()
+    if kind == "image":
+        shift = told - target
+        return (shift - shift.round()).abs()
+    if kind == "boundary":
+        on_boundary = (target == 0) | (target == 1)
+        return torch.where(on_boundary, torch.minimum(told.abs(), (told - 1).abs()), plain)
+    return plain
+
+
+class _Pairs(NamedTuple):
+    """Matrices of sources and targets, (B, R, 3), rows that count, (B, R, 1), and atoms per crystal, (B,)."""
+
+    source: Tensor
+    target: Tensor
+    counted: Tensor
+    n_atoms: Tensor
+
+
+class _Walk(NamedTuple):
+    """How many network calls, and whom to tell of each."""
+
+    n_steps: int
+    progress: Callable[[int], None] | None
+
+
+class StructureModifier(StructureMatrixSystem, ABC):
+    """What the three modifiers have in common: pairs, conditions, errors, and the way from crystals to crystals."""
+
+    config_type: ClassVar[type[ModifierConfig]] = ModifierConfig
+    source_is_condition: ClassVar[bool] = False
+    config: ModifierConfig
+
+    def __init__(self, config: ModifierConfig) -> None:
+        super().__init__(config, WIDTH if self.source_is_condition else 0)
+        self.source = StructureEncoder() if self.source_is_condition else None
+
+    def arranged(self, data: TrainingSet) -> TrainingSet:
+        """The crystals as pairs of polymorphs, which the loss reads."""
+        config = self.config
+        rule = PairRule(config.n_lowest, config.group_min, config.gap_min_ev_per_cell, config.pairs_per_group)
+        return PairSet.of(data, rule)
+
+    def loss(self, batch: CrystalBatch, rng: torch.Generator, epoch: int = 0) -> Loss:
+        """Of a batch of pairs: sources, then their targets; the same in every epoch."""
+        batch = sorted_sites(batch)
+        n, half = len(batch) // 2, len(batch.atomic_numbers) // 2
+        matrices = to_matrix(batch) / self.units
+        source, target = matrices[:n], matrices[n:]
+        n_atoms = batch.n_atoms[n:]
+        assert torch.equal(batch.n_atoms[:n], n_atoms), "pairs of cells with different atoms: see PairSet"
+        assert torch.equal(batch.atomic_numbers[:half], batch.atomic_numbers[half:])
+        change = batch.energy_ev_per_atom[n:] - batch.energy_ev_per_atom[:n]
+        hide = torch.rand(2, n, generator=rng, device=rng.device).to(change.device)
+        spacegroup = torch.where(hide[0] < self.config.drop_spacegroup, 0, batch.spacegroup[n:])
+        change = torch.where(hide[1] < self.config.drop_energy, torch.nan, change)
+        numbers = number_rows(batch=batch)[n:]
+        condition = self._asked(numbers, spacegroup, change, source)
+        return self._pair_loss(_Pairs(source, target, self._counted(n_atoms), n_atoms), condition, rng)
+
+    @abstractmethod
+    def _pair_loss(self, pairs: _Pairs, condition: Tensor, rng: torch.Generator) -> Loss:
+        """The loss of matrices and their condition (B, E)."""
+
+    def _asked(self, numbers: Tensor, spacegroup: Tensor, change: Tensor, source: Tensor) -> Tensor:
+        further = () if self.source is None else (self.source(source),)
+        energy = (change / self.energy_scale).nan_to_num(0.0)
+        vector: Tensor = self.conditions(numbers, spacegroup, energy, *further)
+        return vector
+
+    @torch.no_grad()
+    def modify(
+        self,
+        crystals: Sequence[Crystal],
+        rng: torch.Generator,
+        settings: SampleConfig,
+        spacegroups: Sequence[int | None] | None = None,
+        energy_changes_ev_per_atom: Sequence[float | None] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Crystal]:
+        """One polymorph of each crystal.
+
+        Args:
+            crystals: what to start from; reduced here (Niggli), as training crystals are.
+            rng: every draw; regression and flow draw none.
+            settings: n_steps network calls; regression makes one.
+            spacegroups: international numbers asked for, None where open.
+            energy_changes_ev_per_atom: target less source, None where open; below 0 for a more stable polymorph.
+            progress: called with the number of finished steps.
+
+        Returns: crystals, in order; a failed_sample where one cannot become a matrix.
+        """
+        results = [failed_sample(crystal.atomic_numbers.tolist()) for crystal in crystals]
+        usable = [i for i, crystal in enumerate(crystals) if not self.refused(crystal)]
+        if not usable:
+            return results
+        groups, changes = spacegroups or [None] * len(crystals), energy_changes_ev_per_atom or [None] * len(crystals)
+        batch = sorted_sites(
+            CrystalBatch.pack(
+                [reduced(crystals[i]) for i in usable], [groups[i] for i in usable], [changes[i] for i in usable]
+            ).to(self.units.device)
+        )
+        numbers, source = number_rows(batch=batch), to_matrix(batch) / self.units
+        counted = self._counted(batch.n_atoms)
+        condition = self._asked(numbers, batch.spacegroup, batch.energy_ev_per_atom, source)
+        end = self._modified(source, condition, counted, rng, _Walk(settings.n_steps, progress))
+        for i, crystal in zip(usable, from_matrix(end * self.units, numbers), strict=True):
+            results[i] = crystal
+        return results
+
+    @abstractmethod
+    def _modified(
+        self, source: Tensor, condition: Tensor, counted: Tensor, rng: torch.Generator, walk: _Walk
+    ) -> Tensor:
+        """Matrices of the polymorphs, (B, R, 3)."""
+
+
+class RegressionModifier(StructureModifier):
+    """The polymorph in one step; the network's time is always 0."""
+
+    name = "unet-modify-regression"
+
+    def _pair_loss(self, pairs: _Pairs, condition: Tensor, rng: torch.Generator) -> Loss:
+        told = self._told(pairs.source, pairs.source.new_zeros(len(pairs.source)), condition)
+        sites = periodic_error(
+            told[:, :FIRST_LATTICE_ROW], pairs.target[:, :FIRST_LATTICE_ROW], self.config.periodic_loss
+        )
+        lattice = (told - pairs.target)[:, FIRST_LATTICE_ROW:].abs()
+        return self._errors(torch.cat([sites, lattice], dim=1), pairs.counted, pairs.n_atoms)
+
+    def _modified(
+        self, source: Tensor, condition: Tensor, counted: Tensor, rng: torch.Generator, walk: _Walk
+    ) -> Tensor:
+        told = self._told(source, source.new_zeros(len(source)), condition) * counted
+        if walk.progress is not None:
+            walk.progress(walk.n_steps)
+        return told
+
+
+class DiffusionModifier(StructureModifier):
+    """A diffusion of the target, the source among its conditions; ancestral steps."""
+
+    name = "unet-modify-diffusion"
+    source_is_condition = True
+
+    def _pair_loss(self, pairs: _Pairs, condition: Tensor, rng: torch.Generator) -> Loss:
+        n = len(pairs.target)
+        epsilon = torch.randn(pairs.target.shape, generator=rng, device=rng.device).to(pairs.target) * pairs.counted
+        t = torch.randint(N_TIMES, (n,), generator=rng, device=rng.device).to(epsilon.device)
+        here = gaussian_diffusion.noisy(pairs.target, epsilon, self.alpha_bar[t.cpu()].to(epsilon.device))
+        told = self._told(here, t.to(epsilon.dtype), condition)
+        return self._errors((told - epsilon).abs(), pairs.counted, pairs.n_atoms)
+
+    def _modified(
+        self, source: Tensor, condition: Tensor, counted: Tensor, rng: torch.Generator, walk: _Walk
+    ) -> Tensor:
+        start = torch.randn(source.shape, generator=rng, device=rng.device).to(source) * counted
+
+        def told(time: float, matrix: Tensor) -> Tensor:
+            return self._told(matrix, condition.new_full((len(matrix),), time), condition) * counted
+
+        return gaussian_diffusion.denoise(told, start, self.alpha_bar, walk.n_steps, "ancestral", rng, walk.progress)
+
+
+class FlowModifier(StructureModifier):
+    """A straight flow from the source to the target; the same source always gives the same polymorph."""
+
+    name = "unet-modify-flow"
+
+    def _pair_loss(self, pairs: _Pairs, condition: Tensor, rng: torch.Generator) -> Loss:
+        t = torch.rand(len(pairs.source), generator=rng, device=rng.device).to(pairs.source)
+        here = straight_flow.between(pairs.source, pairs.target, t)
+        told = self._told(here, t * self.config.time_scale, condition)
+        return self._errors((told - (pairs.target - pairs.source)).abs(), pairs.counted, pairs.n_atoms)
+
+    def _modified(
+        self, source: Tensor, condition: Tensor, counted: Tensor, rng: torch.Generator, walk: _Walk
+    ) -> Tensor:
+        def velocity(t: float, matrix: Tensor) -> Tensor:
+            time = condition.new_full((len(matrix),), t * self.config.time_scale)
+            return self._told(matrix, time, condition) * counted
+
+        return straight_flow.integrate(velocity, source, walk.n_steps, walk.progress)
+
+
+MODIFIERS: tuple[type[StructureModifier], ...] = (RegressionModifier, DiffusionModifier, FlowModifier)
