@@ -263,6 +263,11 @@ class DenoisingConfig(RoomConfig):
         description="types shown to the denoiser while it decodes are exchanged by chance as in training, at this "
         "multiple of the level that goes with the coordinates'; 0 shows them as last named, as published",
     )
+    keep_composition: bool = Field(
+        False,
+        description="elements are shared out among the atoms so that the composition read from the latent vector is "
+        "kept; false: each atom takes its likeliest element at every step, as published",
+    )
     force_atom_count: bool = Field(False, description="reconstruction takes the true number of atoms")
     force_types: bool = Field(False, description="reconstruction takes the true elements, and their number")
     latent_steps: int = Field(

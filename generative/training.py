@@ -136,6 +136,8 @@ def _parts(
             f"{len(data)} crystals leave {len(train)} for training, {len(held)} for validation{why}: expected at least "
             f"one in each; add data or change validation_fraction{hint}"
         )
+    if (arranged := getattr(system, "arranged", None)) is not None:
+        train, held = arranged(train), arranged(held)
     return train, held, left_out
 
 

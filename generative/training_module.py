@@ -145,14 +145,15 @@ class SystemTraining(lightning.LightningModule):
     def held_out_loss(self, held: TrainingSet) -> dict[str, float]:
         """Loss of the averaged weights, mean over crystals, the same noise at every call: val_loss and val_<part>."""
         self.averaged.eval()
-        epoch, sums = self.epoch_of(self.steps_done), dict[str, torch.Tensor]()
+        epoch, sums, n = self.epoch_of(self.steps_done), dict[str, torch.Tensor](), 0
         for i, rows in enumerate(held.batches(self.config.batch_crystals, None)):
             batch = held[rows].to(self.device)
             with self.trainer.precision_plugin.forward_context():
                 loss = self.averaged.loss(batch, self._step_rng(VALIDATION_STEP + i), epoch)
             for name, value in {"val_loss": loss.total, **{f"val_{k}": v for k, v in loss.parts.items()}}.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(batch)
-        means = torch.stack([v.float() for v in sums.values()]) / len(held)
+            n += len(batch)
+        means = torch.stack([v.float() for v in sums.values()]) / n
         return dict(zip(sums, means.tolist(), strict=True))
 
     def validated(self, measured: Mapping[str, float]) -> None:

@@ -10,7 +10,9 @@ of the second prints a softmax of the sum, its text "the element of highest prob
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 N_TYPES = 100
@@ -68,6 +70,28 @@ def initial_types(probabilities: Tensor, n_atoms: Tensor, rng: torch.Generator) 
     order = order.masked_fill(slots >= torch.maximum(n_rounded, n_atoms[:, None]), 2.0)  # past every key: never chosen
     shuffled = pool.gather(1, order.argsort(1))[:, :largest]
     return shuffled[slots[:, :largest] < n_atoms[:, None]]
+
+
+def shared_out(logits: Tensor, pool: Tensor, n_atoms: Tensor) -> Tensor:
+    """Types of whole crystals that use up a given pool, the sum of their log-probabilities largest, (A,), int64.
+
+    Each atom's likeliest type, taken alone, seldom adds up to the composition that a crystal was meant to have; this is
+    the likeliest naming that does (linear assignment per crystal, on the CPU).
+
+    Args:
+        logits: of the elements, per atom, (A, 100).
+        pool: atomic numbers to hand out, (A,), as many per crystal as it has atoms, in any order.
+        n_atoms: of each crystal, (B,).
+    """
+    log_probabilities = logits.log_softmax(-1).double().cpu().numpy()
+    kinds, named = pool.cpu().numpy(), np.empty(len(pool), dtype=np.int64)
+    end = 0
+    for n in n_atoms.tolist():
+        begin, end = end, end + n
+        slots = kinds[begin:end]
+        atoms, chosen = linear_sum_assignment(log_probabilities[begin:end, slots - 1], maximize=True)
+        named[begin + atoms] = slots[chosen]
+    return torch.from_numpy(named).to(pool.device)
 
 
 def _drawn(weights: Tensor, n: int, rng: torch.Generator) -> Tensor:

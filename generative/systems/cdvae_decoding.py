@@ -15,7 +15,7 @@ from generative.config import SampleConfig
 from generative.crystals import Crystal
 from generative.processes import annealed_langevin, coordinate_ddpm
 from generative.processes.annealed_langevin import Point
-from generative.processes.type_noise import corrupted, initial_types
+from generative.processes.type_noise import corrupted, initial_types, shared_out
 from generative.systems.baselines import failed_sample
 from generative.systems.cdvae_cells import Cells
 
@@ -97,12 +97,12 @@ def _denoised(
     finished: Callable[[float], None] | None,
 ) -> Point:
     """Atoms placed in their cells, types as last named."""
-    how, crystal = settings.denoising, cells.crystal
+    how, crystal, pool = settings.denoising, cells.crystal, types
     search = system.denoiser.neighbours(cells.lattice_ang, cells.n_atoms)
 
     def called(frac: Tensor, types: Tensor, time: Tensor | None) -> tuple[Tensor, Tensor]:
         vector, logits = system.denoiser(z, frac, types, crystal, search, time)
-        named = logits.argmax(-1) + 1
+        named = shared_out(logits, pool, cells.n_atoms) if how.keep_composition else logits.argmax(-1) + 1
         return vector, named if fixed is None else torch.where(fixed > 0, fixed, named)
 
     def noisy(types: Tensor, sigma: float) -> Tensor:

@@ -28,7 +28,11 @@ class Loss(NamedTuple):
 
 
 class Trainable(Protocol):
-    """A generator with something to learn; in fact a torch.nn.Module, of which the members used are listed here too."""
+    """A generator with something to learn; in fact a torch.nn.Module, of which the members used are listed here too.
+
+    One that learns from several crystals at once has a method `arranged` too: TrainingSet -> TrainingSet, whose batches
+    are in the form that its loss reads, such as pairs of polymorphs (generative/datasets/polymorphs.py).
+    """
 
     name: ClassVar[str]
     needs_bonds: ClassVar[bool]

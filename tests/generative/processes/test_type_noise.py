@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from generative.processes.annealed_langevin import Point, geometric_levels, langevin
-from generative.processes.type_noise import N_TYPES, corrupted, initial_types
+from generative.processes.type_noise import N_TYPES, corrupted, initial_types, shared_out
 from tests.generative.processes.packed_cells import Cells
 
 
@@ -153,6 +155,23 @@ def test_crystals_of_a_batch_keep_their_own_compositions(rng: torch.Generator) -
     types = initial_types(p.float(), torch.tensor([3, 1, 4]), rng)
     assert types[:4].tolist() == [6, 6, 6, 8]
     assert sorted(types[4:].tolist()) == [7, 7, 13, 13]
+
+
+def test_shared_out_types_are_the_likeliest_of_all_orders_of_the_pool(rng: torch.Generator) -> None:
+    n_atoms = torch.tensor([3, 1, 5])
+    pool = torch.tensor([8, 8, 22, 6, 38, 22, 8, 8, 8])
+    for _ in range(20):
+        logits = 3 * torch.randn(9, N_TYPES, generator=rng, dtype=torch.float64)
+        named = shared_out(logits, pool, n_atoms)
+        scores = logits.log_softmax(-1)
+        for begin, end in ((0, 3), (3, 4), (4, 9)):
+            rows, kinds = scores[begin:end], pool[begin:end]
+            worth = {
+                order: float(sum(rows[i, z - 1] for i, z in enumerate(order)))
+                for order in set(itertools.permutations(kinds.tolist()))
+            }
+            best = max(worth, key=lambda order: worth[order])
+            assert named[begin:end].tolist() == list(best)
 
 
 def test_types_repeat_with_the_seed() -> None:

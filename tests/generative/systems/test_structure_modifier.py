@@ -1,0 +1,130 @@
+"""Modifiers: periodic errors against the published cases, pairs, and a polymorph that is learned by heart."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core.lattice import Lattice
+from pymatgen.core.structure import Structure
+
+from generative.batch import CrystalBatch
+from generative.config import SampleConfig
+from generative.crystals import Crystal, reduced
+from generative.datasets.polymorphs import PairSet
+from generative.systems.structure_modifier import MODIFIERS, ModifierConfig, StructureModifier, periodic_error
+from generative.training_data import TrainingSet
+
+QUICK = SampleConfig(n_steps=20)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def built(kind: type[StructureModifier], **settings: object) -> StructureModifier:
+    torch.manual_seed(0)
+    system = kind(ModifierConfig(size="tiny", drop_spacegroup=0, drop_energy=0, **settings))
+    system.fit_statistics([], [-1.0, -2.0])
+    return system
+
+
+def polymorphs() -> TrainingSet:
+    """Caesium chloride and rock salt of two compounds, the first the higher."""
+    made, energies = [], []
+    for one, two, a in (("Na", "Cl", 5.6), ("K", "Br", 6.6)):
+        low = Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [one, two], [[0, 0, 0], [0.5] * 3])
+        high = Structure(Lattice.cubic(0.6 * a), [one, two], [[0, 0, 0], [0.5] * 3])
+        made += [reduced(Crystal.from_structure(s)) for s in (high, low.get_primitive_structure())]
+        energies += [-1.0, -2.0]
+    return TrainingSet(made, [221, 225, 221, 225], energies, list("abcd"))
+
+
+@pytest.mark.parametrize(
+    ("target", "told", "image", "boundary"),
+    [
+        ((0, 0, 0), (0.9, 0.1, 0.95), 0.25, 0.25),
+        ((1, 0, 0.3), (0.1, 0.9, 0.35), 0.25, 0.25),
+        ((0, 0.4, 0.6), (0.9, 0.4, 0.6), 0.10, 0.10),
+        ((0.2, 0.3, 0.4), (0.9, 0.3, 0.4), 0.30, 0.70),
+    ],
+)
+def test_periodic_errors_are_those_of_the_published_cases(target, told, image, boundary) -> None:
+    target, told = torch.tensor(target, dtype=torch.float64), torch.tensor(told, dtype=torch.float64)
+    assert float(periodic_error(told, target, "image").sum()) == pytest.approx(image)
+    assert float(periodic_error(told, target, "boundary").sum()) == pytest.approx(boundary)
+    assert float(periodic_error(told, target, "none").sum()) == pytest.approx(float((told - target).abs().sum()))
+
+
+def test_the_error_to_the_nearest_image_is_the_least_over_all_images() -> None:
+    told, target = torch.rand(2, 200, 3, generator=rng(), dtype=torch.float64) * 3 - 1
+    images = torch.tensor(list(itertools.product(range(-3, 4), repeat=3)), dtype=torch.float64)
+    least = (told[:, None] - target[:, None] + images).abs().sum(-1).min(1).values
+    torch.testing.assert_close(periodic_error(told, target, "image").sum(-1), least)
+    moved = periodic_error(told + 2, target - 1, "image")
+    torch.testing.assert_close(moved, periodic_error(told, target, "image"))
+
+
+@pytest.mark.parametrize("kind", MODIFIERS, ids=lambda kind: kind.name)
+def test_an_untrained_flow_returns_its_source_and_a_crystal_too_large_is_a_failed_sample(kind) -> None:
+    system = built(kind).eval()
+    crystal = polymorphs().crystals[0]
+    large = Crystal(20 * np.eye(3), np.random.default_rng(0).random((61, 3)), np.full(61, 6, dtype=np.int16))
+    failed, found = system.modify([large, crystal], rng(), QUICK, [None, 225], [None, -0.5])
+    assert np.isnan(failed.frac).all()
+    assert found.atomic_numbers.tolist() == sorted(crystal.atomic_numbers.tolist(), key=[17, 11].index)
+    if "flow" in kind.name:
+        assert StructureMatcher(scale=False).fit(found.to_structure(), crystal.to_structure())
+    if "regression" in kind.name:
+        assert not found.lattice_ang.any()
+
+
+def test_modifiers_learn_from_pairs_of_polymorphs() -> None:
+    pairs = built(MODIFIERS[0]).arranged(polymorphs())
+    assert isinstance(pairs, PairSet)
+    assert pairs.batches(4, None) == [[0, 2, 1, 3]]
+
+
+def test_the_loss_of_regression_is_the_error_of_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = polymorphs()
+    system = built(MODIFIERS[0])
+    batch = CrystalBatch.pack([data.crystals[i] for i in (0, 2, 1, 3)], [221, 221, 225, 225], [-1.0, -1.0, -2.0, -2.0])
+    told = torch.zeros(2, 64, 3)
+    told[:, 0], told[:, 1] = 0.9, 0.5  # chlorine or bromine, then the metal
+    monkeypatch.setattr(system, "_told", lambda matrix, time, condition: told)
+    parts = system.loss(batch, rng()).parts
+    errors = []
+    for crystal in (data.crystals[1], data.crystals[3]):
+        by_symbol = crystal.frac[np.argsort([0 if z in (17, 35) else 1 for z in crystal.atomic_numbers], kind="stable")]
+        shift = np.array([[0.9] * 3, [0.5] * 3]) - by_symbol
+        errors.append(np.abs(shift - np.round(shift)).sum() / 2)
+    assert float(parts["sites"]) == pytest.approx(np.mean(errors), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", MODIFIERS, ids=lambda kind: kind.name)
+def test_polymorphs_learned_by_heart_are_found_from_their_sources(kind) -> None:
+    data = polymorphs()
+    system = built(kind)
+    rows = [0, 2] * 4 + [1, 3] * 4
+    batch = CrystalBatch.pack(
+        [data.crystals[i] for i in rows], [data.spacegroups[i] for i in rows], [data.energies[i] for i in rows]
+    )
+    optimiser, n_steps = torch.optim.AdamW(system.parameters(), lr=2e-3), 300
+    for step in range(n_steps):
+        for group in optimiser.param_groups:
+            group["lr"] = 2e-3 * min(1, (step + 1) / 20) * (1 - step / n_steps)
+        optimiser.zero_grad()
+        system.train().loss(batch, rng(step)).total.backward()
+        torch.nn.utils.clip_grad_norm_(system.parameters(), 1.0)
+        optimiser.step()
+    found = system.eval().modify(
+        [data.crystals[0], data.crystals[2]] * 4, rng(1), SampleConfig(n_steps=50), [225] * 8, [-1.0] * 8
+    )
+    targets = [data.crystals[1].to_structure(), data.crystals[3].to_structure()] * 4
+    matcher = StructureMatcher()
+    hits = [matcher.fit(crystal.to_structure(), target) for crystal, target in zip(found, targets, strict=True)]
+    assert sum(hits) >= 7
