@@ -25,8 +25,8 @@ from generative.config import (
     NetworkSource,
     OptimadeSource,
     PrototypesSource,
-    TrainConfig,
 )
+from generative.training_config import TrainConfig
 
 HEAD = """\
 # Settings

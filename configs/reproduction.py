@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from configs.schema import ConfigError, ExecutionConfig, read_yaml, validated
 from dft.config import RelaxConfig
-from generative.config import RoomConfig, SampleConfig, TrainConfig
+from generative.config import RoomConfig, SampleConfig
+from generative.training_config import TrainConfig
 
 StageName = Literal["train", "regressor", "ceiling", "reconstruct", "generate", "ground-state"]
 SystemName = Literal["cdvae", "cdvae-fourier", "dp-cdvae", "dp-cdvae-na", "dp-cdvae-gine", "dp-cdvae-na-gine"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger
 
-from generative.config import TrainConfig
+from generative.training_config import TrainConfig
 from tasks.train import train as run_training
 from tasks.training_progress import progress_artifact
 

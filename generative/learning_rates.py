@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from generative.config import TrainConfig
+from generative.training_config import TrainConfig
 
 IMPROVEMENT = 1e-4
 """A loss counts as lower if it is so by this share of itself: torch's ReduceLROnPlateau, which both CDVAE codes use."""

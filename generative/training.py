@@ -28,10 +28,11 @@ from torch.utils.data import DataLoader
 from generative import checkpoints
 from generative.allocator import keep_freed_memory
 from generative.batch import CrystalBatch
-from generative.config import RoomConfig, TrainConfig
+from generative.config import RoomConfig
 from generative.selection import KeepBest
 from generative.systems.trainable import Trainable
 from generative.training_callbacks import Clock, SaveState, StopAtStep, TrainingCurve, Validation, save_state
+from generative.training_config import TrainConfig
 from generative.training_data import StepSampler, TrainingError, TrainingSet, split, trainable_part
 from generative.training_module import SystemTraining
 

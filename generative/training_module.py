@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from generative.batch import CrystalBatch
-from generative.config import TrainConfig
 from generative.learning_rates import Plateau, learning_factor
 from generative.muon import Muon
 from generative.systems.trainable import Loss, Trainable
+from generative.training_config import TrainConfig
 from generative.training_data import TrainingError, TrainingSet
 
 logger = logging.getLogger(__name__)

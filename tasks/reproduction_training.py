@@ -18,8 +18,9 @@ from typing import Any
 
 from configs.paths import resolve
 from configs.reproduction import DatasetEntry, ReproductionConfig
-from generative.config import DataConfig, FilesSource, FilterConfig, TrainConfig
+from generative.config import DataConfig, FilesSource, FilterConfig
 from generative.metrics.figures import Figure
+from generative.training_config import TrainConfig
 from tasks.files import code_digest, write_text
 from tasks.reproduction_results import Measured, NotReadyError, Place, Result, digest_of, locked, train_place
 from tasks.run import hardware

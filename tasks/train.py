@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.paths import resolve
-from generative.config import DataConfig, FilesSource, TrainConfig
+from generative.config import DataConfig, FilesSource
+from generative.training_config import TrainConfig
 from tasks.downloads import network_context
 from tasks.files import write_text
 from tasks.run import hardware

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from generative.config import TrainConfig
+from generative.training_config import TrainConfig
 
 
 def progress_artifact(config: TrainConfig) -> Any:

@@ -16,7 +16,7 @@ from configs.overrides import override
 from configs.reproduction import ReproductionConfig, load_reproduction
 from configs.schema import ConfigError, DiscoverConfig, load, parse
 from configs.training import load_training, parse_training
-from generative.config import TrainConfig
+from generative.training_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ("quickstart", "ternary", "binary", "perovskite")

@@ -23,7 +23,7 @@ from configs.schema import parse, read_yaml
 from configs.training import parse_training
 from flows.cli import app
 from flows.deployments import deployment_names
-from generative.config import TrainConfig
+from generative.training_config import TrainConfig
 from tasks.candidates import CANDIDATES, Stage
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -32,6 +32,7 @@ from configs.paths import AssetError, resolve
 from generative.bonds import crystal_nn_bonds
 from generative.crystals import Crystal, reduced
 from generative.datasets.cif import parse_cif
+from generative.muon import Muon
 from generative.networks.gemnet import GemNetConfig, GemNetOutput, GemNetT
 from generative.networks.periodic_graph import Edges, NeighbourSearch, entries_per_atom
 from generative.processes import annealed_langevin, coordinate_ddpm
@@ -156,6 +157,19 @@ def test_training_rate(device: str, kind: type[CDVAE], size: str, name: str, mon
         f"{len(batch) / spent.busy:.1f} by busy time\n  "
         + ", ".join(f"{part} {100 * seconds / whole:.0f} %" for part, seconds in shares.items()),
     )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("size", ["paper", "cpu"])
+def test_muon_beside_torch_s(device: str, size: str) -> None:
+    """The step of our Muon against that of torch, on all matrices that CDVAE gives it."""
+    system, _ = made(CDVAE, size, "perov-5", device)
+    matrices = system.muon_parameters()
+    for matrix in matrices:
+        matrix.grad = torch.ones_like(matrix)
+    ours, theirs = (timed(kind(matrices, lr=1e-6).step, device) for kind in (Muon, torch.optim.Muon))
+    says(device, f"Muon, size {size}, {sum(m.numel() for m in matrices):,} weights in {len(matrices)} matrices:")
+    print(f"  {ours}; torch.optim.Muon {theirs}: {theirs.busy / ours.busy:.1f} times")
 
 
 def laps(step: Callable[[Callable[[str], object]], None], device: str, patch: pytest.MonkeyPatch) -> dict[str, float]:

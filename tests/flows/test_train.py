@@ -50,7 +50,7 @@ def run(settings: dict[str, Any], folder: Path, environment: dict[str, str]) -> 
     code = (
         "import json, sys\n"
         "from flows.train import train\n"
-        "from generative.config import TrainConfig\n"
+        "from generative.training_config import TrainConfig\n"
         "train(TrainConfig.model_validate(json.loads(sys.argv[1])), runs_folder=sys.argv[2])"
     )
     command = [sys.executable, "-c", code, json.dumps(settings), str(folder)]

@@ -13,11 +13,12 @@ from lightning.pytorch.callbacks import Callback
 
 from generative import checkpoints
 from generative.batch import CrystalBatch
-from generative.config import SampleConfig, TrainConfig
+from generative.config import SampleConfig
 from generative.crystals import Crystal
 from generative.learning_rates import learning_factor
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
 from generative.training import fit
+from generative.training_config import TrainConfig
 from generative.training_data import StepSampler, TrainingError, TrainingSet, split
 
 SMALL = {"width": 32, "n_layers": 2, "n_heads": 4, "pair_width": 16}

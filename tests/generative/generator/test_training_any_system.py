@@ -18,10 +18,11 @@ from torch import nn
 from generative import checkpoints
 from generative.batch import CrystalBatch
 from generative.bonds import crystal_nn_bonds
-from generative.config import RoomConfig, TrainConfig
+from generative.config import RoomConfig
 from generative.crystals import Crystal
 from generative.systems.trainable import Loss
 from generative.training import fit, new_system, trainable_kinds
+from generative.training_config import TrainConfig
 from generative.training_data import StepSampler, TrainingError, TrainingSet, split
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and GPUs
