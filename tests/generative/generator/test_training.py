@@ -68,7 +68,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_batch(
     train, _ = split(data, 0.3, seed=0)
     row = data.ids.index(train.ids[0])
     good = data.crystals[row]
-    data.crystals[row] = Crystal(good.lattice_ang * 1e-20, good.frac, good.atomic_numbers)
+    data.crystals[row] = Crystal(good.lattice_ang * 1e-30, good.frac, good.atomic_numbers)
     with pytest.raises(TrainingError, match=r"singular at step 0.*A\^3"):
         fit(data, config(max_steps=3, batch_crystals=60), tmp_path / "cell")
     data.crystals[row] = good
