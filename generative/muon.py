@@ -16,6 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+NEGLIGIBLE = 1e-9
+
 
 def orthogonalised(
     matrices: Tensor, coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315), steps: int = 5
@@ -31,6 +33,9 @@ def orthogonalised(
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
+    # Fourth powers of what is smaller leave the range of single precision, where arithmetic is slow (processor.py sees
+    # to one thread alone), and no singular value so small comes near one in a few steps.
+    x = torch.where(x.abs() < NEGLIGIBLE, 0.0, x)
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

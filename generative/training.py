@@ -26,9 +26,9 @@ from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from generative import checkpoints
-from generative.allocator import keep_freed_memory
 from generative.batch import CrystalBatch
 from generative.config import RoomConfig
+from generative.processor import prepare_processor
 from generative.selection import KeepBest
 from generative.systems.trainable import Trainable
 from generative.training_callbacks import Clock, SaveState, StopAtStep, TrainingCurve, Validation, save_state
@@ -183,7 +183,7 @@ def fit(
     Raises: TrainingError: if the settings name no system, there is too little data, or the loss stops being finite.
     """
     torch.set_num_threads(config.torch_threads)
-    keep_freed_memory()
+    prepare_processor()
     system = new_system(config) if initial is None else copy.deepcopy(initial).train()
     train, held, left_out = _parts(data, held, config, system, folder)
     if initial is None:

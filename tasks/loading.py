@@ -35,16 +35,16 @@ class PotentialIdentity(BaseModel):
 
 
 def device_of(execution: ExecutionConfig) -> str:
-    """'cuda' or 'cpu'; sets the CPU threads of this process, and how it keeps memory, as it goes.
+    """'cuda' or 'cpu'; sets the CPU threads of this process, and how they work, as it goes.
 
     Raises: RuntimeError: if a GPU is demanded and none is seen.
     """
     import torch
 
-    from generative.allocator import keep_freed_memory
+    from generative.processor import prepare_processor
 
     torch.set_num_threads(execution.torch_threads)
-    keep_freed_memory()
+    prepare_processor()
     if execution.device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("execution.device is 'cuda', but no GPU is seen: use 'auto' or 'cpu', or check the driver")
     return "cuda" if execution.device != "cpu" and torch.cuda.is_available() else "cpu"

