@@ -71,17 +71,10 @@ def to_matrix(batch: CrystalBatch) -> Tensor:
     return matrix
 
 
-def number_rows(atomic_numbers: Sequence[Sequence[int]] | None = None, batch: CrystalBatch | None = None) -> Tensor:
-    """Atomic numbers by row, 0 where no site is, (B, 64), int64; of lists in any order, or of a batch sorted."""
-    if batch is not None:
-        rows = batch.atomic_numbers.new_zeros(len(batch), N_ROWS)
-        rows[:, :MAX_SITES][batch.mask(MAX_SITES)] = batch.atomic_numbers
-        return rows
-    asked = atomic_numbers or []
-    rows = torch.zeros(len(asked), N_ROWS, dtype=torch.int64)
-    for row, numbers in zip(rows, asked, strict=True):
-        ordered = np.asarray(numbers, dtype=np.int64)[in_row_order(numbers)]
-        row[: len(ordered)] = torch.as_tensor(ordered)
+def number_rows(batch: CrystalBatch) -> Tensor:
+    """Atomic numbers by row of a batch whose sites are sorted, 0 where no site is, (B, 64), int64."""
+    rows = batch.atomic_numbers.new_zeros(len(batch), N_ROWS)
+    rows[:, :MAX_SITES][batch.mask(MAX_SITES)] = batch.atomic_numbers
     return rows
 
 

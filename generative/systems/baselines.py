@@ -80,6 +80,16 @@ def failed_sample(atomic_numbers: Sequence[int]) -> Crystal:
     return Crystal(np.full((3, 3), np.nan), np.full((len(numbers), 3), np.nan), numbers)
 
 
+def refuse_cells(cells: Sequence[Sequence[int]], atoms_max: int) -> None:
+    """Raises: ValueError: if a cell is empty, too large, or holds an unknown atomic number; the first is named."""
+    for i, cell in enumerate(cells):
+        if not 1 <= len(cell) <= atoms_max or not all(1 <= z <= MAX_Z for z in cell):
+            raise ValueError(
+                f"composition {i} has {len(cell)} atoms, numbers {sorted(set(cell))}: expected 1 to {atoms_max} atoms "
+                f"with atomic numbers 1 to {MAX_Z}"
+            )
+
+
 def repeated(crystal: Crystal, n_cells: int) -> Crystal:
     """The same crystal in a cell of `n_cells` primitive ones: by each prime factor, along the then shortest vector."""
     lattice, frac, numbers = np.array(crystal.lattice_ang), np.array(crystal.frac), np.array(crystal.atomic_numbers)

@@ -28,7 +28,6 @@ from generative.batch import CrystalBatch
 from generative.config import SampleConfig
 from generative.crystals import Crystal
 from generative.processes import gaussian_diffusion, straight_flow
-from generative.species import MAX_Z
 from generative.structure_matrix import (
     MAX_SITES,
     N_ROWS,
@@ -37,9 +36,8 @@ from generative.structure_matrix import (
     number_rows,
     sorted_sites,
     to_matrix,
-    too_large,
 )
-from generative.systems.baselines import in_order
+from generative.systems.baselines import in_order, refuse_cells
 from generative.systems.conditional_unet_config import ConditionalUNetConfig, Way
 from generative.systems.structure_matrix_system import N_TIMES, StructureMatrixSystem
 from generative.systems.trainable import Loss
@@ -59,7 +57,7 @@ class ConditionalUNet(StructureMatrixSystem):
         As published but for the mean over the batch in the place of the sum.
         """
         batch = sorted_sites(batch)
-        numbers, counted = number_rows(batch=batch), self._counted(batch.n_atoms)
+        numbers, counted = number_rows(batch), self._counted(batch.n_atoms)
         end = to_matrix(batch) / self.units
         start = self._start(len(batch), rng).to(end) * counted
         condition = self._condition(batch, numbers, rng)
@@ -113,12 +111,7 @@ class ConditionalUNet(StructureMatrixSystem):
 
         Raises: ValueError: if a composition is empty, too large, or holds an unknown atomic number.
         """
-        for i, cell in enumerate(atomic_numbers):
-            if too_large(len(cell)) or not all(1 <= z <= MAX_Z for z in cell):
-                raise ValueError(
-                    f"composition {i} has {len(cell)} atoms, numbers {sorted(set(cell))}: expected 1 to {MAX_SITES} "
-                    f"atoms with atomic numbers 1 to {MAX_Z}"
-                )
+        refuse_cells(atomic_numbers, MAX_SITES)
         if not atomic_numbers:
             return []
         asked = CrystalBatch.pack(
@@ -126,7 +119,7 @@ class ConditionalUNet(StructureMatrixSystem):
             spacegroups,
             energies_ev_per_atom,
         ).to(self.energy_mean.device)
-        numbers, counted = number_rows(batch=asked), self._counted(asked.n_atoms)
+        numbers, counted = number_rows(asked), self._counted(asked.n_atoms)
         condition = self._condition(asked, numbers, None)
         start = self._start(len(asked), rng).to(condition) * counted
 

@@ -27,6 +27,7 @@ from generative.lattice import LATTICE_DIM, fit_atomic_volumes, from_log_cholesk
 from generative.networks.pair_transformer import PairTransformer
 from generative.processes.torus_flow import FlowPoint, draw_prior, integrate, interpolate
 from generative.species import MAX_Z, species_descriptors
+from generative.systems.baselines import refuse_cells
 from generative.systems.trainable import Loss
 
 WRAPPED_VARIANCE = 1.0 / 12.0
@@ -155,12 +156,7 @@ class CrystalFlow(nn.Module):
             progress: called with the number of finished integration steps.
         Raises: ValueError: if a composition is empty, too large, or holds an unknown atomic number.
         """
-        for i, cell in enumerate(atomic_numbers):
-            if not 1 <= len(cell) <= MAX_ATOMS or not all(1 <= z <= MAX_Z for z in cell):
-                raise ValueError(
-                    f"composition {i} has {len(cell)} atoms, numbers {sorted(set(cell))}: expected 1 to "
-                    f"{MAX_ATOMS} atoms with atomic numbers 1 to {MAX_Z}"
-                )
+        refuse_cells(atomic_numbers, MAX_ATOMS)
         device = self.lattice_mean.device
         batch = CrystalBatch.pack(
             [Crystal(np.eye(3), np.zeros((len(z), 3)), np.array(z, dtype=np.int16)) for z in atomic_numbers],

@@ -120,7 +120,7 @@ class StructureModifier(StructureMatrixSystem, ABC):
         hide = torch.rand(2, n, generator=rng, device=rng.device).to(change.device)
         spacegroup = torch.where(hide[0] < self.config.drop_spacegroup, 0, batch.spacegroup[n:])
         change = torch.where(hide[1] < self.config.drop_energy, torch.nan, change)
-        numbers = number_rows(batch=batch)[n:]
+        numbers = number_rows(batch)[n:]
         condition = self._asked(numbers, spacegroup, change, source)
         return self._pair_loss(_Pairs(source, target, self._counted(n_atoms), n_atoms), condition, rng)
 
@@ -166,7 +166,7 @@ class StructureModifier(StructureMatrixSystem, ABC):
                 [reduced(crystals[i]) for i in usable], [groups[i] for i in usable], [changes[i] for i in usable]
             ).to(self.units.device)
         )
-        numbers, source = number_rows(batch=batch), to_matrix(batch) / self.units
+        numbers, source = number_rows(batch), to_matrix(batch) / self.units
         counted = self._counted(batch.n_atoms)
         condition = self._asked(numbers, batch.spacegroup, batch.energy_ev_per_atom, source)
         end = self._modified(source, condition, counted, rng, _Walk(settings.n_steps, progress))

@@ -43,7 +43,7 @@ def test_crystals_come_back_from_their_matrices_as_the_same_crystals() -> None:
     matrix = to_matrix(batch)
     assert matrix.shape == (12, N_ROWS, 3)
     matcher = StructureMatcher()
-    for before, after in zip(crystals, from_matrix(matrix, number_rows(batch=batch)), strict=True):
+    for before, after in zip(crystals, from_matrix(matrix, number_rows(batch)), strict=True):
         assert sorted(after.atomic_numbers) == sorted(before.atomic_numbers)
         found = matcher.get_rms_dist(before.to_structure(), after.to_structure())
         assert found is not None
@@ -54,9 +54,9 @@ def test_sites_stand_by_symbol_and_what_is_left_is_zero() -> None:
     frac = [[0, 0, 0], [0, 0.5, 0.5], [0.5] * 3, [0.5, 0, 0.5], [0.5, 0.5, 0]]
     perovskite = Structure(Lattice.cubic(3.9), ["Sr", "O", "Ti", "O", "O"], frac)
     batch = sorted_sites(CrystalBatch.pack([Crystal.from_structure(perovskite)]))
-    numbers, matrix = number_rows(batch=batch)[0], to_matrix(batch)[0]
+    numbers, matrix = number_rows(batch)[0], to_matrix(batch)[0]
     assert [ELEMENTS[z - 1] for z in numbers[:5]] == ["O", "O", "O", "Sr", "Ti"]
-    assert torch.equal(numbers, number_rows([[38, 8, 22, 8, 8]])[0])
+    assert not numbers[5:].any()
     torch.testing.assert_close(matrix[:3], torch.tensor([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]))
     assert not matrix[5:FIRST_LATTICE_ROW].any()
     torch.testing.assert_close(matrix[FIRST_LATTICE_ROW:], 3.9 * torch.eye(3))

@@ -17,6 +17,7 @@ from generative.systems.conditional_unet import (
     ConditionalUNet,
     UNetDDIM,
     UNetDDPM,
+    UNetFlowNormal,
     UNetFlowUniform,
 )
 from generative.systems.conditional_unet_config import ConditionalUNetConfig
@@ -53,16 +54,13 @@ def moved(system: ConditionalUNet) -> ConditionalUNet:
     return system.eval()
 
 
-@pytest.mark.parametrize("kind", GENERATORS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [UNetDDIM, UNetFlowNormal, UNetFlowUniform], ids=lambda kind: kind.name)
 def test_an_untrained_generator_ends_where_its_start_leads_without_a_network(kind) -> None:
     """Zero noise predicted: DDIM stretches the start by 1 / sqrt(abar); zero velocity: the flow stays."""
     system = built(kind, mask_padding=False, lattice_unit_ang=1.0).eval()
     asked = [CAESIUM_CHLORIDE.atomic_numbers.tolist()] * 50
-    (first, *_) = drawn = system.sample(asked, rng(1), SampleConfig(n_steps=100))
+    (first, *_) = system.sample(asked, rng(1), SampleConfig(n_steps=100))
     start = system._start(50, rng(1))
-    if kind is UNetDDPM:  # noise is added on the way: its spread is what the posterior variances leave of a start
-        assert np.std([c.lattice_ang for c in drawn]) > 10
-        return
     factor = 71.298 if kind is UNetDDIM else 1.0
     np.testing.assert_allclose(first.lattice_ang, factor * start[0, 61:], rtol=1e-4)
 
