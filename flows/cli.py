@@ -71,7 +71,7 @@ def _say_potential(config: DiscoverConfig) -> None:
 @guarded
 def discover(
     config: Annotated[
-        str, typer.Argument(help="YAML file, or quickstart, ternary, binary, perovskite.")
+        str, typer.Argument(help="YAML file, or quickstart, ternary, binary, perovskite, ta-w-b.")
     ] = "quickstart",
     settings: Settings = None,
     name: Annotated[str | None, typer.Option(help="Name of the run and of its folder.")] = None,

@@ -21,6 +21,7 @@ from generative.systems.conditional_unet import GENERATORS
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
 from generative.systems.property_regressor import PropertyRegressor, PropertyRegressorConfig
 from generative.systems.random_symmetric import RandomSymmetric, RandomSymmetricConfig
+from generative.systems.structure_modifier import MODIFIERS
 from generative.systems.substitution import PrototypeSubstitution, SubstitutionConfig
 from generative.systems.training_copies import TrainingCopies
 
@@ -33,6 +34,7 @@ SYSTEMS: dict[str, tuple[type[Any], type[RoomConfig]]] = {
     RandomSymmetric.name: (RandomSymmetric, RandomSymmetricConfig),
     **{member.name: (member, member.config_type) for member in FAMILY},
     **{generator.name: (generator, generator.config_type) for generator in GENERATORS},
+    **{modifier.name: (modifier, modifier.config_type) for modifier in MODIFIERS},
     PropertyRegressor.name: (PropertyRegressor, PropertyRegressorConfig),
 }
 """Every system that a checkpoint may name."""

@@ -155,6 +155,7 @@ def plan(
     n_candidates: int,
     rng: np.random.Generator | int,
     training_formulas: Sequence[str] = (),
+    hull_ev_per_atom: Mapping[str, float] | None = None,
 ) -> list[Condition]:
     """One condition per candidate: a formula times a number of formula units, by the policy of the settings.
 
@@ -162,6 +163,9 @@ def plan(
     u_f uniform in [0, 1) from `rng`, and the plan lists what is due in order of time. So after any number of candidates
     each formula has had its share to within one, and a shorter plan is a prefix of a longer one from the same seed. The
     numbers of formula units of each formula take turns the same way, by FORMULA_UNIT_WEIGHTS.
+
+    Policy 'grid' asks every listed formula, in its smallest cell, in every space group at every energy, in turn and
+    from the beginning again; it draws nothing.
 
     Weights w_f by policy: 'enumerate': (elements / atoms of the formula unit)^2, so 1 for 1:1:1, .56 for 2:1:1, .36 for
     five atoms, .14 for eight; real crystals fall off with about the fourth power (1,617 entries of 1:1:1 but 36 per
@@ -176,6 +180,8 @@ def plan(
         rng: generator or its seed; what is drawn from it does not depend on n_candidates.
         training_formulas: one formula per training crystal, for policy 'training'; those outside the chemical system
             are ignored.
+        hull_ev_per_atom: formation energy of the hull by reduced formula, eV/atom, for policy 'grid' where its energies
+            start there.
 
     Raises: PlanError: if no formula is left; the message says which limit emptied the list, and the remedy.
     """
@@ -185,12 +191,15 @@ def plan(
         weights = _charge_balanced(weights, system)
     units = {formula: _formula_units(formula, config) for formula in weights}
     misfits = [formula for formula, choices in units.items() if not choices]
-    if misfits and (config.policy == "given" or len(misfits) == len(weights)):
+    if misfits and (config.policy in ("given", "grid") or len(misfits) == len(weights)):
         raise PlanError(
             f"no whole number of formula units of {_text(misfits[0])} has {config.n_atoms_min} to {config.n_atoms_max} "
             "atoms: change conditions.n_atoms_min or conditions.n_atoms_max"
         )
     formulas = [formula for formula in weights if units[formula]]
+    if config.policy == "grid":
+        cells = {formula: tuple((symbol, n * units[formula][0]) for symbol, n in formula) for formula in formulas}
+        return list(itertools.islice(itertools.cycle(_grid(config, cells, hull_ev_per_atom)), n_candidates))
     random = np.random.default_rng(rng)
     phases = random.random(len(formulas))
     unit_phases = [random.random(len(units[formula])) for formula in formulas]
@@ -213,6 +222,40 @@ def plan(
     return conditions
 
 
+def _grid(
+    config: ConditionsConfig, cells: Mapping[Formula, Formula], hull_ev_per_atom: Mapping[str, float] | None
+) -> list[Condition]:
+    """Every formula in every space group at every energy; formulas take turns first, energies last.
+
+    Raises: PlanError: if the energies start at the hull, and it is not known at a formula.
+    """
+    grid = config.grid
+    first: dict[Formula, float] = {}
+    if grid.n_energies:
+        for formula, cell in cells.items():
+            start, named = grid.energy_from_ev_per_atom, Condition(cell).reduced_formula
+            if start is None:
+                start = (hull_ev_per_atom or {}).get(named)
+            if start is None:
+                raise PlanError(
+                    f"conditions.grid.energy_from_ev_per_atom is null, but the known crystals give no hull at "
+                    f"{named}: name an energy, or add crystals with formation energies to data.sources"
+                )
+            first[formula] = start + grid.energy_offset_ev_per_atom
+    steps: Sequence[int | None] = range(grid.n_energies) if grid.n_energies else [None]
+    return [
+        Condition(
+            cell,
+            spacegroup,
+            # Rounded, so that a condition's digest does not hang on the last bits of a hull.
+            None if step is None else round(first[formula] + step * grid.energy_step_ev_per_atom, 6),
+        )
+        for step in steps
+        for spacegroup in (grid.spacegroups or (config.spacegroup,))
+        for formula, cell in cells.items()
+    ]
+
+
 def _weights(
     config: ConditionsConfig, elements: Sequence[str], training_formulas: Sequence[str]
 ) -> dict[Formula, float]:
@@ -230,7 +273,7 @@ def _weights(
                 f"{config.formula_atoms_max} atoms: change conditions.n_elements_min or conditions.formula_atoms_max"
             )
         return {formula: (len(formula) / sum(n for _, n in formula)) ** 2 for formula in formulas}
-    if config.policy == "given":
+    if config.policy in ("given", "grid"):
         given = [(text, _parse(text)) for text in config.formulas]
         for text, formula in given:
             outside = [symbol for symbol, _ in formula if symbol not in system]
@@ -254,7 +297,7 @@ def _weights(
                 "use conditions.policy 'enumerate' or 'given'"
             )
         return {formula: float(n) for formula, n in sorted(tally.items(), key=lambda item: _rank(item[0]))}
-    raise PlanError(f"conditions.policy is {config.policy!r}: expected 'enumerate', 'given' or 'training'")
+    raise PlanError(f"conditions.policy is {config.policy!r}: expected 'enumerate', 'given', 'grid' or 'training'")
 
 
 def _charge_balanced(weights: dict[Formula, float], system: str) -> dict[Formula, float]:

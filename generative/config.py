@@ -204,15 +204,42 @@ class DataConfig(RoomConfig):
     workers: int = Field(1, ge=1, le=64, description="processes that parse crystals")
 
 
+class GridConfig(RoomConfig):
+    """Space groups and formation energies that are asked of each formula, every one with every other."""
+
+    spacegroups: tuple[int, ...] = Field((), description="international numbers to ask for; empty leaves them open")
+    energy_from_ev_per_atom: float | None = Field(
+        None,
+        ge=-6,
+        le=3,
+        description="first formation energy, eV/atom; null takes that of the hull of the known crystals at the "
+        "formula, by their own formation energies",
+    )
+    energy_offset_ev_per_atom: float = Field(0.0, ge=-3, le=3, description="added to the first energy, eV/atom")
+    energy_step_ev_per_atom: float = Field(-0.01, ge=-1, le=1, description="from one energy to the next, eV/atom")
+    n_energies: int = Field(21, ge=0, le=1000, description="energies asked for; 0 leaves them open")
+
+    @model_validator(mode="after")
+    def _numbers(self) -> Self:
+        bad = [s for s in self.spacegroups if not 1 <= s <= 230]
+        if bad or len(set(self.spacegroups)) != len(self.spacegroups):
+            raise ValueError(
+                f"spacegroups is {list(self.spacegroups)}: expected international numbers from 1 to 230, each once"
+            )
+        return self
+
+
 class ConditionsConfig(RoomConfig):
     """What is asked of the generator: which compositions, and optionally which symmetry and formation energy."""
 
-    policy: Literal["enumerate", "given", "training"] = Field(
+    policy: Literal["enumerate", "given", "grid", "training"] = Field(
         "enumerate",
         description="enumerate: every stoichiometry of the chemical system up to the limits below; given: the formulas "
-        "listed; training: compositions of the training data inside the chemical system",
+        "listed; grid: each of these in every space group at every energy of `grid`, its smallest cell; training: "
+        "compositions of the training data inside the chemical system",
     )
-    formulas: tuple[str, ...] = Field((), description="reduced formulas for policy 'given', such as 'Ta2BW'")
+    formulas: tuple[str, ...] = Field((), description="reduced formulas for policies 'given' and 'grid', as 'Ta2BW'")
+    grid: GridConfig = Field(GridConfig(), description="what policy 'grid' asks of every formula")
     n_elements_min: int = Field(3, ge=1, le=6, description="fewest distinct elements in an enumerated formula")
     n_elements_max: int = Field(3, ge=1, le=6, description="most distinct elements in an enumerated formula")
     formula_atoms_max: int = Field(8, ge=1, le=MAX_ATOMS, description="most atoms in an enumerated formula unit")
@@ -230,8 +257,10 @@ class ConditionsConfig(RoomConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.policy == "given" and not self.formulas:
-            raise ValueError("formulas is empty: policy 'given' needs at least one reduced formula, such as 'Ta2BW'")
+        if self.policy in ("given", "grid") and not self.formulas:
+            raise ValueError(
+                f"formulas is empty: policy {self.policy!r} needs at least one reduced formula, such as 'Ta2BW'"
+            )
         if self.n_elements_min > self.n_elements_max:
             raise ValueError(f"n_elements_min {self.n_elements_min} exceeds n_elements_max {self.n_elements_max}")
         if self.n_atoms_min > self.n_atoms_max:
@@ -240,12 +269,12 @@ class ConditionsConfig(RoomConfig):
 
 
 class DenoisingConfig(RoomConfig):
-    """How the CDVAE family decodes a latent vector; the defaults are the published ones. Other systems heed none."""
+    """How the CDVAE family decodes a latent vector; the defaults are the published ones."""
 
     reverse: Literal["eq7", "eq6", "ddim"] = Field(
         "eq7",
         description="reverse step of DP-CDVAE's diffusion: eq7 is the paper's own, eq6 the standard one, ddim draws no "
-        "noise and takes few steps best",
+        "noise and takes few steps best; unet-ddpm heeds ddim",
     )
     stride: int = Field(
         1, ge=1, le=500, description="DP-CDVAE: take every so many-th of the 999 reverse steps; 1 is published"

@@ -74,12 +74,18 @@ CANDIDATES = [
         pa.float64(),
         "displacement generated to relaxed by StructureMatcher, units of (V/N)^(1/3); null if no match",
     ),
+    _field("generated_spacegroup", pa.int16(), "international number of the crystal as generated (spglib, 0.1 A)"),
     _field("spacegroup", pa.int16(), "international number of the relaxed crystal (spglib)"),
     _field("spacegroup_symbol", pa.string(), "its Hermann-Mauguin symbol"),
     _field(
         "formation_energy_ev_per_atom",
         pa.float64(),
         "from the elements, with the potential, eV/atom; an enthalpy under pressure",
+    ),
+    _field(
+        "generated_formation_energy_ev_per_atom",
+        pa.float64(),
+        "the same of the crystal as generated, to compare with what was asked",
     ),
     _field(
         "e_above_hull_ev_per_atom",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,6 +28,7 @@ def draw_chunk(
     n: int,
     training_formulas: Sequence[str] = (),
     progress: Callable[[int], None] | None = None,
+    hull_ev_per_atom: Mapping[str, float] | None = None,
 ) -> pa.Table:
     """The first n crystals of a chunk of the plan, in the columns SAMPLED.
 
@@ -39,7 +41,8 @@ def draw_chunk(
 
     settings = config.sample
     first = chunk * settings.chunk_size
-    conditions = plan(config.conditions, config.elements, first + settings.chunk_size, config.seed, training_formulas)
+    n_planned = first + settings.chunk_size
+    conditions = plan(config.conditions, config.elements, n_planned, config.seed, training_formulas, hull_ev_per_atom)
     loaded = checkpoint(settings.checkpoint, config.execution)
     drawn = sample_chunk(loaded, conditions[first:], settings, config.seed, chunk, progress)[:n]
     return table_of(
@@ -61,6 +64,36 @@ def draw_chunk(
     )
 
 
+def known_hull(config: DiscoverConfig, known: pa.Table) -> dict[str, float]:
+    """Formation energy of the hull of known crystals at each listed formula, eV/atom, by their own energies.
+
+    Of several levels of theory the commonest is taken; where no crystal has an energy, nothing is given.
+    """
+    from pymatgen.core.composition import Composition
+
+    from dft.hull import hull_from_formation_energies
+
+    names = ["id", "formula", "formation_energy_ev_per_atom", "method"]
+    rows = [row for row in known.select(names).to_pylist() if row["formation_energy_ev_per_atom"] is not None]
+    if not rows:
+        return {}
+    ((method, _),) = Counter(row["method"] for row in rows).most_common(1)
+    same = [row for row in rows if row["method"] == method]
+    hull = hull_from_formation_energies(
+        {row["id"]: Composition(row["formula"]) for row in same},
+        {row["id"]: row["formation_energy_ev_per_atom"] for row in same},
+        str(method),
+        config.elements,
+    )
+    found = {}
+    for text in config.conditions.formulas:
+        composition = Composition(text)
+        above = hull.place(composition, 0.0, str(method)).e_above_hull_ev_per_atom
+        if above is not None:
+            found[str(composition.reduced_formula)] = -above
+    return found
+
+
 def sample_chunk_file(
     config: DiscoverConfig,
     folder: Path,
@@ -73,6 +106,7 @@ def sample_chunk_file(
 
     settings = config.sample
     n = min(settings.chunk_size, settings.n_candidates - chunk * settings.chunk_size)
+    hull = known_hull(config, dataset.read()) if config.conditions.policy == "grid" else None
     key = key_of(
         "sample",
         ("generative", "tasks/generate.py", "tasks/candidates.py"),
@@ -80,6 +114,7 @@ def sample_chunk_file(
         conditions=config.conditions.model_dump(mode="json"),
         elements=sorted(config.elements),
         training=dataset.sha256 if config.conditions.policy == "training" else None,
+        hull=hull,
         sampler=settings.model_dump(mode="json", exclude={"checkpoint", "n_candidates"}),
         n=n,
         seed=config.seed,
@@ -88,7 +123,7 @@ def sample_chunk_file(
 
     def compute() -> pa.Table:
         formulas = dataset.read().column("formula").to_pylist() if config.conditions.policy == "training" else ()
-        return draw_chunk(config, chunk, n, formulas, progress)
+        return draw_chunk(config, chunk, n, formulas, progress, hull)
 
     return keyed(RunFolder(folder).chunk("sample", chunk), key, compute)
 

@@ -25,12 +25,14 @@ MIN_ENERGY_DIGITS = 6
 """Energies are ranked to this many digits (eV/atom), ties by id, so that float noise never decides a rank."""
 
 
-def hull_energy(row: dict[str, Any], relaxed: Crystal, pressure_gpa: float) -> float | None:
-    """What the hull compares, eV/atom: the energy of a relaxed row, plus PV under pressure."""
+def hull_energy(
+    row: dict[str, Any], crystal: Crystal, pressure_gpa: float, name: str = "energy_ev_per_atom"
+) -> float | None:
+    """What the hull compares, eV/atom: the energy of a relaxed row (or another of its columns), plus PV."""
     from dft.hull import enthalpy_ev_per_atom
 
-    energy = row["energy_ev_per_atom"]
-    volume = abs(float(np.linalg.det(relaxed.lattice_ang))) / len(relaxed.atomic_numbers)
+    energy = row[name]
+    volume = abs(float(np.linalg.det(crystal.lattice_ang))) / len(crystal.atomic_numbers)
     return None if energy is None else enthalpy_ev_per_atom(energy, volume, pressure_gpa)
 
 
@@ -91,7 +93,12 @@ def _compare(
     state = compare(generated.to_structure(), relaxation, MatchTolerances(tol.ltol, tol.stol, tol.angle_tol_deg))
     number, symbol = symmetry(final) or (None, None)
     place = hull.place(final.composition, hull_energy(row, relaxed, pressure_gpa), row["energy_method"])
+    before = hull_energy(row, generated, pressure_gpa, "generated_energy_ev_per_atom")
+    generated_place = hull.place(final.composition, before, row["energy_method"])
+    generated_number, _ = symmetry(generated.to_structure()) or (None, None)
     row |= {
+        "generated_spacegroup": generated_number,
+        "generated_formation_energy_ev_per_atom": generated_place.formation_energy_ev_per_atom,
         "delta_e_ev_per_atom": state.de_ev_per_atom,
         "delta_v_ang3_per_atom": state.dv_ang3_per_atom,
         "rms": state.rms,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,6 +169,7 @@ def gather(
 ) -> ReportInputs:
     """Everything the report needs, from the files of the run."""
     from generative.screening.matching import Tolerances
+    from tasks.reporting.asked import asked_figures, best_of_formulas
     from tasks.reporting.model import ReportInputs
 
     run = RunFolder(folder)
@@ -198,6 +200,8 @@ def gather(
         yields=tuple(yields_of(rows, config.hull.stable_ev_per_atom, seconds)),
         rejected=tuple(rejections_of(rows)),
         candidates=tuple(report_candidates(table, inputs)),
+        asked=asked_figures(rows),
+        best_of_formulas=best_of_formulas(rows),
         hull=hull,
         tolerances=vars(Tolerances.from_config(config.screen)),
         run_folder=str(folder),
@@ -224,6 +228,8 @@ def write_run_report(report: ReportInputs, run: RunFolder, seconds: dict[str, fl
         run,
         stage_seconds=seconds,
         yields=[{"stage": y.stage, "n_in": y.n_in, "n_out": y.n_out} for y in report.yields],
+        asked=[asdict(figure) for figure in report.asked],
+        best_of_formulas=[asdict(best) for best in report.best_of_formulas],
         potential={"method": report.potential_method, "notes": list(report.notes)},
     )
     write_text(run.path / "settings.json", json.dumps(dict(report.settings), indent=2, sort_keys=True) + "\n")

@@ -19,7 +19,7 @@ from configs.training import load_training, parse_training
 from generative.training_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNS = ("quickstart", "ternary", "binary", "perovskite")
+RUNS = ("quickstart", "ternary", "binary", "perovskite", "ta-w-b")
 INGESTS = ("materials-project", "aflow", "optimade")
 KEY = "Zq7PlantedKeyNobodyShouldSee"
 BAD: list[tuple[dict[str, Any], tuple[str, ...]]] = [
@@ -34,6 +34,8 @@ BAD: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"data": {"sources": [{"kind": "web"}]}}, ("data.sources.0", "'web'", "'files', 'prototypes'")),
     ({"data": {"sources": []}}, ("data.sources", "[]", "at least 1")),
     ({"conditions": {"policy": "given"}}, ("formulas", "empty", "at least one")),
+    ({"conditions": {"policy": "grid"}}, ("formulas", "'grid'", "at least one")),
+    ({"conditions": {"grid": {"spacegroups": [225, 0]}}}, ("conditions.grid", "[225, 0]", "1 to 230")),
     ({"conditions": {"spacegroup": 231}}, ("conditions.spacegroup", "231", "230")),
     ({"screen": {"volume_per_atom_min_ang3": 200}}, ("volume_per_atom_min_ang3", "200", "150")),
     ({"name": "My Run"}, ("name", "'My Run'", "[a-z0-9]")),
@@ -96,12 +98,14 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
         "train-cdvae",
         "train-flow",
         "train-flow-start",
+        "train-unet",
         "benchmark-generators",
         "reproduce-dp-cdvae",
         *(f"ingest-{name}" for name in INGESTS),
     }
     assert load_training("train-flow").name == "hullward-flow"
     assert load_training("train-cdvae").kind == "cdvae"
+    assert load_training("train-unet").kind == "unet-flow-uniform"
     assert load_reproduction("reproduce-dp-cdvae").name == "dp-cdvae"
 
 

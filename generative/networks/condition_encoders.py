@@ -6,22 +6,35 @@ Source: the conditional crystal generation paper (AIRI), its figure of the netwo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-WIDTH = 256
-"""Of every encoder's result."""
+
+@dataclass(frozen=True)
+class EncoderSizes:
+    """Channels of the convolutions; the last of them, W, is the width of every encoder's result.
+
+    The defaults are the paper's.
+    """
+
+    first: int = 64
+    second: int = 128
+    width: int = 256
 
 
 class ElementEncoder(nn.Module):
-    """Features of the element of every row, zero where no site is, to one vector: (B, R, F) -> (B, 256)."""
+    """Features of the element of every row, zero where no site is, to one vector: (B, R, F) -> (B, W)."""
 
-    def __init__(self, n_features: int, n_rows: int = 64) -> None:
+    def __init__(self, n_features: int, sizes: EncoderSizes, n_rows: int = 64) -> None:
         super().__init__()
         self.convolutions = nn.Sequential(
-            nn.Conv1d(n_features, 64, 3), nn.GELU(), nn.Conv1d(64, 128, 3), nn.GELU(), nn.Conv1d(128, 256, 3), nn.GELU()
-        )
-        self.out = nn.Linear(256 * (n_rows - 6), WIDTH)
+            nn.Conv1d(n_features, sizes.first, 3), nn.GELU(),
+            nn.Conv1d(sizes.first, sizes.second, 3), nn.GELU(),
+            nn.Conv1d(sizes.second, sizes.width, 3), nn.GELU(),
+        )  # fmt: skip
+        self.out = nn.Linear(sizes.width * (n_rows - 6), sizes.width)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, R, F)."""
@@ -30,14 +43,14 @@ class ElementEncoder(nn.Module):
 
 
 class OperationsEncoder(nn.Module):
-    """The operations of a space group, zero after the last, to one vector: (B, 192, 4, 4) -> (B, 256)."""
+    """The operations of a space group, zero after the last, to one vector: (B, 192, 4, 4) -> (B, W)."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: EncoderSizes) -> None:
         super().__init__()
         self.convolutions = nn.Sequential(
-            nn.Conv2d(192, 64, 2), nn.LeakyReLU(0.2),
-            nn.Conv2d(64, 128, 2), nn.LeakyReLU(0.2),
-            nn.Conv2d(128, WIDTH, 2), nn.LeakyReLU(0.2),
+            nn.Conv2d(192, sizes.first, 2), nn.LeakyReLU(0.2),
+            nn.Conv2d(sizes.first, sizes.second, 2), nn.LeakyReLU(0.2),
+            nn.Conv2d(sizes.second, sizes.width, 2), nn.LeakyReLU(0.2),
         )  # fmt: skip
 
     def forward(self, operations: Tensor) -> Tensor:
@@ -47,11 +60,11 @@ class OperationsEncoder(nn.Module):
 
 
 class NumberEncoder(nn.Module):
-    """The number of a space group, 0 for an open one, as a learned vector: (B,) -> (B, 256)."""
+    """The number of a space group, 0 for an open one, as a learned vector: (B,) -> (B, W)."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: EncoderSizes) -> None:
         super().__init__()
-        self.vectors = nn.Embedding(231, WIDTH)
+        self.vectors = nn.Embedding(231, sizes.width)
 
     def forward(self, spacegroup: Tensor) -> Tensor:
         """(B,), int64."""
@@ -60,12 +73,14 @@ class NumberEncoder(nn.Module):
 
 
 class StructureEncoder(nn.Module):
-    """A structure matrix, its rows taken as channels, to one vector: (B, 64, 3) -> (B, 256)."""
+    """A structure matrix, its rows taken as channels, to one vector: (B, 64, 3) -> (B, W)."""
 
-    def __init__(self, n_rows: int = 64) -> None:
+    def __init__(self, sizes: EncoderSizes, n_rows: int = 64) -> None:
         super().__init__()
-        self.convolutions = nn.Sequential(nn.Conv1d(n_rows, 128, 2), nn.GELU(), nn.Conv1d(128, 256, 2), nn.GELU())
-        self.out = nn.Linear(256, WIDTH)
+        self.convolutions = nn.Sequential(
+            nn.Conv1d(n_rows, sizes.second, 2), nn.GELU(), nn.Conv1d(sizes.second, sizes.width, 2), nn.GELU()
+        )
+        self.out = nn.Linear(sizes.width, sizes.width)
 
     def forward(self, matrix: Tensor) -> Tensor:
         """(B, 64, 3)."""

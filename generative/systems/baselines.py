@@ -57,10 +57,17 @@ class Asked:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One sample: the crystal, or None and one sentence that says why not."""
+    """One sample: the crystal, or None and one sentence that says why not; and the stored crystal it came of, if any.
+
+    Attributes:
+        crystal: the sample.
+        reason: why there is none.
+        row: of the stored crystal.
+    """
 
     crystal: Crystal | None
     reason: str = ""
+    row: int | None = None
 
 
 def content_of(atomic_numbers: Sequence[int] | np.ndarray) -> Content:

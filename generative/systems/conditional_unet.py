@@ -3,13 +3,14 @@
 Method, from top to bottom of this file:
     1. A crystal is a matrix of 64 rows (generative/structure_matrix.py): sites, then the lattice.
     2. Elements by row, the space group's operations and the energy become one vector, added to the embedded time.
-    3. Training: noise of a diffusion (squared-cosine schedule, 1000 times) or the velocity of a straight flow; mean
-       absolute errors of sites and of lattice, half and half.
+    3. Training: the network tells the crystal from its noisy matrix, or as published the noise of a diffusion
+       (squared-cosine schedule, 1000 times) or the velocity of a straight flow; mean absolute errors of sites and of
+       lattice, half and half.
     4. Sampling: 100 ancestral (DDPM) or deterministic (DDIM) steps, or Euler steps of the flow, from normal or uniform
        noise. Sites and lattice are read off; nothing is symmetrised or repaired.
 
 The network knows no symmetry: not of rotation, of translation, of order. It learns the settings of its training data,
-so cells are reduced and turned before they are matrices, and sites stand in one fixed order.
+so crystals are brought into one setting before they are matrices (generative/standard_setting.py).
 
 Shape letters: B crystals, R = 64 rows.
 Source: conditional generation and modification of crystals by diffusion and flow matching (AIRI), generation task.
@@ -52,9 +53,9 @@ class ConditionalUNet(StructureMatrixSystem):
     # --- training -----------------------------------------------------------------------------------------------------
 
     def loss(self, batch: CrystalBatch, rng: torch.Generator, epoch: int = 0) -> Loss:
-        """Absolute errors of the noise, or of the velocity; the same in every epoch.
+        """Absolute errors of the crystal, or of noise or velocity; the same in every epoch.
 
-        As published but for the mean over the batch in the place of the sum.
+        The mean over the batch stands in the place of the published sum.
         """
         batch = sorted_sites(batch)
         numbers, counted = number_rows(batch), self._counted(batch.n_atoms)
@@ -64,12 +65,13 @@ class ConditionalUNet(StructureMatrixSystem):
         if self.way.process == "diffusion":
             t = torch.randint(N_TIMES, (len(batch),), generator=rng, device=rng.device).to(end.device)
             here = gaussian_diffusion.noisy(end, start, self.alpha_bar[t.cpu()].to(end.device))
-            time, target = t.to(end.dtype), start
+            time, motion = t.to(end.dtype), start
         else:
             time = torch.rand(len(batch), generator=rng, device=rng.device).to(end)
-            here, target = straight_flow.between(start, end, time), end - start
+            here, motion = straight_flow.between(start, end, time), end - start
             time = time * self.config.time_scale
         told = self._told(here, time, condition)
+        target = end if self.config.predicts == "crystal" else motion
         return self._errors((told - target).abs(), counted, batch.n_atoms)
 
     def _start(self, n: int, rng: torch.Generator) -> Tensor:
@@ -104,7 +106,7 @@ class ConditionalUNet(StructureMatrixSystem):
         Args:
             atomic_numbers: one list per crystal, 1 to 60 atoms; the crystal's sites come in its order.
             rng: every draw; the same state gives the same crystals.
-            settings: n_steps network calls; published: 100.
+            settings: n_steps network calls, published: 100; denoising.reverse ddim walks unet-ddpm without noise.
             spacegroups: international numbers asked for, None where open.
             energies_ev_per_atom: formation energies asked for, None where open.
             progress: called with the number of finished steps.
@@ -127,11 +129,19 @@ class ConditionalUNet(StructureMatrixSystem):
             return self._told(matrix, condition.new_full((len(asked),), time), condition) * counted
 
         if self.way.process == "diffusion":
-            sampler: gaussian_diffusion.Sampler = "deterministic" if self.way.deterministic else "ancestral"
-            end = gaussian_diffusion.denoise(told, start, self.alpha_bar, settings.n_steps, sampler, rng, progress)
+            deterministic = self.way.deterministic or settings.denoising.reverse == "ddim"
+            sampler: gaussian_diffusion.Sampler = "deterministic" if deterministic else "ancestral"
+
+            def noise(time: int, matrix: Tensor) -> Tensor:
+                return self._noise(told(time, matrix), matrix, time)
+
+            end = gaussian_diffusion.denoise(noise, start, self.alpha_bar, settings.n_steps, sampler, rng, progress)
         else:
-            scale = self.config.time_scale
-            end = straight_flow.integrate(lambda t, x: told(t * scale, x), start, settings.n_steps, progress)
+
+            def velocity(time: float, matrix: Tensor) -> Tensor:
+                return self._velocity(told(time * self.config.time_scale, matrix), matrix, time)
+
+            end = straight_flow.integrate(velocity, start, settings.n_steps, progress)
         drawn = from_matrix(end * self.units, numbers)
         return [in_order(crystal, cell) for crystal, cell in zip(drawn, atomic_numbers, strict=True)]
 

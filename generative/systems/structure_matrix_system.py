@@ -6,6 +6,7 @@ Source: conditional generation and modification of crystals by diffusion and flo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -13,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from generative.crystals import Crystal
+from generative.crystals import Crystal, reduced
 from generative.networks.condition_encoders import (
-    WIDTH,
     ElementEncoder,
+    EncoderSizes,
     NumberEncoder,
     OperationsEncoder,
     one_hot_with,
@@ -25,9 +26,11 @@ from generative.networks.unet import UNet1d
 from generative.processes import gaussian_diffusion
 from generative.spacegroup_operations import operations
 from generative.species import MAX_Z, element_properties
+from generative.standard_setting import in_standard_setting
 from generative.structure_matrix import FIRST_LATTICE_ROW, MAX_SITES, N_ROWS, too_large
 from generative.systems.conditional_unet_config import SIZES, ConditionalUNetConfig
 from generative.systems.trainable import Loss
+from generative.training_data import TrainingSet
 
 N_TIMES = 1000
 
@@ -41,16 +44,16 @@ class Conditions(nn.Module):
     properties: Tensor
     operations: Tensor | None
 
-    def __init__(self, config: ConditionalUNetConfig, embedding: int, n_further: int = 0) -> None:
+    def __init__(self, config: ConditionalUNetConfig, sizes: EncoderSizes, embedding: int, n_further: int = 0) -> None:
         """Args: n_further: width of what the system itself adds, as of a crystal to start from."""
         super().__init__()
         properties = element_properties(config.raw_properties)
         self.register_buffer("properties", properties, persistent=False)
         by_operations = config.spacegroup_as == "operations"
         self.register_buffer("operations", operations() if by_operations else None, persistent=False)
-        self.spacegroup: nn.Module = OperationsEncoder() if by_operations else NumberEncoder()
-        self.elements = ElementEncoder(MAX_Z + properties.shape[1], N_ROWS)
-        self.join = nn.Linear(1 + 2 * WIDTH + n_further, embedding)
+        self.spacegroup: nn.Module = OperationsEncoder(sizes) if by_operations else NumberEncoder(sizes)
+        self.elements = ElementEncoder(MAX_Z + properties.shape[1], sizes, N_ROWS)
+        self.join = nn.Linear(1 + 2 * sizes.width + n_further, embedding)
 
     def forward(self, numbers: Tensor, spacegroup: Tensor, energy: Tensor, *further: Tensor) -> Tensor:
         """(B, R) int64, 0 where no site is; (B,) int64, 0 where open; (B,); further vectors (B, n)."""
@@ -77,8 +80,8 @@ class StructureMatrixSystem(nn.Module):
         super().__init__()
         self.config = config
         sizes = SIZES[config.size]
-        self.conditions = Conditions(config, sizes.embedding, n_further)
-        self.network = UNet1d(sizes)
+        self.conditions = Conditions(config, sizes.encoders, sizes.network.embedding, n_further)
+        self.network = UNet1d(sizes.network)
         self.alpha_bar = gaussian_diffusion.squared_cosine(N_TIMES)  # stays on the CPU, where the sampler reads it
         units = torch.ones(N_ROWS, 1)
         units[FIRST_LATTICE_ROW:] = config.lattice_unit_ang
@@ -95,6 +98,17 @@ class StructureMatrixSystem(nn.Module):
             return f"it holds atomic numbers {numbers.min()} to {numbers.max()}: {self.name} knows 1 to {MAX_Z}"
         return ""
 
+    def turned(self, crystal: Crystal) -> Crystal:
+        """The crystal in the setting that the system knows; the cell may be a smaller one."""
+        return in_standard_setting(crystal) if self.config.setting == "standard" else reduced(crystal)
+
+    def arranged(self, data: TrainingSet) -> TrainingSet:
+        """Training crystals as the system takes them; those that come are Niggli-reduced already."""
+        if self.config.setting == "niggli":
+            return data
+        turned = [self.turned(crystal) for crystal in data.crystals]
+        return TrainingSet(turned, data.spacegroups, data.energies, data.ids, data.bonds)
+
     def fit_statistics(self, crystals: Sequence[Crystal], energies_ev_per_atom: Sequence[float | None]) -> None:
         """Set the scale of energies."""
         known = torch.tensor([e for e in energies_ev_per_atom if e is not None and np.isfinite(e)], dtype=torch.float64)
@@ -105,6 +119,17 @@ class StructureMatrixSystem(nn.Module):
     def muon_parameters(self) -> list[nn.Parameter]:
         """None: most weights are convolutions, and the published recipe is Adam."""
         return []
+
+    def _noise(self, told: Tensor, here: Tensor, time: int) -> Tensor:
+        """The noise in x_t that the network's answer says."""
+        if self.config.predicts == "noise-velocity":
+            return told
+        alpha_bar = float(self.alpha_bar[time])
+        return (here - math.sqrt(alpha_bar) * told) / math.sqrt(1 - alpha_bar)
+
+    def _velocity(self, told: Tensor, here: Tensor, time: float) -> Tensor:
+        """The velocity at x_t that the network's answer says; time below 1."""
+        return told if self.config.predicts == "noise-velocity" else (told - here) / (1 - time)
 
     def _errors(self, wrong: Tensor, counted: Tensor, n_atoms: Tensor) -> Loss:
         """Half the errors of the sites, summed over rows per site, and half the lattice's, over three; mean over B.

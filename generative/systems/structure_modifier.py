@@ -7,36 +7,52 @@ Method, from top to bottom of this file:
     3. Three ways: regression in one step, with a loss that knows periodicity; a diffusion that has the source among its
        conditions (after Palette, arXiv:2111.05826); a straight flow from source to target.
 
+A modifier keeps the crystals it was trained on. Where it is asked for a composition, as a generator is, it begins with
+one of them of this composition, or with one that is substituted (substitution.py); that use is ours.
+
 Shape letters: B crystals, R = 64 rows.
 Source: conditional generation and modification of crystals by diffusion and flow matching (AIRI), modification task.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Self
 
+import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from generative.batch import CrystalBatch
 from generative.config import SampleConfig
-from generative.crystals import Crystal, reduced
+from generative.crystals import Crystal
 from generative.datasets.polymorphs import PairRule, PairSet
-from generative.networks.condition_encoders import WIDTH, StructureEncoder
+from generative.networks.condition_encoders import StructureEncoder
 from generative.processes import gaussian_diffusion, straight_flow
 from generative.structure_matrix import (
     FIRST_LATTICE_ROW,
+    MAX_SITES,
     from_matrix,
     number_rows,
     sorted_sites,
     to_matrix,
 )
-from generative.systems.baselines import failed_sample
-from generative.systems.conditional_unet_config import ConditionalUNetConfig
+from generative.systems.baselines import (
+    Asked,
+    StoredCrystals,
+    content_of,
+    failed_sample,
+    formula_unit,
+    in_order,
+    refuse_cells,
+    repeated,
+)
+from generative.systems.conditional_unet_config import SIZES, ConditionalUNetConfig
 from generative.systems.structure_matrix_system import N_TIMES, StructureMatrixSystem
+from generative.systems.substitution import PrototypeSubstitution, SubstitutionConfig
 from generative.systems.trainable import Loss
 from generative.training_data import TrainingSet
 
@@ -55,6 +71,8 @@ class ModifierConfig(ConditionalUNetConfig):
         0.01, ge=0, description="groups without such a gap between energies are left out; published: 0.01"
     )
     pairs_per_group: float = Field(1.0, gt=0, description="pairs of an epoch per group of polymorphs; published: 1")
+    n_crystals: int = Field(0, ge=0, description="crystals kept to start from; set by the training")
+    n_sites: int = Field(0, ge=0, description="atoms of all of them; set by the training")
 
 
 def periodic_error(told: Tensor, target: Tensor, kind: Literal["image", "boundary", "none"]) -> Tensor:
@@ -98,11 +116,22 @@ class StructureModifier(StructureMatrixSystem, ABC):
     config: ModifierConfig
 
     def __init__(self, config: ModifierConfig) -> None:
-        super().__init__(config, WIDTH if self.source_is_condition else 0)
-        self.source = StructureEncoder() if self.source_is_condition else None
+        encoders = SIZES[config.size].encoders
+        super().__init__(config, encoders.width if self.source_is_condition else 0)
+        self.source = StructureEncoder(encoders) if self.source_is_condition else None
+        self.known = _Known(config.n_crystals, config.n_sites) if config.n_crystals else None
+
+    def fit_statistics(self, crystals: Sequence[Crystal], energies_ev_per_atom: Sequence[float | None]) -> None:
+        """Set the scale of energies, and keep the crystals to start from."""
+        super().fit_statistics(crystals, energies_ev_per_atom)
+        if not crystals:
+            return
+        self.config = self.config.model_copy(update=StoredCrystals.size_of(crystals))
+        self.known = _Known.of(crystals, energies_ev_per_atom).to(self.units.device)
 
     def arranged(self, data: TrainingSet) -> TrainingSet:
         """The crystals as pairs of polymorphs, which the loss reads."""
+        data = super().arranged(data)
         config = self.config
         rule = PairRule(config.n_lowest, config.group_min, config.gap_min_ev_per_cell, config.pairs_per_group)
         return PairSet.of(data, rule)
@@ -147,7 +176,8 @@ class StructureModifier(StructureMatrixSystem, ABC):
         """One polymorph of each crystal.
 
         Args:
-            crystals: what to start from; reduced here (Niggli), as training crystals are.
+            crystals: what to start from; brought into the setting of the training crystals first, which may make the
+                cell smaller.
             rng: every draw; regression and flow draw none.
             settings: n_steps network calls; regression makes one.
             spacegroups: international numbers asked for, None where open.
@@ -157,13 +187,17 @@ class StructureModifier(StructureMatrixSystem, ABC):
         Returns: crystals, in order; a failed_sample where one cannot become a matrix.
         """
         results = [failed_sample(crystal.atomic_numbers.tolist()) for crystal in crystals]
-        usable = [i for i, crystal in enumerate(crystals) if not self.refused(crystal)]
+        usable = [
+            i
+            for i, crystal in enumerate(crystals)
+            if np.isfinite(crystal.lattice_ang).all() and np.isfinite(crystal.frac).all() and not self.refused(crystal)
+        ]
         if not usable:
             return results
         groups, changes = spacegroups or [None] * len(crystals), energy_changes_ev_per_atom or [None] * len(crystals)
         batch = sorted_sites(
             CrystalBatch.pack(
-                [reduced(crystals[i]) for i in usable], [groups[i] for i in usable], [changes[i] for i in usable]
+                [self.turned(crystals[i]) for i in usable], [groups[i] for i in usable], [changes[i] for i in usable]
             ).to(self.units.device)
         )
         numbers, source = number_rows(batch), to_matrix(batch) / self.units
@@ -174,11 +208,84 @@ class StructureModifier(StructureMatrixSystem, ABC):
             results[i] = crystal
         return results
 
+    def sample(
+        self,
+        atomic_numbers: Sequence[Sequence[int]],
+        rng: torch.Generator,
+        settings: SampleConfig,
+        spacegroups: Sequence[int | None] | None = None,
+        energies_ev_per_atom: Sequence[float | None] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Crystal]:
+        """One crystal per composition: a kept crystal of it, or one substituted, modified.
+
+        Args:
+            atomic_numbers: one list per crystal, 1 to 60 atoms; the crystal's sites come in its order.
+            rng: every draw.
+            settings: as of `modify`.
+            spacegroups: international numbers asked for, None where open.
+            energies_ev_per_atom: formation energies asked for, None where open; heeded where the crystal to start from
+                has a known one.
+            progress: called with the number of finished steps.
+
+        Returns: crystals; a failed_sample where no kept crystal is a template.
+
+        Raises: ValueError: if a composition is empty, too large, or holds an unknown number; or nothing was kept.
+        """
+        refuse_cells(atomic_numbers, MAX_SITES)
+        if self.known is None:
+            raise ValueError(f"this {self.name} keeps no crystals to start from: train it, or call modify with yours")
+        sources, energies = self.known.draw(atomic_numbers, rng)
+        asked = energies_ev_per_atom or [None] * len(sources)
+        changes = [None if e is None or s is None else e - s for e, s in zip(asked, energies, strict=True)]
+        drawn = self.modify(sources, rng, settings, spacegroups, changes, progress)
+        return [
+            in_order(repeated(crystal, len(cell) // len(crystal.atomic_numbers)), cell)
+            for crystal, cell in zip(drawn, atomic_numbers, strict=True)
+        ]
+
     @abstractmethod
     def _modified(
         self, source: Tensor, condition: Tensor, counted: Tensor, rng: torch.Generator, walk: _Walk
     ) -> Tensor:
         """Matrices of the polymorphs, (B, R, 3)."""
+
+
+class _Known(nn.Module):
+    """Crystals to start from, with their energies (NaN where unknown)."""
+
+    energies_ev_per_atom: Tensor
+
+    def __init__(self, n_crystals: int, n_sites: int) -> None:
+        super().__init__()
+        self.crystals = PrototypeSubstitution(SubstitutionConfig(n_crystals=n_crystals, n_sites=n_sites))
+        self.register_buffer("energies_ev_per_atom", torch.full((n_crystals,), torch.nan, dtype=torch.float64))
+
+    @classmethod
+    def of(cls, crystals: Sequence[Crystal], energies_ev_per_atom: Sequence[float | None]) -> Self:
+        known = cls(**StoredCrystals.size_of(crystals))
+        known.crystals = PrototypeSubstitution.of(crystals, [None] * len(crystals))
+        known.energies_ev_per_atom = torch.tensor(
+            [math.nan if e is None else e for e in energies_ev_per_atom], dtype=torch.float64
+        )
+        return known
+
+    def draw(
+        self, atomic_numbers: Sequence[Sequence[int]], rng: torch.Generator
+    ) -> tuple[list[Crystal], list[float | None]]:
+        """A crystal per composition, with its energy where it is one of its own elements'."""
+        sources: list[Crystal] = []
+        energies: list[float | None] = []
+        asked = [Asked(tuple(numbers)) for numbers in atomic_numbers]
+        for wish, drawn in zip(asked, self.crystals.draw(asked, rng), strict=True):
+            sources.append(failed_sample(wish.atomic_numbers) if drawn.crystal is None else drawn.crystal)
+            energy = math.nan
+            if drawn.row is not None:
+                stored = self.crystals.stored.crystal(drawn.row)
+                if formula_unit(content_of(stored.atomic_numbers))[0] == formula_unit(wish.content)[0]:
+                    energy = float(self.energies_ev_per_atom[drawn.row])
+            energies.append(None if math.isnan(energy) else energy)
+        return sources, energies
 
 
 class RegressionModifier(StructureModifier):
@@ -215,17 +322,19 @@ class DiffusionModifier(StructureModifier):
         t = torch.randint(N_TIMES, (n,), generator=rng, device=rng.device).to(epsilon.device)
         here = gaussian_diffusion.noisy(pairs.target, epsilon, self.alpha_bar[t.cpu()].to(epsilon.device))
         told = self._told(here, t.to(epsilon.dtype), condition)
-        return self._errors((told - epsilon).abs(), pairs.counted, pairs.n_atoms)
+        target = pairs.target if self.config.predicts == "crystal" else epsilon
+        return self._errors((told - target).abs(), pairs.counted, pairs.n_atoms)
 
     def _modified(
         self, source: Tensor, condition: Tensor, counted: Tensor, rng: torch.Generator, walk: _Walk
     ) -> Tensor:
         start = torch.randn(source.shape, generator=rng, device=rng.device).to(source) * counted
 
-        def told(time: float, matrix: Tensor) -> Tensor:
-            return self._told(matrix, condition.new_full((len(matrix),), time), condition) * counted
+        def noise(time: int, matrix: Tensor) -> Tensor:
+            told = self._told(matrix, condition.new_full((len(matrix),), time), condition) * counted
+            return self._noise(told, matrix, time)
 
-        return gaussian_diffusion.denoise(told, start, self.alpha_bar, walk.n_steps, "ancestral", rng, walk.progress)
+        return gaussian_diffusion.denoise(noise, start, self.alpha_bar, walk.n_steps, "ancestral", rng, walk.progress)
 
 
 class FlowModifier(StructureModifier):
@@ -237,14 +346,15 @@ class FlowModifier(StructureModifier):
         t = torch.rand(len(pairs.source), generator=rng, device=rng.device).to(pairs.source)
         here = straight_flow.between(pairs.source, pairs.target, t)
         told = self._told(here, t * self.config.time_scale, condition)
-        return self._errors((told - (pairs.target - pairs.source)).abs(), pairs.counted, pairs.n_atoms)
+        target = pairs.target if self.config.predicts == "crystal" else pairs.target - pairs.source
+        return self._errors((told - target).abs(), pairs.counted, pairs.n_atoms)
 
     def _modified(
         self, source: Tensor, condition: Tensor, counted: Tensor, rng: torch.Generator, walk: _Walk
     ) -> Tensor:
         def velocity(t: float, matrix: Tensor) -> Tensor:
             time = condition.new_full((len(matrix),), t * self.config.time_scale)
-            return self._told(matrix, time, condition) * counted
+            return self._velocity(self._told(matrix, time, condition) * counted, matrix, t)
 
         return straight_flow.integrate(velocity, source, walk.n_steps, walk.progress)
 

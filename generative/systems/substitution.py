@@ -219,7 +219,7 @@ class PrototypeSubstitution(Baseline):
             drawn.append(
                 Drawn(None, f"no stored crystal is a template for {wish}: store more crystals, or ask for another")
                 if template is None
-                else Drawn(self.substituted(template, wish.atomic_numbers))
+                else Drawn(self.substituted(template, wish.atomic_numbers), row=template.row)
             )
             if done is not None:
                 done(n_done)

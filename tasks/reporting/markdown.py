@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 
+from tasks.reporting.asked import asked_markdown
 from tasks.reporting.hull_plot import hull_png
 from tasks.reporting.model import ReportCandidate, ReportInputs
 from tasks.reporting.pictures import crystal_png, crystal_webp_rotating
@@ -49,6 +50,7 @@ def markdown_report(inputs: ReportInputs) -> str:
         f"## Best {min(N_ROWS, len(inputs.candidates))} candidates",
         candidates_markdown(inputs.ranked, N_ROWS) if inputs.candidates else "No crystal passed every stage.",
         "ΔE and ΔV are relaxed minus generated. The table artifact and report.html hold more columns.",
+        *asked_markdown(inputs.asked, inputs.best_of_formulas),
         "## Yield",
         _yields(inputs),
         "## Where it comes from",

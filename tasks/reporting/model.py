@@ -128,6 +128,42 @@ class ReportCandidate:
         return {symbol: amount / total for symbol, amount in composition.items()}
 
 
+@dataclass(frozen=True)
+class AskedFigure:
+    """How often one thing that was asked for is there, over the candidates that were relaxed.
+
+    Attributes:
+        what: such as 'space group'.
+        n: relaxed candidates of which it was asked.
+        n_generated: of these, crystals that had it as they were generated.
+        n_relaxed: that had it after relaxation.
+    """
+
+    what: str
+    n: int
+    n_generated: int
+    n_relaxed: int
+
+
+@dataclass(frozen=True)
+class FormulaBest:
+    """The best-ranked candidate of a formula.
+
+    Attributes:
+        formula: reduced.
+        n_ranked: ranked candidates of it.
+        rank: of the best.
+        spacegroup_symbol: of the best, relaxed.
+        e_above_hull_ev_per_atom: of the best; None where there is no hull.
+    """
+
+    formula: str
+    n_ranked: int
+    rank: int
+    spacegroup_symbol: str
+    e_above_hull_ev_per_atom: float | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReportInputs:
     """Everything a report needs.
@@ -142,6 +178,8 @@ class ReportInputs:
         yields: one entry per stage, in order.
         rejected: why crystals were turned away.
         candidates: ranked; the report sorts them by rank again.
+        asked: how often what was asked for is there.
+        best_of_formulas: the best candidate of every formula.
         hull: the competing phases.
         tolerances: the matching and symmetry tolerances every verdict rests on.
         run_folder: path of the run folder, shown as text; may be empty.
@@ -156,6 +194,8 @@ class ReportInputs:
     yields: tuple[StageYield, ...] = ()
     rejected: tuple[Rejection, ...] = ()
     candidates: tuple[ReportCandidate, ...] = ()
+    asked: tuple[AskedFigure, ...] = ()
+    best_of_formulas: tuple[FormulaBest, ...] = ()
     hull: HullData
     tolerances: Mapping[str, Any] = field(default_factory=dict)
     run_folder: str = ""

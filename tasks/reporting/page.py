@@ -15,6 +15,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from tasks.reporting.asked import asked_section
 from tasks.reporting.hull_interactive import hull_figures
 from tasks.reporting.model import ReportInputs
 from tasks.reporting.page_sections import (
@@ -55,6 +56,7 @@ def report_html(inputs: ReportInputs) -> str:
             hull_section(inputs),
             gallery_section(inputs),
             candidate_section(inputs),
+            asked_section(inputs.asked, inputs.best_of_formulas, inputs.potential_method),
             yield_section(inputs),
             explanation_section(inputs),
             provenance_section(inputs),

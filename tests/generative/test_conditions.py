@@ -9,7 +9,7 @@ import pytest
 from pymatgen.core.composition import Composition
 
 from generative.conditions import Condition, Formula, PlanError, enumerate_formulas, plan
-from generative.config import ConditionsConfig
+from generative.config import ConditionsConfig, GridConfig
 from generative.screening import composition
 
 SYSTEM = ("Ta", "W", "B")
@@ -167,3 +167,23 @@ def test_a_condition_survives_json_and_its_digest_tells_conditions_apart() -> No
 def test_a_condition_with_impossible_counts_is_refused(counts: Formula) -> None:
     with pytest.raises(ValueError, match="expected"):
         Condition(counts)
+
+
+def test_a_grid_asks_every_formula_in_every_group_at_every_energy_from_the_hull_down() -> None:
+    grid = GridConfig(spacegroups=(225, 12), energy_step_ev_per_atom=-0.1, n_energies=3, energy_offset_ev_per_atom=0.05)
+    config = ConditionsConfig(policy="grid", formulas=("TaB2", "Ta2BW"), n_atoms_min=5, n_atoms_max=16, grid=grid)
+    hull = {"TaB2": -0.6, "Ta2BW": -0.4}
+    asked = plan(config, SYSTEM, 12, 0, hull_ev_per_atom=hull)
+    expected = {
+        (formula, group, round(hull[formula] + 0.05 - 0.1 * step, 6))
+        for formula in hull
+        for group in (225, 12)
+        for step in range(3)
+    }
+    assert {(c.reduced_formula, c.spacegroup, c.formation_energy_ev_per_atom) for c in asked} == expected
+    assert {c.reduced_formula: c.n_atoms for c in asked} == {"TaB2": 6, "Ta2BW": 8}  # the smallest cells in the limits
+    assert plan(config, SYSTEM, 30, 7, hull_ev_per_atom=hull)[:24] == asked * 2
+    with pytest.raises(PlanError, match="give no hull at Ta2BW: name an energy"):
+        plan(config, SYSTEM, 12, 0, hull_ev_per_atom={"TaB2": -0.6})
+    free = config.model_copy(update={"grid": GridConfig(n_energies=0)})
+    assert {(c.spacegroup, c.formation_energy_ev_per_atom) for c in plan(free, SYSTEM, 4, 0)} == {(None, None)}

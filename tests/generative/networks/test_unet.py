@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from generative.networks.condition_encoders import (
     ElementEncoder,
+    EncoderSizes,
     NumberEncoder,
     OperationsEncoder,
     StructureEncoder,
@@ -18,6 +19,7 @@ from generative.networks.condition_encoders import (
 from generative.networks.unet import AttentionBlock, ResidualBlock, UNet1d, UNetConfig
 from generative.species import MAX_Z, element_properties
 
+PAPER = EncoderSizes()
 TINY = UNetConfig(channels=16, multipliers=(1, 2), n_blocks=2, n_groups=4)
 
 
@@ -28,7 +30,11 @@ def count(*modules: nn.Module) -> int:
 def test_the_published_network_has_the_published_number_of_weights_and_blocks() -> None:
     with torch.device("meta"):
         network = UNet1d(UNetConfig())
-        elements, operations, structure = ElementEncoder(MAX_Z + 22), OperationsEncoder(), StructureEncoder()
+        elements, operations, structure = (
+            ElementEncoder(MAX_Z + 22, PAPER),
+            OperationsEncoder(PAPER),
+            StructureEncoder(PAPER),
+        )
         join, longer_join = nn.Linear(513, 512), nn.Linear(769, 512)
     assert count(network, elements, operations, join) == 304_781_763
     assert count(network, elements, operations, structure, longer_join) == 305_060_931
@@ -81,10 +87,10 @@ def test_groups_that_do_not_divide_the_channels_are_refused() -> None:
 @pytest.mark.parametrize(
     ("encoder", "asked"),
     [
-        (ElementEncoder(125), torch.randn(2, 64, 125)),
-        (OperationsEncoder(), torch.randn(2, 192, 4, 4)),
-        (NumberEncoder(), torch.tensor([0, 230])),
-        (StructureEncoder(), torch.randn(2, 64, 3)),
+        (ElementEncoder(125, PAPER), torch.randn(2, 64, 125)),
+        (OperationsEncoder(PAPER), torch.randn(2, 192, 4, 4)),
+        (NumberEncoder(PAPER), torch.tensor([0, 230])),
+        (StructureEncoder(PAPER), torch.randn(2, 64, 3)),
     ],
 )
 def test_every_condition_becomes_256_numbers(encoder: nn.Module, asked: Tensor) -> None:
@@ -92,7 +98,7 @@ def test_every_condition_becomes_256_numbers(encoder: nn.Module, asked: Tensor) 
 
 
 def test_the_published_encoder_of_elements_flattens_to_14848() -> None:
-    assert ElementEncoder(125).out.in_features == 14_848
+    assert ElementEncoder(125, PAPER).out.in_features == 14_848
 
 
 def test_elements_are_one_hot_beside_their_properties_and_empty_rows_are_zero() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from generative import checkpoints
 from generative.batch import CrystalBatch
-from generative.config import SampleConfig
+from generative.config import DenoisingConfig, SampleConfig
 from generative.crystals import Crystal
+from generative.standard_setting import in_standard_setting
+from generative.structure_matrix import sorted_sites, to_matrix
 from generative.systems.conditional_unet import (
     GENERATORS,
     ConditionalUNet,
@@ -21,8 +24,10 @@ from generative.systems.conditional_unet import (
     UNetFlowUniform,
 )
 from generative.systems.conditional_unet_config import ConditionalUNetConfig
+from tests.generative.systems.by_heart import learn
 
 QUICK = SampleConfig(n_steps=5)
+PUBLISHED = {"predicts": "noise-velocity", "lattice_unit_ang": 1.0}
 
 
 def rocksalt(one: str, two: str, edge_ang: float) -> Crystal:
@@ -57,7 +62,7 @@ def moved(system: ConditionalUNet) -> ConditionalUNet:
 @pytest.mark.parametrize("kind", [UNetDDIM, UNetFlowNormal, UNetFlowUniform], ids=lambda kind: kind.name)
 def test_an_untrained_generator_ends_where_its_start_leads_without_a_network(kind) -> None:
     """Zero noise predicted: DDIM stretches the start by 1 / sqrt(abar); zero velocity: the flow stays."""
-    system = built(kind, mask_padding=False, lattice_unit_ang=1.0).eval()
+    system = built(kind, mask_padding=False, **PUBLISHED).eval()
     asked = [CAESIUM_CHLORIDE.atomic_numbers.tolist()] * 50
     (first, *_) = system.sample(asked, rng(1), SampleConfig(n_steps=100))
     start = system._start(50, rng(1))
@@ -68,7 +73,7 @@ def test_an_untrained_generator_ends_where_its_start_leads_without_a_network(kin
 @pytest.mark.parametrize(("kind", "expected"), [(UNetDDPM, 0.798), (UNetFlowUniform, None)])
 def test_the_loss_of_a_silent_network_is_the_mean_size_of_its_target(kind, expected) -> None:
     """E|n| of a unit normal is sqrt(2 / pi); three numbers per row, half sites and half lattice."""
-    system = built(kind)
+    system = built(kind, predicts="noise-velocity", lattice_unit_ang=10.0)
     batch = CrystalBatch.pack(TOY * 50)
     parts = {name: float(part.detach()) for name, part in system.loss(batch, rng()).parts.items()}
     if expected is not None:
@@ -86,9 +91,60 @@ def test_padding_costs_as_published_where_it_is_not_masked() -> None:
     """Two atoms and 58 rows of noise: 30 times the loss per site."""
     batch = CrystalBatch.pack([CAESIUM_CHLORIDE] * 100)
     masked, published = (
-        built(UNetDDPM, mask_padding=masks).loss(batch, rng()).parts["sites"] for masks in (True, False)
+        built(UNetDDPM, mask_padding=masks, **PUBLISHED).loss(batch, rng()).parts["sites"] for masks in (True, False)
     )
     assert float(published.detach() / masked.detach()) == pytest.approx(30, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", GENERATORS, ids=lambda kind: kind.name)
+def test_a_network_that_knows_the_crystal_arrives_at_it_by_either_prediction(kind, monkeypatch) -> None:
+    """The noise and the velocity that lead to a crystal, and the crystal itself, give the same path."""
+    for predicts in ("crystal", "noise-velocity"):
+        system = built(kind, predicts=predicts).eval()
+        batch = sorted_sites(CrystalBatch.pack([CAESIUM_CHLORIDE]))
+        target = to_matrix(batch) / system.units
+
+        def told(matrix, time, condition, system=system, target=target, predicts=predicts):  # noqa: ANN001, ANN202
+            if predicts == "crystal":
+                return target
+            if system.way.process == "flow":
+                return (target - matrix) / (1 - float(time[0]) / system.config.time_scale)
+            level = float(system.alpha_bar[int(time[0])])
+            return (matrix - level**0.5 * target) / (1 - level) ** 0.5
+
+        monkeypatch.setattr(system, "_told", told)
+        (found,) = system.sample([batch.atomic_numbers.tolist()], rng(), SampleConfig(n_steps=50))
+        distance = StructureMatcher(scale=False).get_rms_dist(found.to_structure(), CAESIUM_CHLORIDE.to_structure())
+        assert distance is not None
+        assert distance[0] < 1e-3
+
+
+def test_a_trained_diffusion_is_walked_without_noise_on_request() -> None:
+    ddpm, ddim = moved(built(UNetDDPM)), moved(built(UNetDDIM))
+    ddim.load_state_dict(ddpm.state_dict())
+    asked = [[11, 17]], rng(), SampleConfig(n_steps=20)
+    without = SampleConfig(n_steps=20, denoising=DenoisingConfig(reverse="ddim"))
+    found = ddpm.sample([[11, 17]], rng(), without)[0]
+    assert found.digest == ddim.sample(*asked)[0].digest
+    assert found.digest != ddpm.sample([[11, 17]], rng(), SampleConfig(n_steps=20))[0].digest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", GENERATORS, ids=lambda kind: kind.name)
+def test_a_prototype_of_a_few_compositions_is_learned_by_heart(kind) -> None:
+    compounds = [("Cs", "Cl", 4.1), ("Cs", "Br", 4.3), ("Cs", "I", 4.6), ("Tl", "Cl", 3.8), ("Al", "Ni", 2.9)]
+    toy = [
+        in_standard_setting(Crystal.from_structure(Structure(Lattice.cubic(edge), [one, two], [[0, 0, 0], [0.5] * 3])))
+        for one, two, edge in compounds
+    ]
+    system = built(kind)
+    learn(system, CrystalBatch.pack(toy * 5, [221] * 25, [-1.0] * 25), n_steps=200)
+    found = system.sample([c.atomic_numbers.tolist() for c in toy] * 4, rng(5), SampleConfig(n_steps=25), [221] * 20)
+    targets = [c.to_structure() for c in toy] * 4
+    hits = [
+        StructureMatcher().fit(crystal.to_structure(), target) for crystal, target in zip(found, targets, strict=True)
+    ]
+    assert np.mean(hits) > 0.9
 
 
 @pytest.mark.parametrize("kind", GENERATORS, ids=lambda kind: kind.name)
