@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from configs.evaluation import BenchmarkConfig, EvaluateConfig, GeneratorEntry, JudgeConfig
 from configs.ingest import IngestConfig
+from configs.modification import ModifyConfig
 from configs.reproduction import DatasetEntry, GroundStateConfig, ReproductionConfig
 from configs.schema import DiscoverConfig
 from generative.config import (
@@ -31,8 +32,8 @@ from generative.training_config import TrainConfig
 HEAD = """\
 # Settings
 
-Every setting of a run, of an ingest, of a training, of an evaluation and of a reproduction, with its default, what is
-allowed, and what it means. This file is written by `python -m configs.document > docs/settings.md` from the models that
+Every setting of a run, of an ingest, of a training, of an evaluation, of a reproduction and of a modification, with its
+default, what is allowed, and what it means. This file is written by `python -m configs.document > docs/settings.md` from the models that
 check the settings, and a test keeps the two equal.
 
 A YAML file states only what differs from these defaults; `configs/*.yaml` are examples. A single setting is changed on
@@ -88,6 +89,14 @@ are settings of a training; `sample`, `execution` and `relax`, which stands in `
 [dp-cdvae.md](dp-cdvae.md) says what is measured.
 """
 
+MODIFICATION = """\
+# A modification
+
+For `hullward modify`, whose options set them, and by `--set`; and the parameter `config` of the flow `modify`. `sample`,
+`screen`, `relax` and `execution` are those of a run. [conditional-unet.md](conditional-unet.md#polymorphs-of-your-crystal)
+says what is done.
+"""
+
 BOUNDS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "and below"}
 UNBOUNDED = 2**31 - 1
 """A seed's upper bound is the machine's, not something to document."""
@@ -108,6 +117,7 @@ def document() -> str:
     parts += [REPRODUCTION, _table(ReproductionConfig, "", skip=nested)]
     parts.append(_table(DatasetEntry, "datasets."))
     parts.append(_table(GroundStateConfig, "ground_state.", skip=("relax",)))
+    parts += [MODIFICATION, _table(ModifyConfig, "", skip=("sample", "screen", "relax", "execution"))]
     return "\n".join(parts)
 
 

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows import baseline_commands, evaluate_commands, ingest_commands, optimade_commands, reproduce_commands
+from flows import (
+    baseline_commands,
+    evaluate_commands,
+    ingest_commands,
+    modify_commands,
+    optimade_commands,
+    reproduce_commands,
+)
 from flows.console import PLACED, RANKED, RELAXED, SCREENED, answer, guarded, progress_bar, say, show_table
 from flows.options import AsJson, Crystals, Debug, Elements, Out, OutTable, Potential, Reference, Settings
 
@@ -119,6 +126,7 @@ def _run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
 
 
 ingest_commands.register(app)
+modify_commands.register(app)
 
 
 @app.command()

@@ -25,7 +25,8 @@ _SHIFTS = np.array(list(itertools.product(_FRACTIONS, repeat=3)))
 def _proper_turns() -> np.ndarray:
     """Integer matrices of determinant 1 with entries -1, 0, 1: among them all rotations of any reduced cell."""
     matrices = np.array(list(itertools.product((-1, 0, 1), repeat=9)), dtype=float).reshape(-1, 3, 3)
-    return matrices[np.abs(np.linalg.det(matrices) - 1) < 1e-6]
+    proper: np.ndarray = matrices[np.abs(np.linalg.det(matrices) - 1) < 1e-6]
+    return proper
 
 
 _TURNS = _proper_turns()
@@ -47,7 +48,7 @@ def in_standard_setting(crystal: Crystal, symprec_ang: float = SYMPREC_ANG) -> C
     """
     try:
         found = spglib.standardize_cell(_cell(crystal), to_primitive=True, no_idealize=False, symprec=symprec_ang)
-        if found is None or not _same_formula(found[2], crystal.atomic_numbers):
+        if found is None or not _same_formula(np.asarray(found[2]), crystal.atomic_numbers):
             return _sorted(reduced(crystal))
         lattice, frac, numbers = found
         standard = Crystal(np.array(lattice), wrap_unit(np.array(frac)), np.array(numbers, dtype=np.int16))

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from configs.evaluation import BenchmarkConfig, EvaluateConfig
 from configs.ingest import IngestConfig, load_ingest, parse_ingest
+from configs.modification import ModifyConfig
 from configs.options import IngestRequest, ingest_settings, sample_changes, settings_of
 from configs.overrides import override
 from configs.reproduction import ReproductionConfig, load_reproduction
@@ -145,7 +146,8 @@ def test_prefect_deploys_the_shipped_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [DiscoverConfig, TrainConfig, IngestConfig, EvaluateConfig, BenchmarkConfig, ReproductionConfig]
+    "model",
+    [DiscoverConfig, TrainConfig, IngestConfig, EvaluateConfig, BenchmarkConfig, ReproductionConfig, ModifyConfig],
 )
 def test_every_field_of_the_form_says_what_it_is(model: type[BaseModel]) -> None:
     schema = model.model_json_schema()

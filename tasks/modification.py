@@ -1,0 +1,346 @@
+"""Polymorphs of given crystals: drawn, relaxed together with them, compared with them, ranked.
+
+Functions first, tasks last. Nothing is dropped: a polymorph that is turned away stays in the table with the reason.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from prefect import task
+from prefect.logging import get_run_logger
+
+from configs.modification import ModifyConfig
+from configs.paths import project_version
+from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of, structure_columns
+from tasks.candidates import RELAXED
+from tasks.files import FileRef, key_of, keyed, write_text
+from tasks.loading import PotentialIdentity, identify
+from tasks.relax import relax_table
+
+ROOMS = ("generative", "dft", "tasks/modification.py", "tasks/relax.py", "tasks/candidates.py", "tasks/own_files.py")
+
+
+def _field(name: str, kind: pa.DataType, about: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"about": about})
+
+
+PROPOSED = [
+    _field("id", pa.string(), "hash of the draw; of a given crystal its own id"),
+    _field("source_id", pa.string(), "id of the given crystal; null for one itself"),
+    _field("formula", pa.string(), "reduced formula"),
+    _field("asked", pa.string(), "space group and change of energy, JSON"),
+    *STRUCTURE_FIELDS,
+    _field("rejected_by", pa.string(), "validity | duplicate | relaxation | source | higher, or null"),
+    _field("reason", pa.string(), "one sentence, or null"),
+]
+POLYMORPHS = [
+    _field("rank", pa.int32(), "among the lower polymorphs of one crystal, 1 is the lowest; null if turned away"),
+    *PROPOSED,
+    *(f for f in RELAXED if f.name not in {"id", "formula"}),
+    _field("source_energy_ev_per_atom", pa.float64(), "of the given crystal, relaxed with the same potential, eV/atom"),
+    _field("energy_change_ev_per_atom", pa.float64(), "polymorph less given crystal, both relaxed, eV/atom"),
+    _field("spacegroup", pa.int16(), "international number of the relaxed polymorph (spglib, 0.1 A)"),
+    _field("spacegroup_symbol", pa.string(), "its Hermann-Mauguin symbol"),
+    _field("known_match", pa.string(), "id of the known crystal it matches, or null"),
+]
+
+
+def given_crystals(config: ModifyConfig) -> tuple[pa.Table, list[str]]:
+    """The crystals to modify, and one sentence per record that is none.
+
+    Raises: OwnFileError: if none can be read.
+    """
+    from tasks.own_files import read_crystals
+
+    return read_crystals(config.crystals)
+
+
+def asked_of(config: ModifyConfig) -> list[tuple[int | None, float | None]]:
+    """Space group and change of energy of every draw for one crystal: every pair in turn."""
+    groups = [None, *config.spacegroups]
+    changes = list(config.energy_changes_ev_per_atom) or [None]
+    pairs = itertools.cycle((group, change) for change in changes for group in groups)
+    return list(itertools.islice(pairs, config.n_candidates))
+
+
+def propose(given: pa.Table, config: ModifyConfig) -> pa.Table:
+    """The given crystals, then `n_candidates` polymorphs of each; columns PROPOSED, what is no crystal turned away.
+
+    A modifier starts from the crystal; any other system is asked for its composition.
+    """
+    from generative.sampling import chunk_generator
+    from generative.screening import validity
+    from generative.screening.matching import Tolerances, group
+    from tasks.loading import checkpoint
+    from tasks.own_files import formula_of
+
+    loaded = checkpoint(config.sample.checkpoint, config.execution)
+    system, asked = loaded.system, asked_of(config)
+    known_energy = (
+        given.column("formation_energy_ev_per_atom").to_pylist()
+        if "formation_energy_ev_per_atom" in given.column_names
+        else [None] * len(given)
+    )
+    rows, crystals = [], []
+    proposals: list[tuple[dict[str, Any], Crystal]] = []
+    for place, (name, crystal) in enumerate(zip(given.column("id").to_pylist(), crystals_of(given), strict=True)):
+        if crystal is None:
+            continue
+        formula = formula_of(crystal)
+        rows.append({"id": name, "source_id": None, "formula": formula})
+        crystals.append(crystal)
+        rng = chunk_generator(config.seed, "modify", place)
+        groups, changes = [g for g, _ in asked], [c for _, c in asked]
+        if hasattr(system, "modify"):
+            drawn = system.modify([crystal] * len(asked), rng, config.sample, groups, changes)
+        else:
+            start = known_energy[place]
+            energies = [None if start is None or change is None else start + change for change in changes]
+            numbers = sorted(crystal.atomic_numbers.tolist())
+            drawn = system.sample([numbers] * len(asked), rng, config.sample, groups, energies)
+        for number, ((wish, change), found) in enumerate(zip(asked, drawn, strict=True)):
+            row: dict[str, Any] = {
+                "id": key_of("modify", (), of=name, checkpoint=loaded.digest, seed=config.seed, n=number)[:16],
+                "source_id": name,
+                "formula": formula,
+                "asked": json.dumps({"spacegroup": wish, "energy_change_ev_per_atom": change}),
+            }
+            verdict = validity.check(found, config.screen)
+            if not verdict.valid:
+                row |= {"rejected_by": "validity", "reason": verdict.reason}
+            proposals.append((row, found))
+    tolerances = Tolerances.from_config(config.screen)
+    alive = [i for i, (row, _) in enumerate(proposals) if "rejected_by" not in row]
+    groups_of_like = group([proposals[i][1] for i in alive], tolerances)
+    for place, first in enumerate(groups_of_like.first_members):
+        if first != place:
+            leader = proposals[alive[first]][0]["id"]
+            proposals[alive[place]][0].update(rejected_by="duplicate", reason=f"matches {leader} ({tolerances})")
+    rows += [row for row, _ in proposals]
+    crystals += [crystal for _, crystal in proposals]
+    columns = structure_columns(crystals)
+    plain = {
+        f.name: pa.array([row.get(f.name) for row in rows], type=f.type) for f in PROPOSED if f.name not in columns
+    }
+    return pa.table([{**plain, **columns}[f.name] for f in PROPOSED], schema=pa.schema(PROPOSED))
+
+
+def judge_polymorphs(proposed: pa.Table, relaxed: pa.Table, config: ModifyConfig) -> pa.Table:
+    """Every polymorph beside the crystal that it came of, lower ones ranked; columns POLYMORPHS."""
+    from dft.ground_state import symmetry
+    from generative.screening.matching import ReferenceSet, Tolerances, find_known, group
+
+    tolerances = Tolerances.from_config(config.screen)
+    done = {
+        row["id"]: (row, crystal)
+        for row, crystal in zip(relaxed.to_pylist(), crystals_of(relaxed, "relaxed_"), strict=True)
+    }
+    rows = proposed.to_pylist()
+    crystals: dict[str, Crystal] = {}
+    for row in rows:
+        found, crystal = done.get(row["id"], (None, None))
+        if found is not None:
+            row |= {name: value for name, value in found.items() if name not in {"id", "formula"}}
+        if crystal is None:
+            if found is not None:
+                row |= {"rejected_by": "relaxation", "reason": found["relax_reason"]}
+            continue
+        crystals[row["id"]] = crystal
+        number, symbol = symmetry(crystal.to_structure()) or (None, None)
+        row |= {"spacegroup": number, "spacegroup_symbol": symbol}
+    if config.reference is not None and crystals:
+        from tasks.own_files import read_crystals
+
+        known = ReferenceSet.from_table(read_crystals([config.reference])[0])
+        names = list(crystals)
+        matches = find_known([crystals[name] for name in names], known, tolerances).matches
+        named = {name: match.reference_id for name, match in zip(names, matches, strict=True) if match is not None}
+        for row in rows:
+            row["known_match"] = named.get(row["id"])
+    sources = {row["id"]: row for row in rows if row["source_id"] is None}
+    for row in rows:
+        if row["source_id"] is None or row["id"] not in crystals:
+            continue
+        source = sources[row["source_id"]]
+        row["source_energy_ev_per_atom"] = source.get("energy_ev_per_atom")
+        if source["id"] not in crystals:
+            row |= {
+                "rejected_by": "source",
+                "reason": f"{source['id']} itself could not be relaxed: {source['reason']}",
+            }
+            continue
+        change = row["energy_ev_per_atom"] - source["energy_ev_per_atom"]
+        row["energy_change_ev_per_atom"] = change
+        like = group([crystals[source["id"]], crystals[row["id"]]], tolerances).first_members
+        if like[1] == 0:
+            row |= {"rejected_by": "source", "reason": f"relaxed into {source['id']} itself ({tolerances})"}
+        elif change >= -config.lower_by_ev_per_atom:
+            row |= {"rejected_by": "higher", "reason": f"{change:+.4f} eV/atom from {source['id']}"}
+    _rank(rows, crystals, tolerances)
+    lines = sorted(
+        rows, key=lambda r: (r["source_id"] or r["id"], r["source_id"] is not None, r.get("rank") or 10**9, r["id"])
+    )
+    return pa.table(
+        {f.name: pa.array([row.get(f.name) for row in lines], type=f.type) for f in POLYMORPHS},
+        schema=pa.schema(POLYMORPHS),
+    )
+
+
+def _rank(rows: list[dict[str, Any]], crystals: dict[str, Crystal], tolerances: Any) -> None:
+    """Number the lower polymorphs of each crystal, lowest first; repeats of a lower one are turned away."""
+    from generative.screening.matching import group
+
+    alive = [row for row in rows if row["source_id"] is not None and not row["rejected_by"] and row["id"] in crystals]
+    for source in sorted({row["source_id"] for row in alive}):
+        own = sorted(
+            (row for row in alive if row["source_id"] == source),
+            key=lambda row: (round(row["energy_ev_per_atom"], 6), row["id"]),
+        )
+        firsts = group([crystals[row["id"]] for row in own], tolerances).first_members
+        kept = itertools.count(1)
+        for place, first in enumerate(firsts):
+            if first == place:
+                own[place]["rank"] = next(kept)
+            else:
+                own[place] |= {
+                    "rejected_by": "duplicate",
+                    "reason": f"relaxed into {own[first]['id']} ({tolerances})",
+                }
+
+
+def summary_of(table: pa.Table) -> list[dict[str, Any]]:
+    """One record per given crystal: how many polymorphs were drawn and are lower, the best of them, or why none."""
+    rows = table.to_pylist()
+    found = []
+    for source in (row for row in rows if row["source_id"] is None):
+        own = [row for row in rows if row["source_id"] == source["id"]]
+        lower = sorted((row for row in own if row["rank"] is not None), key=lambda row: row["rank"])
+        turned = {}
+        for row in own:
+            if row["rejected_by"]:
+                turned[row["rejected_by"]] = turned.get(row["rejected_by"], 0) + 1
+        found.append(
+            {
+                "id": source["id"],
+                "formula": source["formula"],
+                "spacegroup": source["spacegroup_symbol"],
+                "energy_ev_per_atom": source["energy_ev_per_atom"],
+                "n_drawn": len(own),
+                "n_lower": len(lower),
+                "turned_away": turned,
+                "best": {
+                    name: lower[0][name]
+                    for name in ("id", "spacegroup_symbol", "energy_change_ev_per_atom", "known_match")
+                }
+                if lower
+                else None,
+            }
+        )
+    return found
+
+
+def proposals_file(config: ModifyConfig, given: pa.Table) -> FileRef:
+    """The table of `propose`, drawn once."""
+    from generative.checkpoints import digest
+
+    named = zip(given.column("id").to_pylist(), crystals_of(given), strict=True)
+    key = key_of(
+        "modify-propose",
+        ROOMS,
+        checkpoint=digest(config.sample.checkpoint),
+        crystals=[[name, c.digest] for name, c in named if c],
+        asked=asked_of(config),
+        sampler=config.sample.model_dump(mode="json", exclude={"checkpoint", "n_candidates"}),
+        screen=config.screen.model_dump(mode="json"),
+        seed=config.seed,
+    )
+    return keyed(config.folder / "proposed.parquet", key, lambda: propose(given, config))
+
+
+def relaxed_file(config: ModifyConfig, proposed: FileRef, identity: PotentialIdentity) -> FileRef:
+    """Given crystals and surviving proposals, relaxed once."""
+    from tasks.relax import survivors
+
+    key = key_of(
+        "modify-relax",
+        ROOMS,
+        proposed=proposed.sha256,
+        potential=identity.fingerprint,
+        relax=config.relax.model_dump(mode="json", exclude={"potential", "fallback", "chunk_size"}),
+    )
+    path = config.folder / "relaxed.parquet"
+    return keyed(path, key, lambda: relax_table(survivors(proposed.read()), config.as_run()))
+
+
+def write_modification(config: ModifyConfig, table: pa.Table, identity: PotentialIdentity) -> Path:
+    """polymorphs.parquet, the ranked crystals as CIFs, and modification.json with settings and summary."""
+    from tasks.files import write_table
+
+    folder = config.folder
+    write_table(table, folder / "polymorphs.parquet")
+    for old in (folder / "cifs").glob("*.cif"):
+        old.unlink()
+    for row, crystal in zip(table.to_pylist(), crystals_of(table, "relaxed_"), strict=True):
+        if row["rank"] is not None and crystal is not None:
+            name = f"{row['rank']:04d}-{row['formula']}-{row['id']}.cif"
+            write_text(folder / "cifs" / name, str(crystal.to_structure().to(fmt="cif")))
+    document = {
+        "schema_version": 1,
+        "hullward": project_version(),
+        "settings": config.model_dump(mode="json"),
+        "potential": identity.model_dump(mode="json"),
+        "crystals": summary_of(table),
+    }
+    path = folder / "modification.json"
+    write_text(path, json.dumps(document, indent=2, sort_keys=True, allow_nan=False, default=_plain) + "\n")
+    return path
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+@task(name="propose")
+def propose_task(config: ModifyConfig) -> FileRef:
+    """Read the crystals and draw polymorphs of them; see propose."""
+    logger = get_run_logger()
+    given, refused = given_crystals(config)
+    for sentence in refused[:5]:
+        logger.warning("left out: %s", sentence)
+    ref = proposals_file(config, given)
+    table = ref.read()
+    n = sum(reason is None for reason in table.column("rejected_by").to_pylist()) - len(given)
+    state = ", unchanged, skipped" if ref.reused else ""
+    logger.info("%d crystals, %d polymorphs to relax%s", len(given), n, state)
+    return ref
+
+
+@task(name="relax", task_run_name="relax-polymorphs")
+def relax_polymorphs_task(config: ModifyConfig, proposed: FileRef) -> FileRef:
+    """Relax given crystals and polymorphs with one potential; see relaxed_file."""
+    identity = identify(config.relax, config.execution)
+    get_run_logger().info("energies by %s", identity.method)
+    return relaxed_file(config, proposed, identity)
+
+
+@task(name="rank")
+def rank_task(config: ModifyConfig, proposed: FileRef, relaxed: FileRef) -> Path:
+    """Compare, rank, write; see judge_polymorphs and write_modification."""
+    identity = identify(config.relax, config.execution)
+    table = judge_polymorphs(proposed.read(), relaxed.read(), config)
+    path = write_modification(config, table, identity)
+    for entry in summary_of(table):
+        best = entry["best"]
+        said = (
+            f"the lowest is {best['energy_change_ev_per_atom']:+.4f} eV/atom, {best['spacegroup_symbol']}"
+            if best
+            else "none is lower"
+        )
+        get_run_logger().info("%s: %d polymorphs drawn, %s", entry["id"], entry["n_drawn"], said)
+    return path

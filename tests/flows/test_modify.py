@@ -1,0 +1,109 @@
+"""modify: the ground state is found from a metastable crystal, and nothing is found below the ground state."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core.lattice import Lattice
+from pymatgen.core.structure import Structure
+
+from configs.modification import parse_modification
+from generative import checkpoints
+from generative.crystals import Crystal, crystals_of
+from generative.systems.structure_modifier import ModifierConfig, RegressionModifier
+from generative.systems.substitution import PrototypeSubstitution
+from tasks.loading import identify
+from tasks.modification import (
+    asked_of,
+    given_crystals,
+    judge_polymorphs,
+    proposals_file,
+    relaxed_file,
+    summary_of,
+    write_modification,
+)
+
+ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3])
+CAESIUM_CHLORIDE = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3])
+ZINC_BLENDE = Structure.from_spacegroup("F-43m", Lattice.cubic(6.1), ["Na", "Cl"], [[0, 0, 0], [0.25] * 3])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two polymorphs of NaCl as files, and a generator that knows three prototypes of it."""
+    place = tmp_path_factory.mktemp("modify")
+    for name, structure in (("rock-salt", ROCK_SALT), ("caesium-chloride", CAESIUM_CHLORIDE)):
+        structure.to(filename=str(place / f"{name}.cif"))
+    known = [Crystal.from_structure(s.get_primitive_structure()) for s in (ROCK_SALT, CAESIUM_CHLORIDE, ZINC_BLENDE)]
+    torch.manual_seed(0)
+    checkpoints.save(place / "prototypes", PrototypeSubstitution.of(known, [225, 221, 216]), {}, torch.float32)
+    return place
+
+
+def settings(folder: Path, **changes: object) -> dict[str, object]:
+    return {
+        "crystals": [str(folder / "caesium-chloride.cif"), str(folder / "rock-salt.cif")],
+        "reference": str(folder / "rock-salt.cif"),
+        "n_candidates": 6,
+        "spacegroups": [],
+        "sample": {"checkpoint": str(folder / "prototypes")},
+        "relax": {"potential": "CHGNet"},
+        "execution": {"runs_folder": str(folder / "runs"), "torch_threads": 1},
+        **changes,
+    }
+
+
+def test_the_ground_state_is_found_below_a_metastable_crystal_and_nothing_below_itself(folder: Path) -> None:
+    config = parse_modification(settings(folder), "test")
+    given, refused = given_crystals(config)
+    assert not refused
+    proposed = proposals_file(config, given)
+    identity = identify(config.relax, config.execution)
+    relaxed = relaxed_file(config, proposed, identity)
+    table = judge_polymorphs(proposed.read(), relaxed.read(), config)
+    assert len(table) == 2 * (1 + config.n_candidates)
+    metastable, ground = summary_of(table)
+    assert metastable["best"]["spacegroup_symbol"] == "Fm-3m"
+    assert metastable["best"]["energy_change_ev_per_atom"] < -0.03
+    assert metastable["best"]["known_match"] is not None
+    assert ground["best"] is None
+    assert sum(ground["turned_away"].values()) == config.n_candidates
+    rows = table.to_pylist()
+    (best,) = (i for i, row in enumerate(rows) if row["id"] == metastable["best"]["id"])
+    found = crystals_of(table, "relaxed_")[best]
+    assert found is not None
+    assert StructureMatcher().fit(found.to_structure(), ROCK_SALT)
+    energies = {row["id"]: row["energy_ev_per_atom"] for row in rows if row["source_id"] is None}
+    change = rows[best]["energy_ev_per_atom"] - energies[rows[best]["source_id"]]
+    assert rows[best]["energy_change_ev_per_atom"] == pytest.approx(change)
+    path = write_modification(config, table, identity)
+    assert json.loads(path.read_text())["crystals"][0]["n_lower"] == metastable["n_lower"]
+    assert len(list((config.folder / "cifs").glob("*.cif"))) == sum(row["rank"] is not None for row in rows)
+    assert pq.read_table(config.folder / "polymorphs.parquet").num_rows == len(table)
+    assert proposals_file(config, given).reused
+    assert relaxed_file(config, proposed, identity).reused
+
+
+def test_a_modifier_starts_from_the_crystal_itself(folder: Path) -> None:
+    """An untrained regression gives cells of nothing: all are turned away with the reason, none is lost."""
+    torch.manual_seed(0)
+    checkpoints.save(folder / "untrained", RegressionModifier(ModifierConfig(size="tiny")), {}, torch.float32)
+    changes = {"sample": {"checkpoint": str(folder / "untrained")}, "name": "untrained"}
+    config = parse_modification(settings(folder, **changes), "test")
+    table = proposals_file(config, given_crystals(config)[0]).read()
+    drawn = [row for row in table.to_pylist() if row["source_id"] is not None]
+    assert len(drawn) == 12
+    assert {row["rejected_by"] for row in drawn} == {"validity"}
+    assert all(row["reason"] for row in drawn)
+
+
+def test_every_space_group_is_asked_for_with_every_change_of_energy(folder: Path) -> None:
+    changes = {"spacegroups": [225, 12], "energy_changes_ev_per_atom": [-0.1, -0.2], "n_candidates": 7}
+    asked = asked_of(parse_modification(settings(folder, **changes), "test"))
+    assert asked[:6] == [(None, -0.1), (225, -0.1), (12, -0.1), (None, -0.2), (225, -0.2), (12, -0.2)]
+    assert asked[6] == asked[0]
