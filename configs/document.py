@@ -33,8 +33,8 @@ HEAD = """\
 # Settings
 
 Every setting of a run, of an ingest, of a training, of an evaluation, of a reproduction and of a modification, with its
-default, what is allowed, and what it means. This file is written by `python -m configs.document > docs/settings.md` from the models that
-check the settings, and a test keeps the two equal.
+default, what is allowed, and what it means. This file is written by `python -m configs.document > docs/settings.md` from
+the models that check the settings, and a test keeps the two equal.
 
 A YAML file states only what differs from these defaults; `configs/*.yaml` are examples. A single setting is changed on
 the command line by its dotted name: `hullward discover ternary --set sample.n_candidates=64`. A wrong name, type or
@@ -92,9 +92,9 @@ are settings of a training; `sample`, `execution` and `relax`, which stands in `
 MODIFICATION = """\
 # A modification
 
-For `hullward modify`, whose options set them, and by `--set`; and the parameter `config` of the flow `modify`. `sample`,
-`screen`, `relax` and `execution` are those of a run. [conditional-unet.md](conditional-unet.md#polymorphs-of-your-crystal)
-says what is done.
+For `hullward modify`, whose options set them, and by `--set`; and the parameter `config` of the flow `modify`.
+`sample`, `screen`, `relax` and `execution` are those of a run.
+[conditional-unet.md](conditional-unet.md#polymorphs-of-your-crystal) says what is done.
 """
 
 BOUNDS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "and below"}
