@@ -6,9 +6,11 @@ results are compared and job folders named.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
+from pymatgen.core.periodic_table import Element
 
 from dft.config import RelaxConfig, RoomConfig
 from dft.structures import digest_of
@@ -58,7 +60,68 @@ class PotentialEngineConfig(EngineConfig):
         )
 
 
-AnyEngineConfig = Annotated[PotentialEngineConfig, Field(discriminator="name")]
+class Spin(StrEnum):
+    """Whether a calculation is spin-polarised."""
+
+    AUTO = "auto"
+    """Where the crystal carries moments, or an element of MAGNETIC_MOMENTS."""
+    ON = "on"
+    OFF = "off"
+
+
+MAGNETIC_MOMENTS = {"Cr": 3.0, "Mn": 4.0, "Fe": 3.0, "Co": 2.0, "Ni": 1.0}
+"""Moments that a spin-polarised calculation starts from where the crystal carries none, Bohr magnetons, parallel."""
+
+ELEMENT_CUTOFFS_EV = {"N": 800.0, "O": 800.0, "F": 800.0}
+"""Where 500 eV is not enough with GPAW's PAW data; measured in docs/dft-engines.md."""
+
+
+class GPAWConfig(EngineConfig):
+    """GPAW, plane waves: the open DFT code."""
+
+    CHANGES_NO_NUMBER: ClassVar[frozenset[str]] = frozenset({"command", "processes", "mpi_command"})
+
+    name: Literal["gpaw"] = "gpaw"
+    functional: Literal["PBE"] = Field("PBE", description="the PAW data are made for it")
+    cutoff_ev: float = Field(500.0, ge=200, le=3000, description="plane-wave cut-off, eV")
+    element_cutoffs_ev: dict[str, float] = Field(
+        ELEMENT_CUTOFFS_EV, description="higher cut-offs of elements, eV; a crystal takes the highest of its elements'"
+    )
+    system: tuple[str, ...] = Field(
+        (), description="elements of the campaign: every crystal takes the cut-off that these need together"
+    )
+    kpoint_density_ang: float = Field(
+        3.5,
+        gt=0,
+        le=30,
+        description="k-points per A^-1 of the reciprocal lattice vectors (2 pi included), Gamma-centred",
+    )
+    smearing_ev: float = Field(0.05, gt=0, le=1, description="width of the Fermi-Dirac occupations, eV")
+    spin: Spin = Field(Spin.AUTO, description="auto: where the crystal carries moments, or holds Cr Mn Fe Co Ni")
+    pressure_gpa: float = Field(0.0, ge=-100, le=1000, description="external pressure, GPa")
+    fmax_ev_per_ang: float = Field(0.02, gt=0, le=1, description="largest force (cell forces included), eV/A")
+    ionic_steps_max: int = Field(60, ge=1, le=10_000, description="optimiser steps")
+    electronic_steps_max: int = Field(150, ge=10, le=10_000, description="electronic steps per geometry and mixing")
+    energy_convergence_ev_per_electron: float = Field(1e-5, gt=0, le=0.01, description="eV per valence electron")
+    command: tuple[str, ...] = Field(
+        ("gpaw", "python"), min_length=1, description="starts GPAW's Python; it has its own ASE and NumPy"
+    )
+    processes: int = Field(1, ge=1, le=4096, description="MPI processes, where mpi_command does not say")
+    mpi_command: str | None = Field(
+        None,
+        description="how GPAW is started in parallel, such as 'srun'; null takes HULLWARD_MPI_COMMAND, or mpirun for "
+        "more than one process",
+    )
+
+    @model_validator(mode="after")
+    def _known_elements(self) -> Self:
+        unknown = sorted({s for s in (*self.element_cutoffs_ev, *self.system) if not Element.is_valid_symbol(s)})
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)} in element_cutoffs_ev or system: expected symbols of elements")
+        return self
+
+
+AnyEngineConfig = Annotated[PotentialEngineConfig | GPAWConfig, Field(discriminator="name")]
 
 _ANY: TypeAdapter[EngineConfig] = TypeAdapter(AnyEngineConfig)
 

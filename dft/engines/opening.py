@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dft.engines.base import Engine
-from dft.engines.config import EngineConfig, PotentialEngineConfig
+from dft.engines.config import EngineConfig, GPAWConfig, PotentialEngineConfig
 
 
 def open_engine(config: EngineConfig) -> Engine:
@@ -15,4 +15,8 @@ def open_engine(config: EngineConfig) -> Engine:
         from dft.engines.potential import PotentialEngine
 
         return PotentialEngine(config)
+    if isinstance(config, GPAWConfig):
+        from dft.engines.gpaw_engine import GPAWEngine
+
+        return GPAWEngine(config)
     raise TypeError(f"settings {type(config).__name__} belong to no engine: expected one of dft/engines/config.py")
