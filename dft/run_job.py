@@ -17,14 +17,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from dft.engines.base import EngineError, FaultKind, is_disk_full
+from dft.engines.base import RESERVE_BYTES, EngineError, FaultKind, is_disk_full
 from dft.engines.opening import open_engine
 from dft.job_folder import ERROR, RECORD, Job, JobFolderError, read_job, read_record, write_error, write_record
 from dft.records import RecordError
 
 RESERVE = ".reserve"
-RESERVE_BYTES = 64 * 1024
-"""Held while a job runs, and let go when the disk is full: so that error.json can still say so."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU)
 

@@ -59,6 +59,10 @@ class Engine(Protocol):
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+RESERVE_BYTES = 64 * 1024
+"""Held while a job runs, and let go when the disk is full: so that error.json can still say so."""
+
+
 def is_disk_full(error: OSError) -> bool:
     """Whether writing failed for lack of space, or of quota."""
     return error.errno in DISK_FULL_ERRNOS

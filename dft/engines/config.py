@@ -6,6 +6,7 @@ results are compared and job folders named.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -72,23 +73,26 @@ class Spin(StrEnum):
 MAGNETIC_MOMENTS = {"Cr": 3.0, "Mn": 4.0, "Fe": 3.0, "Co": 2.0, "Ni": 1.0}
 """Moments that a spin-polarised calculation starts from where the crystal carries none, Bohr magnetons, parallel."""
 
+LEAST_CUTOFF_EV = 500.0
 ELEMENT_CUTOFFS_EV = {"N": 800.0, "O": 800.0, "F": 800.0}
-"""Where 500 eV is not enough with GPAW's PAW data; measured in docs/dft-engines.md."""
+"""Elements for which LEAST_CUTOFF_EV is not enough with GPAW's PAW data; measured in docs/dft-engines.md."""
 
 
 class GPAWConfig(EngineConfig):
     """GPAW, plane waves: the open DFT code."""
 
-    CHANGES_NO_NUMBER: ClassVar[frozenset[str]] = frozenset({"command", "processes", "mpi_command"})
+    CHANGES_NO_NUMBER: ClassVar[frozenset[str]] = frozenset(
+        {"element_cutoffs_ev", "command", "processes", "mpi_command"}
+    )
 
     name: Literal["gpaw"] = "gpaw"
     functional: Literal["PBE"] = Field("PBE", description="the PAW data are made for it")
-    cutoff_ev: float = Field(500.0, ge=200, le=3000, description="plane-wave cut-off, eV")
-    element_cutoffs_ev: dict[str, float] = Field(
-        ELEMENT_CUTOFFS_EV, description="higher cut-offs of elements, eV; a crystal takes the highest of its elements'"
+    cutoff_ev: float = Field(
+        800.0, ge=200, le=3000, description="plane-wave cut-off of every crystal, eV: energies at different ones differ"
     )
-    system: tuple[str, ...] = Field(
-        (), description="elements of the campaign: every crystal takes the cut-off that these need together"
+    element_cutoffs_ev: dict[str, float] = Field(
+        ELEMENT_CUTOFFS_EV,
+        description="cut-off that an element needs, eV; a crystal with one that cutoff_ev does not reach is refused",
     )
     kpoint_density_ang: float = Field(
         3.5,
@@ -115,10 +119,21 @@ class GPAWConfig(EngineConfig):
 
     @model_validator(mode="after")
     def _known_elements(self) -> Self:
-        unknown = sorted({s for s in (*self.element_cutoffs_ev, *self.system) if not Element.is_valid_symbol(s)})
-        if unknown:
-            raise ValueError(f"{', '.join(unknown)} in element_cutoffs_ev or system: expected symbols of elements")
+        if unknown := sorted(symbol for symbol in self.element_cutoffs_ev if not Element.is_valid_symbol(symbol)):
+            raise ValueError(f"{', '.join(unknown)} in element_cutoffs_ev: expected symbols of elements")
         return self
+
+    @classmethod
+    def for_elements(cls, elements: Iterable[str], **fields: Any) -> Self:
+        """Settings whose cut-off is just enough for these elements together: those of a whole campaign.
+
+        Args:
+            elements: symbols.
+            fields: further settings.
+        """
+        needed = fields.get("element_cutoffs_ev", ELEMENT_CUTOFFS_EV)
+        cutoff_ev = max([LEAST_CUTOFF_EV, *(needed.get(symbol, LEAST_CUTOFF_EV) for symbol in elements)])
+        return cls(**{"cutoff_ev": cutoff_ev, **fields})
 
 
 AnyEngineConfig = Annotated[PotentialEngineConfig | GPAWConfig, Field(discriminator="name")]

@@ -12,9 +12,9 @@ import numpy as np
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from dft.engines.base import EngineError, FaultKind, digests
+from dft.engines.base import RESERVE_BYTES, EngineError, FaultKind, digests
 from dft.engines.config import MAGNETIC_MOMENTS, GPAWConfig, Spin
-from dft.engines.programs import DISK_FULL_WORDS, last_words, run_program
+from dft.engines.programs import DISK_FULL_WORDS, free_bytes, last_words, run_program
 from dft.job_folder import Job, Purpose
 from dft.records import DFTRecord, enthalpy_ev
 from dft.submission.files import read_json, write_json
@@ -44,6 +44,7 @@ class GPAWEngine:
         Raises: EngineError: if GPAW is missing, lacks data of an element, does not converge the density, or crashes.
         """
         _refuse_coinciding_atoms(job.structure)
+        _refuse_low_cutoff(job.structure, self.config)
         resolved = resolve(job.structure, self.config)
         write_json(folder / INPUT, self._input(job, resolved))
         (folder / RESULT).unlink(missing_ok=True)
@@ -170,16 +171,15 @@ class GPAWEngine:
 
 
 def resolve(structure: Structure, config: GPAWConfig) -> dict[str, Any]:
-    """What the settings come to for one crystal: cut-off, mesh, spin and initial moments; plain JSON."""
+    """What the settings come to for one crystal: mesh, spin, initial moments; plain JSON."""
     symbols = [site.specie.symbol for site in structure]
-    cutoffs_ev = [config.element_cutoffs_ev.get(symbol, 0.0) for symbol in {*symbols, *config.system}]
     stated = structure.site_properties.get("magmom")
     stated_moments = None if stated is None else [float(moment) for moment in stated]
     is_magnetic = bool(stated_moments and any(stated_moments)) or bool(set(symbols) & set(MAGNETIC_MOMENTS))
     is_spin_polarised = config.spin is Spin.ON or (config.spin is Spin.AUTO and is_magnetic)
     guessed = [MAGNETIC_MOMENTS.get(symbol, 0.6 if config.spin is Spin.ON else 0.0) for symbol in symbols]
     return {
-        "cutoff_ev": max(config.cutoff_ev, *cutoffs_ev),
+        "cutoff_ev": config.cutoff_ev,
         "mesh": mesh(structure.lattice, config.kpoint_density_ang),
         "is_spin_polarised": is_spin_polarised,
         "initial_magmoms": (stated_moments or guessed) if is_spin_polarised else None,
@@ -204,11 +204,23 @@ def _refuse_coinciding_atoms(structure: Structure) -> None:
         )
 
 
+def _refuse_low_cutoff(structure: Structure, config: GPAWConfig) -> None:
+    needed = {s: config.element_cutoffs_ev.get(s, 0.0) for s in sorted({site.specie.symbol for site in structure})}
+    if too_low := {symbol: cutoff_ev for symbol, cutoff_ev in needed.items() if cutoff_ev > config.cutoff_ev}:
+        raise EngineError(
+            FaultKind.STRUCTURE_REFUSED,
+            f"cutoff_ev {config.cutoff_ev:g} is too low for {', '.join(too_low)}: expected at least "
+            f"{max(too_low.values()):g} eV; raise cutoff_ev for the whole campaign, or lower "
+            "element_cutoffs_ev if you have measured otherwise",
+            is_retryable=False,
+        )
+
+
 def _crash(status: int, words: str, folder: Path) -> EngineError:
     """GPAW ended without a result: why, as far as its output says."""
     tail = " / ".join(line.strip() for line in words.splitlines()[-5:] if line.strip()) or "none"
     how = f"signal {-status}" if status < 0 else f"exit status {status}"
-    if any(word in words for word in DISK_FULL_WORDS):
+    if any(word in words for word in DISK_FULL_WORDS) or free_bytes(folder) < RESERVE_BYTES:
         reason = f"no space left to write in {folder}: make room, then run again; GPAW's last words: {tail}"
         return EngineError(FaultKind.DISK_FULL, reason, is_retryable=True)
     if "No module named 'gpaw'" in words or "No module named gpaw" in words:

@@ -68,6 +68,12 @@ def last_words(file: Path) -> str:
         return ""
 
 
+def free_bytes(folder: Path) -> int:
+    """Space left where a folder lies, as an ordinary user sees it."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Nothing to do after an ordinary end; after an exception the program is ended first."""
     if process.poll() is None:

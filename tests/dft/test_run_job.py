@@ -22,6 +22,7 @@ from dft.engines.config import PotentialEngineConfig
 from dft.job_folder import Purpose, make_job_folder, read_record
 from dft.potentials import load_potential
 from dft.relaxation import relax
+from dft.run_job import run_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 CHGNET = PotentialEngineConfig(potential="CHGNet", fmax_ev_per_ang=0.02)
@@ -31,16 +32,11 @@ def silicon(a_ang: float = 5.3) -> Structure:
     return Structure.from_spacegroup(227, Lattice.cubic(a_ang), ["Si"], [[0, 0, 0]]).get_primitive_structure()
 
 
-def run(folder: Path, **more: Any) -> subprocess.CompletedProcess[str]:
+def run(folder: Path) -> subprocess.CompletedProcess[str]:
+    """A job folder run as a queue runs it."""
     command = [sys.executable, "-m", "dft.run_job", str(folder)]
     return subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        **more,
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
 
 
@@ -76,7 +72,7 @@ def test_a_relaxation_leaves_the_record_that_the_potential_itself_gives_and_is_n
 def test_a_held_pressure_shows_in_the_stress_and_the_enthalpy(tmp_path: Path) -> None:
     pressed = CHGNET.model_copy(update={"pressure_gpa": 10.0})
     folder = make_job_folder(tmp_path, silicon(), pressed, candidate_id="c1")
-    assert run(folder).returncode == 0
+    assert run_folder(folder)
     record = read_record(folder)
     assert record is not None
     np.testing.assert_allclose(record.stress_gpa, -10.0 * np.eye(3), atol=0.5)
@@ -87,7 +83,7 @@ def test_a_held_pressure_shows_in_the_stress_and_the_enthalpy(tmp_path: Path) ->
 
 def test_a_static_job_leaves_the_crystal_as_it_is(tmp_path: Path) -> None:
     folder = make_job_folder(tmp_path, silicon(), CHGNET, candidate_id="c1", purpose=Purpose.STATIC)
-    assert run(folder).returncode == 0
+    assert run_folder(folder)
     record = read_record(folder)
     assert record is not None
     assert record.structure == silicon()
@@ -97,7 +93,7 @@ def test_a_static_job_leaves_the_crystal_as_it_is(tmp_path: Path) -> None:
 def test_an_unconverged_relaxation_is_a_record_that_says_so(tmp_path: Path) -> None:
     few = CHGNET.model_copy(update={"max_steps": 1})
     folder = make_job_folder(tmp_path, silicon(), few, candidate_id="c1")
-    assert run(folder).returncode == 0
+    assert run_folder(folder)
     record = read_record(folder)
     assert record is not None
     assert not record.is_converged
@@ -116,7 +112,7 @@ def test_a_job_that_cannot_be_done_leaves_its_reason(
 ) -> None:
     unknown_to_chgnet = Structure(Lattice.cubic(5.0), ["Rn"], [[0, 0, 0]])
     folder = make_job_folder(tmp_path, unknown_to_chgnet, engine, candidate_id="c1")
-    assert run(folder).returncode == 1
+    assert not run_folder(folder)
     error = error_of(folder)
     assert (error["kind"], error["is_retryable"]) == (kind, False)
     assert said in error["reason"]
@@ -126,17 +122,17 @@ def test_a_folder_without_a_job_gets_an_error_and_a_stale_one_does_not_survive_s
     folder = make_job_folder(tmp_path, silicon(), CHGNET, candidate_id="c1", purpose=Purpose.STATIC)
     whole = (folder / "job.json").read_text()
     (folder / "job.json").write_text("{")
-    assert run(folder).returncode == 1
+    assert not run_folder(folder)
     assert error_of(folder)["kind"] == "invalid job"
     (folder / "job.json").write_text(whole)
-    assert run(folder).returncode == 0
+    assert run_folder(folder)
     assert not (folder / "error.json").exists()
 
 
 def test_a_record_that_cannot_be_read_is_kept_aside_and_computed_again(tmp_path: Path) -> None:
     folder = make_job_folder(tmp_path, silicon(), CHGNET, candidate_id="c1", purpose=Purpose.STATIC)
     (folder / "record.json").write_text('{"schema_version": "1", "energy_ev": -1')
-    assert run(folder).returncode == 0
+    assert run_folder(folder)
     assert read_record(folder) is not None
     assert (folder / "record.json.unreadable").read_text().startswith('{"schema_version"')
 
@@ -151,7 +147,7 @@ def test_a_signal_ends_the_job_with_a_reason_and_running_again_finishes_it(tmp_p
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 1
     assert (error_of(folder)["kind"], error_of(folder)["is_retryable"]) == ("stopped", True)
-    assert run(folder).returncode == 0
+    assert run_folder(folder)
     assert read_record(folder) is not None
 
 
@@ -186,10 +182,10 @@ def test_a_full_disk_is_a_reason_and_room_made_later_is_enough(small_disk: Path)
     filler = small_disk / "filler"
     free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
     filler.write_bytes(b"\0" * (free - 32 * 1024))  # less than the reserve
-    assert run(folder).returncode == 1
+    assert not run_folder(folder)
     error = error_of(folder)
     assert (error["kind"], error["is_retryable"]) == ("disk full", True)
     assert "make room" in error["reason"]
     filler.unlink()
-    assert run(folder).returncode == 0
+    assert run_folder(folder)
     assert read_record(folder) is not None
