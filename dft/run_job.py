@@ -87,7 +87,12 @@ def _has_record(folder: Path) -> bool:
 def _alone(folder: Path) -> Iterator[None]:
     """One process per folder; the lock is the operating system's, so a dead process holds none."""
     with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError as error:  # some network file systems have no locks; the queue's own claims hold there
+            sys.stderr.write(f"{folder} is not locked ({error}): only the queue keeps a second process away\n")
         yield
 
 
