@@ -121,7 +121,7 @@ def test_iron_is_magnetic(tmp_path: Path, record_of: Callable[..., DFTRecord]) -
     config = GPAWConfig(cutoff_ev=400, kpoint_density_ang=2.5, smearing_ev=0.1)
     record = record_of(make_job_folder(tmp_path, iron, config, candidate_id="fe", purpose=Purpose.STATIC))
     assert record.magmoms is not None
-    assert record.magmoms[0] == pytest.approx(2.2, abs=0.2)  # experiment: 2.22
+    assert record.magmoms[0] == pytest.approx(2.22, abs=0.3)  # experiment; the mesh and the smearing are coarse
     assert record.structure.site_properties["magmom"] == list(record.magmoms)
 
 
