@@ -74,7 +74,7 @@ MAGNETIC_MOMENTS = {"Cr": 3.0, "Mn": 4.0, "Fe": 3.0, "Co": 2.0, "Ni": 1.0}
 """Moments that a spin-polarised calculation starts from where the crystal carries none, Bohr magnetons, parallel."""
 
 LEAST_CUTOFF_EV = 500.0
-ELEMENT_CUTOFFS_EV = {"N": 800.0, "O": 800.0, "F": 800.0}
+ELEMENT_CUTOFFS_EV = {"N": 800.0, "O": 800.0, "F": 800.0, "Co": 800.0}
 """Elements for which LEAST_CUTOFF_EV is not enough with GPAW's PAW data; measured in docs/dft-engines.md."""
 
 

@@ -6,57 +6,39 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from dft.job_folder import read_record
 from dft.records import DFTRecord
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-def run_folder(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A job folder run as a queue runs it."""
-    return subprocess.run(
-        [sys.executable, "-m", "dft.run_job", str(folder)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
-    )
+from dft.run_job import run_folder
 
 
-@pytest.fixture
-def run() -> Callable[..., subprocess.CompletedProcess[str]]:
-    return run_folder
+def record_in(folder: Path, **variables: str) -> DFTRecord:
+    """The record of a folder that must give one, computed in this process under these environment variables."""
+    with patch.dict(os.environ, {"OMP_NUM_THREADS": "1", **variables}):
+        assert run_folder(folder), (folder / "error.json").read_text()
+    record = read_record(folder)
+    assert record is not None
+    return record
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def record_of() -> Callable[..., DFTRecord]:
     """Run a folder that must give a record."""
-
-    def computed(folder: Path, **variables: str) -> DFTRecord:
-        done = run_folder(folder, **variables)
-        assert done.returncode == 0, done.stderr
-        record = read_record(folder)
-        assert record is not None
-        return record
-
-    return computed
+    return record_in
 
 
 @pytest.fixture
-def error_of() -> Callable[..., dict[str, Any]]:
+def error_of() -> Callable[[Path], dict[str, Any]]:
     """Run a folder that must give an error."""
 
-    def failed(folder: Path, **variables: str) -> dict[str, Any]:
-        done = run_folder(folder, **variables)
-        assert done.returncode == 1, done.stderr
+    def failed(folder: Path) -> dict[str, Any]:
+        assert not run_folder(folder)
         assert not (folder / "record.json").exists()
         return dict(json.loads((folder / "error.json").read_text()))
 

@@ -23,19 +23,6 @@ from dft.engines.config import GPAWConfig, Spin
 from dft.engines.gpaw_engine import mesh, resolve
 from dft.engines.programs import run_program
 from dft.job_folder import make_job_folder
-from dft.run_job import run_folder
-
-
-@pytest.fixture
-def error_of() -> Callable[[Path], dict[str, Any]]:
-    """Run a folder, in this process, that must give an error."""
-
-    def failed(folder: Path) -> dict[str, Any]:
-        assert not run_folder(folder)
-        assert not (folder / "record.json").exists()
-        return dict(json.loads((folder / "error.json").read_text()))
-
-    return failed
 
 
 def diamond(a_ang: float = 3.5) -> Structure:
