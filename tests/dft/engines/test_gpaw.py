@@ -62,7 +62,7 @@ def test_diamond_has_the_lattice_constant_of_experiment_within_one_percent(
     assert {"gpaw_input.json", "gpaw_steps.jsonl", "gpaw.0.txt"} <= set(record.files)
 
 
-def test_the_stress_is_minus_the_slope_of_the_energy(tmp_path: Path, record_of: Callable[..., DFTRecord]) -> None:
+def test_the_stress_is_the_slope_of_the_energy_with_volume(tmp_path: Path, record_of: Callable[..., DFTRecord]) -> None:
     a_ang, strain = 5.3, 0.01
     records = []
     for factor in (1 - strain, 1.0, 1 + strain):
