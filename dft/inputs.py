@@ -102,7 +102,7 @@ def write_inputs(
         plain = plain_structure(structure, name)
     except StructureError as error:
         raise InputsError(str(error)) from error
-    _check_elements(plain, preset, config, name)
+    check_elements(plain, preset, config, name)
     origin = _plain_lineage(lineage, name)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
@@ -122,7 +122,11 @@ def write_inputs(
     return WrittenInputs(folder, files, "POTCAR" in files, flow.uuid, notes)
 
 
-def _check_elements(structure: Structure, preset: Preset, config: InputsConfig, name: str) -> None:
+def check_elements(structure: Structure, preset: Preset, config: InputsConfig, name: str) -> None:
+    """Refuse a crystal for which the preset names no pseudopotential, and a family that pymatgen does not know.
+
+    Raises: InputsError: with the elements, or the families there are.
+    """
     family = potcar_functional(preset, config)
     if family not in Potcar.FUNCTIONAL_CHOICES:
         raise InputsError(

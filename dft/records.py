@@ -56,6 +56,7 @@ class DFTRecord:
         data: SHA-256 of what the engine computes with: the PAW data set or pseudopotential of each element by its
             symbol, or 'potential'.
         resolved: what the settings came to for this crystal: cut-off, k-point mesh, spin; plain JSON.
+        initial_energy_ev: energy of the initial structure with the same settings, without PV, eV; None if not known.
         magmoms: magnetic moment of each atom, Bohr magnetons, (n,); None where the calculation had no spin.
     """
 
@@ -83,6 +84,7 @@ class DFTRecord:
     lineage: dict[str, Any] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
+    initial_energy_ev: float | None = None
     magmoms: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -94,6 +96,7 @@ class DFTRecord:
                 f"{self.stress_gpa.shape} beside {n_atoms} atoms: expected ({n_atoms}, 3) and (3, 3)"
             )
         numbers = [self.energy_ev, self.enthalpy_ev, self.pressure_gpa, self.wall_time_s]
+        numbers += [] if self.initial_energy_ev is None else [self.initial_energy_ev]
         if not (np.isfinite(numbers).all() and np.isfinite(self.forces_ev_per_ang).all()):
             raise RecordError(f"record {self.key}: energy, enthalpy or forces are not finite: expected numbers")
         if not np.isfinite(self.stress_gpa).all():

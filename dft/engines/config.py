@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, TypeAdapter, model_validator
 from pymatgen.core.periodic_table import Element
 
-from dft.config import RelaxConfig, RoomConfig
+from dft.config import Preset, RelaxConfig, RoomConfig
 from dft.structures import digest_of
 
 
@@ -136,7 +136,46 @@ class GPAWConfig(EngineConfig):
         return cls(**{"cutoff_ev": cutoff_ev, **fields})
 
 
-AnyEngineConfig = Annotated[PotentialEngineConfig | GPAWConfig, Field(discriminator="name")]
+class VaspEngineConfig(EngineConfig):
+    """VASP through atomate2's makers and custodian."""
+
+    CHANGES_NO_NUMBER: ClassVar[frozenset[str]] = frozenset(
+        {
+            "command",
+            "gamma_command",
+            "max_errors",
+            "wall_time_s",
+            "wall_time_margin_s",
+            "poll_s",
+            "monitor_every",
+        }
+    )
+
+    name: Literal["vasp"] = "vasp"
+    preset: Preset = Field(Preset.CONDITIONAL_GENERATION, description="VASP settings; docs/dft.md lists each one")
+    potcar_functional: str = Field("PBE_54", description="pseudopotential family; mp-relax always takes PBE, its own")
+    preset_edition: Literal[1] = Field(1, description="raised when the tags of a preset change")
+    command: str = Field(
+        "", description="such as 'srun vasp_std'; empty: ATOMATE2_VASP_CMD of the job's environment, then vasp_std"
+    )
+    gamma_command: str = Field("", description="for meshes of the Gamma point alone; empty: the same as command")
+    max_errors: int = Field(5, ge=0, le=100, description="corrections that custodian tries before it gives up")
+    wall_time_s: int | None = Field(
+        None, ge=60, description="time limit of the job: custodian has VASP end in good order before it, s; null: none"
+    )
+    wall_time_margin_s: int = Field(300, ge=1, description="how long before the limit, s")
+    poll_s: float = Field(10.0, gt=0, le=300, description="how often custodian looks whether VASP has ended, s")
+    monitor_every: int = Field(
+        30, ge=1, le=1000, description="every so many looks custodian searches the running VASP's output for errors"
+    )
+
+    @property
+    def pressure_gpa(self) -> float:
+        """External pressure of the preset, GPa."""
+        return 10.0 if self.preset is Preset.DP_CDVAE_10GPA else 0.0
+
+
+AnyEngineConfig = Annotated[PotentialEngineConfig | GPAWConfig | VaspEngineConfig, Field(discriminator="name")]
 
 _ANY: TypeAdapter[EngineConfig] = TypeAdapter(AnyEngineConfig)
 

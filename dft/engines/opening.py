@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dft.engines.base import Engine
-from dft.engines.config import EngineConfig, GPAWConfig, PotentialEngineConfig
+from dft.engines.config import EngineConfig, GPAWConfig, PotentialEngineConfig, VaspEngineConfig
 
 
 def open_engine(config: EngineConfig) -> Engine:
@@ -19,4 +19,8 @@ def open_engine(config: EngineConfig) -> Engine:
         from dft.engines.gpaw_engine import GPAWEngine
 
         return GPAWEngine(config)
+    if isinstance(config, VaspEngineConfig):
+        from dft.engines.vasp import VaspEngine
+
+        return VaspEngine(config)
     raise TypeError(f"settings {type(config).__name__} belong to no engine: expected one of dft/engines/config.py")

@@ -40,6 +40,7 @@ class PotentialEngine:
                 is_retryable=False,
             )
         final, n_steps, is_converged, warnings = job.structure, 1, True, list(potential.notes)
+        initial_ev_per_atom: float | None = None
         if job.purpose is not Purpose.STATIC:
             (relaxation,) = relax([job.structure], potential, self.config.relaxation())
             if relaxation.structure is None:
@@ -48,6 +49,7 @@ class PotentialEngine:
                 )
             final, n_steps = relaxation.structure, relaxation.n_steps + 1
             is_converged = relaxation.status is RelaxStatus.CONVERGED
+            initial_ev_per_atom = relaxation.initial_energy_ev_per_atom
             warnings += [relaxation.reason] if relaxation.reason else []
         (point,) = single_points([final], potential)
         if point is None:
@@ -57,6 +59,8 @@ class PotentialEngine:
                 is_retryable=False,
             )
         energy_ev = point.energy_ev_per_atom * len(final)
+        if job.purpose is Purpose.STATIC:
+            initial_ev_per_atom = point.energy_ev_per_atom
         pressure_gpa = self.config.pressure_gpa
         return DFTRecord(
             key=job.key,
@@ -80,6 +84,7 @@ class PotentialEngine:
             warnings=tuple(warnings),
             lineage=job.lineage,
             data={"potential": potential.fingerprint},
+            initial_energy_ev=None if initial_ev_per_atom is None else initial_ev_per_atom * len(final),
         )
 
 
