@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
@@ -24,6 +25,10 @@ ENTHALPY_TOLERANCE_EV = 1e-6
 
 class RecordError(ValueError):
     """A record that is damaged, contradicts itself, or was written by a later version."""
+
+
+class MixedSettingsError(ValueError):
+    """Records whose energies were not computed alike, and so cannot be compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,3 +200,35 @@ class DFTRecord:
 def enthalpy_ev(energy_ev: float, pressure_gpa: float, volume_ang3: float) -> float:
     """E + PV of a cell, eV."""
     return energy_ev + pressure_gpa / GPA_PER_EV_ANG3 * volume_ang3
+
+
+def differences(first: DFTRecord, second: DFTRecord) -> tuple[str, ...]:
+    """What keeps the energies of two records from being compared, one phrase each; empty if nothing does."""
+    found = [] if first.engine == second.engine else [f"engine: {first.engine} / {second.engine}"]
+    for name in sorted(set(first.settings) | set(second.settings)):
+        ours, theirs = first.settings.get(name, "absent"), second.settings.get(name, "absent")
+        if ours != theirs:
+            found.append(f"{name}: {ours} / {theirs}")
+    for name in sorted(set(first.data) & set(second.data)):
+        if first.data[name] != second.data[name]:
+            found.append(f"data of {name}: {first.data[name][:12]} / {second.data[name][:12]}")
+    return tuple(found)
+
+
+def check_comparable(records: Iterable[DFTRecord]) -> None:
+    """Refuse records of several engines, settings or data.
+
+    Raises: MixedSettingsError: with the two records, their digests, and what differs.
+    """
+    of_data: dict[str, DFTRecord] = {}
+    first: DFTRecord | None = None
+    for record in records:
+        first = first or record
+        partners = [first, *(of_data.setdefault(name, record) for name in record.data)]
+        for partner in partners:
+            if apart := differences(partner, record):
+                raise MixedSettingsError(
+                    f"records {partner.key} ({partner.method}) and {record.key} ({record.method}) were not computed "
+                    f"alike ({'; '.join(apart)}): their energies share no hull and no difference; compute all of them "
+                    "with the same settings"
+                )

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from pymatgen.core.structure import Structure
 
+SAME_SITE_ANG = 1e-3
+"""Files of DFT codes print eight digits of fractional coordinates or more."""
+
 
 class StructureError(ValueError):
     """A crystal that no DFT code can take."""
@@ -70,3 +73,14 @@ def _plain_moment(moment: Any) -> Any:
     """A collinear moment as a number, a vector as a list."""
     values = np.asarray(getattr(moment, "moment", moment), dtype=float)
     return values.tolist()
+
+
+def is_same_crystal(first: Structure, second: Structure) -> bool:
+    """Whether two cells hold the same atoms in the same order at the same places, to a thousandth of an angstrom."""
+    if len(first) != len(second) or first.species != second.species:
+        return False
+    if not np.allclose(first.lattice.matrix, second.lattice.matrix, rtol=0, atol=SAME_SITE_ANG):
+        return False
+    apart = first.frac_coords - second.frac_coords
+    apart_ang = np.linalg.norm((apart - np.rint(apart)) @ first.lattice.matrix, axis=1)
+    return bool((apart_ang < SAME_SITE_ANG).all())

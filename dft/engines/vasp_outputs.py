@@ -31,11 +31,9 @@ from pymatgen.io.vasp.outputs import Vasprun
 
 from dft.presets import KBAR_PER_GPA
 from dft.results import GPA_PER_EV_ANG3
+from dft.structures import is_same_crystal
 
 GPA_PER_KBAR = 1.0 / KBAR_PER_GPA
-
-_SAME_SITE_ANG = 1e-3
-"""POSCAR and vasprun.xml print eight digits of fractional coordinates or more."""
 
 _PV_TOLERANCE_EV_PER_ATOM = 0.01
 """Entropy and rounding differ by less between an ionic step and its last electronic one; PV at 1 GPa by more."""
@@ -373,14 +371,3 @@ def _initial_energy(starts: list[_Start], initial: Structure, notes: list[str]) 
             return start.energies_ev[0]
     notes.append("the energy of the initial structure is not known: no start of VASP from it converged its electrons")
     return None
-
-
-def is_same_crystal(first: Structure, second: Structure) -> bool:
-    """Whether two cells hold the same atoms in the same order at the same places, to a thousandth of an angstrom."""
-    if len(first) != len(second) or first.species != second.species:
-        return False
-    if not np.allclose(first.lattice.matrix, second.lattice.matrix, rtol=0, atol=_SAME_SITE_ANG):
-        return False
-    apart = first.frac_coords - second.frac_coords
-    apart_ang = np.linalg.norm((apart - np.rint(apart)) @ first.lattice.matrix, axis=1)
-    return bool((apart_ang < _SAME_SITE_ANG).all())
