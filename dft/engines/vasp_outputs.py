@@ -17,7 +17,6 @@ import re
 import tarfile
 import tempfile
 import warnings
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +39,8 @@ _PV_TOLERANCE_EV_PER_ATOM = 0.01
 
 _ENTHALPY_LINE = re.compile(r"enthalpy is\s+TOTEN\s*=\s*(\S+)\s+eV\s+P V=\s*(\S+)")
 
-_UNREADABLE = (ElementTree.ParseError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError, EOFError)
-"""What pymatgen raises on a vasprun.xml that ends too early."""
+_UNREADABLE = (SyntaxError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError, EOFError)
+"""What pymatgen raises on a vasprun.xml that ends too early; the XML parsers' errors are SyntaxErrors."""
 
 
 class OutputError(RuntimeError):
