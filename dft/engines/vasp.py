@@ -16,6 +16,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -333,7 +334,7 @@ def _potcar_digests(folder: Path) -> dict[str, str]:
 
 
 def _resolved(folder: Path, run: VaspRun) -> dict[str, Any]:
-    """INCAR and KPOINTS of the last run, after custodian's corrections; functional, U, pseudopotentials."""
+    """INCAR and KPOINTS of the last run, after custodian's corrections; functional, U, pseudopotentials, versions."""
     incar = Incar.from_str(_text(folder, "INCAR") or "")
     return {
         "incar": json.loads(json.dumps(dict(incar), default=str)),
@@ -341,4 +342,5 @@ def _resolved(folder: Path, run: VaspRun) -> dict[str, Any]:
         "run_type": run.run_type,
         "hubbards_ev": run.hubbards_ev,
         "potcars": list(run.potcars),
+        "versions": {"vasp": run.version, **{name: version(name) for name in ("atomate2", "custodian", "pymatgen")}},
     }

@@ -148,6 +148,7 @@ def test_a_relaxation_gives_the_energy_volume_and_forces_of_its_potential(machin
     assert record.wall_time_s > 0
     assert record.resolved["incar"]["ENCUT"] == 500
     assert record.resolved["potcars"] == ["PAW_PBE Ar 01Jan2000"]
+    assert record.resolved["versions"]["custodian"]
     assert set(record.data) == {"Ar"}
     assert "vasp/0/vasprun.xml.gz" in record.files
     assert "vasp/0/POTCAR.gz" in record.files
