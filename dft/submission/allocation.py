@@ -4,6 +4,7 @@
         claim-<n>.json                who runs attempt n: made once, by one process; its time says when it last lived
         cancelled.json                nobody is to run this job
         attempts/<n>.error.json       why attempt n failed, once a later one was allowed
+    <root>/.root.json                 tag of the root in names of the queue's jobs
     <root>/.allocations/<name>/       one job of the queue, which runs one or several folders
         allocation.json               members with their attempt number, written before the queue is asked
         job.sh                        its script
@@ -13,18 +14,19 @@
         settled.json                  nothing is left to expect of it, and why
 
 A key's latest attempt is the highest number in any allocation.json: one file, written by one rename, commits an
-allocation with all its members. An allocation is named after its first member and that member's attempt, so the name is
-unique, and an allocation whose id was never written is found again in the queue by its name.
+allocation with all its members. An allocation is named after its first member, that member's attempt and the root,
+so the name is unique, and an allocation whose id was never written is found again in the queue by its name.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dft.submission.files import read_json, write_json
+from dft.submission.files import create_json, read_json, write_json
 
 SCHEMA_VERSION = "1"
 ALLOCATIONS = ".allocations"
@@ -133,10 +135,23 @@ class Allocation:
         )
 
 
-def allocation_name(members: Iterable[Member]) -> str:
-    """Unique, a valid name for every queue (PBS and SGE want a letter first), and legible: key and attempt."""
+def allocation_name(root: Path, members: Iterable[Member]) -> str:
+    """Unique, a valid name for every queue (PBS and SGE want a letter first), and legible: key, attempt, root.
+
+    The last part keeps two roots apart that hold the same job: a queue knows jobs by name alone.
+    """
     first = next(iter(members))
-    return f"h{first.key}-{first.attempt}"
+    return f"h{first.key}-{first.attempt}-{root_tag(root)}"
+
+
+def root_tag(root: Path) -> str:
+    """Six hex digits drawn once for a root; a root that is moved keeps them."""
+    file = root / ".root.json"
+    create_json(file, {"tag": secrets.token_hex(3)})
+    found = read_json(file)
+    if found is None:
+        raise ValueError(f"{file} cannot be read: expected the tag by which the queue knows this root's jobs")
+    return str(found["tag"])
 
 
 def allocations(root: Path) -> Iterator[Allocation]:

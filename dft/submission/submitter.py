@@ -28,7 +28,7 @@ from dft.submission.cluster_queue import ClusterQueue
 from dft.submission.config import SubmissionConfig
 from dft.submission.files import read_json, write_json
 from dft.submission.local_queue import LocalQueue
-from dft.submission.queues import Queue, QueueFullError, QueueJob, QueueState, QueueUnavailableError
+from dft.submission.queues import Queue, QueueFullError, QueueJob, QueueState, QueueUnavailableError, SubmissionError
 from dft.submission.run_allocation import now, write_error
 from dft.submission.script import job_script
 from dft.submission.settling import NOT_STARTED_KIND, is_over, settle
@@ -298,7 +298,7 @@ class Submitter:
         """Write an allocation down before the queue is asked."""
         members = tuple(Member(key, self._index.latest(key)[0] + 1) for key in keys)
         allocation = Allocation(
-            folder=self.root / ALLOCATIONS / allocation_name(members),
+            folder=self.root / ALLOCATIONS / allocation_name(self.root, members),
             members=members,
             queue=self.config.queue,
             walltime_s=self.config.walltime_s,
@@ -309,15 +309,20 @@ class Submitter:
         )
         shutil.rmtree(allocation.folder, ignore_errors=True)  # left by a controller that was killed before the commit
         allocation.folder.mkdir(parents=True)
-        script = allocation.script.with_suffix(".new")
-        script.write_text(job_script(self.config, allocation), encoding="utf-8")
-        os.replace(script, allocation.script)
+        allocation.script.write_text(job_script(self.config, allocation), encoding="utf-8")
         allocation.write()
         self._index.refresh()
         return allocation
 
     def _hand_over(self, allocation: Allocation, step: Step) -> None:
-        id = self.queue.submit(allocation.script, allocation.name)
+        try:
+            id = self.queue.submit(allocation.script, allocation.name)
+        except SubmissionError:
+            # There is no such job: what was to be submitted is new again, and other settings may be tried.
+            (allocation.folder / "allocation.json").unlink()
+            self._index = AllocationIndex(self.root)
+            self._index.refresh()
+            raise
         write_json(allocation.folder / "queue_id.json", {"id": id, "at": now()})
         step.submitted.append(allocation.name)
 

@@ -37,10 +37,12 @@ def slurm_daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 
 @pytest.fixture
-def slurm(slurm_daemons: Slurm, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+def slurm(slurm_daemons: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
     """A running Slurm which this process's commands talk to."""
     monkeypatch.setenv("SLURM_CONF", str(slurm_daemons.config))
-    return slurm_daemons
+    yield slurm_daemons
+    slurm_daemons.run("scancel", "--user=root")
+    slurm_daemons.until(lambda: not slurm_daemons.run("squeue", "--noheader"))
 
 
 class Jobs:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from pydantic import ValidationError
 
-from dft.submission.allocation import ALLOCATIONS, Allocation, allocations
+from dft.submission.allocation import ALLOCATIONS, Allocation, Member, allocation_name, allocations
 from dft.submission.config import SubmissionConfig
 from dft.submission.files import create_json
 from dft.submission.local_queue import LocalQueue
@@ -162,9 +162,9 @@ def test_a_controller_that_dies_around_the_submission_leaves_a_job_that_runs_onc
 
 def test_a_controller_that_dies_before_the_commit_leaves_nothing_behind(jobs: Jobs) -> None:
     key = jobs.add()
-    folder = jobs.root / ALLOCATIONS / f"h{key}-1"
+    folder = jobs.root / ALLOCATIONS / allocation_name(jobs.root, [Member(key, 1)])
     folder.mkdir(parents=True)
-    (folder / "job.new").write_text("half a scri")
+    (folder / "job.sh").write_text("half a scri")
     assert states(jobs.submitter(), [key]) == ["new"]
     assert jobs.finish(jobs.submitter(), [key]).statuses[key].state is JobState.DONE
 
