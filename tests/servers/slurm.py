@@ -11,6 +11,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel")
 UP_S = 30.0
 
@@ -116,11 +118,13 @@ class Slurm:
     def stop(self) -> None:
         with contextlib.suppress(subprocess.CalledProcessError, subprocess.TimeoutExpired):
             self.run("scancel", "--user=root", "--signal=KILL")
-        for name in ("slurmd", "slurmctld", "munged"):
-            self.kill(name, signal.SIGTERM)
-        time.sleep(0.5)
-        for name in ("slurmd", "slurmctld", "munged"):
-            self.kill(name, signal.SIGKILL)
+        # Whatever was started here names this folder in its command line: daemons, and steps of a node that was killed.
+        for process in psutil.process_iter(["cmdline", "environ"]):
+            words, environment = process.info["cmdline"] or [], process.info["environ"] or {}
+            is_ours = any(str(self.folder) in text for text in (*words, environment.get("SLURM_CONF", "")))
+            if is_ours and process.name() in {"slurmd", "slurmctld", "slurmscriptd", "munged", "slurmstepd"}:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
 
     def kill(self, daemon: str, number: signal.Signals = signal.SIGKILL) -> None:
         """End a daemon by its pid file."""
