@@ -33,9 +33,11 @@ def name_of(jobs: Jobs, key: str) -> str:
 
 
 def job_pids(jobs: Jobs, key: str) -> list[int]:
-    """The worker that runs a job's allocation, and the job itself."""
-    pid = (jobs.root / key / "runs.txt").read_text().split()[0]
-    return [int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]), int(pid)]
+    """Slurm's own process over the job script, the worker that it runs, and the job itself."""
+    pids = [int((jobs.root / key / "runs.txt").read_text().split()[0])]
+    for _ in range(2):
+        pids.insert(0, int(Path(f"/proc/{pids[0]}/stat").read_text().rsplit(")", 1)[1].split()[1]))
+    return pids
 
 
 def listed(slurm: Slurm) -> list[str]:
