@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows import baseline_commands, evaluate_commands, ingest_commands, optimade_commands, reproduce_commands
+from flows import (
+    baseline_commands,
+    dft_commands,
+    evaluate_commands,
+    ingest_commands,
+    optimade_commands,
+    reproduce_commands,
+)
 from flows.console import PLACED, RANKED, RELAXED, SCREENED, answer, guarded, progress_bar, say, show_table
 from flows.options import AsJson, Crystals, Debug, Elements, Out, OutTable, Potential, Reference, Settings
 
@@ -308,6 +315,7 @@ evaluate_commands.register(app)
 baseline_commands.register(app)
 reproduce_commands.register(app)
 optimade_commands.register(app)
+dft_commands.register(app)
 
 
 @app.command()

@@ -30,6 +30,8 @@ from dft.submission.files import create_json, read_json, write_json
 
 SCHEMA_VERSION = "1"
 ALLOCATIONS = ".allocations"
+STOPPED_KIND = "stopped"
+"""Kind of the error that dft.run_job leaves when it is told to end."""
 
 
 @dataclass(frozen=True)
@@ -168,10 +170,18 @@ def claim_file(folder: Path, attempt: int) -> Path:
 
 
 def is_attempt_over(folder: Path, attempt: int) -> bool:
-    """Whether an attempt at a job folder's job has its result, or is not wanted any more."""
-    now = ("record.json", "error.json", "cancelled.json")
-    kept = (f"attempts/{attempt}.error.json", f"attempts/{attempt}.cancelled.json")
-    return any((folder / name).exists() for name in (*now, *kept))
+    """Whether an attempt at a job folder's job has its result, or is not wanted any more.
+
+    An error of the kind 'stopped' is no result: the job was told to end, the queue knows why and may start it again.
+    """
+    ends = ("record.json", "cancelled.json", f"attempts/{attempt}.error.json", f"attempts/{attempt}.cancelled.json")
+    return any((folder / name).exists() for name in ends) or has_error(folder)
+
+
+def has_error(folder: Path) -> bool:
+    """Whether a job folder holds an error that says why there is no record."""
+    error = folder / "error.json"
+    return error.exists() and (read_json(error) or {}).get("kind") != STOPPED_KIND
 
 
 def pending_members(allocation: Allocation) -> list[Member]:

@@ -142,7 +142,7 @@ def _ended_well(job: _Running) -> bool:
     """Whether the job left a record; one that left nothing at all gets its error written here."""
     if (job.folder / "record.json").exists():
         return True
-    if not is_attempt_over(job.folder, job.member.attempt):
+    if not is_attempt_over(job.folder, job.member.attempt) and not (job.folder / "error.json").exists():
         status = job.process.returncode
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
         said = last_words(job.folder / "run.err")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from dft.submission.allocation import ALLOCATIONS, Allocation, archived_error, claim_file, is_attempt_over
+from dft.submission.allocation import ALLOCATIONS, Allocation, archived_error, claim_file, has_error, is_attempt_over
 from dft.submission.files import read_json
 
 
@@ -107,7 +106,8 @@ def status_of(root: Path, key: str, index: AllocationIndex) -> JobStatus:
     if (folder / "cancelled.json").exists():
         cancelled = read_json(folder / "cancelled.json") or {}
         return replace(status, state=JobState.CANCELLED, kind="cancelled", reason=str(cancelled.get("reason", "")))
-    if (folder / "error.json").exists():
+    is_over = allocation is None or index.is_settled(allocation)
+    if has_error(folder) or (is_over and (folder / "error.json").exists()):
         error = read_json(folder / "error.json") or {}
         kind = str(error.get("kind", "unreadable error"))
         return replace(
@@ -117,7 +117,7 @@ def status_of(root: Path, key: str, index: AllocationIndex) -> JobStatus:
             kind=kind,
             is_retryable=bool(error.get("is_retryable", True)),
         )
-    if allocation is None or index.is_settled(allocation) or is_attempt_over(folder, attempt):
+    if allocation is None or is_over or is_attempt_over(folder, attempt):
         return replace(status, reason=reasons[-1] if reasons else "")
     is_running = claim_file(folder, attempt).exists()
     state = JobState.RUNNING if is_running else JobState.SUBMITTED
@@ -128,8 +128,3 @@ def earlier_reasons(folder: Path, n_attempts: int) -> tuple[str, ...]:
     """Why earlier attempts failed, in order."""
     found = (read_json(archived_error(folder, number)) for number in range(n_attempts + 1))
     return tuple(f"{error['kind']}: {error['reason']}" for error in found if error is not None)
-
-
-def open_keys(statuses: Collection[JobStatus]) -> list[str]:
-    """Keys of jobs of which something is still to come."""
-    return [status.key for status in statuses if status.state in OPEN]

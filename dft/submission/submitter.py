@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,17 +48,14 @@ class Step:
         submitted: names of allocations handed to the queue.
         retried: keys that were allowed another attempt.
         notes: what the user should know, one sentence each; a silent queue, for one.
+        n_open: jobs of which something is still to come.
     """
 
     statuses: dict[str, JobStatus] = field(default_factory=dict)
     submitted: list[str] = field(default_factory=list)
     retried: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def n_open(self) -> int:
-        """Jobs of which something is still to come."""
-        return sum(status.state in OPEN for status in self.statuses.values())
+    n_open: int = 0
 
 
 def open_queue(config: SubmissionConfig) -> Queue:
@@ -96,6 +93,10 @@ class Submitter:
         self._index.refresh()
         return {key: status_of(self.root, key, self._index) for key in keys}
 
+    def n_open(self, statuses: Mapping[str, JobStatus]) -> int:
+        """Jobs of which something is still to come, those included that the next step tries again."""
+        return sum(status.state in OPEN or self._may_be_retried(status) for status in statuses.values())
+
     def step(self, keys: Sequence[str], *, submit: bool = True) -> Step:
         """Bring everything one step further.
 
@@ -127,6 +128,7 @@ class Submitter:
             except QueueUnavailableError as error:
                 step.notes.append(f"{error}; nothing is concluded from that, and it is asked again later")
             step.statuses = self.statuses(keys)
+            step.n_open = self.n_open(step.statuses)
             return step
 
     def wait(
@@ -253,10 +255,13 @@ class Submitter:
 
     def _retry(self, keys: Sequence[str], step: Step) -> None:
         for key, status in self.statuses(keys).items():
-            is_failed = status.state in (JobState.FAILED, JobState.LOST)
-            if is_failed and status.is_retryable and self._n_charged(status) < self.config.attempts_max:
+            if self._may_be_retried(status):
                 self._allow_again(key)
                 step.retried.append(key)
+
+    def _may_be_retried(self, status: JobStatus) -> bool:
+        is_failed = status.state in (JobState.FAILED, JobState.LOST)
+        return is_failed and status.is_retryable and self._n_charged(status) < self.config.attempts_max
 
     def _n_charged(self, status: JobStatus) -> int:
         """Attempts that count: one that another job's failure took away does not, nor those before a retry by hand."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,16 @@ if (folder / "record.json").exists():
 with (folder / "runs.txt").open("a") as runs:
     runs.write(f"{os.getpid()} {time.time()}\n")
 n_runs = len((folder / "runs.txt").read_text().splitlines())
+
+
+def stop(number: int, frame: object) -> None:
+    error = {"schema_version": "1", "key": stated["key"], "kind": "stopped", "reason": "told to end"}
+    (folder / "error.json").write_text(json.dumps({**error, "is_retryable": True, "when": ""}))
+    sys.exit(1)
+
+
+if behaviour.get("says_stopped"):
+    signal.signal(signal.SIGTERM, stop)
 seconds = behaviour.get("seconds", 0.0)
 time.sleep(seconds[min(n_runs, len(seconds)) - 1] if isinstance(seconds, list) else seconds)
 if n_runs <= behaviour.get("dies_first", 0):

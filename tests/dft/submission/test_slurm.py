@@ -20,7 +20,7 @@ from dft.submission.submitter import Submitter
 from tests.dft.submission.conftest import Jobs, kill, until
 from tests.servers.slurm import Slurm
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.dft_real
 
 
 def ids(jobs: Jobs) -> list[str]:

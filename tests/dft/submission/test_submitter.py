@@ -89,8 +89,9 @@ def test_a_binary_that_dies_without_a_word_is_retried_and_its_last_words_are_kep
     assert "about to die" in status.reasons[0]
 
 
-def test_a_job_that_uses_up_its_walltime_is_ended_and_says_so(jobs: Jobs) -> None:
-    key = jobs.add(seconds=[30, 0])
+@pytest.mark.parametrize("says_stopped", [True, False])
+def test_a_job_that_uses_up_its_walltime_is_ended_and_says_so(jobs: Jobs, says_stopped: bool) -> None:
+    key = jobs.add(seconds=[30, 0], says_stopped=says_stopped)
     status = jobs.finish(jobs.submitter(walltime_s=1), [key]).statuses[key]
     assert (status.state, jobs.runs(key)) == (JobState.DONE, 2)
     assert status.reasons == ("walltime: the job was ended at its time limit of 1 s",)
