@@ -183,6 +183,5 @@ def make_campaign(
     if (folder / FILE).exists():
         for job in Campaign.read(folder).jobs:
             jobs.setdefault(job.key, job)
-    campaign = Campaign(folder, name, root, dft, store, tuple(jobs.values()))
-    campaign.write()
-    return campaign
+    Campaign(folder, name, root, dft, store, tuple(jobs.values())).write()
+    return Campaign.read(folder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, field_validator
 
 from dft.config import RoomConfig
 from dft.engines.config import AnyEngineConfig, PotentialEngineConfig
@@ -25,3 +27,10 @@ class DftConfig(RoomConfig):
     )
     engine: AnyEngineConfig = Field(PotentialEngineConfig(), description="the DFT code and its settings")
     submission: SubmissionConfig = Field(SubmissionConfig(), description="where jobs run")
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _default_engine(cls, stated: Any) -> Any:
+        """Settings that name no engine are those of the default one."""
+        is_nameless = isinstance(stated, dict) and "name" not in stated
+        return {"name": cls.model_fields["engine"].default.name, **stated} if is_nameless else stated
