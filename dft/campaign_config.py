@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from dft.config import RoomConfig
-from dft.engines.config import AnyEngineConfig, PotentialEngineConfig
+from dft.engines.config import AnyEngineConfig, GPAWConfig
 from dft.submission.config import SubmissionConfig
 
 
@@ -25,7 +25,7 @@ class DftConfig(RoomConfig):
     jobs_folder: str | None = Field(
         None, description="folder of the job folders, shared by all runs; null is .dft beside the runs"
     )
-    engine: AnyEngineConfig = Field(PotentialEngineConfig(), description="the DFT code and its settings")
+    engine: AnyEngineConfig = Field(GPAWConfig(), description="the DFT code and its settings")
     submission: SubmissionConfig = Field(SubmissionConfig(), description="where jobs run")
 
     @field_validator("engine", mode="before")
