@@ -53,9 +53,10 @@ class Job:
     Attributes:
         key: of its folder.
         candidate_id: of the candidate or competing phase.
-        purpose: 'relaxation' or 'reference'.
+        purpose: 'relaxation', 'reference' or 'static'.
         formula: reduced.
         generated: Structure.as_dict() of the crystal as generated; None if it was not relaxed before.
+        static_key: of the job that computes the generated crystal as it is; None if there is none.
     """
 
     key: str
@@ -63,6 +64,7 @@ class Job:
     purpose: str
     formula: str
     generated: dict[str, Any] | None = None
+    static_key: str | None = None
 
     @property
     def generated_structure(self) -> Structure | None:
@@ -169,19 +171,23 @@ def make_campaign(
     """
     root.mkdir(parents=True, exist_ok=True)
     jobs: dict[str, Job] = {}
+    statics: dict[str, Job] = {}
     for one in wanted:
-        key = make_job_folder(
-            root,
-            one.structure,
-            dft.engine,
-            candidate_id=one.id,
-            purpose=Purpose(one.purpose),
-            lineage=one.lineage,
-        ).name
+        formula, purpose = one.structure.composition.reduced_formula, Purpose(one.purpose)
+        key, static_key = _made(root, dft, one, one.structure, purpose), None
+        if dft.with_generated and purpose is Purpose.RELAXATION:
+            static_key = _made(root, dft, one, one.generated or one.structure, Purpose.STATIC)
+            statics.setdefault(static_key, Job(static_key, one.id, Purpose.STATIC.value, formula))
         generated = None if one.generated is None else one.generated.as_dict()
-        jobs.setdefault(key, Job(key, one.id, one.purpose, one.structure.composition.reduced_formula, generated))
+        jobs.setdefault(key, Job(key, one.id, purpose.value, formula, generated, static_key))
+    jobs |= statics  # what a hull is made of goes first
     if (folder / FILE).exists():
         for job in Campaign.read(folder).jobs:
             jobs.setdefault(job.key, job)
     Campaign(folder, name, root, dft, store, tuple(jobs.values())).write()
     return Campaign.read(folder)
+
+
+def _made(root: Path, dft: DftConfig, one: Wanted, structure: Structure, purpose: Purpose) -> str:
+    """The key of a job folder, made if it is not there."""
+    return make_job_folder(root, structure, dft.engine, candidate_id=one.id, purpose=purpose, lineage=one.lineage).name

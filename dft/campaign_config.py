@@ -25,6 +25,10 @@ class DftConfig(RoomConfig):
     jobs_folder: str | None = Field(
         None, description="folder of the job folders, shared by all runs; null is .dft beside the runs"
     )
+    with_generated: bool = Field(
+        True,
+        description="also compute each candidate as it was generated, unrelaxed: the energy that relaxation gained",
+    )
     engine: AnyEngineConfig = Field(GPAWConfig(), description="the DFT code and its settings")
     submission: SubmissionConfig = Field(SubmissionConfig(), description="where jobs run")
 

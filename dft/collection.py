@@ -121,7 +121,7 @@ def campaign_hull(campaign: Campaign, records: dict[str, DFTRecord]) -> Competin
 
 def hull_phases(campaign: Campaign, records: dict[str, DFTRecord]) -> list[Phase]:
     """Converged records of the method that most of the campaign's have, as phases named by their keys."""
-    usable = {key: record for key, record in records.items() if record.is_converged}
+    usable = {key: record for key, record in records.items() if record.is_converged and record.purpose != "static"}
     methods = [record.method for record in usable.values()]
     if not methods:
         return []
@@ -155,19 +155,22 @@ def rows_of(campaign: Campaign, statuses: dict[str, JobStatus], records: dict[st
             "earlier_reasons": list(status.reasons),
         }
         if (record := records.get(job.key)) is not None:
-            row |= _result(job, record, phases)
+            row |= _result(job, record, phases, records.get(job.static_key or ""))
         rows.append(row)
     return rows
 
 
-def _result(job: Job, record: DFTRecord, phases: list[Phase]) -> dict[str, Any]:
+def _result(job: Job, record: DFTRecord, phases: list[Phase], generated: DFTRecord | None) -> dict[str, Any]:
     energy = record.energy_ev_per_atom
+    found: dict[str, Any] = {"converged": record.is_converged, "energy_ev_per_atom": energy, "method": record.method}
+    if job.purpose == "static":
+        return found | {"wall_time_s": record.wall_time_s, "warnings": list(record.warnings)}
     began = job.generated_structure or record.initial_structure
-    state = compare(began, _Relaxed(record.structure, energy, None, record.n_ionic_steps), MatchTolerances())
-    found: dict[str, Any] = {
-        "converged": record.is_converged,
-        "energy_ev_per_atom": energy,
-        "method": record.method,
+    is_comparable = generated is not None and generated.method == record.method
+    before = generated.energy_ev_per_atom if generated is not None and is_comparable else None
+    state = compare(began, _Relaxed(record.structure, energy, before, record.n_ionic_steps), MatchTolerances())
+    found |= {
+        "delta_e_ev_per_atom": state.de_ev_per_atom,
         "delta_v_ang3_per_atom": state.dv_ang3_per_atom,
         "match": state.match,
         "rms": state.rms,

@@ -26,7 +26,7 @@ DFT = {
     "top_n": 2,
     "references_max": 3,
     "engine": {"name": "potential", "potential": "CHGNet", "max_steps": 20},
-    "submission": {"queue": "local", "allocations_max": 1, "jobs_per_allocation": 5, "poll_s": 0.5, "poll_max_s": 2},
+    "submission": {"queue": "local", "allocations_max": 1, "jobs_per_allocation": 7, "poll_s": 0.5, "poll_max_s": 2},
 }
 """A rehearsal: the potential computes what DFT would."""
 PATIENCE_S = 240
@@ -52,8 +52,8 @@ def begun(campaign: Any, discover: Any, tmp_path_factory: pytest.TempPathFactory
 def test_a_run_submits_its_best_candidates_and_the_near_phases_and_ends(begun: Any) -> None:
     made = Campaign.read(begun.folder)
     assert made.root == begun.folder.parent / ".dft"
-    assert [job.purpose for job in made.jobs] == ["relaxation"] * 2 + ["reference"] * 3
-    assert {job.formula for job in made.jobs[2:]} == {"Al", "Ni", "Ti"}
+    assert [job.purpose for job in made.jobs] == ["relaxation"] * 2 + ["reference"] * 3 + ["static"] * 2
+    assert {job.formula for job in made.jobs[2:5]} == {"Al", "Ni", "Ti"}
     assert any("DFT jobs are under way and need no process here" in message for _, message in begun.log.said)
     first = read_job(made.root / made.keys[0])
     assert first.lineage["rank"] == 1
@@ -65,7 +65,7 @@ def test_the_jobs_come_home_by_the_command_and_the_same_run_again_finds_all_done
 ) -> None:
     made = Campaign.read(begun.folder)
     collected = command(begun.folder.parent, "collect", str(begun.folder), "--wait")
-    assert collected["counts"] == {"done": 5}
+    assert collected["counts"] == {"done": 7}
     records = [read_record(made.root / key) for key in made.keys]
     with open_job_store(StoreConfig(), begun.folder) as store:
         found = {doc["metadata"]["key"]: doc["output"] for doc in store.query({"name": "dft record"})}
@@ -77,7 +77,7 @@ def test_the_jobs_come_home_by_the_command_and_the_same_run_again_finds_all_done
         assert row["energy_ev_per_atom"] == pytest.approx(record.energy_ev / len(record.structure), abs=1e-12)
     again = discover(begun.config)
     assert again.log.computed() == set()
-    assert ("dft", "DFT jobs of tiny: 5 done") in again.log.said
+    assert ("dft", "DFT jobs of tiny: 7 done") in again.log.said
     assert not any("under way" in message for _, message in again.log.said)
 
 
@@ -109,7 +109,7 @@ def test_a_damaged_record_and_a_damaged_entry_of_the_store_are_made_good(begun: 
 def test_commands_cancel_retry_export_and_import(begun: Any, tmp_path: Path) -> None:
     folder = str(begun.folder)
     exported = command(tmp_path, "export", folder, str(tmp_path / "jobs.jsonl.gz"))
-    assert exported["n_documents"]["jobs"] == 7  # five records, and inputs of two candidates
+    assert exported["n_documents"]["jobs"] == 9  # seven records, and inputs of two candidates
     (tmp_path / "other").mkdir()
     imported = command(tmp_path, "import", str(tmp_path / "other"), str(tmp_path / "jobs.jsonl.gz"))
     assert imported["n_documents"] == exported["n_documents"]
