@@ -112,7 +112,7 @@ def test_commands_cancel_retry_export_and_import(begun: Any, tmp_path: Path) -> 
     assert exported["n_documents"]["jobs"] == 9  # seven records, and inputs of two candidates
     (tmp_path / "other").mkdir()
     imported = command(tmp_path, "import", str(tmp_path / "other"), str(tmp_path / "jobs.jsonl.gz"))
-    assert imported["n_documents"] == exported["n_documents"]
+    assert imported["n_documents"] == {"jobs": 9}
     assert command(tmp_path, "cancel", folder)["jobs"] == []  # all are done
     assert command(tmp_path, "retry", folder)["jobs"] == []
     assert command(tmp_path, "status", folder, "Al")["jobs"][0]["formula"] == "Al"
@@ -123,9 +123,10 @@ def states_of(served: Served, run: str) -> str:
 
 
 def started(served: Served, deployment: str, config: dict[str, Any]) -> str:
-    id = request(f"{served.api}/deployments/name/{deployment}")["id"]
+    id = wait_for(lambda: request(f"{served.api}/deployments/name/{deployment}"), served.process)["id"]
     body = {"parameters": {"config": config}, "state": {"type": "SCHEDULED"}}
-    return str(request(f"{served.api}/deployments/{id}/create_flow_run", body)["id"])
+    # A busy server answers 503; wait_for asks again.
+    return str(wait_for(lambda: request(f"{served.api}/deployments/{id}/create_flow_run", body), served.process)["id"])
 
 
 def test_a_deployed_run_is_suspended_until_its_jobs_have_ended_and_then_completes(
@@ -138,17 +139,17 @@ def test_a_deployed_run_is_suspended_until_its_jobs_have_ended_and_then_complete
         run = started(served, "discover/quickstart", settings)
         wait_for(lambda: states_of(served, run) in {"Suspended", "Failed", "Crashed"}, served.process)
         assert states_of(served, run) == "Suspended"
-        schedules = request(f"{served.api}/deployments/name/dft/collect")["schedules"]
+        schedules = wait_for(lambda: request(f"{served.api}/deployments/name/dft/collect"), served.process)["schedules"]
         assert [schedule["active"] for schedule in schedules] == [True]
         for _ in range(20):
             follower = started(served, "dft/collect", {"action": "collect"})
             wait_for(lambda id=follower: states_of(served, id) in {"Completed", "Failed"}, served.process)
             assert states_of(served, follower) == "Completed"
-            if states_of(served, run) != "Suspended":
+            if wait_for(lambda: states_of(served, run), served.process) != "Suspended":
                 break
         wait_for(lambda: states_of(served, run) in {"Completed", "Failed"}, served.process)
         assert states_of(served, run) == "Completed"
-        schedules = request(f"{served.api}/deployments/name/dft/collect")["schedules"]
+        schedules = wait_for(lambda: request(f"{served.api}/deployments/name/dft/collect"), served.process)["schedules"]
         assert [schedule["active"] for schedule in schedules] == [False]
         keys = {artifact["key"] for artifact in request(f"{served.api}/artifacts/filter", {})}
         assert {"dft-jobs-tiny", "dft-hull-tiny"} <= keys
