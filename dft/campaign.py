@@ -56,7 +56,7 @@ class Job:
         purpose: 'relaxation', 'reference' or 'static'.
         formula: reduced.
         generated: Structure.as_dict() of the crystal as generated; None if it was not relaxed before.
-        static_key: of the job that computes the generated crystal as it is; None if there is none.
+        static_key: of the job that computes the generated crystal as it is; None where the job itself begins with it.
     """
 
     key: str
@@ -175,8 +175,8 @@ def make_campaign(
     for one in wanted:
         formula, purpose = one.structure.composition.reduced_formula, Purpose(one.purpose)
         key, static_key = _made(root, dft, one, one.structure, purpose), None
-        if dft.with_generated and purpose is Purpose.RELAXATION:
-            static_key = _made(root, dft, one, one.generated or one.structure, Purpose.STATIC)
+        if dft.with_generated and one.generated is not None:
+            static_key = _made(root, dft, one, one.generated, Purpose.STATIC)
             statics.setdefault(static_key, Job(static_key, one.id, Purpose.STATIC.value, formula))
         generated = None if one.generated is None else one.generated.as_dict()
         jobs.setdefault(key, Job(key, one.id, purpose.value, formula, generated, static_key))

@@ -11,9 +11,11 @@ from typing import Any
 
 from jobflow.core.store import JobStore
 
+from dft.analysis import AnalysisSummary, CandidateAnalysis, analyse, summarise_candidates
 from dft.campaign import Campaign, Job
-from dft.ground_state import MatchTolerances, compare
+from dft.dft_hull import record_phases
 from dft.hull import CompetingHull, Phase
+from dft.job_folder import Purpose, read_record
 from dft.jobs import FLOW_NAMESPACE
 from dft.records import DFTRecord
 from dft.submission.states import JobState, JobStatus
@@ -37,21 +39,11 @@ class Collected:
     n_unchanged: int
 
 
-@dataclass(frozen=True)
-class _Relaxed:
-    """A record as dft.ground_state.compare reads it."""
-
-    structure: Any
-    energy_ev_per_atom: float | None
-    initial_energy_ev_per_atom: float | None
-    n_steps: int
-
-
 def record_fault(folder: Path) -> str:
     """What is wrong with the record in a job folder, one sentence; empty if nothing is."""
     try:
-        DFTRecord.from_json((folder / "record.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        read_record(folder)
+    except ValueError as error:
         return " ".join(str(error).split()) or type(error).__name__
     return ""
 
@@ -60,9 +52,9 @@ def records_of(campaign: Campaign) -> dict[str, DFTRecord]:
     """Records that are there and can be read, by key, in the campaign's order."""
     found = {}
     for job in campaign.jobs:
-        file = campaign.root / job.key / "record.json"
-        if file.exists() and not record_fault(file.parent):
-            found[job.key] = DFTRecord.from_json(file.read_text(encoding="utf-8"))
+        folder = campaign.root / job.key
+        if not record_fault(folder) and (record := read_record(folder)) is not None:
+            found[job.key] = record
     return found
 
 
@@ -109,37 +101,26 @@ def _document(campaign: Campaign, job: Job, record: DFTRecord) -> dict[str, Any]
     }
 
 
-def campaign_hull(campaign: Campaign, records: dict[str, DFTRecord]) -> CompetingHull | None:
-    """The hull of the campaign's converged records at the campaign's own settings; None without any.
-
-    All records span it, candidates included: what lies on it is stable among all that was computed.
-    """
-    phases = hull_phases(campaign, records)
-    elements = sorted({symbol for phase in phases for symbol in phase.elements})
-    return CompetingHull(phases, elements) if phases else None
-
-
-def hull_phases(campaign: Campaign, records: dict[str, DFTRecord]) -> list[Phase]:
-    """Converged records of the method that most of the campaign's have, as phases named by their keys."""
-    usable = {key: record for key, record in records.items() if record.is_converged and record.purpose != "static"}
-    methods = [record.method for record in usable.values()]
+def hull_phases(records: dict[str, DFTRecord]) -> list[Phase]:
+    """Relaxed records as phases of one hull, named by their keys; those of other settings than most are left out."""
+    relaxed = {key: record for key, record in records.items() if record.purpose != Purpose.STATIC}
+    methods = [record.method for record in relaxed.values()]
     if not methods:
         return []
     method = max(sorted(set(methods)), key=methods.count)
-    return [
-        Phase(key, record.structure.composition, record.enthalpy_ev_per_atom, method)
-        for key, record in usable.items()
-        if record.method == method
-    ]
+    return record_phases({key: record for key, record in relaxed.items() if record.method == method})
 
 
-def rows_of(campaign: Campaign, statuses: dict[str, JobStatus], records: dict[str, DFTRecord]) -> list[dict[str, Any]]:
+def rows_of(
+    campaign: Campaign, statuses: dict[str, JobStatus], records: dict[str, DFTRecord]
+) -> list[dict[str, Any]]:
     """One row per job, in the campaign's order: where it stands, and what it has brought.
 
-    Energies are eV/atom, volumes A^3/atom, relaxed minus generated (`generated` if the campaign knows it, else what the
-    job began with). The energy above hull is that over all other phases of the campaign.
+    Energies are eV/atom, volumes A^3/atom, relaxed by DFT minus generated (`generated` if the campaign knows it, else
+    what the job began with), all by the same engine at the same settings. The energy above hull is that over all other
+    phases of the campaign.
     """
-    phases = hull_phases(campaign, records)
+    phases = hull_phases(records)
     rows = []
     for job in campaign.jobs:
         status = statuses[job.key]
@@ -155,40 +136,69 @@ def rows_of(campaign: Campaign, statuses: dict[str, JobStatus], records: dict[st
             "earlier_reasons": list(status.reasons),
         }
         if (record := records.get(job.key)) is not None:
-            row |= _result(job, record, phases, records.get(job.static_key or ""))
+            row |= {
+                "converged": record.is_converged,
+                "energy_ev_per_atom": record.energy_ev_per_atom,
+                "method": record.method,
+                "ionic_steps": record.n_ionic_steps,
+                "wall_time_s": record.wall_time_s,
+                "warnings": list(record.warnings),
+            }
+            if job.purpose != Purpose.STATIC:
+                row |= _change(analysed(job, record, records)) | _place(job.key, phases)
         rows.append(row)
     return rows
 
 
-def _result(job: Job, record: DFTRecord, phases: list[Phase], generated: DFTRecord | None) -> dict[str, Any]:
-    energy = record.energy_ev_per_atom
-    found: dict[str, Any] = {"converged": record.is_converged, "energy_ev_per_atom": energy, "method": record.method}
-    if job.purpose == "static":
-        return found | {"wall_time_s": record.wall_time_s, "warnings": list(record.warnings)}
-    began = job.generated_structure or record.initial_structure
-    is_comparable = generated is not None and generated.method == record.method
-    before = generated.energy_ev_per_atom if generated is not None and is_comparable else None
-    state = compare(began, _Relaxed(record.structure, energy, before, record.n_ionic_steps), MatchTolerances())
-    found |= {
-        "delta_e_ev_per_atom": state.de_ev_per_atom,
-        "delta_v_ang3_per_atom": state.dv_ang3_per_atom,
-        "match": state.match,
-        "rms": state.rms,
-        "ionic_steps": record.n_ionic_steps,
-        "wall_time_s": record.wall_time_s,
-        "warnings": list(record.warnings),
+def analysed(job: Job, record: DFTRecord, records: dict[str, DFTRecord]) -> CandidateAnalysis:
+    """What became of one crystal; see dft.analysis."""
+    generated = job.generated_structure
+    static = records.get(job.static_key or "")
+    return analyse(
+        record,
+        generated=generated,
+        pre_relaxed=record.initial_structure,
+        statics=[static] if static is not None and static.method == record.method else [],
+    )
+
+
+def summary_of(campaign: Campaign, statuses: dict[str, JobStatus], records: dict[str, DFTRecord]) -> AnalysisSummary:
+    """Rates, means and medians over the campaign's candidates, of the method that most of them have."""
+    candidates = [job for job in campaign.jobs if job.purpose == Purpose.RELAXATION]
+    n_failed = sum(
+        job.key not in records and statuses[job.key].state in (JobState.FAILED, JobState.LOST) for job in candidates
+    )
+    found = [analysed(job, records[job.key], records) for job in candidates if job.key in records]
+    methods = [one.method for one in found]
+    method = max(sorted(set(methods)), key=methods.count, default="")
+    return summarise_candidates([one for one in found if one.method == method], n_failed)
+
+
+def _change(analysis: CandidateAnalysis) -> dict[str, Any]:
+    change = analysis.from_generated or analysis.from_pre_relaxed
+    assert change is not None  # every record has what it began with
+    return {
+        "delta_e_ev_per_atom": change.state.de_ev_per_atom,
+        "delta_v_ang3_per_atom": change.state.dv_ang3_per_atom,
+        "delta_v_percent": change.dv_percent,
+        "match": change.state.match,
+        "rms": change.state.rms,
     }
-    own = next((phase for phase in phases if phase.id == job.key), None)
-    if own is not None:
-        others = [phase for phase in phases if phase.id != job.key]
-        elements = sorted({symbol for phase in phases for symbol in phase.elements})
-        place = CompetingHull(others, elements).place(own.composition, own.energy_ev_per_atom, own.method)
-        if len(own.elements) == 1 and place.e_above_hull_ev_per_atom is None:
-            place = CompetingHull(phases, elements).place(own.composition, own.energy_ev_per_atom, own.method)
-        found |= {
-            "formation_energy_ev_per_atom": place.formation_energy_ev_per_atom,
-            "e_above_hull_ev_per_atom": place.e_above_hull_ev_per_atom,
-            "decomposition": place.decomposition,
-            "hull_note": place.note,
-        }
-    return found
+
+
+def _place(key: str, phases: list[Phase]) -> dict[str, Any]:
+    own = next((phase for phase in phases if phase.id == key), None)
+    if own is None:
+        return {}
+    elements = sorted({symbol for phase in phases for symbol in phase.elements})
+    others = [phase for phase in phases if phase.id != key]
+    place = CompetingHull(others, elements).place(own.composition, own.energy_ev_per_atom, own.method)
+    if len(own.elements) == 1 and place.e_above_hull_ev_per_atom is None:
+        # The only phase of its element spans the hull itself.
+        place = CompetingHull(phases, elements).place(own.composition, own.energy_ev_per_atom, own.method)
+    return {
+        "formation_energy_ev_per_atom": place.formation_energy_ev_per_atom,
+        "e_above_hull_ev_per_atom": place.e_above_hull_ev_per_atom,
+        "decomposition": place.decomposition,
+        "hull_note": place.note,
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from flows.console import answer, guarded, say, show_table
 from flows.options import AsJson, Debug, Settings
 
 if TYPE_CHECKING:
+    from dft.analysis import AnalysisSummary
     from dft.campaign import Campaign
     from tasks.dft_campaign import Progress
 
@@ -231,6 +233,20 @@ def _store(folder: Path) -> Any:
     return StoreConfig.model_validate(stated.get("store", {}))
 
 
+def _said(summary: AnalysisSummary) -> str:
+    """The candidates in one line."""
+    changes = summary.from_generated or summary.from_pre_relaxed
+    head = f"{summary.n_converged} of {summary.n_candidates} candidates converged, {summary.n_ionic_steps_mean:.0f} steps"
+    if changes is None:
+        return head
+    values = {
+        "dE rms (eV/atom)": changes.states.de_rms_ev_per_atom,
+        "dV rms (A^3/atom)": changes.states.dv_rms_ang3_per_atom,
+    }
+    said = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None)
+    return f"{head}; match rate {changes.states.match_rate:.2f}, {said}"
+
+
 def _show(progress: Progress, as_json: bool, give: Callable[[Any], None], keys: list[str] | None = None) -> None:
     """The job table on the terminal, or everything as JSON; notes beside it."""
     campaign: Campaign = progress.campaign
@@ -239,6 +255,8 @@ def _show(progress: Progress, as_json: bool, give: Callable[[Any], None], keys: 
         say(note)
     if not as_json:
         counts = ", ".join(f"{n} {state}" for state, n in progress.counts.items())
+        if (summary := progress.summary) is not None and summary.n_converged:
+            say(_said(summary))
         shown = [{**row, "key": row["key"][:KEY_SHOWN]} for row in chosen]
         show_table(shown, JOBS, f"{campaign.name}: {len(progress.rows)} jobs, {counts or 'none'}")
         if progress.n_open:
@@ -250,6 +268,7 @@ def _show(progress: Progress, as_json: bool, give: Callable[[Any], None], keys: 
             "jobs_folder": str(campaign.root),
             "n_open": progress.n_open,
             "counts": progress.counts,
+            "summary": None if progress.summary is None else asdict(progress.summary),
             "jobs": chosen,
         }
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from tasks.relax import survivors
 from tasks.run import RunFolder
 
 if TYPE_CHECKING:
+    from dft.analysis import AnalysisSummary
     from dft.campaign import Campaign, Wanted
     from dft.campaign_config import DftConfig
     from dft.submission.submitter import Step, Submitter
@@ -41,6 +42,7 @@ class Progress:
         n_open: jobs of which something is still to come.
         notes: what the user should know.
         n_new: records that came into the store.
+        summary: of the candidates under DFT; None before any has a record.
     """
 
     campaign: Campaign
@@ -48,6 +50,7 @@ class Progress:
     n_open: int
     notes: tuple[str, ...] = ()
     n_new: int = 0
+    summary: AnalysisSummary | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -81,25 +84,24 @@ def wanted_candidates(
 
 
 def wanted_references(config: DiscoverConfig, identity: PotentialIdentity, relaxed: pa.Table) -> list[Wanted]:
-    """The competing phases near the potential's hull, nearest first; of every element the lowest phase in any case."""
+    """The competing phases near the potential's hull, elements first; see dft.dft_hull.choose_references."""
     from dft.campaign import Wanted
+    from dft.dft_hull import ReferencePhase, choose_references
 
-    above = competing_hull(relaxed, config).phases_above_hull()
-    rows = []
-    for row, crystal in zip(relaxed.to_pylist(), crystals_of(relaxed, "relaxed_"), strict=True):
-        height = above.get(row["id"])
-        if crystal is None or height is None:
-            continue
-        is_element = len(set(crystal.atomic_numbers)) == 1
-        if height <= config.dft.references_within_ev_per_atom:
-            # Without its elements no candidate has a place, so they come first.
-            rows.append((not (is_element and height <= 1e-9), height, row["id"], crystal))
-    rows.sort(key=lambda item: item[:3])
-    lineage = {"run": config.name, "relaxation": {"potential": identity.method}}
-    return [
-        Wanted(name, crystal.to_structure(), "reference", None, {**lineage, "phase": name})
-        for _, _, name, crystal in rows[: config.dft.references_max]
+    hull = competing_hull(relaxed, config)
+    above = hull.phases_above_hull()
+    phases = [
+        ReferencePhase(row["id"], crystal.to_structure(), height)
+        for row, crystal in zip(relaxed.to_pylist(), crystals_of(relaxed, "relaxed_"), strict=True)
+        if crystal is not None and (height := above.get(row["id"])) is not None
     ]
+    # An element without a phase costs the candidates that hold it, and no other: the hull says so.
+    elements = [element for element in config.elements if element not in hull.missing_elements]
+    settings = config.dft
+    within = settings.references_within_ev_per_atom
+    chosen = choose_references(phases, elements, most=settings.references_max, within_ev_per_atom=within)
+    lineage = {"run": config.name, "relaxation": {"potential": identity.method}}
+    return [Wanted(one.id, one.structure, "reference", None, {**lineage, "phase": one.id}) for one in chosen]
 
 
 def campaign_of(
@@ -163,11 +165,12 @@ def submitter_of(campaign: Campaign) -> Submitter:
 
 def look(campaign: Campaign) -> Progress:
     """Where a campaign stands, as far as the files say; asks no queue and writes nothing."""
-    from dft.collection import records_of, rows_of
+    from dft.collection import records_of, rows_of, summary_of
 
-    submitter = submitter_of(campaign)
+    submitter, records = submitter_of(campaign), records_of(campaign)
     statuses = submitter.statuses(campaign.keys)
-    return Progress(campaign, rows_of(campaign, statuses, records_of(campaign)), submitter.n_open(statuses))
+    rows, summary = rows_of(campaign, statuses, records), summary_of(campaign, statuses, records)
+    return Progress(campaign, rows, submitter.n_open(statuses), summary=summary)
 
 
 def advance(campaign: Campaign, *, submit: bool = True) -> Progress:
@@ -177,17 +180,18 @@ def advance(campaign: Campaign, *, submit: bool = True) -> Progress:
 
 def collected(campaign: Campaign, step: Step) -> Progress:
     """Bring home what a step has found finished."""
-    from dft.collection import collect_records, records_of, rows_of
+    from dft.collection import collect_records, records_of, rows_of, summary_of
     from dft.stores import open_job_store
 
     records = records_of(campaign)
     with open_job_store(campaign.store, campaign.folder) as store:
         done = collect_records(campaign, records, store)
-    rows = rows_of(campaign, step.statuses, records)
-    write_text(campaign.folder / TABLE, json.dumps({"name": campaign.name, "jobs": rows}, indent=1) + "\n")
+    rows, summary = rows_of(campaign, step.statuses, records), summary_of(campaign, step.statuses, records)
+    table = {"name": campaign.name, "summary": asdict(summary), "jobs": rows}
+    write_text(campaign.folder / TABLE, json.dumps(table, indent=1) + "\n")
     repaired = [f"{done.n_repaired} entries of the job store were not what the records say and were written anew"]
     notes = (*step.notes, *(repaired if done.n_repaired else ()))
-    return Progress(campaign, rows, step.n_open, notes, done.n_new)
+    return Progress(campaign, rows, step.n_open, notes, done.n_new, summary)
 
 
 def with_settings(campaign: Campaign, assignments: Sequence[str]) -> Campaign:

@@ -64,21 +64,18 @@ def test_a_campaign_of_gpaw_through_slurm_survives_its_controller_and_brings_rea
     made = Campaign.read(made.folder)
     step = Submitter(made.root, submission, record_fault=record_fault).wait(made.keys, timeout_s=PATIENCE_S)
     assert {status.state.value for status in step.statuses.values()} == {"done"}
-    assert [status.n_attempts for status in step.statuses.values()] == [1] * 6
+    assert [status.n_attempts for status in step.statuses.values()] == [1] * 3
 
     records = records_of(made)
     with open_job_store(made.store, made.folder) as store:
-        assert collect_records(made, records, store).n_new == 6
-        assert collect_records(made, records, store).n_unchanged == 6
-    for key, formula in zip(made.keys[:3], EXPERIMENT_ANG, strict=True):
+        assert collect_records(made, records, store).n_new == 3
+        assert collect_records(made, records, store).n_unchanged == 3
+    for key, formula in zip(made.keys, EXPERIMENT_ANG, strict=True):
         cell = records[key].structure.get_primitive_structure().volume * 4  # of the cubic cell
         assert cell ** (1 / 3) == pytest.approx(EXPERIMENT_ANG[formula], rel=0.01)
-    carbon, silicon, carbide, *statics = rows_of(made, step.statuses, records)
-    assert [row["purpose"] for row in statics] == ["static"] * 3
-    for row, static in zip((carbon, silicon, carbide), statics, strict=True):
-        gained = row["energy_ev_per_atom"] - static["energy_ev_per_atom"]
-        assert row["delta_e_ev_per_atom"] == pytest.approx(gained, abs=1e-12)
-        assert -0.2 < gained < -0.005  # 9 B V (0.02)^2 / 2 is 0.03 eV/atom for diamond
+    carbon, silicon, carbide = rows_of(made, step.statuses, records)
+    for row in (carbon, silicon, carbide):
+        assert -0.2 < row["delta_e_ev_per_atom"] < -0.005  # 9 B V (0.02)^2 / 2 is 0.03 eV/atom for diamond
     # A lattice 2 % too large shrinks by some 6 % in volume.
     assert carbon["delta_v_ang3_per_atom"] == pytest.approx(
         (records[made.keys[0]].structure.volume - wanted[0].structure.volume) / 2, abs=1e-9
