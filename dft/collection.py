@@ -111,9 +111,7 @@ def hull_phases(records: dict[str, DFTRecord]) -> list[Phase]:
     return record_phases({key: record for key, record in relaxed.items() if record.method == method})
 
 
-def rows_of(
-    campaign: Campaign, statuses: dict[str, JobStatus], records: dict[str, DFTRecord]
-) -> list[dict[str, Any]]:
+def rows_of(campaign: Campaign, statuses: dict[str, JobStatus], records: dict[str, DFTRecord]) -> list[dict[str, Any]]:
     """One row per job, in the campaign's order: where it stands, and what it has brought.
 
     Energies are eV/atom, volumes A^3/atom, relaxed by DFT minus generated (`generated` if the campaign knows it, else

@@ -236,7 +236,9 @@ def _store(folder: Path) -> Any:
 def _said(summary: AnalysisSummary) -> str:
     """The candidates in one line."""
     changes = summary.from_generated or summary.from_pre_relaxed
-    head = f"{summary.n_converged} of {summary.n_candidates} candidates converged, {summary.n_ionic_steps_mean:.0f} steps"
+    head = (
+        f"{summary.n_converged} of {summary.n_candidates} candidates converged, {summary.n_ionic_steps_mean:.0f} steps"
+    )
     if changes is None:
         return head
     values = {
@@ -244,7 +246,7 @@ def _said(summary: AnalysisSummary) -> str:
         "dV rms (A^3/atom)": changes.states.dv_rms_ang3_per_atom,
     }
     said = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None)
-    return f"{head}; match rate {changes.states.match_rate:.2f}, {said}"
+    return f"{head}; match rate {changes.states.match_rate or 0:.2f}, {said}"
 
 
 def _show(progress: Progress, as_json: bool, give: Callable[[Any], None], keys: list[str] | None = None) -> None:
