@@ -49,6 +49,12 @@ def begun(campaign: Any, discover: Any, tmp_path_factory: pytest.TempPathFactory
     return discover(campaign.config(tmp_path_factory.mktemp("begun") / "runs", dft=DFT))
 
 
+@pytest.fixture(scope="module")
+def answered(begun: Any) -> dict[str, Any]:
+    """What the command says that brings all jobs home."""
+    return command(begun.folder.parent, "collect", str(begun.folder), "--wait")
+
+
 def test_a_run_submits_its_best_candidates_and_the_near_phases_and_ends(begun: Any) -> None:
     made = Campaign.read(begun.folder)
     assert made.root == begun.folder.parent / ".dft"
@@ -61,11 +67,11 @@ def test_a_run_submits_its_best_candidates_and_the_near_phases_and_ends(begun: A
 
 
 def test_the_jobs_come_home_by_the_command_and_the_same_run_again_finds_all_done(
-    begun: Any, campaign: Any, discover: Any
+    begun: Any, answered: dict[str, Any], discover: Any
 ) -> None:
     made = Campaign.read(begun.folder)
-    collected = command(begun.folder.parent, "collect", str(begun.folder), "--wait")
-    assert collected["counts"] == {"done": 7}
+    assert answered["counts"] == {"done": 7}
+    assert answered["summary"]["n_candidates"] == 2
     records = [read_record(made.root / key) for key in made.keys]
     with open_job_store(StoreConfig(), begun.folder) as store:
         found = {doc["metadata"]["key"]: doc["output"] for doc in store.query({"name": "dft record"})}
@@ -73,7 +79,7 @@ def test_the_jobs_come_home_by_the_command_and_the_same_run_again_finds_all_done
     for key, record in zip(made.keys, records, strict=True):
         assert record is not None
         assert DFTRecord.from_document(found[key]).energy_ev == record.energy_ev
-        row = next(row for row in collected["jobs"] if row["key"] == key)
+        row = next(row for row in answered["jobs"] if row["key"] == key)
         assert row["energy_ev_per_atom"] == pytest.approx(record.energy_ev / len(record.structure), abs=1e-12)
     again = discover(begun.config)
     assert again.log.computed() == set()
@@ -81,16 +87,19 @@ def test_the_jobs_come_home_by_the_command_and_the_same_run_again_finds_all_done
     assert not any("under way" in message for _, message in again.log.said)
 
 
-def test_a_finished_run_is_submitted_from_its_files_as_the_run_itself_would(begun: Any, tmp_path: Path) -> None:
+def test_a_finished_run_is_submitted_from_its_files_as_the_run_itself_would(
+    begun: Any, answered: dict[str, Any]
+) -> None:
     before = Campaign.read(begun.folder)
     after = campaign_of_run(begun.folder)
     assert after == before
+    assert answered["n_open"] == 0
     assert campaign_folders(begun.folder.parent) == []
 
 
+@pytest.mark.usefixtures("answered")
 def test_a_damaged_record_and_a_damaged_entry_of_the_store_are_made_good(begun: Any) -> None:
     made = Campaign.read(begun.folder)
-    submitter_of(made).wait(made.keys, timeout_s=PATIENCE_S)
     record = made.root / made.keys[0] / "record.json"
     whole = json.loads(record.read_text())
     with open_job_store(StoreConfig(), begun.folder) as store:
@@ -106,6 +115,7 @@ def test_a_damaged_record_and_a_damaged_entry_of_the_store_are_made_good(begun: 
     assert row["earlier_reasons"][0].startswith("unreadable record: ")
 
 
+@pytest.mark.usefixtures("answered")
 def test_commands_cancel_retry_export_and_import(begun: Any, tmp_path: Path) -> None:
     folder = str(begun.folder)
     exported = command(tmp_path, "export", folder, str(tmp_path / "jobs.jsonl.gz"))
@@ -160,6 +170,7 @@ def test_a_deployed_run_is_suspended_until_its_jobs_have_ended_and_then_complete
         served.process.wait(60)
 
 
+@pytest.mark.usefixtures("answered")
 def test_jobs_go_on_where_prefect_is_not(begun: Any, prefect_environment: dict[str, str]) -> None:
     from flows.dft_jobs import dft
 
