@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shlex
@@ -148,6 +149,7 @@ class GPAWEngine:
             data=dict(result["data"]),
             resolved={**resolved, "versions": versions},
             magmoms=magmoms,
+            initial_energy_ev=_initial_energy_ev(folder),
         )
 
     def _warnings(
@@ -228,3 +230,15 @@ def _crash(status: int, words: str, folder: Path) -> EngineError:
         return EngineError(FaultKind.ENGINE_MISSING, reason, is_retryable=False)
     reason = f"GPAW ended with {how} and no result; last words: {tail}; all of it is in {folder / OUTPUT}"
     return EngineError(FaultKind.CRASHED, reason, is_retryable=True)
+
+
+def _initial_energy_ev(folder: Path) -> float | None:
+    """Energy of the first geometry, which is the crystal as handed in; None where the steps do not say."""
+    for line in (folder / STEPS).read_text(encoding="utf-8").splitlines():
+        try:
+            step = json.loads(line)
+        except ValueError:
+            continue
+        if "energy_ev" in step:
+            return float(step["energy_ev"])
+    return None
