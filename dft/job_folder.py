@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -173,27 +172,6 @@ def read_record(folder: Path) -> DFTRecord | None:
 def write_record(folder: Path, record: DFTRecord) -> None:
     """Leave the result in a folder."""
     write_json(Path(folder) / RECORD, record.as_document())
-
-
-def write_error(folder: Path, key: str, kind: str, reason: str, *, is_retryable: bool) -> None:
-    """Leave the reason why a folder has no result.
-
-    Args:
-        folder: of the job.
-        key: of the job.
-        kind: one or two words to count failures by.
-        reason: one sentence or more: what was found, what was expected, the remedy.
-        is_retryable: whether another attempt at the same could help.
-    """
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "key": key,
-        "kind": kind,
-        "reason": reason,
-        "is_retryable": is_retryable,
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    write_json(Path(folder) / ERROR, document)
 
 
 def _document(job: Job, engine: EngineConfig) -> dict[str, Any]:

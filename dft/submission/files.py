@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+ERROR_SCHEMA_VERSION = "1"
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -37,6 +40,32 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return document if isinstance(document, dict) else None
+
+
+def write_error(folder: Path, key: str, kind: str, reason: str, *, is_retryable: bool) -> None:
+    """Leave error.json in a job folder: the reason why it has no record.
+
+    Args:
+        folder: of the job.
+        key: of the job.
+        kind: one or two words to count failures by.
+        reason: one sentence or more: what was found, what was expected, the remedy.
+        is_retryable: whether another attempt at the same could help.
+    """
+    document = {
+        "schema_version": ERROR_SCHEMA_VERSION,
+        "key": key,
+        "kind": kind,
+        "reason": reason,
+        "is_retryable": is_retryable,
+        "when": now(),
+    }
+    write_json(folder / "error.json", document)
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _written(path: Path, document: Any) -> Path:

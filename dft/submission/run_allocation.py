@@ -17,12 +17,11 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
 from dft.submission.allocation import Allocation, Member, claim_file, is_attempt_over
-from dft.submission.files import create_json, read_json, write_json
+from dft.submission.files import create_json, now, read_json, write_error, write_json
 
 QUEUE_ID_VARIABLE = "HULLWARD_QUEUE_ID"
 """Set by the job script to the queue's own id."""
@@ -76,11 +75,6 @@ def claimed(allocation: Allocation, member: Member) -> bool:
         return False  # a local job handed over twice: both carry the same id
     write_json(claim, document)
     return True
-
-
-def now() -> str:
-    """UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def run(allocation: Allocation) -> int:
@@ -149,19 +143,6 @@ def _ended_well(job: _Running) -> bool:
         reason = f"the job {how} and left neither record.json nor error.json; last words: {said}"
         write_error(job.folder, job.member.key, "crashed", reason, is_retryable=True)
     return False
-
-
-def write_error(folder: Path, key: str, kind: str, reason: str, *, is_retryable: bool) -> None:
-    """Leave error.json in a job folder, as dft.run_job does, on behalf of a job that could not."""
-    document = {
-        "schema_version": "1",
-        "key": key,
-        "kind": kind,
-        "reason": reason,
-        "is_retryable": is_retryable,
-        "when": now(),
-    }
-    write_json(folder / "error.json", document)
 
 
 def last_words(file: Path) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from dft.submission.allocation import Allocation, Member, claim_file, pending_members
 from dft.submission.config import SubmissionConfig
-from dft.submission.files import create_json, read_json, write_json
+from dft.submission.files import create_json, now, read_json, write_error, write_json
 from dft.submission.queues import QueueJob
-from dft.submission.run_allocation import last_words, now, write_error
+from dft.submission.run_allocation import last_words
 from dft.submission.states import LOST_KIND
 
 WALLTIME_SHARE, WALLTIME_SLACK_S = 0.98, 0.5

@@ -26,10 +26,9 @@ from dft.submission.allocation import (
 )
 from dft.submission.cluster_queue import ClusterQueue
 from dft.submission.config import SubmissionConfig
-from dft.submission.files import read_json, write_json
+from dft.submission.files import now, read_json, write_error, write_json
 from dft.submission.local_queue import LocalQueue
 from dft.submission.queues import Queue, QueueFullError, QueueJob, QueueState, QueueUnavailableError, SubmissionError
-from dft.submission.run_allocation import now, write_error
 from dft.submission.script import job_script
 from dft.submission.settling import NOT_STARTED_KIND, is_over, settle
 from dft.submission.states import OPEN, AllocationIndex, JobState, JobStatus, status_of
