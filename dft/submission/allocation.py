@@ -178,6 +178,16 @@ def is_attempt_over(folder: Path, attempt: int) -> bool:
     return any((folder / name).exists() for name in ends) or has_error(folder)
 
 
+def is_unwanted(allocation: Allocation) -> bool:
+    """Whether nothing is left to run because of a cancel. One that has done its work may end by itself."""
+
+    def is_cancelled(member: Member) -> bool:
+        folder = allocation.root / member.key
+        return any((folder / name).exists() for name in ("cancelled.json", f"attempts/{member.attempt}.cancelled.json"))
+
+    return not pending_members(allocation) and any(is_cancelled(member) for member in allocation.members)
+
+
 def has_error(folder: Path) -> bool:
     """Whether a job folder holds an error that says why there is no record."""
     error = folder / "error.json"

@@ -22,6 +22,7 @@ from dft.submission.allocation import (
     allocation_name,
     archived_error,
     claim_file,
+    is_unwanted,
     pending_members,
 )
 from dft.submission.cluster_queue import ClusterQueue
@@ -158,7 +159,7 @@ class Submitter:
             for key in chosen:
                 write_json(self.root / key / "cancelled.json", {"reason": reason, "when": now()})
             for allocation in self._index.unsettled():
-                if (id := allocation.queue_id) and not self._wanted(allocation):
+                if (id := allocation.queue_id) and is_unwanted(allocation):
                     self.queue.cancel(id)
             return chosen
 
@@ -205,7 +206,7 @@ class Submitter:
                 self._end(allocation, job)
             else:
                 (allocation.folder / "gone.json").unlink(missing_ok=True)
-                if not self._wanted(allocation):
+                if is_unwanted(allocation):
                     self.queue.cancel(job.id)
 
     def _end(self, allocation: Allocation, job: QueueJob | None) -> None:
@@ -224,14 +225,10 @@ class Submitter:
             id = ids.get(allocation.name) or _claimed_id(allocation)
             if id is not None:
                 write_json(allocation.folder / "queue_id.json", {"id": id, "at": now(), "found": True})
-            elif self._wanted(allocation):
+            elif pending_members(allocation):
                 self._hand_over(allocation, step)
             else:
                 settle(allocation, None)
-
-    def _wanted(self, allocation: Allocation) -> bool:
-        """Whether any member is still to run or running."""
-        return bool(pending_members(allocation))
 
     def _quarantine(self, keys: Sequence[str]) -> None:
         """A record that cannot be read is moved aside and counts as a failed attempt."""
