@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help discover test ui lint benchmark train reproduce-dp-cdvae lock
+.PHONY: help discover test test-dft ui lint benchmark train reproduce-dp-cdvae lock
 
 CONFIG ?= quickstart
 PORT ?= 4200
@@ -21,6 +21,7 @@ ROOMS := flows tasks generative dft configs tests
 help:
 	@echo "make discover   a whole run: ranked new crystals with VASP inputs (CONFIG=quickstart)"
 	@echo "make test       all tests but benchmarks"
+	@echo "make test-dft   real DFT and a real Slurm, where their Debian packages are installed; else skipped, with the reason"
 	@echo "make ui         Prefect server, worker and UI on this machine (PORT=4200)"
 	@echo "make lint       ruff and mypy --strict"
 	@echo "make benchmark  rates of sampling, relaxation, ..."
@@ -47,6 +48,9 @@ discover: $(INSTALLED)
 
 test: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests
+
+test-dft: $(INSTALLED)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m dft_real -rs tests
 
 ui: $(INSTALLED)
 	@exec $(BIN)/python -m flows.serve --port $(PORT)

@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from configs.dft_jobs import DftJobsConfig
 from configs.evaluation import BenchmarkConfig, EvaluateConfig, GeneratorEntry, JudgeConfig
 from configs.ingest import IngestConfig
 from configs.modification import ModifyConfig
 from configs.reproduction import DatasetEntry, GroundStateConfig, ReproductionConfig
 from configs.schema import DiscoverConfig
+from dft.campaign_config import DftConfig
+from dft.engines.config import AnyEngineConfig, EngineConfig
 from generative.config import (
     AflowSource,
     DataConfig,
@@ -32,9 +35,9 @@ from generative.training_config import TrainConfig
 HEAD = """\
 # Settings
 
-Every setting of a run, of an ingest, of a training, of an evaluation, of a reproduction and of a modification, with its
-default, what is allowed, and what it means. This file is written by `python -m configs.document > docs/settings.md` from
-the models that check the settings, and a test keeps the two equal.
+Every setting of a run, of an ingest, of a training, of an evaluation, of a reproduction, of a modification and of DFT
+jobs, with its default, what is allowed, and what it means. This file is written by
+`python -m configs.document > docs/settings.md` from the models that check the settings, and a test keeps the two equal.
 
 A YAML file states only what differs from these defaults; `configs/*.yaml` are examples. A single setting is changed on
 the command line by its dotted name: `hullward discover ternary --set sample.n_candidates=64`. A wrong name, type or
@@ -52,6 +55,14 @@ SOURCE = """\
 NETWORK = """\
 Sources on the network, `materials-project`, `aflow` and `optimade`, share these settings; each one's own follow. Where
 a kind has another default it is listed there. [ingest.md](ingest.md) shows how they are used.
+"""
+ENGINE = """\
+What stands under `engine` depends on its `name`. [cluster.md](cluster.md) shows how engines are run.
+"""
+DFT_JOBS = """\
+# DFT jobs of finished runs
+
+The parameter `config` of the `dft` deployments. `dft` and its parts are those of a run.
 """
 INGEST = """\
 # An ingest
@@ -107,6 +118,7 @@ Schema = Mapping[str, Any]
 def document() -> str:
     """All settings as Markdown: the text of docs/settings.md."""
     parts = [HEAD, RUN, *_sections(DiscoverConfig)]
+    parts += [DFT_JOBS, _table(DftJobsConfig, "", skip=("dft",))]
     parts += [INGEST, *_sections(IngestConfig, skip=("data", "relax"))]
     parts += [TRAINING, _table(TrainConfig, "", skip=("data",))]
     parts += [f"## system\n\n{SYSTEM}", *_systems()]
@@ -129,7 +141,12 @@ def _sections(model: type[BaseModel], prefix: str = "", skip: tuple[str, ...] = 
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             inner[name] = kind
     heading = f"## {prefix.removesuffix('.')}\n\n{_about(model)}\n\n" if prefix else ""
-    yield heading + _table(model, prefix, skip=tuple(inner))
+    yield heading + _table(model, prefix, skip=tuple(name for name in inner if name != "engine"))
+    if model is DftConfig:
+        yield f"## dft.engine\n\n{ENGINE}"
+        for engine in engine_models():
+            name = engine.model_fields["name"].default
+            yield f"### name: {name}\n\n{_about(engine)}\n\n{_table(engine, 'dft.engine.')}"
     if model is DataConfig:
         yield f"## data.sources\n\n{SOURCE}"
         for source in (FilesSource, PrototypesSource):
@@ -139,8 +156,16 @@ def _sections(model: type[BaseModel], prefix: str = "", skip: tuple[str, ...] = 
             shared = set(NetworkSource.model_fields) - set(database.__annotations__)
             yield _source(database, skip=tuple(shared))
     for name, nested in inner.items():
+        if issubclass(nested, EngineConfig):
+            continue
         if name not in skip:
             yield from _sections(nested, f"{prefix}{name}.")
+
+
+def engine_models() -> list[type[EngineConfig]]:
+    """The settings model of every DFT engine."""
+    (union, *_) = get_args(AnyEngineConfig)
+    return [model for model in (get_args(union) or (union,)) if issubclass(model, EngineConfig)]
 
 
 def _systems() -> Iterator[str]:
@@ -179,9 +204,12 @@ def _table(model: type[BaseModel], prefix: str, skip: tuple[str, ...] = ()) -> s
     for name, stated in sorted(schema["properties"].items(), key=lambda item: item[0] != "kind"):
         if name in skip:
             continue
-        if name == "kind" and "const" in stated:
-            default, allowed, meaning = "required", f"`{stated['const']}`", "names the kind of source"
+        if name in ("kind", "name") and "const" in stated:
+            what = "kind of source" if name == "kind" else "engine"
+            default, allowed, meaning = "required", f"`{stated['const']}`", f"names the {what}"
         else:
+            if name == "engine":
+                stated = {**stated, "default": stated["default"]["name"], "oneOf": [], "$ref": ""}
             default = f"`{_text(stated['default'])}`" if "default" in stated else "required"
             allowed, meaning = _allowed(stated, schema.get("$defs", {})), " ".join(stated["description"].split())
         cells = (f"`{prefix}{name}`", default, allowed, meaning)
@@ -196,13 +224,13 @@ def _text(value: Any) -> str:
 
 def _allowed(stated: Schema, definitions: Schema) -> str:
     """What a JSON schema allows, in a few words."""
-    if "$ref" in stated:
+    if stated.get("$ref"):
         return _allowed({**definitions[stated["$ref"].rpartition("/")[2]]}, definitions)
     if "anyOf" in stated:
         parts = [_allowed(option, definitions) for option in stated["anyOf"]]
         return "; or ".join(parts)
     if "oneOf" in stated:
-        return "a source, see below"
+        return "one of several kinds, see below"
     if "enum" in stated:
         return ", ".join(f"`{value}`" for value in stated["enum"])
     kind = stated.get("type")

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from dft.campaign_config import DftConfig
 from dft.config import HullConfig, InputsConfig, RelaxConfig, StoreConfig
 from generative.config import (
     ConditionsConfig,
@@ -66,6 +67,7 @@ class DiscoverConfig(RoomConfig):
     hull: HullConfig = Field(HullConfig(), description="convex hull")
     inputs: InputsConfig = Field(InputsConfig(), description="VASP inputs")
     store: StoreConfig = Field(StoreConfig(), description="job documents")
+    dft: DftConfig = Field(DftConfig(), description="DFT of the best candidates")
     execution: ExecutionConfig = Field(ExecutionConfig(), description="where the work runs")
 
     @model_validator(mode="after")

@@ -49,6 +49,36 @@ class HullConfig(RoomConfig):
     )
 
 
+class PhononConfig(RoomConfig):
+    """Phonons of a crystal by finite displacements, with a potential."""
+
+    relax_fmax_ev_per_ang: float = Field(
+        0.005, gt=0, le=0.1, description="the crystal is relaxed first, with the potential itself, to this force, eV/A"
+    )
+    relax_max_steps: int = Field(1000, ge=1, le=100_000, description="optimiser steps of that relaxation")
+    pressure_gpa: float = Field(0.0, ge=-100, le=1000, description="external pressure of that relaxation, GPa")
+    displacement_ang: float = Field(0.02, gt=0, le=0.2, description="how far one atom is moved at a time, A")
+    supercell_height_ang: float = Field(
+        10.0,
+        gt=0,
+        le=40,
+        description="least distance between opposite faces of the supercell, A: twice the reach of "
+        "the force constants it resolves",
+    )
+    supercell_atoms_max: int = Field(1000, ge=1, description="a crystal that needs a larger supercell is refused")
+    mesh_length_ang: float = Field(
+        40.0, gt=0, le=200, description="the mesh of q-points has this many divisions per unit of |b*| (A^-1, no 2 pi)"
+    )
+    imaginary_thz: float = Field(
+        0.1,
+        gt=0,
+        le=2,
+        description="a mode counts as imaginary when its frequency lies further than this below zero, "
+        "THz; interpolation between the supercell's own q-points is not better",
+    )
+    symprec_ang: float = Field(0.01, gt=0, le=0.5, description="tolerance within which symmetry is found, A")
+
+
 class Preset(StrEnum):
     """VASP relaxation settings, each with its source."""
 

@@ -17,10 +17,8 @@ import numpy as np
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core.composition import Composition
 
+from dft.results import GPA_PER_EV_ANG3 as GPA_PER_EV_ANG3
 from dft.results import HullPosition
-
-GPA_PER_EV_ANG3 = 160.21766208
-"""1 eV/A^3 in GPa (CODATA 2018)."""
 
 
 def enthalpy_ev_per_atom(energy_ev_per_atom: float, volume_ang3_per_atom: float, pressure_gpa: float) -> float:

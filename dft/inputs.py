@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from atomate2.vasp.files import write_vasp_input_set
 from pymatgen.core.structure import Structure
 from pymatgen.io.vasp.inputs import PmgVaspPspDirError, Potcar
@@ -26,6 +25,7 @@ from pymatgen.io.vasp.inputs import PmgVaspPspDirError, Potcar
 from dft.config import InputsConfig, Preset
 from dft.jobs import flow_json, relaxation_flow
 from dft.presets import maker, potcar_functional
+from dft.structures import StructureError, plain_structure
 
 __all__ = ["InputsError", "WrittenInputs", "maker", "write_inputs"]
 
@@ -98,8 +98,11 @@ def write_inputs(
             preset, or the pseudopotential family or the lineage is not usable.
         FileExistsError: if the folder holds other inputs together with files that are not inputs.
     """
-    plain = _plain_structure(structure, name)
-    _check_elements(plain, preset, config, name)
+    try:
+        plain = plain_structure(structure, name)
+    except StructureError as error:
+        raise InputsError(str(error)) from error
+    check_elements(plain, preset, config, name)
     origin = _plain_lineage(lineage, name)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
@@ -119,29 +122,11 @@ def write_inputs(
     return WrittenInputs(folder, files, "POTCAR" in files, flow.uuid, notes)
 
 
-def _plain_structure(structure: Structure, name: str) -> Structure:
-    """Lattice, species, positions and magnetic moments alone: what decides the inputs."""
-    if not structure.is_ordered:
-        raise InputsError(
-            f"candidate {name} ({structure.formula}) is disordered: expected one element per site; order it first, "
-            "VASP knows no partial occupancy"
-        )
-    volume_ang3 = float(structure.volume) if len(structure) else 0.0
-    if not (np.isfinite(volume_ang3) and volume_ang3 > 0 and np.isfinite(structure.frac_coords).all()):
-        raise InputsError(
-            f"candidate {name} has {len(structure)} sites in {volume_ang3} A^3: expected at least one site, a positive "
-            "volume and finite coordinates"
-        )
-    magmoms = structure.site_properties.get("magmom")
-    return Structure(
-        structure.lattice,
-        structure.species,
-        structure.frac_coords,
-        site_properties={"magmom": list(magmoms)} if magmoms and None not in magmoms else None,
-    )
+def check_elements(structure: Structure, preset: Preset, config: InputsConfig, name: str) -> None:
+    """Refuse a crystal for which the preset names no pseudopotential, and a family that pymatgen does not know.
 
-
-def _check_elements(structure: Structure, preset: Preset, config: InputsConfig, name: str) -> None:
+    Raises: InputsError: with the elements, or the families there are.
+    """
     family = potcar_functional(preset, config)
     if family not in Potcar.FUNCTIONAL_CHOICES:
         raise InputsError(

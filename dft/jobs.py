@@ -28,8 +28,9 @@ FLOW_NAMESPACE = uuid.UUID("5b0f0b0e-6a55-5f5e-9d0a-2d9c1f0f7a11")  # storage na
 INPUTS_RECORD = "vasp inputs"  # storage name: never move
 """`name` of the documents made by record_inputs."""
 
-_MP_COPIED_FILES = {"additional_vasp_files": ("WAVECAR", "CHGCAR")}
-"""What atomate2's MPGGADoubleRelaxMaker carries from the first relaxation into the second."""
+_MP_COPIED_FILES = {"additional_vasp_files": ("CHGCAR",)}
+"""What goes from the first relaxation into the second. atomate2's own MPGGADoubleRelaxMaker asks for WAVECAR too, which
+pymatgen's MPRelaxSet has VASP not write (LWAVE False): the second relaxation would fail for want of it."""
 
 
 def relaxation_flow(
@@ -38,6 +39,8 @@ def relaxation_flow(
     config: InputsConfig,
     candidate_id: str,
     lineage: Mapping[str, Any] | None = None,
+    *,
+    is_static: bool = False,
 ) -> Flow:
     """The relaxation of one candidate as a jobflow Flow, the same to the last byte for the same input.
 
@@ -50,16 +53,19 @@ def relaxation_flow(
         config: pseudopotential family.
         candidate_id: goes to the metadata of every job, with the preset.
         lineage: goes there too; plain JSON values.
+        is_static: one run that moves nothing, in place of the relaxation.
 
     Returns: The flow; its output is the task document of the last relaxation.
     """
-    name = f"{candidate_id} {preset.value}"
-    if preset is Preset.MP_RELAX:
+    name = f"{candidate_id} {preset.value}{' static' if is_static else ''}"
+    if preset is Preset.MP_RELAX and not is_static:
         second: Any = maker(preset, config)
         second.copy_vasp_kwargs = _MP_COPIED_FILES
         flow = MPGGADoubleRelaxMaker(name, relax_maker1=maker(preset, config), relax_maker2=second).make(structure)
     else:
-        once: Any = maker(preset, config)  # typed Any, since atomate2's decorator hides the type of `make`
+        once: Any = maker(
+            preset, config, is_static=is_static
+        )  # typed Any, since atomate2's decorator hides the type of `make`
         job = once.make(structure)
         flow = Flow([job], output=job.output, name=name)
     metadata = {"candidate_id": candidate_id, "preset": preset.value, "lineage": dict(lineage or {})}

@@ -80,7 +80,11 @@ def protocol(preset: Preset) -> Protocol | None:
     raise ValueError(f"preset {preset!r} is unknown: expected one of {', '.join(Preset)}")
 
 
-def maker(preset: Preset, config: InputsConfig) -> BaseVaspMaker:
+_STATIC: dict[str, Any] = {"NSW": 0, "IBRION": -1}
+"""Energy, forces and stress of the crystal as it is; all else as in the preset's relaxation."""
+
+
+def maker(preset: Preset, config: InputsConfig, *, is_static: bool = False) -> BaseVaspMaker:
     """An atomate2 maker of one relaxation (cell and positions).
 
     Each call gives a copy of its own, since atomate2's input generators remember the last structure they were given.
@@ -88,10 +92,16 @@ def maker(preset: Preset, config: InputsConfig) -> BaseVaspMaker:
     Args:
         preset: which settings.
         config: its `potcar_functional` holds for all presets but mp-relax.
+        is_static: nothing moves.
 
     Returns: A maker whose relaxation, when it ends unconverged, is kept and flagged rather than raised as an error.
     """
-    return copy.deepcopy(_built(preset, config.potcar_functional))
+    made: Any = copy.deepcopy(_built(preset, config.potcar_functional))
+    if is_static:
+        tags = made.input_set_generator.user_incar_settings
+        made.input_set_generator.user_incar_settings = {**tags, **_STATIC}
+    built: BaseVaspMaker = made
+    return built
 
 
 @functools.cache  # atomate2 and pymatgen read their settings from YAML for every generator: tens of milliseconds

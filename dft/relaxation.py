@@ -25,11 +25,10 @@ from dft.fire import FireState, fire_step
 from dft.neighbours import NeighbourLists
 from dft.potential_model import GraphModel
 from dft.potentials import LoadedPotential
-from dft.results import Relaxation, RelaxStatus
+from dft.results import GPA_PER_EV_ANG3, Relaxation, RelaxStatus, SinglePoint
 
 logger = logging.getLogger(__name__)
 
-GPA_PER_EV_PER_ANG3 = 160.21766208
 GRACE_STEPS = 10
 """Generated crystals may start with atoms too close; their forces get this many steps to come down."""
 EVALUATE_ATOMS_MAX = 512
@@ -89,7 +88,12 @@ def relax(
 
 def evaluate(structures: Sequence[Structure], potential: LoadedPotential) -> list[float | None]:
     """Potential energy of each crystal as it is, eV/atom; None, with the reason logged, where it has none."""
-    energies: list[float | None] = [None] * len(structures)
+    return [None if point is None else point.energy_ev_per_atom for point in single_points(structures, potential)]
+
+
+def single_points(structures: Sequence[Structure], potential: LoadedPotential) -> list[SinglePoint | None]:
+    """Energy, forces and stress of each crystal as it is; None, with the reason logged, where it has none."""
+    points: list[SinglePoint | None] = [None] * len(structures)
     waiting: list[_Crystal] = []
     for index, structure in enumerate(structures):
         crystal = _admit(index, structure, potential.model)
@@ -101,13 +105,13 @@ def evaluate(structures: Sequence[Structure], potential: LoadedPotential) -> lis
     waiting.sort(key=lambda crystal: len(crystal.numbers))
     while waiting:
         batch = _take(waiting, EVALUATE_ATOMS_MAX, 0)
-        for crystal, energy in _energies(batch, potential.model):
-            energies[crystal.index] = energy
-    return energies
+        for crystal, point in _points(batch, potential.model):
+            points[crystal.index] = point
+    return points
 
 
-def _energies(batch: list[_Crystal], model: GraphModel) -> list[tuple[_Crystal, float | None]]:
-    """Energies of a batch; on an exception each half is tried alone."""
+def _points(batch: list[_Crystal], model: GraphModel) -> list[tuple[_Crystal, SinglePoint | None]]:
+    """Single points of a batch; on an exception each half is tried alone."""
     try:
         output = model(_sim_state(batch, [c.cart_ang for c in batch], [c.cell_ang for c in batch]))
     except (RuntimeError, ValueError, IndexError) as error:
@@ -115,13 +119,17 @@ def _energies(batch: list[_Crystal], model: GraphModel) -> list[tuple[_Crystal, 
             logger.warning("crystal %d has no energy: %s", batch[0].index, error)
             return [(batch[0], None)]
         middle = len(batch) // 2
-        return _energies(batch[:middle], model) + _energies(batch[middle:], model)
-    found: list[tuple[_Crystal, float | None]] = []
-    for crystal, energy in zip(batch, output["energy"].tolist(), strict=True):
-        is_finite = math.isfinite(energy)
-        if not is_finite:
+        return _points(batch[:middle], model) + _points(batch[middle:], model)
+    found: list[tuple[_Crystal, SinglePoint | None]] = []
+    forces = output["forces"].cpu().split([len(c.numbers) for c in batch])
+    rows = zip(batch, output["energy"].tolist(), forces, output["stress"].cpu(), strict=True)
+    for crystal, energy, force, stress in rows:
+        if math.isfinite(energy):
+            point = SinglePoint(energy / len(crystal.numbers), force.numpy(), stress.numpy() * GPA_PER_EV_ANG3)
+            found.append((crystal, point))
+        else:
             logger.warning("crystal %d has no energy: the potential gives %s", crystal.index, energy)
-        found.append((crystal, energy / len(crystal.numbers) if is_finite else None))
+            found.append((crystal, None))
     return found
 
 
@@ -180,7 +188,7 @@ class _Relaxer:
         self, structures: Sequence[Structure], model: GraphModel, config: RelaxConfig, progress: Progress | None
     ) -> None:
         self.structures, self.model, self.config, self.progress = structures, model, config, progress
-        self.pressure = config.pressure_gpa / GPA_PER_EV_PER_ANG3
+        self.pressure = config.pressure_gpa / GPA_PER_EV_ANG3
         self.results: list[Relaxation | None] = [None] * len(structures)
         self.waiting: list[_Crystal] = []
         for index, structure in enumerate(structures):
@@ -338,7 +346,7 @@ class _Relaxer:
             energy = float(forces.energy_ev[i]) / len(crystal.numbers)
             fmax = float(forces.fmax[i])
             pressure = self.pressure * torch.eye(3, dtype=torch.float64, device=forces.stress.device)
-            stress = float((forces.stress[i] + pressure).abs().max()) * GPA_PER_EV_PER_ANG3
+            stress = float((forces.stress[i] + pressure).abs().max()) * GPA_PER_EV_ANG3
         self.results[crystal.index] = Relaxation(
             status, structure, energy, crystal.initial_energy_ev_per_atom, fmax, stress, crystal.n_steps, reason
         )

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
 from pymatgen.core.structure import Structure
+
+GPA_PER_EV_ANG3 = 160.21766208
+"""1 eV/A^3 in GPa (CODATA 2018)."""
 
 
 class RelaxStatus(StrEnum):
@@ -40,6 +44,21 @@ class Relaxation:
     max_stress_gpa: float | None
     n_steps: int
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class SinglePoint:
+    """What a potential says of a crystal as it is.
+
+    Attributes:
+        energy_ev_per_atom: eV/atom.
+        forces_ev_per_ang: (n, 3), eV/A, finite or not as the potential gives them.
+        stress_gpa: (3, 3), GPa, positive under tension.
+    """
+
+    energy_ev_per_atom: float
+    forces_ev_per_ang: np.ndarray
+    stress_gpa: np.ndarray
 
 
 @dataclass(frozen=True)

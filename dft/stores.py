@@ -34,7 +34,7 @@ FORMAT_VERSION = 1
 """Written as SQLite's user_version; a file of a later version is refused."""
 
 BUSY_TIMEOUT_S = 60.0
-"""How long a writer waits for another process's transaction, seconds; each one lasts milliseconds."""
+"""How long a writer waits for another process's transaction, seconds."""
 
 SERVER_SELECTION_TIMEOUT_MS = 5000
 """How long to look for a MongoDB server before saying that there is none (pymongo's own default is 30 s)."""
@@ -77,6 +77,7 @@ class SQLiteStore(MemoryStore):  # storage name: never move
         self._last_change = 0
         self._data_version = -1
         self._is_writing = False
+        self._ids: dict[tuple[str, ...], dict[str, Any]] = {}
         self._lock = threading.RLock()
         super().__init__(collection_name=collection_name, **kwargs)
 
@@ -119,15 +120,20 @@ class SQLiteStore(MemoryStore):  # storage name: never move
             key: field or fields that tell whether a document is already there; the store's own key by default.
         """
         listed = docs if isinstance(docs, list) else [docs]
-        fields = [field for field in ([key] if isinstance(key, str) else key or [self.key])]
+        fields = tuple([key] if isinstance(key, str) else key or [self.key])
         with self._transaction() as connection:
-            super().update(listed, key=list(fields))
-            written: dict[str, str] = {}
+            ids, written = self._ids_by(fields), dict[str, str]()
             for doc in listed:
-                plain = doc if isinstance(doc, Mapping) else jsanitize(doc, allow_bson=True, recursive_msonable=True)
-                found = self._coll.find_one({field: jsanitize(plain[field], allow_bson=True) for field in fields})
-                if found is not None:  # a document that maggma's validator refused is not there
-                    written[json_util.dumps(found["_id"])] = json_util.dumps(found)
+                plain = dict(jsanitize(doc, allow_bson=True, recursive_msonable=True))
+                if self.validator and not self.validator.is_valid(plain):
+                    raise ValueError(self.validator.validation_errors(plain))
+                known_by = json_util.dumps([plain[field] for field in fields])
+                if known_by in ids:
+                    plain["_id"] = ids[known_by]
+                    self._coll.replace_one({"_id": plain["_id"]}, plain)
+                else:
+                    ids[known_by] = self._coll.insert_one(plain).inserted_id  # which also goes into `plain`
+                written[json_util.dumps(plain["_id"])] = json_util.dumps(plain)
             self._write_rows(connection, written)
 
     def remove_docs(self, criteria: dict[str, Any]) -> None:
@@ -135,7 +141,19 @@ class SQLiteStore(MemoryStore):  # storage name: never move
         with self._transaction() as connection:
             ids = [json_util.dumps(doc["_id"]) for doc in self._coll.find(criteria, {"_id": 1})]
             super().remove_docs(criteria)
+            self._ids = {}
             self._write_rows(connection, dict.fromkeys(ids))
+
+    def _ids_by(self, fields: tuple[str, ...]) -> dict[str, Any]:
+        """Which `_id` a document has, by the values of these fields: mongomock looks at every document to find one."""
+        if fields not in self._ids:
+            shown = {field: 1 for field in fields}
+            docs = reversed(list(self._coll.find({}, shown)))  # of several the first is the one that is replaced
+            found = {
+                json_util.dumps([doc[f] for f in fields]): doc["_id"] for doc in docs if all(f in doc for f in fields)
+            }
+            self._ids = {fields: found}
+        return self._ids[fields]
 
     @property
     def _collection(self) -> Any:
@@ -157,6 +175,7 @@ class SQLiteStore(MemoryStore):  # storage name: never move
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")  # see _document
         try:
             connection.execute("pragma journal_mode=WAL")
             # A document stands for hours of computing and is written once a job: FULL syncs each commit, so that it
@@ -190,6 +209,7 @@ class SQLiteStore(MemoryStore):  # storage name: never move
     def _reload(self) -> None:
         """Memory made anew from the file."""
         super().connect(force_reset=True)
+        self._ids = {}
         self._last_change = 0
         self._data_version = -1
         self._take_in_changes()
@@ -209,16 +229,36 @@ class SQLiteStore(MemoryStore):  # storage name: never move
         query = f"select id, change, doc from {self._table} where change > ? order by rowid"
         rows = connection.execute(query, (self._last_change,)).fetchall()
         is_empty = self._last_change == 0
-        loaded = []
+        loaded, damaged = [], []
         for row_id, change, text in rows:
             self._last_change = max(self._last_change, change)
-            if not is_empty:
-                self._coll.delete_one({"_id": json_util.loads(row_id)})
-            if text is not None:
-                loaded.append(json_util.loads(text))
+            try:
+                document = None if text is None else _document(text)
+                if not is_empty:
+                    self._coll.delete_one({"_id": json_util.loads(row_id)})
+            except (ValueError, TypeError):
+                damaged.append((row_id, text))
+                continue
+            loaded += [] if document is None else [document]
         if loaded:
             self._coll.insert_many(loaded)
+        self._ids = {} if rows else self._ids
         self._data_version = data_version
+        if damaged:
+            self._set_aside(connection, damaged)
+
+    def _set_aside(self, connection: sqlite3.Connection, damaged: list[tuple[str, str]]) -> None:
+        """Entries that cannot be read go to a table of their own: one of them must not cost all the others."""
+        aside = f'"{self.collection_name}_damaged"'
+        connection.execute(f"create table if not exists {aside} (id text, doc blob)")
+        for row_id, text in damaged:
+            kept = (row_id.encode("utf-8", "surrogateescape"), text.encode("utf-8", "surrogateescape"))
+            connection.execute(f"insert into {aside} values (?, ?)", kept)
+            connection.execute(f"delete from {self._table} where id = cast(? as text)", kept[:1])
+        self.logger.warning(
+            f"{self.path}: {len(damaged)} entries cannot be read and are kept in its table {aside}; collect the jobs "
+            "again to write them anew"
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -250,6 +290,15 @@ class SQLiteStore(MemoryStore):  # storage name: never move
         )
         if text_of_id:
             self._last_change = change
+
+
+def _document(text: str) -> dict[str, Any]:
+    """A document from its row. Raises: ValueError: if the text is damaged."""
+    text.encode()  # bytes that are no UTF-8 were let through until here
+    document = json_util.loads(text)
+    if not isinstance(document, dict) or "_id" not in document:
+        raise ValueError("no document")
+    return document
 
 
 class EnvironmentMongoStore(MongoStore):  # storage name: never move

@@ -13,6 +13,7 @@ import typer
 
 from flows import (
     baseline_commands,
+    dft_commands,
     evaluate_commands,
     ingest_commands,
     modify_commands,
@@ -316,6 +317,7 @@ evaluate_commands.register(app)
 baseline_commands.register(app)
 reproduce_commands.register(app)
 optimade_commands.register(app)
+dft_commands.register(app)
 
 
 @app.command()

@@ -2,10 +2,11 @@
 
     ingest -> references ----------------> relax (competing phases) --+
        |                                                              v
-       +--> sample -> screen -> unique -> relax (candidates) ------> hull -> inputs -> report
+       +--> sample -> screen -> unique -> relax (candidates) ------> hull -> inputs -> report [-> dft]
             chunks    chunks              chunks
 
-Only files pass between tasks. A chunk whose inputs, settings and code are unchanged is not computed again.
+Only files pass between tasks. A chunk whose inputs, settings and code are unchanged is not computed again. So a run
+that waits for DFT jobs holds no process: it ends, and is begun again when they are done.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 
 from configs.schema import DiscoverConfig, load
+from tasks.dft_campaign import dft_task
+from tasks.dft_waiting import wait_without_process
 from tasks.generate import n_chunks, sample_task
 from tasks.inputs import inputs_task
 from tasks.judge import judge_task
@@ -91,6 +94,9 @@ def discover(config: DiscoverConfig = QUICKSTART) -> Path:
         with clock("inputs"):
             inputs = inputs_task(config, folder, potential, candidates)
         report_task(config, folder, potential, candidates, competing, inputs, clock.seconds)
+        n_open = dft_task(config, folder, potential, candidates, competing) if config.dft.run else 0
 
+    if n_open:
+        wait_without_process(folder, n_open)
     logger.info("report: %s", folder / "report.html")
     return folder

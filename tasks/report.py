@@ -248,8 +248,8 @@ def _report_parts(
     }
 
 
-def render_again(folder: Path) -> Path:
-    """Write report.html and the CIFs of a finished run once more, from its files alone; nothing is computed.
+def finished_run(folder: Path) -> tuple[DiscoverConfig, PotentialIdentity, FileRef, list[FileRef]]:
+    """Settings, potential, candidates and relaxed competing phases of a finished run, from its files alone.
 
     Raises: RunUnfinishedError: if the folder holds no run that came to its report.
     """
@@ -265,17 +265,21 @@ def render_again(folder: Path) -> Path:
     competing = [
         FileRef(path=run.shared_references / f["name"], sha256=f["sha256"], size=f["size"]) for f in parts["competing"]
     ]
-    size = run.candidates.stat().st_size
-    report = gather(
-        DiscoverConfig.model_validate(manifest["settings"]),
-        folder,
-        PotentialIdentity.model_validate(parts["potential"]),
-        FileRef(path=run.candidates, sha256=parts["candidates"], size=size),
-        competing,
-        [InputsOutcome.model_validate(outcome) for outcome in parts["inputs"]],
-        manifest["stage_seconds"],
-    )
-    return write_run_report(report, run, manifest["stage_seconds"])
+    candidates = FileRef(path=run.candidates, sha256=parts["candidates"], size=run.candidates.stat().st_size)
+    identity = PotentialIdentity.model_validate(parts["potential"])
+    return DiscoverConfig.model_validate(manifest["settings"]), identity, candidates, competing
+
+
+def render_again(folder: Path) -> Path:
+    """Write report.html and the CIFs of a finished run once more, from its files alone; nothing is computed.
+
+    Raises: RunUnfinishedError: if the folder holds no run that came to its report.
+    """
+    config, identity, candidates, competing = finished_run(folder)
+    manifest = read_manifest(RunFolder(folder))
+    inputs = [InputsOutcome.model_validate(outcome) for outcome in manifest["report"]["inputs"]]
+    report = gather(config, folder, identity, candidates, competing, inputs, manifest["stage_seconds"])
+    return write_run_report(report, RunFolder(folder), manifest["stage_seconds"])
 
 
 @task(name="report")

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from configs.dft_jobs import DftJobsConfig
 from configs.evaluation import BenchmarkConfig, EvaluateConfig
 from configs.ingest import IngestConfig, load_ingest, parse_ingest
 from configs.modification import ModifyConfig
@@ -133,7 +134,10 @@ def test_prefect_deploys_the_shipped_settings() -> None:
     files = {name: name for name in RUNS} | {name: f"ingest-{name}" for name in INGESTS}
     files |= {"flow": "train-flow", "flow-start": "train-flow-start", "generators": "benchmark-generators"}
     files["dp-cdvae"] = "reproduce-dp-cdvae"
-    assert set(deployed) == set(files)
+    assert set(deployed) == {*files, "submit", "collect"}
+    for name in ("submit", "collect"):
+        assert DftJobsConfig.model_validate(deployed[name]["parameters"]["config"]).action == name
+        assert deployed[name]["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
     for name, file in files.items():
         written = yaml.safe_load((ROOT / "configs" / f"{file}.yaml").read_text(encoding="utf-8"))
         assert deployed[name]["parameters"] == {"config": written}
@@ -141,13 +145,22 @@ def test_prefect_deploys_the_shipped_settings() -> None:
         assert "pull" not in stated
     schedules = {entry["name"]: [s["active"] for s in entry.get("schedules", [])] for entry in stated["deployments"]}
     assert {name: active for name, active in schedules.items() if active} == {
-        name: [False] for name in ("ternary", *INGESTS)
+        name: [False] for name in ("ternary", *INGESTS, "collect")
     }
 
 
 @pytest.mark.parametrize(
     "model",
-    [DiscoverConfig, TrainConfig, IngestConfig, EvaluateConfig, BenchmarkConfig, ReproductionConfig, ModifyConfig],
+    [
+        DiscoverConfig,
+        TrainConfig,
+        IngestConfig,
+        EvaluateConfig,
+        BenchmarkConfig,
+        ReproductionConfig,
+        ModifyConfig,
+        DftJobsConfig,
+    ],
 )
 def test_every_field_of_the_form_says_what_it_is(model: type[BaseModel]) -> None:
     schema = model.model_json_schema()

@@ -134,7 +134,7 @@ def test_deployments_that_are_named_exist() -> None:
     named = {
         name
         for page in PAGES
-        for name in re.findall(r"\b(?:discover|train|ingest|benchmark)/[a-z-]+\b(?![./])", page.read_text())
+        for name in re.findall(r"\b(?:discover|train|ingest|benchmark|dft)/[a-z-]+\b(?![./])", page.read_text())
     }
     assert named <= known
 

@@ -1,0 +1,86 @@
+"""What of a crystal decides a calculation: lattice, species, positions, magnetic moments; and a digest of these."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+from pymatgen.core.structure import Structure
+
+SAME_SITE_ANG = 1e-3
+"""Files of DFT codes print eight digits of fractional coordinates or more."""
+
+
+class StructureError(ValueError):
+    """A crystal that no DFT code can take."""
+
+
+def plain_structure(structure: Structure, name: str) -> Structure:
+    """Lattice, species, positions and the sites' `magmom` alone; charges, labels and other properties are left out.
+
+    Args:
+        structure: the crystal.
+        name: what to call it in an error.
+
+    Raises:
+        StructureError: if it is disordered, empty, flat or not finite.
+    """
+    if not structure.is_ordered:
+        raise StructureError(
+            f"candidate {name} ({structure.formula}) is disordered: expected one element per site; order it first, "
+            "DFT knows no partial occupancy"
+        )
+    volume_ang3 = float(structure.volume) if len(structure) else 0.0
+    if not (np.isfinite(volume_ang3) and volume_ang3 > 0 and np.isfinite(structure.frac_coords).all()):
+        raise StructureError(
+            f"candidate {name} has {len(structure)} sites in {volume_ang3} A^3: expected at least one site, a positive "
+            "volume and finite coordinates"
+        )
+    magmoms = structure.site_properties.get("magmom")
+    return Structure(
+        structure.lattice,
+        structure.species,
+        structure.frac_coords,
+        site_properties={"magmom": list(magmoms)} if magmoms and None not in magmoms else None,
+    )
+
+
+def structure_digest(structure: Structure) -> str:
+    """SHA-256 over lattice, species, fractional coordinates and magnetic moments, to the last bit of each number."""
+    magmoms = structure.site_properties.get("magmom")
+    return digest_of(
+        {
+            "lattice_ang": structure.lattice.matrix.tolist(),
+            "species": [str(specie) for specie in structure.species],
+            "frac_coords": structure.frac_coords.tolist(),
+            "magmoms": None if magmoms is None else [_plain_moment(moment) for moment in magmoms],
+        }
+    )
+
+
+def digest_of(document: Any) -> str:
+    """SHA-256 of a document's JSON text, keys sorted.
+
+    Raises: ValueError or TypeError: if it holds something JSON does not, NaN and infinities included.
+    """
+    text = json.dumps(document, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain_moment(moment: Any) -> Any:
+    """A collinear moment as a number, a vector as a list."""
+    values = np.asarray(getattr(moment, "moment", moment), dtype=float)
+    return values.tolist()
+
+
+def is_same_crystal(first: Structure, second: Structure) -> bool:
+    """Whether two cells hold the same atoms in the same order at the same places, to a thousandth of an angstrom."""
+    if len(first) != len(second) or first.species != second.species:
+        return False
+    if not np.allclose(first.lattice.matrix, second.lattice.matrix, rtol=0, atol=SAME_SITE_ANG):
+        return False
+    apart = first.frac_coords - second.frac_coords
+    apart_ang = np.linalg.norm((apart - np.rint(apart)) @ first.lattice.matrix, axis=1)
+    return bool((apart_ang < SAME_SITE_ANG).all())

@@ -1,0 +1,145 @@
+"""Queues of clusters: Slurm, PBS, SGE. Commands are made and answers read by qtoolkit."""
+
+from __future__ import annotations
+
+import getpass
+import subprocess
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from qtoolkit.core.data_objects import QState
+from qtoolkit.core.exceptions import CommandFailedError, OutputParsingError
+from qtoolkit.io import scheduler_mapping
+
+from dft.submission.queues import QueueFullError, QueueJob, QueueState, QueueUnavailableError, SubmissionError
+
+COMMAND_S = 120.0
+"""How long a command of the queue may take; a controller under load answers after a minute."""
+
+UNKNOWN_JOB = ("invalid job id", "unknown job", "following jobs do not exist", "job has finished", "do not exist")
+"""How queues say that they do not know an id (any more); everything else that fails is silence, not an answer."""
+
+FULL = ("maxsubmit", "submit limit", "maximum number of", "would exceed", "exceeds")
+"""How queues say that a user has as many jobs there as are allowed: to be tried again later."""
+
+ENDED = frozenset({QState.DONE, QState.FAILED})
+RUNNING = frozenset({QState.RUNNING, QState.SUSPENDED})
+
+
+class ClusterQueue:
+    """A queue that is used by its commands on this machine."""
+
+    def __init__(self, kind: str) -> None:
+        """Name the queue.
+
+        Args:
+            kind: 'slurm', 'pbs' or 'sge'.
+
+        Raises: ValueError: if it is none of these.
+        """
+        if kind not in scheduler_mapping or kind == "shell":
+            raise ValueError(f"queue {kind!r} is unknown: expected local, slurm, pbs or sge")
+        self.kind = kind
+        self.io: Any = scheduler_mapping[kind]()
+
+    def submit(self, script: Path, name: str) -> str:
+        """Hand the script to the queue; see Queue."""
+        done = self._run(self.io.get_submit_cmd(script), script.parent)
+        answer = self.io.parse_submit_output(done.returncode, done.stdout, done.stderr)
+        if answer.job_id is None or done.returncode != 0:
+            said = " ".join((done.stderr or done.stdout).split()) or "no message"
+            if _is_silence(said):
+                raise QueueUnavailableError(f"{self.kind} does not answer: {said}")
+            if any(phrase in said.lower() for phrase in FULL):
+                raise QueueFullError(f"{self.kind} takes no more jobs for now: {said}")
+            raise SubmissionError(f"{self.kind} refuses {script}: {said}; see dft.submission in the settings")
+        return str(answer.job_id)
+
+    def find(self, ids: Collection[str]) -> dict[str, QueueJob]:
+        """One listing for all living jobs, then one question per job that is not in it; see Queue."""
+        if not ids:
+            return {}
+        wanted = set(ids)
+        found = {str(job.job_id): _as_job(job) for job in self._listed() if str(job.job_id) in wanted}
+        for missing in sorted(wanted - set(found)):
+            if (job := self._asked(missing)) is not None:
+                found[missing] = job
+        return found
+
+    def named(self, names: Collection[str]) -> dict[str, str]:
+        """Looked up among the user's jobs; see Queue."""
+        wanted = set(names)
+        if not wanted:
+            return {}
+        return {
+            str(job.name): str(job.job_id)
+            for job in self._listed()
+            if job.name in wanted and _as_job(job).state is not QueueState.ENDED
+        }
+
+    def cancel(self, id: str) -> None:
+        """Ask the queue to end the job; see Queue."""
+        done = self._run(self.io.get_cancel_cmd(id))
+        said = " ".join(done.stderr.split())
+        if done.returncode != 0 and not _says_unknown(said) and "already completing or completed" not in said.lower():
+            raise QueueUnavailableError(f"{self.kind} did not cancel job {id}: {said or 'no message'}")
+
+    def _listed(self) -> list[Any]:
+        """The user's jobs that wait or run."""
+        done = self._run(self.io.get_jobs_list_cmd(None, getpass.getuser()))
+        try:
+            jobs: list[Any] = self.io.parse_jobs_list_output(done.returncode, done.stdout, done.stderr)
+        except (CommandFailedError, OutputParsingError, ValueError, KeyError, TypeError) as error:
+            raise QueueUnavailableError(
+                f"{self.kind} gave no listing of jobs: {' '.join(str(error).split())}"
+            ) from error
+        return jobs
+
+    def _asked(self, id: str) -> QueueJob | None:
+        """One job, ended ones included as long as the queue remembers them."""
+        done = self._run(self.io.get_job_cmd(id))
+        said = " ".join(done.stderr.split())
+        if done.returncode != 0:
+            if _says_unknown(said):
+                return None
+            raise QueueUnavailableError(f"{self.kind} does not say what became of job {id}: {said or 'no message'}")
+        try:
+            job = self.io.parse_job_output(done.returncode, _without_loose_words(done.stdout), done.stderr, id)
+        except (CommandFailedError, OutputParsingError, ValueError, KeyError, TypeError) as error:
+            raise QueueUnavailableError(f"{self.kind}: job {id} cannot be read ({error})") from error
+        return None if job is None else _as_job(job)
+
+    def _run(self, command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """A command line of qtoolkit's; ids and names in it are our own or the queue's."""
+        try:
+            return subprocess.run(
+                command, shell=True, cwd=folder, capture_output=True, text=True, check=False, timeout=COMMAND_S
+            )
+        except subprocess.TimeoutExpired:
+            words = [word for word in command.split() if "=" not in word]
+            raise QueueUnavailableError(f"{words[0]} has not answered within {COMMAND_S:g} s") from None
+
+
+def _as_job(job: Any) -> QueueJob:
+    state = QueueState.ENDED if job.state in ENDED else QueueState.WAITING
+    if job.state in RUNNING:
+        state = QueueState.RUNNING
+    return QueueJob(str(job.job_id), state, getattr(job.sub_state, "name", ""))
+
+
+def _says_unknown(said: str) -> bool:
+    return any(phrase in said.lower() for phrase in UNKNOWN_JOB)
+
+
+def _is_silence(said: str) -> bool:
+    """Whether a command failed because the queue's server is away, and not because of what was asked."""
+    phrases = ("unable to contact", "connection refused", "timed out", "cannot connect")
+    return any(phrase in said.lower() for phrase in phrases)
+
+
+def _without_loose_words(said: str) -> str:
+    """qtoolkit 0.1.7 reads 'scontrol show job -o' as words with '=' and fails on others (a path with a space)."""
+    if "JobState=" not in said:
+        return said
+    return " ".join(word for word in said.split() if "=" in word)

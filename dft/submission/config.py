@@ -1,0 +1,99 @@
+"""Settings of the submission of DFT jobs: which queue, what a job script asks for, limits, retries. Torch-free."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from dft.config import RoomConfig
+
+SECRET_ASSIGNED = re.compile(r"\b\w*(?:key|token|secret|passw|credential)\w*\s*=", re.IGNORECASE)
+"""A line that gives a value to a variable whose name promises a secret."""
+
+
+class SubmissionConfig(RoomConfig):
+    """Where DFT jobs run and what is asked of the queue. Changes no result."""
+
+    queue: Literal["local", "slurm", "pbs", "sge"] = Field(
+        "local", description="local processes of this machine, or a queue"
+    )
+    partition: str | None = Field(None, description="partition or queue of the cluster; null takes its default")
+    account: str | None = Field(None, description="account that is charged")
+    qos: str | None = Field(None, description="quality of service (Slurm)")
+    walltime_s: int = Field(24 * 3600, ge=1, description="time limit of one allocation, seconds")
+    nodes: int = Field(1, ge=1, le=10_000, description="nodes of one allocation")
+    processes_per_node: int = Field(1, ge=1, le=1024, description="MPI processes on each node")
+    threads_per_process: int = Field(1, ge=1, le=1024, description="threads of each process (OMP_NUM_THREADS)")
+    memory_mb_per_thread: int | None = Field(None, ge=1, description="memory per thread, MB; null takes the default")
+    gpus: int = Field(0, ge=0, le=64, description="GPUs of one allocation (Slurm)")
+    header_lines: tuple[str, ...] = Field(
+        (), description="further lines of the script's head as they stand, such as '#SBATCH --constraint=cpu'"
+    )
+    modules: tuple[str, ...] = Field((), description="modules loaded before the work, after `module purge`")
+    setup_lines: tuple[str, ...] = Field(
+        (), description="shell lines before the work, such as 'source /opt/vasp/env.sh'; never a secret"
+    )
+    mpi_command: str | None = Field(
+        None,
+        description="how a program is started in parallel, such as 'srun' or 'mpirun -np 4'; handed to the engines as "
+        "HULLWARD_MPI_COMMAND",
+    )
+    python: str | None = Field(
+        None, description="Python on the compute nodes; null takes the one that submits, on a shared file system"
+    )
+    job_command: tuple[str, ...] = Field(
+        ("{python}", "-m", "dft.run_job", "{folder}"),
+        min_length=1,
+        description="command that runs one job folder, word by word; put a container's command before it if need be",
+    )
+    jobs_per_allocation: int = Field(
+        1, ge=1, le=10_000, description="job folders that share one allocation (one job of the queue)"
+    )
+    jobs_at_once: int = Field(1, ge=1, le=1024, description="job folders of an allocation that run side by side")
+    allocations_max: int = Field(
+        8, ge=1, le=10_000, description="allocations waiting or running at once; further jobs wait on disk"
+    )
+    submissions_per_step: int = Field(
+        100, ge=1, le=10_000, description="allocations handed to the queue per step, however many may be open"
+    )
+    attempts_max: int = Field(3, ge=1, le=100, description="attempts at one job before it counts as failed")
+    poll_s: float = Field(10.0, gt=0, le=86_400, description="first pause between two looks at the queue, seconds")
+    poll_max_s: float = Field(
+        300.0, gt=0, le=86_400, description="longest pause; it doubles while nothing changes or the queue is silent"
+    )
+    settle_s: float = Field(
+        2.0, ge=0, le=3600, description="how long a job that the queue calls ended may still be writing, seconds"
+    )
+    vanished_s: float = Field(
+        60.0,
+        gt=0,
+        le=86_400,
+        description="how long a job that the queue does not know must give no sign of life to count as lost, seconds",
+    )
+    heartbeat_s: float = Field(
+        15.0, gt=0, le=3600, description="a running job says every so often that it lives, seconds; below vanished_s"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.heartbeat_s * 2 > self.vanished_s:
+            raise ValueError(
+                f"heartbeat_s {self.heartbeat_s:g} must be at most half of vanished_s {self.vanished_s:g}: a living "
+                "job would count as lost"
+            )
+        if self.poll_s > self.poll_max_s:
+            raise ValueError(f"poll_s {self.poll_s:g} must not exceed poll_max_s {self.poll_max_s:g}")
+        if not any("{folder}" in word for word in self.job_command):
+            raise ValueError("job_command has no word with {folder}: expected one, which becomes the job's folder")
+        if any("\n" in line for line in (*self.header_lines, *self.modules, *self.setup_lines)):
+            raise ValueError("header_lines, modules and setup_lines hold a line break: give one line per entry")
+        for line in (*self.header_lines, *self.setup_lines):
+            if SECRET_ASSIGNED.search(line):
+                # The line itself is not repeated.
+                raise ValueError(
+                    "header_lines or setup_lines set a variable whose name promises a secret: source a file that only "
+                    "you can read instead, since job scripts and manifests are kept"
+                )
+        return self

@@ -1,0 +1,226 @@
+"""Hulls at the level of DFT: what is computed once, what pymatgen says, and what is never mixed."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+from pymatgen.core.composition import Composition
+from pymatgen.core.lattice import Lattice
+from pymatgen.core.structure import Structure
+from pymatgen.entries.computed_entries import ComputedEntry
+from pymatgen.io.vasp.inputs import Poscar
+
+from dft.config import Preset
+from dft.dft_hull import (
+    ReferencePhase,
+    ReferencesError,
+    choose_references,
+    corrected_ev_per_atom,
+    hull_of_records,
+    hull_with_materials_project,
+    references,
+)
+from dft.engines.config import PotentialEngineConfig, VaspEngineConfig
+from dft.engines.vasp_outputs import read_run
+from dft.hull import GPA_PER_EV_ANG3
+from dft.records import DFTRecord, MixedSettingsError, enthalpy_ev
+from dft.run_job import run_folder
+from dft.structures import digest_of
+
+ASSETS = Path(os.environ.get("HULLWARD_ASSETS", Path(__file__).parents[3] / "shared"))
+CHGNET = PotentialEngineConfig.model_validate({"potential": "CHGNet"})
+MP = VaspEngineConfig.model_validate({"preset": Preset.MP_RELAX}).settings()
+
+
+def crystal(formula: dict[str, int], edge_ang: float = 4.0) -> Structure:
+    symbols = [symbol for symbol, n in formula.items() for _ in range(n)]
+    frac = np.random.default_rng(len(symbols)).random((len(symbols), 3))
+    return Structure(Lattice.cubic(edge_ang), symbols, frac)
+
+
+def record(structure: Structure, ev_per_atom: float, settings: dict[str, Any] = MP, **changes: Any) -> DFTRecord:
+    energy, pressure = ev_per_atom * len(structure), changes.pop("pressure_gpa", 0.0)
+    values: dict[str, Any] = {
+        "key": "0" * 24,
+        "engine": settings["name"],
+        "engine_version": "1",
+        "settings": settings,
+        "settings_digest": digest_of(settings),
+        "candidate_id": "c-1",
+        "purpose": "reference",
+        "structure": structure,
+        "initial_structure": structure,
+        "energy_ev": energy,
+        "pressure_gpa": pressure,
+        "enthalpy_ev": enthalpy_ev(energy, pressure, float(structure.volume)),
+        "forces_ev_per_ang": np.zeros((len(structure), 3)),
+        "stress_gpa": np.zeros((3, 3)),
+        "n_ionic_steps": 3,
+        "n_electronic_steps": 30,
+        "is_converged": True,
+        "wall_time_s": 1.0,
+    }
+    return DFTRecord(**{**values, **changes})
+
+
+def table() -> list[ReferencePhase]:
+    return [
+        ReferencePhase("ni-bcc", crystal({"Ni": 2}), 0.1),
+        ReferencePhase("ni-fcc", crystal({"Ni": 4}), 0.0),
+        ReferencePhase("al", crystal({"Al": 4}), 0.0),
+        ReferencePhase("nial", crystal({"Ni": 1, "Al": 1}), 0.0),
+        ReferencePhase("ni3al", crystal({"Ni": 3, "Al": 1}), 0.02),
+        ReferencePhase("nial3", crystal({"Ni": 1, "Al": 3}), None),
+        ReferencePhase("feal", crystal({"Fe": 1, "Al": 1}), 0.0),
+    ]
+
+
+def test_references_are_the_elements_first_then_the_rest_by_height() -> None:
+    chosen = choose_references(table(), ["Ni", "Al"], most=20)
+    assert [phase.id for phase in chosen] == ["al", "ni-fcc", "nial", "ni3al", "ni-bcc", "nial3"]
+    assert [p.id for p in choose_references(table(), ["Ni", "Al"], most=3)] == ["al", "ni-fcc", "nial"]
+    assert [p.id for p in choose_references(table(), ["Ni", "Al"], most=0)] == ["al", "ni-fcc"]
+    near = choose_references(table(), ["Ni", "Al"], most=20, within_ev_per_atom=0.05)
+    assert [phase.id for phase in near] == ["al", "ni-fcc", "nial", "ni3al"]
+
+
+def test_a_system_without_an_element_is_refused_by_name() -> None:
+    with pytest.raises(ReferencesError, match="no elemental phase of Fe among 7 competing phases of Al-Fe-Ni"):
+        choose_references(table(), ["Ni", "Al", "Fe"], most=20)
+    with pytest.raises(ReferencesError, match="share the id 'al'"):
+        choose_references([*table(), table()[2]], ["Ni", "Al"], most=20)
+
+
+def fcc(symbol: str, edge_ang: float) -> Structure:
+    return Structure.from_spacegroup("Fm-3m", Lattice.cubic(edge_ang), [symbol], [[0, 0, 0]]).get_primitive_structure()
+
+
+def test_a_phase_is_computed_once_for_all_systems_with_the_same_settings(tmp_path: Path) -> None:
+    nial = Structure(Lattice.cubic(2.9), ["Ni", "Al"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    phases = [ReferencePhase("ni", fcc("Ni", 3.5)), ReferencePhase("al", fcc("Al", 4.0)), ReferencePhase("nial", nial)]
+    first = references(choose_references(phases, ["Ni", "Al"], most=9), CHGNET, tmp_path)
+    assert list(first.missing) == list(first.folders) == ["al", "ni", "nial"]
+    for folder in first.missing.values():
+        assert run_folder(folder)
+    again = references(choose_references(phases, ["Ni"], most=9), CHGNET, tmp_path)
+    assert not again.missing
+    other = references(phases, CHGNET.model_copy(update={"fmax_ev_per_ang": 0.01}), tmp_path)
+    assert len(other.missing) == 3
+    everything = references(phases, CHGNET, tmp_path)
+    hull = hull_of_records(everything.records, ["Ni", "Al"])
+    energies = {name: found.energy_ev_per_atom for name, found in everything.records.items()}
+    expected = energies["nial"] - (energies["ni"] + energies["al"]) / 2
+    place = hull.place(Composition("NiAl"), energies["nial"], everything.records["nial"].method)
+    assert place.formation_energy_ev_per_atom == pytest.approx(expected)
+    assert -0.9 < expected < -0.4  # NiAl forms at -0.6 to -0.7 eV/atom
+
+
+def test_the_hull_of_records_is_pymatgen_s_with_enthalpies() -> None:
+    structures = {"a": crystal({"Ni": 4}), "b": crystal({"Al": 4}, 4.5), "c": crystal({"Ni": 1, "Al": 1}, 3.0)}
+    energies = {"a": -5.0, "b": -3.0, "c": -4.5}
+    records = {name: record(structures[name], energies[name], pressure_gpa=30.0) for name in structures}
+    enthalpies = {n: energies[n] + 30 / GPA_PER_EV_ANG3 * s.volume / len(s) for n, s in structures.items()}
+    entries = [PDEntry(s.composition, enthalpies[n] * len(s)) for n, s in structures.items()]
+    candidate = PDEntry(Composition("Ni3Al"), -4.4 * 4)
+    place = hull_of_records(records, ["Ni", "Al"]).place(Composition("Ni3Al"), -4.4, records["a"].method)
+    diagram = PhaseDiagram(entries)
+    above = diagram.get_decomp_and_e_above_hull(candidate, allow_negative=True)[1]
+    assert place.e_above_hull_ev_per_atom == pytest.approx(above)
+    assert place.formation_energy_ev_per_atom == pytest.approx(diagram.get_form_energy_per_atom(candidate))
+
+
+def test_an_unconverged_phase_spans_no_hull_and_is_named() -> None:
+    records = {
+        "ni": record(crystal({"Ni": 4}), -5.0),
+        "al": record(crystal({"Al": 4}), -3.0),
+        "nial": record(crystal({"Ni": 1, "Al": 1}), -9.0, is_converged=False),
+    }
+    place = hull_of_records(records, ["Ni", "Al"]).place(Composition("NiAl"), -4.0, records["ni"].method)
+    assert place.e_above_hull_ev_per_atom == pytest.approx(0)
+    assert "1 competing phase(s) without an energy left out of the hull: AlNi" in place.note
+
+
+def test_records_of_different_settings_or_data_share_no_hull() -> None:
+    ni, other = record(crystal({"Ni": 4}), -5.0), VaspEngineConfig.model_validate({"preset": Preset.VDW}).settings()
+    with pytest.raises(MixedSettingsError, match=r"preset: mp-relax / vdw") as caught:
+        hull_of_records({"ni": ni, "al": record(crystal({"Al": 4}), -3.0, other)}, ["Ni", "Al"])
+    assert ni.method in str(caught.value)
+    with pytest.raises(MixedSettingsError, match=r"data of Ni: 11 / 22"):
+        hull_of_records(
+            {
+                "al": record(crystal({"Al": 4}), -3.0, data={"Al": "33"}),
+                "nial": record(crystal({"Ni": 1, "Al": 1}), -4.0, data={"Ni": "11", "Al": "33"}),
+                "ni": record(crystal({"Ni": 4}), -5.0, data={"Ni": "22"}),
+            },
+            ["Ni", "Al"],
+        )
+
+
+def nickel_oxide() -> DFTRecord:
+    """A real VASP run with the Materials Project's settings, as the record that the engine would make of it."""
+    folder = ASSETS / "vasp_runs" / "vasp_mp_run1"
+    if not folder.is_dir():
+        pytest.skip(f"no recorded VASP runs under {ASSETS}: set HULLWARD_ASSETS to the folder that holds vasp_runs/")
+    run = read_run(folder)
+    resolved = {"hubbards_ev": run.hubbards_ev, "potcars": list(run.potcars)}
+    return record(run.structure, run.energy_ev / 2, resolved=resolved)
+
+
+def mp_entry(name: str, formula: str, ev_per_atom: float, **parameters: Any) -> ComputedEntry:
+    titles = {"Ni": "PAW_PBE Ni_pv 06Sep2000", "O": "PAW_PBE O 08Apr2002"}
+    composition = Composition(formula)
+    spec = [{"titel": titles[element.symbol], "hash": None} for element in composition]
+    stated = {"run_type": "GGA", "is_hubbard": False, "hubbards": {}, "potcar_spec": spec, **parameters}
+    return ComputedEntry(composition, ev_per_atom * composition.num_atoms, parameters=stated, entry_id=name)
+
+
+def test_a_real_oxide_gets_the_published_corrections_of_2020() -> None:
+    """Wang et al. 2021, Table 2: oxides -0.687 eV per O, GGA+U of Ni -2.541 eV per Ni."""
+    found = nickel_oxide()
+    corrected = corrected_ev_per_atom(found)
+    assert corrected == pytest.approx(found.energy_ev_per_atom + (-0.687 - 2.541) / 2, abs=1e-6)
+
+
+def test_materials_project_entries_and_own_records_meet_on_one_corrected_hull() -> None:
+    entries = [mp_entry("mp-23", "Ni", -5.78), mp_entry("mp-12957", "O2", -4.95, data={})]
+    own = nickel_oxide()
+    hull = hull_with_materials_project({"own": own}, entries, ["Ni", "O"])
+    corrected = corrected_ev_per_atom(own)
+    assert corrected is not None
+    place = hull.place(Composition("NiO"), corrected, str(hull.method))
+    assert place.e_above_hull_ev_per_atom is not None
+    expected = corrected - (-5.78 - 4.95) / 2
+    assert place.formation_energy_ev_per_atom == pytest.approx(expected)
+    assert "2020" in str(hull.method)
+    outside = [*entries, mp_entry("mp-x", "O2", -9.0)]
+    outside[-1].parameters["run_type"] = "R2SCAN"
+    with pytest.raises(MixedSettingsError, match="does not take mp-x"):
+        hull_with_materials_project({"own": own}, outside, ["Ni", "O"])
+
+
+def test_records_of_other_settings_are_never_corrected() -> None:
+    ni, settings = crystal({"Ni": 4}), VaspEngineConfig.model_validate({}).settings()
+    with pytest.raises(MixedSettingsError, match="preset conditional-generation, 0.0 GPa .*expected VASP with preset"):
+        hull_with_materials_project({"ni": record(ni, -5.0, settings)}, [], ["Ni"])
+    with pytest.raises(MixedSettingsError, match="engine gpaw, preset None"):
+        corrected_ev_per_atom(record(ni, -5.0, {"name": "gpaw", "cutoff_ev": 500.0}))
+    with pytest.raises(MixedSettingsError, match="10.0 GPa"):
+        corrected_ev_per_atom(record(ni, -5.0, pressure_gpa=10.0))
+    assert corrected_ev_per_atom(record(ni, -5.0, is_converged=False)) is None
+    wrong = {"hubbards_ev": {"Ni": 4.0}, "potcars": ["PAW_PBE Ni_pv 06Sep2000", "PAW_PBE O 08Apr2002"]}
+    nio = Poscar.from_str(_poscar()).structure
+    with pytest.raises(MixedSettingsError, match="does not take"):
+        corrected_ev_per_atom(record(nio, -5.0, resolved=wrong))
+
+
+def _poscar() -> str:
+    folder = ASSETS / "vasp_runs" / "vasp_mp_run1"
+    if not folder.is_dir():
+        pytest.skip(f"no recorded VASP runs under {ASSETS}: set HULLWARD_ASSETS to the folder that holds vasp_runs/")
+    return gzip.decompress((folder / "POSCAR.gz").read_bytes()).decode()
