@@ -64,7 +64,7 @@ def given_crystals(config: ModifyConfig) -> tuple[pa.Table, list[str]]:
 def asked_of(config: ModifyConfig) -> list[tuple[int | None, float | None]]:
     """Space group and change of energy of every draw for one crystal: every pair in turn."""
     groups = [None, *config.spacegroups]
-    changes = list(config.energy_changes_ev_per_atom) or [None]
+    changes: list[float | None] = list(config.energy_changes_ev_per_atom) or [None]
     pairs = itertools.cycle((group, change) for change in changes for group in groups)
     return list(itertools.islice(pairs, config.n_candidates))
 
@@ -221,7 +221,7 @@ def summary_of(table: pa.Table) -> list[dict[str, Any]]:
     for source in (row for row in rows if row["source_id"] is None):
         own = [row for row in rows if row["source_id"] == source["id"]]
         lower = sorted((row for row in own if row["rank"] is not None), key=lambda row: row["rank"])
-        turned = {}
+        turned: dict[str, int] = {}
         for row in own:
             if row["rejected_by"]:
                 turned[row["rejected_by"]] = turned.get(row["rejected_by"], 0) + 1
