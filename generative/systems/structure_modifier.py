@@ -252,21 +252,21 @@ class StructureModifier(StructureMatrixSystem, ABC):
 
 
 class _Known(nn.Module):
-    """Crystals to start from, with their energies (NaN where unknown)."""
+    """Crystals to start from, with their energies (infinite where unknown)."""
 
     energies_ev_per_atom: Tensor
 
     def __init__(self, n_crystals: int, n_sites: int) -> None:
         super().__init__()
         self.crystals = PrototypeSubstitution(SubstitutionConfig(n_crystals=n_crystals, n_sites=n_sites))
-        self.register_buffer("energies_ev_per_atom", torch.full((n_crystals,), torch.nan, dtype=torch.float64))
+        self.register_buffer("energies_ev_per_atom", torch.full((n_crystals,), torch.inf, dtype=torch.float64))
 
     @classmethod
     def of(cls, crystals: Sequence[Crystal], energies_ev_per_atom: Sequence[float | None]) -> Self:
         known = cls(**StoredCrystals.size_of(crystals))
         known.crystals = PrototypeSubstitution.of(crystals, [None] * len(crystals))
         known.energies_ev_per_atom = torch.tensor(
-            [math.nan if e is None else e for e in energies_ev_per_atom], dtype=torch.float64
+            [math.inf if e is None or math.isnan(e) else e for e in energies_ev_per_atom], dtype=torch.float64
         )
         return known
 
@@ -279,12 +279,12 @@ class _Known(nn.Module):
         asked = [Asked(tuple(numbers)) for numbers in atomic_numbers]
         for wish, drawn in zip(asked, self.crystals.draw(asked, rng), strict=True):
             sources.append(failed_sample(wish.atomic_numbers) if drawn.crystal is None else drawn.crystal)
-            energy = math.nan
+            energy = math.inf
             if drawn.row is not None:
                 stored = self.crystals.stored.crystal(drawn.row)
                 if formula_unit(content_of(stored.atomic_numbers))[0] == formula_unit(wish.content)[0]:
                     energy = float(self.energies_ev_per_atom[drawn.row])
-            energies.append(None if math.isnan(energy) else energy)
+            energies.append(energy if math.isfinite(energy) else None)
         return sources, energies
 
 
