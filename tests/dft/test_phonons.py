@@ -123,6 +123,7 @@ def at_gamma(found: Phonons) -> np.ndarray:
     return frequencies
 
 
+@pytest.mark.dft_real
 @pytest.mark.parametrize(("symbol", "edge_ang", "optical_thz"), [("C", 3.57, 39.9), ("Si", 5.43, 15.5)])
 def test_diamond_and_silicon_are_stable_with_one_optical_mode_of_three_directions(
     m3gnet: LoadedPotential, symbol: str, edge_ang: float, optical_thz: float
@@ -139,6 +140,7 @@ def test_diamond_and_silicon_are_stable_with_one_optical_mode_of_three_direction
     assert found.residual_force_ev_per_ang < 1e-3
 
 
+@pytest.mark.dft_real
 def test_cubic_barium_titanate_has_its_ferroelectric_mode(m3gnet: LoadedPotential) -> None:
     perovskite = Structure.from_spacegroup(
         "Pm-3m", Lattice.cubic(4.03), ["Ba", "Ti", "O"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]]
@@ -152,6 +154,7 @@ def test_cubic_barium_titanate_has_its_ferroelectric_mode(m3gnet: LoadedPotentia
     assert all(mode.is_commensurate for mode in modes)
 
 
+@pytest.mark.dft_real
 def test_body_centred_titanium_falls_apart_at_the_zone_boundary_point_n(m3gnet: LoadedPotential) -> None:
     """The Burgers path from bcc to hcp begins at N, half a reciprocal vector <110>."""
     bcc = Structure(Lattice.cubic(3.25), ["Ti"] * 2, [[0, 0, 0], [0.5, 0.5, 0.5]])
