@@ -122,7 +122,7 @@ def test_commands_named_in_the_text_exist() -> None:
         for name in re.findall(r"`hullward ([a-z][a-z-]*)", prose(page)):
             if name not in COMMANDS.commands:
                 wrong.append(f"{page.name}: hullward {name}")
-        targets = re.findall(r"`make ([a-z]+)", prose(page))
+        targets = re.findall(r"`make ([a-z-]+)", prose(page))
         for words in command_lines(page):
             targets += words[1:2] if words[0] == "make" else []
         wrong += [f"{page.name}: make {t}" for t in targets if f"\n{t}:" not in makefile and "=" not in t]
