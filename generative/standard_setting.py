@@ -8,14 +8,21 @@ databases do not, until they pass through here.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import spglib
 
 from generative.crystals import Crystal, reduced, wrap_unit
+from generative.kept_results import KeptResults, in_processes
 
 SYMPREC_ANG = 0.01
+
+RECIPE = f"standard setting, 1; spglib {spglib.__version__}"
+"""Names the computation; the number rises when settings change for the same spglib."""
+CACHE_FILE = "standard_settings.sqlite"
 
 _FRACTIONS = (0.0, 0.25, 1 / 3, 0.5, 2 / 3, 0.75)
 _SHIFTS = np.array(list(itertools.product(_FRACTIONS, repeat=3)))
@@ -56,6 +63,41 @@ def in_standard_setting(crystal: Crystal, symprec_ang: float = SYMPREC_ANG) -> C
     except spglib.SpglibError:
         return _sorted(reduced(crystal))
     return standard if symmetry is None else _first_of_equals(standard, np.asarray(symmetry["rotations"]))
+
+
+def in_standard_settings(crystals: Sequence[Crystal], workers: int = 1, cache: Path | None = None) -> list[Crystal]:
+    """`in_standard_setting` of each crystal, in order; some milliseconds each, so they can be kept.
+
+    Args:
+        crystals: in any number.
+        workers: processes; above 1 they are spawned, so the caller's main module must be importable.
+        cache: folder in which settings are kept by the crystal's digest and spglib's version.
+
+    Raises: ValueError: if the folder holds a file of the cache's name that is none.
+    """
+    digests = [crystal.digest for crystal in crystals]
+    wanted = dict(zip(digests, crystals, strict=True))
+    with KeptResults(None if cache is None else cache / CACHE_FILE, "standard_settings", RECIPE) as kept:
+        found = kept.read(list(wanted)).items()
+        ready = {digest: _from_bytes(payload) for digest, (payload, _) in found if payload is not None}
+        fresh = {digest: crystal for digest, crystal in wanted.items() if digest not in ready}
+        made = in_processes(in_standard_setting, list(fresh.values()), workers)
+        for digest, crystal in zip(fresh, made, strict=True):
+            ready[digest] = crystal
+            kept.write(digest, _as_bytes(crystal), "")
+    return [ready[digest] for digest in digests]
+
+
+def _as_bytes(crystal: Crystal) -> bytes:
+    """Lattice, coordinates, numbers, all as float64: 9 + 4 n of them."""
+    parts = (crystal.lattice_ang.ravel(), crystal.frac.ravel(), crystal.atomic_numbers)
+    return np.concatenate([np.asarray(part, dtype="<f8") for part in parts]).tobytes()
+
+
+def _from_bytes(payload: bytes) -> Crystal:
+    values = np.frombuffer(payload, dtype="<f8").astype(np.float64)
+    n = (len(values) - 9) // 4
+    return Crystal(values[:9].reshape(3, 3), values[9:-n].reshape(n, 3), values[-n:].astype(np.int16))
 
 
 def _cell(crystal: Crystal) -> Any:  # spglib takes arrays, its type hints only nested sequences

@@ -113,10 +113,10 @@ def _trainer(config: TrainConfig, folder: Path, first: int, callbacks: Sequence[
 
 
 def _parts(
-    data: TrainingSet, held: TrainingSet | None, config: TrainConfig, system: Trainable, folder: Path
+    data: TrainingSet, held: TrainingSet | None, config: TrainConfig, system: Trainable, folder: Path, cache: Path
 ) -> tuple[TrainingSet, TrainingSet, dict[str, str]]:
     """What is trained on, what is held out, and why which crystals are in neither (also written to left_out.csv)."""
-    cache, workers = folder / "bonds", config.data.workers
+    workers = config.data.workers
     whole, left_out = trainable_part(data, system, cache, workers)
     if held is None:
         train, held = split(whole, config.validation_fraction, config.seed, config.split)
@@ -138,7 +138,7 @@ def _parts(
             f"one in each; add data or change validation_fraction{hint}"
         )
     if (arranged := getattr(system, "arranged", None)) is not None:
-        train, held = arranged(train), arranged(held)
+        train, held = arranged(train, cache, workers), arranged(held, cache, workers)
     return train, held, left_out
 
 
@@ -167,6 +167,7 @@ def fit(
     resume: bool = True,
     initial: Trainable | None = None,
     held: TrainingSet | None = None,
+    cache: Path | None = None,
 ) -> tuple[Trainable, dict[str, Any]]:
     """Train a system.
 
@@ -179,13 +180,15 @@ def fit(
         resume: go on from the folder's resume.ckpt if there is one.
         initial: weights and statistics to start from; None draws weights and measures statistics.
         held: crystals to validate on; None holds out a part of `data`, as config says.
+        cache: folder where what is computed once per crystal (bonds, settings) is kept, which several trainings may
+            share; None keeps it in `folder`.
     Returns: the system with the averaged weights that `config.keep` chooses, and a record of the training.
     Raises: TrainingError: if the settings name no system, there is too little data, or the loss stops being finite.
     """
     torch.set_num_threads(config.torch_threads)
     prepare_processor()
     system = new_system(config) if initial is None else copy.deepcopy(initial).train()
-    train, held, left_out = _parts(data, held, config, system, folder)
+    train, held, left_out = _parts(data, held, config, system, folder, cache or folder / "bonds")
     if initial is None:
         system.fit_statistics(train.crystals, train.energies)
     module = SystemTraining(system, config, train.batches_per_epoch(config.batch_crystals))

@@ -111,7 +111,8 @@ def trained(
         if found is not None and found.inputs == inputs and (folder / "model" / "model.json").is_file():
             return replace(found, reused=True)
         _clear_unless(folder, inputs)
-        checkpoint = train(training_of(config, entry, system), folder, callbacks)
+        shared = config.folder / dataset / "bonds"
+        checkpoint = train(training_of(config, entry, system), folder, callbacks, cache=shared)
         result = _result(config, place, inputs, checkpoint)
         if not system and measure:
             from tasks.reproduction_energies import regressor_figures

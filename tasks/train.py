@@ -75,7 +75,13 @@ def _initial(config: TrainConfig) -> Any:
     return initial
 
 
-def train(config: TrainConfig, folder: Path, callbacks: Sequence[Any] = (), resume: bool = True) -> Path:
+def train(
+    config: TrainConfig,
+    folder: Path,
+    callbacks: Sequence[Any] = (),
+    resume: bool = True,
+    cache: Path | None = None,
+) -> Path:
     """Train a generator and keep it as `folder/<name>`; going on where an interrupted training stopped.
 
     Args:
@@ -83,6 +89,7 @@ def train(config: TrainConfig, folder: Path, callbacks: Sequence[Any] = (), resu
         folder: working folder: dataset, curves/, resume.ckpt, and the checkpoint folder at the end.
         callbacks: Lightning callbacks, such as a progress artifact.
         resume: False starts anew.
+        cache: as of generative.training.fit.
     Returns: the checkpoint folder.
     Raises: TrainingError, ValueError: if the settings, the data or the folder do not fit, or a loss is not finite.
     """
@@ -100,7 +107,8 @@ def train(config: TrainConfig, folder: Path, callbacks: Sequence[Any] = (), resu
     held = None
     if config.validation is not None:
         held = training_set(_table(config.validation, config, folder / "validation"), exclude, config.property)
-    system, record = fit(data, config, folder, callbacks, resume, None if initial is None else initial.system, held)
+    start = None if initial is None else initial.system
+    system, record = fit(data, config, folder, callbacks, resume, start, held, cache)
     if initial is not None:
         record |= {"init_sha256": initial.digest, "init_training": initial.training}
     about = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -26,7 +27,7 @@ from generative.networks.unet import UNet1d
 from generative.processes import gaussian_diffusion
 from generative.spacegroup_operations import operations
 from generative.species import MAX_Z, element_properties
-from generative.standard_setting import in_standard_setting
+from generative.standard_setting import in_standard_setting, in_standard_settings
 from generative.structure_matrix import FIRST_LATTICE_ROW, MAX_SITES, N_ROWS, too_large
 from generative.systems.conditional_unet_config import SIZES, ConditionalUNetConfig
 from generative.systems.trainable import Loss
@@ -102,11 +103,11 @@ class StructureMatrixSystem(nn.Module):
         """The crystal in the setting that the system knows; the cell may be a smaller one."""
         return in_standard_setting(crystal) if self.config.setting == "standard" else reduced(crystal)
 
-    def arranged(self, data: TrainingSet) -> TrainingSet:
+    def arranged(self, data: TrainingSet, cache: Path | None = None, workers: int = 1) -> TrainingSet:
         """Training crystals as the system takes them; those that come are Niggli-reduced already."""
         if self.config.setting == "niggli":
             return data
-        turned = [self.turned(crystal) for crystal in data.crystals]
+        turned = in_standard_settings(data.crystals, workers, cache)
         return TrainingSet(turned, data.spacegroups, data.energies, data.ids, data.bonds)
 
     def fit_statistics(self, crystals: Sequence[Crystal], energies_ev_per_atom: Sequence[float | None]) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -129,9 +130,9 @@ class StructureModifier(StructureMatrixSystem, ABC):
         self.config = self.config.model_copy(update=StoredCrystals.size_of(crystals))
         self.known = _Known.of(crystals, energies_ev_per_atom).to(self.units.device)
 
-    def arranged(self, data: TrainingSet) -> TrainingSet:
+    def arranged(self, data: TrainingSet, cache: Path | None = None, workers: int = 1) -> TrainingSet:
         """The crystals as pairs of polymorphs, which the loss reads."""
-        data = super().arranged(data)
+        data = super().arranged(data, cache, workers)
         config = self.config
         rule = PairRule(config.n_lowest, config.group_min, config.gap_min_ev_per_cell, config.pairs_per_group)
         return PairSet.of(data, rule)

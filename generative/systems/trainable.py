@@ -30,8 +30,9 @@ class Loss(NamedTuple):
 class Trainable(Protocol):
     """A generator with something to learn; in fact a torch.nn.Module, of which the members used are listed here too.
 
-    One that learns from several crystals at once has a method `arranged` too: TrainingSet -> TrainingSet, whose batches
-    are in the form that its loss reads, such as pairs of polymorphs (generative/datasets/polymorphs.py).
+    One that learns from several crystals at once, or in a setting of its own, has a method `arranged` too: TrainingSet,
+    folder to keep results in, processes -> TrainingSet, whose batches are in the form that its loss reads, such as
+    pairs of polymorphs (generative/datasets/polymorphs.py).
     """
 
     name: ClassVar[str]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
@@ -9,7 +11,7 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from generative.crystals import Crystal, wrap_unit
-from generative.standard_setting import in_standard_setting
+from generative.standard_setting import in_standard_setting, in_standard_settings
 
 CRYSTALS = {
     "rock salt": ("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3]),
@@ -64,3 +66,15 @@ def test_a_flat_cell_and_coinciding_atoms_come_back_as_they_can() -> None:
     assert in_standard_setting(flat).atomic_numbers.tolist() == [6]
     twice = Crystal(np.eye(3) * 3, np.zeros((2, 3)), np.array([6, 6], dtype=np.int16))
     assert in_standard_setting(twice).atomic_numbers.tolist() == [6, 6]
+
+
+def test_kept_settings_are_those_that_are_computed_and_are_read_instead_of_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(4)
+    crystals = [disguised(Structure.from_spacegroup(*entry), rng) for entry in CRYSTALS.values()]
+    expected = [in_standard_setting(crystal).digest for crystal in crystals]
+    first = in_standard_settings([*crystals, crystals[0]], cache=tmp_path)
+    assert [crystal.digest for crystal in first] == [*expected, expected[0]]
+    monkeypatch.setattr("generative.standard_setting.in_standard_setting", None)
+    assert [crystal.digest for crystal in in_standard_settings(crystals, cache=tmp_path)] == expected
