@@ -15,8 +15,9 @@ from prefect import flow, get_run_logger
 
 from configs.reproduction import STAGES, ReproductionConfig, load_reproduction
 from flows.console import sentence_of
-from tasks.reproduction import measure_task, table_task, train_task
-from tasks.reproduction_results import Place, ReproductionError, places
+from tasks.reproductions.dp_cdvae.places import places
+from tasks.reproductions.dp_cdvae.stages import measure_task, table_task, train_task
+from tasks.reproductions.results import Place, ReproductionError
 
 DP_CDVAE = load_reproduction("reproduce-dp-cdvae")
 

@@ -28,8 +28,9 @@ from generative.systems.cdvae import CDVAE
 from generative.systems.cdvae_cells import Cells
 from generative.systems.cdvae_family import FAMILY
 from generative.training_callbacks import save_state
-from tasks.reproduction_results import NotReadyError, Place, Result, places, train_place
-from tasks.reproduction_training import trained
+from tasks.reproductions.dp_cdvae.places import places, train_place
+from tasks.reproductions.dp_cdvae.training import trained
+from tasks.reproductions.results import NotReadyError, Place, Result
 
 PIECE_BYTES = 15 << 20
 RESULTS_BYTES = 56 << 20
@@ -157,7 +158,7 @@ class Interrupt(Callback):
 
 def reproduce(config: ReproductionConfig, minutes: float) -> dict[str, Any]:
     """Work on the stages in order until the time is over; what came of each."""
-    from tasks.reproduction_figures import MEASURES
+    from tasks.reproductions.dp_cdvae.figures import MEASURES
 
     end = time.monotonic() + 60 * minutes
     said: dict[str, Any] = {}

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from configs.reproduction import ReproductionConfig
 from flows import reproduce_commands
-from tasks.reproduction_results import ReproductionError
+from tasks.reproductions.results import ReproductionError
 from tests.flows.conftest import ROOT, Discover, RunLog, prefect_client
 
 runner = CliRunner()
@@ -196,7 +196,7 @@ def test_a_stage_that_fails_is_named_with_its_reason_and_the_others_are_made(
 
 
 def test_without_any_stage_the_tables_say_that_nothing_is_trained(data: Path, tmp_path: Path) -> None:
-    from tasks.reproduction_tables import gather
+    from tasks.reproductions.dp_cdvae.tables import gather
 
     config = ReproductionConfig.model_validate(settings(data, tmp_path / "runs", stages=[]))
     found = gather(config)

@@ -23,22 +23,15 @@ from generative.crystals import Crystal
 from generative.metrics.figures import Figure
 from generative.metrics.ground_state import Relaxations
 from generative.systems.baselines import failed_sample
-from tasks.reproduction_claims import (
-    NO_ERROR,
-    PAPER_NAMES,
-    REVERSED,
-    UNDECIDED,
-    Claim,
-    Number,
-    OurNumbers,
-    PaperNumbers,
-    Verdict,
-    claims,
-    judge,
-)
-from tasks.reproduction_figures import ground_state_figures, reconstruction_figures
-from tasks.reproduction_page import BEGIN, END, DocumentError, as_dict, html, markdown, write_block
-from tasks.reproduction_results import (
+from tasks.reproductions.claims import NO_ERROR, REVERSED, UNDECIDED, Claim, Number, Verdict, judge
+from tasks.reproductions.dp_cdvae.claims import PAPER_NAMES, OurNumbers, PaperNumbers, claims, name_of
+from tasks.reproductions.dp_cdvae.figures import ground_state_figures, reconstruction_figures
+from tasks.reproductions.dp_cdvae.places import places, train_place
+from tasks.reproductions.dp_cdvae.report import report_of
+from tasks.reproductions.dp_cdvae.tables import Gathered
+from tasks.reproductions.dp_cdvae.training import curves_of, training_of
+from tasks.reproductions.page import BEGIN, END, DocumentError, html, markdown, write_block
+from tasks.reproductions.results import (
     Made,
     Measured,
     Place,
@@ -46,12 +39,8 @@ from tasks.reproduction_results import (
     bootstrap_error,
     kept,
     mean_error,
-    places,
     share_error,
-    train_place,
 )
-from tasks.reproduction_tables import Gathered, tables
-from tasks.reproduction_training import curves_of, training_of
 
 
 def config_of(folder: Path, **changes: Any) -> ReproductionConfig:
@@ -102,18 +91,18 @@ ORDER = Claim("a over b", "Table 1", "reconstruct", "perov-5", "match rate", (("
 def test_an_order_holds_only_beyond_two_standard_errors(
     high: Number, low: Number, verdict: Verdict, remark: str
 ) -> None:
-    found = judge(ORDER, Stated({("cdvae", ""): high, ("dp-cdvae", ""): low}))
+    found = judge(ORDER, Stated({("cdvae", ""): high, ("dp-cdvae", ""): low}), name_of)
     assert (found.verdict, found.remark) == (verdict, remark)
 
 
 def test_a_claim_with_a_side_unmeasured_names_the_system_and_says_nothing() -> None:
-    found = judge(ORDER, Stated({("cdvae", ""): Number(90)}))
+    found = judge(ORDER, Stated({("cdvae", ""): Number(90)}), name_of)
     assert (found.verdict, found.numbers, found.remark) == (Verdict.NOT_MEASURED, "", "DP-CDVAE")
 
 
 def test_every_sentence_is_borne_out_by_the_papers_own_tables_but_one() -> None:
     paper = PaperNumbers()
-    findings = {(c.text, c.dataset): judge(c, paper) for c in claims()}
+    findings = {(c.text, c.dataset): judge(c, paper, name_of) for c in claims()}
     assert Verdict.NOT_MEASURED not in {f.verdict for f in findings.values()}
     # The text says that GINE lowers the match rate on Carbon-24; Table 1 has 45.57 without and 49.02 with it.
     contrary = [key for key, f in findings.items() if REVERSED in f.remark]
@@ -194,7 +183,8 @@ def gathered(tmp_path: Path) -> Gathered:
 
 def test_the_paper_stands_beside_ours_with_error_and_budget_and_what_is_missing_is_named(tmp_path: Path) -> None:
     found = gathered(tmp_path)
-    made = {table.name: table for table in tables(found)}
+    report = report_of(found)
+    made = {table.name: table for table in report.tables}
     rows = made["reconstruct-perov-5"].rows
     assert ("DP-CDVAE, Eq. 6", "paper", "68.72", "0.0177", "", "") in rows
     ours = next(row for row in rows if row[:2] == ("CDVAE", "ours"))
@@ -202,12 +192,12 @@ def test_the_paper_stands_beside_ours_with_error_and_budget_and_what_is_missing_
     assert "3 steps of 2 (0.5 epochs), size tiny, 999 calls" in ours[-1]
     assert any(row[0] == "CDVAE+Fourier" and row[1] == "ours" for row in rows)  # the paper has no row of it
     assert len(made["missing"].rows) == len(found.missing)
-    text = markdown(found, list(made.values()))
+    text = markdown(report)
     assert "no potential \\| here" in text
-    page = html(found, list(made.values()))
+    page = html(report)
     assert "<script" not in page
     assert page.count("data:image/png") == 2
-    document = as_dict(found)
+    document = report.content
     json.dumps(document, allow_nan=False)
     verdicts = {(c["text"], c["dataset"]): c["verdict"] for c in document["claims"]}
     assert verdicts["CDVAE matches more than every DP-CDVAE", "perov-5"] == "holds"

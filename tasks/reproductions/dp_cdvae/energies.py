@@ -12,9 +12,9 @@ from configs.reproduction import DatasetEntry, ReproductionConfig
 from generative.crystals import Crystal
 from generative.metrics.figures import Figure
 from generative.metrics.generation import Energies
-from tasks.reproduction_results import Measured, NotReadyError, Place, mean_error
-from tasks.reproduction_sampling import bonds_of, test_set
-from tasks.reproduction_training import checkpoint_of
+from tasks.reproductions.dp_cdvae.sampling import bonds_of, test_set
+from tasks.reproductions.dp_cdvae.training import checkpoint_of
+from tasks.reproductions.results import Measured, NotReadyError, Place, mean_error
 
 
 def regressor_inputs(config: ReproductionConfig, entry: DatasetEntry) -> str:

@@ -22,7 +22,8 @@ from generative.config import DataConfig, FilesSource, FilterConfig
 from generative.metrics.figures import Figure
 from generative.training_config import TrainConfig
 from tasks.files import code_digest, write_text
-from tasks.reproduction_results import Measured, NotReadyError, Place, Result, digest_of, locked, train_place
+from tasks.reproductions.dp_cdvae.places import train_place
+from tasks.reproductions.results import Measured, NotReadyError, Place, Result, digest_of, locked
 from tasks.run import hardware
 
 REGRESSOR = "dimenet-regressor"
@@ -115,7 +116,7 @@ def trained(
         checkpoint = train(training_of(config, entry, system), folder, callbacks, cache=shared)
         result = _result(config, place, inputs, checkpoint)
         if not system and measure:
-            from tasks.reproduction_energies import regressor_figures
+            from tasks.reproductions.dp_cdvae.energies import regressor_figures
 
             result = replace(result, figures=(*result.figures, *regressor_figures(config, dataset, checkpoint)))
         result.write(place.file(config))

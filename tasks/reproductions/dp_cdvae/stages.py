@@ -8,13 +8,14 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from configs.reproduction import ReproductionConfig
-from tasks.reproduction_results import Place, Result, train_place
+from tasks.reproductions.dp_cdvae.places import train_place
+from tasks.reproductions.results import Place, Result
 
 
 @task(name="train", task_run_name="train-{dataset}-{system}")
 def train_task(config: ReproductionConfig, dataset: str, system: str) -> Result:
-    """Train a system, or the regressor where `system` is empty; see reproduction_training.trained."""
-    from tasks.reproduction_training import trained, training_of
+    """Train a system, or the regressor where `system` is empty; see training.trained."""
+    from tasks.reproductions.dp_cdvae.training import trained, training_of
     from tasks.training_progress import progress_artifact
 
     place = train_place(dataset, system)
@@ -25,9 +26,9 @@ def train_task(config: ReproductionConfig, dataset: str, system: str) -> Result:
 
 @task(name="measure", task_run_name="{place.name}")
 def measure_task(config: ReproductionConfig, place: Place) -> Result:
-    """Reconstruct, generate or relax, and judge what came; see reproduction_figures."""
+    """Reconstruct, generate or relax, and judge what came; see figures."""
     from tasks.reporting.artifacts import Progress  # draws pictures too, so it loads on the worker
-    from tasks.reproduction_figures import MEASURES
+    from tasks.reproductions.dp_cdvae.figures import MEASURES
 
     measure = MEASURES[place.stage]
     with Progress(f"reproduce-{config.name}-{place.name}", place.name) as artifact:
@@ -36,13 +37,15 @@ def measure_task(config: ReproductionConfig, place: Place) -> Result:
 
 @task(name="table")
 def table_task(config: ReproductionConfig, failures: dict[Place, str], document: Path | None) -> Path:
-    """Write and publish the tables; see reproduction_page."""
-    from tasks.reproduction_page import publish, write_reproduction
-    from tasks.reproduction_tables import gather
+    """Write and publish the tables; see reproductions/page."""
+    from tasks.reproductions.dp_cdvae.report import report_of
+    from tasks.reproductions.dp_cdvae.tables import gather
+    from tasks.reproductions.page import publish, write_report
 
     found = gather(config, failures)
-    page = write_reproduction(found, document)
-    publish(found)
+    report = report_of(found)
+    page = write_report(report, document)
+    publish(report)
     for place, why in found.missing.items():
         get_run_logger().warning("%s was not measured: %s", place.name, why)
     return page

@@ -11,17 +11,8 @@ from configs.reproduction import STAGES, ReproductionConfig
 from generative.metrics.papers import papers
 from tasks.files import key_of
 from tasks.reporting.evaluation_model import heading, value_text
-from tasks.reproduction_claims import (
-    OUR_FIGURES,
-    PAPER_NAMES,
-    UNDECIDED,
-    OurNumbers,
-    PaperNumbers,
-    Verdict,
-    claims,
-    judge,
-)
-from tasks.reproduction_figures import (
+from tasks.reproductions.dp_cdvae.claims import OUR_FIGURES, PAPER_NAMES, OurNumbers, PaperNumbers, claims, name_of
+from tasks.reproductions.dp_cdvae.figures import (
     JUDGING,
     RELAXING,
     UNGATED,
@@ -30,8 +21,10 @@ from tasks.reproduction_figures import (
     ground_state_inputs,
     reconstruct_inputs,
 )
-from tasks.reproduction_results import Measured, NotReadyError, Place, Result, digest_of, places, train_place
-from tasks.reproduction_training import training_inputs
+from tasks.reproductions.dp_cdvae.places import places, train_place
+from tasks.reproductions.dp_cdvae.training import training_inputs
+from tasks.reproductions.results import Measured, NotReadyError, Place, Result, digest_of
+from tasks.reproductions.tables import Claims, Table, with_error
 
 INPUTS: dict[str, tuple[Callable[[ReproductionConfig, Place], dict[str, Any]], tuple[str, ...]]] = {
     "ceiling": (ceiling_inputs, JUDGING),
@@ -40,29 +33,6 @@ INPUTS: dict[str, tuple[Callable[[ReproductionConfig, Place], dict[str, Any]], t
     "ground-state": (ground_state_inputs, RELAXING),
 }
 """Stage -> what its result depends on, and on which code."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table for every form of the report.
-
-    Attributes:
-        name: for anchors and artifacts, unique.
-        title: heading.
-        hint: one sentence.
-        head: headings.
-        rows: texts.
-        align: one letter per column, 'l' or 'r'.
-        ours: whether each row holds our figures.
-    """
-
-    name: str
-    title: str
-    hint: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    align: str
-    ours: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,9 +52,10 @@ class Gathered:
     foreign: tuple[Place, ...]
 
     @property
-    def numbers(self) -> OurNumbers:
-        """The results, for claims."""
-        return OurNumbers(self.results)
+    def claims(self) -> Claims:
+        """The paper's claims with its numbers and ours."""
+        chosen = {entry.name for entry in self.config.datasets}
+        return Claims(claims(), PaperNumbers(), OurNumbers(self.results), name_of, chosen)
 
 
 def gather(config: ReproductionConfig, failures: Mapping[Place, str] | None = None) -> Gathered:
@@ -128,7 +99,7 @@ def _expected(config: ReproductionConfig, place: Place) -> tuple[str, str]:
 
 def tables(found: Gathered) -> list[Table]:
     """All tables, in the order in which they are read."""
-    made = [claims_table(found)]
+    made = [found.claims.table()]
     for entry in found.config.datasets:
         made.append(_paired(found, "reconstruct", entry.name))
         made.append(_reconstruction_details(found, entry.name))
@@ -201,15 +172,6 @@ def _figure(result: Result, stage: str, figure: str) -> Measured | None:
     return result.measured(OUR_FIGURES.get((stage, figure), figure))
 
 
-def with_error(measured: Measured) -> str:
-    """A value with one standard error, in as many digits as the value."""
-    value, unit = measured.figure.value, measured.figure.unit
-    text = value_text(value, unit)
-    if not measured.error > 0:
-        return text
-    return f"{text} ± {measured.error:.2f}" if unit == "%" else f"{text} ± {measured.error:.2g}"
-
-
 def budget_text(found: Gathered, place: Place) -> str:
     """What a system was given: steps, epochs, training seconds, network calls."""
     trained = found.results.get(train_place(place.dataset, place.system))
@@ -252,28 +214,6 @@ def _ground_state_details(found: Gathered) -> Table:
     hint += "A few crystals decide a root mean square; dH is of the enthalpy E + PV, which goes down under pressure."
     align = "l" + "r" * (len(head) - 1)
     return Table("ground-state-details", "Ground state in detail", hint, tuple(head), tuple(rows), align)
-
-
-def claims_table(found: Gathered) -> Table:
-    """Every claim of the paper, put to its numbers and to ours; also those about data sets that were not chosen."""
-    paper, ours, rows = PaperNumbers(), found.numbers, []
-    chosen = {entry.name for entry in found.config.datasets}
-    for claim in claims():
-        theirs, here = judge(claim, paper), judge(claim, ours)
-        borne = (
-            "yes" if theirs.verdict is Verdict.HOLDS else "within its errors" if UNDECIDED in theirs.remark else "no"
-        )
-        remark = here.remark
-        if here.verdict is Verdict.NOT_MEASURED:
-            remark = f"no figure of {remark}" if claim.dataset in chosen else "the data set is not among those chosen"
-        row = (claim.text, claim.dataset, claim.where, theirs.numbers, borne, here.numbers or "–", here.verdict.value)
-        rows.append((*row, remark))
-    head = ("the paper says", "data", "where", "paper's numbers", "borne out by them", "our numbers", "here", "remark")
-    hint = (
-        "Of several systems on a side the one nearest to the other side decides. It holds where the difference exceeds "
-        "two standard errors; the paper's own are binomial for shares, with the counts that it states."
-    )
-    return Table("claims", "What the paper says of its systems", hint, head, tuple(rows), "llllllll")
 
 
 def _training(found: Gathered) -> Table:

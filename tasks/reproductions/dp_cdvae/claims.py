@@ -1,8 +1,4 @@
-"""What the DP-CDVAE paper says of its systems, claim by claim, and whether numbers bear it out.
-
-A claim orders systems by a figure, or says that figures are high or close. It is put to two sets of numbers by the same
-rule: the paper's own (which do not bear out every sentence of its text), and ours with their errors. "Holds" is said
-only where the difference exceeds two standard errors; what lies within them is not called an order.
+"""What the DP-CDVAE paper says of its systems, claim by claim, and its numbers beside ours.
 
 Source: Pakornchote et al., Sci. Rep. 14, 1275 (2024), sections on reconstruction, generation and ground state.
 """
@@ -12,13 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
-from typing import Literal, NamedTuple, Protocol
 
 from generative.metrics.figures import Figure
 from generative.metrics.papers import papers
-from tasks.reproduction_results import Place, Result, share_error
+from tasks.reproductions.claims import Claim, Number
+from tasks.reproductions.results import Place, Result, share_error
 
 PAPER_NAMES: dict[str, str] = {
     "cdvae": "CDVAE",
@@ -31,32 +26,11 @@ PAPER_NAMES: dict[str, str] = {
 VARIANTS = ("dp-cdvae", "dp-cdvae-na", "dp-cdvae-gine", "dp-cdvae-na-gine")
 GINE, NO_GINE = ("dp-cdvae-gine", "dp-cdvae-na-gine"), ("dp-cdvae", "dp-cdvae-na")
 DATASETS = ("perov-5", "carbon-24", "mp-20")
-SIGMAS = 2.0
-"""A difference of this many standard errors is one."""
-
-UNDECIDED, REVERSED, BEYOND = "within two standard errors", "the other way round", "beyond the limit"
-NO_ERROR = "too few crystals for an error"
-"""Why a claim does not hold."""
-
 OUR_FIGURES = {
     ("reconstruct", "match rate"): "match rate, published gate",
     ("reconstruct", "mean rms"): "mean rms, published gate",
 }
 """Names of our figures where they differ from the paper's."""
-
-
-class Number(NamedTuple):
-    """A value with one standard error: 0 where it has none (a count, or the paper states none), inf if unknown."""
-
-    value: float
-    error: float = 0.0
-
-
-class Numbers(Protocol):
-    """Where numbers come from."""
-
-    def number(self, stage: str, dataset: str, system: str, reverse: str, figure: str) -> Number | None:
-        """The number, None where it is not measured."""
 
 
 class PaperNumbers:
@@ -121,54 +95,9 @@ class OurNumbers:
         return Number(found.figure.value, found.error if math.isfinite(found.error) else math.inf)
 
 
-class Verdict(StrEnum):
-    """What numbers say of a claim."""
-
-    HOLDS = "holds"
-    DOES_NOT = "does not at this budget"
-    NOT_MEASURED = "not measured"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One sentence of the paper, about one data set.
-
-    Attributes:
-        text: what is said.
-        where: table.
-        stage: that measures it.
-        dataset: on which.
-        figure: as papers.yaml names it, or 'network calls'.
-        high: (system, reverse) of what lies higher; under 'at least' and 'within' all that is spoken of.
-        low: (system, reverse) of what lies lower; under 'within' the one that is compared with.
-        kind: 'order': each of `high` lies above each of `low`; 'at least' a limit; 'within' a limit of `low`.
-        limit: see kind.
-    """
-
-    text: str
-    where: str
-    stage: str
-    dataset: str
-    figure: str
-    high: tuple[tuple[str, str], ...]
-    low: tuple[tuple[str, str], ...] = ()
-    kind: Literal["order", "at least", "within"] = "order"
-    limit: float = 0.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A claim put to numbers.
-
-    Attributes:
-        verdict: see Verdict.
-        numbers: the two that decide, with the systems they belong to; empty if it is not measured.
-        remark: why it does not hold, or what of it is not measured.
-    """
-
-    verdict: Verdict
-    numbers: str
-    remark: str = ""
+def name_of(system: str, reverse: str) -> str:
+    """A system's name in the paper, with the reverse step where it is not the default."""
+    return PAPER_NAMES[system] + (", Eq. 6" if reverse == "eq6" else "")
 
 
 def _all(systems: tuple[str, ...] | str, reverse: str = "") -> tuple[tuple[str, str], ...]:
@@ -252,57 +181,3 @@ def _calls() -> Iterator[Claim]:
         text = "DP-CDVAE calls its network less often for a crystal than CDVAE"
         high, low = _all("cdvae"), _all(VARIANTS)
         yield Claim(text, "settings", "generate", dataset, "network calls", high, low)
-
-
-def judge(claim: Claim, numbers: Numbers) -> Finding:
-    """Whether numbers bear out a claim; of several systems on a side the one nearest to the other side decides."""
-    high, missing_high = _known(claim, claim.high, numbers)
-    low, missing_low = _known(claim, claim.low, numbers)
-    if not high or (claim.low and not low):
-        return Finding(Verdict.NOT_MEASURED, "", _named("", [*missing_high, *missing_low]))
-    without = _named("without ", [*missing_high, *missing_low])
-    if claim.kind == "at least":
-        name, worst = min(high, key=lambda item: item[1].value)
-        return _finding(worst.value - claim.limit, worst.error, f"{_text(worst)} ({name})", without, BEYOND)
-    if claim.kind == "within":
-        base_name, base = low[0]
-        name, far = max(high, key=lambda item: abs(item[1].value - base.value))
-        room = claim.limit - abs(far.value - base.value)
-        said = f"{_text(far)} ({name}), {_text(base)} ({base_name})"
-        return _finding(room, math.hypot(far.error, base.error), said, without, BEYOND)
-    high_name, above = min(high, key=lambda item: item[1].value)
-    low_name, below = max(low, key=lambda item: item[1].value)
-    sign = ">" if above.value > below.value else "<" if above.value < below.value else "="
-    said = f"{_text(above)} ({high_name}) {sign} {_text(below)} ({low_name})"
-    return _finding(above.value - below.value, math.hypot(above.error, below.error), said, without, REVERSED)
-
-
-def _known(
-    claim: Claim, places: tuple[tuple[str, str], ...], numbers: Numbers
-) -> tuple[list[tuple[str, Number]], list[str]]:
-    known, missing = [], []
-    for system, reverse in places:
-        number = numbers.number(claim.stage, claim.dataset, system, reverse, claim.figure)
-        name = PAPER_NAMES[system] + (", Eq. 6" if reverse == "eq6" else "")
-        if number is None:
-            missing.append(name)
-        else:
-            known.append((name, number))
-    return known, missing
-
-
-def _finding(difference: float, error: float, said: str, without: str, contrary: str) -> Finding:
-    if difference > SIGMAS * error:
-        return Finding(Verdict.HOLDS, said, without)
-    undecided = UNDECIDED if math.isfinite(error) else NO_ERROR
-    why = undecided if abs(difference) <= SIGMAS * error else contrary
-    return Finding(Verdict.DOES_NOT, said, "; ".join(filter(None, (why, without))))
-
-
-def _named(lead: str, names: list[str]) -> str:
-    return f"{lead}{', '.join(dict.fromkeys(names))}" if names else ""
-
-
-def _text(number: Number) -> str:
-    value = f"{number.value:.4g}"
-    return f"{value} ± {number.error:.2g}" if 0 < number.error < math.inf else value

@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
-from configs.reproduction import ReproductionConfig
 from generative.metrics.figures import Figure
 from tasks.files import key_of, write_text
 
@@ -34,15 +33,23 @@ class ReproductionError(RuntimeError):
     """A reproduction of which some results could not be made; the message names the first."""
 
 
+class Reproduction(Protocol):
+    """Settings of a reproduction, as far as results need them."""
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is written."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Which result: the stage, the data set, the system, and how atoms were placed.
 
     Attributes:
-        stage: as configs.reproduction.StageName.
+        stage: such as 'train' or 'generate'.
         dataset: such as 'perov-5'.
-        system: such as 'dp-cdvae'; empty for the regressor and the ceiling, which belong to the data set.
-        reverse: 'langevin', 'eq7' or 'eq6'; empty for stages that decode nothing.
+        system: such as 'dp-cdvae'; empty for stages that belong to the data set.
+        reverse: how atoms were placed where a system can do it in several ways ('langevin', 'eq7', 'eq6'); else empty.
     """
 
     stage: str
@@ -55,34 +62,14 @@ class Place:
         """For file names and messages."""
         return "-".join(filter(None, (self.stage, self.dataset, self.system, self.reverse)))
 
-    def folder(self, config: ReproductionConfig) -> Path:
+    def folder(self, config: Reproduction) -> Path:
         """Where the stage keeps its files."""
         last = "-".join(filter(None, (self.stage, self.reverse)))
         return config.folder / self.dataset / self.system / last
 
-    def file(self, config: ReproductionConfig) -> Path:
+    def file(self, config: Reproduction) -> Path:
         """The document of its result."""
         return self.folder(config) / "result.json"
-
-
-def train_place(dataset: str, system: str) -> Place:
-    """Where a system's training lies; that of the regressor where `system` is empty."""
-    return Place("train" if system else "regressor", dataset, system)
-
-
-def places(config: ReproductionConfig, stage: str) -> Iterator[Place]:
-    """Every result that a stage has to give, in order."""
-    for entry in config.datasets:
-        if stage in ("regressor", "ceiling"):
-            yield Place(stage, entry.name)
-            continue
-        for system in config.systems:
-            if stage == "train":
-                yield train_place(entry.name, system)
-            elif stage == "reconstruct":
-                yield from (Place(stage, entry.name, system, reverse) for reverse in config.reverses_of(system))
-            elif stage == "generate" or (entry.name, system) in config.ground_state.pairs:
-                yield Place(stage, entry.name, system, config.reverse_of_samples(system))
 
 
 @dataclass(frozen=True)
@@ -191,7 +178,7 @@ def digest_of(parts: Mapping[str, Any]) -> str:
 
 
 def kept(
-    config: ReproductionConfig, place: Place, rooms: Sequence[str], inputs: Mapping[str, Any], make: Callable[[], Made]
+    config: Reproduction, place: Place, rooms: Sequence[str], inputs: Mapping[str, Any], make: Callable[[], Made]
 ) -> Result:
     """The result that lies there if it was made from the same by the same code, else made and written."""
     file = place.file(config)

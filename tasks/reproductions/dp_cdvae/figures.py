@@ -19,18 +19,8 @@ from generative.metrics.generation import Energies, generation, prints_of
 from generative.metrics.ground_state import MEV_PER_EV, Relaxations, ground_state
 from generative.metrics.reconstruction import Gate, evaluate
 from generative.metrics.shares import percentage
-from tasks.reproduction_energies import energies_of, regressor_inputs
-from tasks.reproduction_results import (
-    Made,
-    Measured,
-    Place,
-    Result,
-    bootstrap_error,
-    kept,
-    mean_error,
-    share_error,
-)
-from tasks.reproduction_sampling import (
+from tasks.reproductions.dp_cdvae.energies import energies_of, regressor_inputs
+from tasks.reproductions.dp_cdvae.sampling import (
     DECODING,
     Drawn,
     Progress,
@@ -42,11 +32,21 @@ from tasks.reproduction_sampling import (
     targets,
     test_set,
 )
-from tasks.reproduction_training import digest_of_file
+from tasks.reproductions.dp_cdvae.training import digest_of_file
+from tasks.reproductions.results import (
+    Made,
+    Measured,
+    Place,
+    Result,
+    bootstrap_error,
+    kept,
+    mean_error,
+    share_error,
+)
 
 JUDGING = (
-    *DECODING, "generative/metrics", "generative/screening", "generative/datasets", "tasks/reproduction_figures.py",
-    "tasks/reproduction_energies.py",
+    *DECODING, "generative/metrics", "generative/screening", "generative/datasets",
+    "tasks/reproductions/dp_cdvae/figures.py", "tasks/reproductions/dp_cdvae/energies.py",
 )  # fmt: skip
 RELAXING = (*JUDGING, "dft", "tasks/relax.py", "tasks/candidates.py")
 """Code on which figures depend."""

@@ -22,8 +22,8 @@ from configs.schema import DiscoverConfig
 from generative.config import SampleConfig
 from generative.crystals import Crystal, crystals_of, structure_columns
 from tasks.files import FileRef, key_of, keyed, write_text
-from tasks.reproduction_results import NotReadyError, Place, locked
-from tasks.reproduction_training import checkpoint_of, digest_of_file
+from tasks.reproductions.dp_cdvae.training import checkpoint_of, digest_of_file
+from tasks.reproductions.results import NotReadyError, Place, locked
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 DECODING = (
     "generative/systems", "generative/networks", "generative/processes", "generative/batch.py", "generative/bonds.py",
-    "generative/crystals.py", "tasks/reproduction_sampling.py",
+    "generative/crystals.py", "tasks/reproductions/dp_cdvae/sampling.py",
 )  # fmt: skip
 """Code on which decoded crystals depend."""
 
@@ -95,7 +95,7 @@ def some_training_crystals(config: ReproductionConfig, entry: DatasetEntry) -> t
 def _made_ready(config: ReproductionConfig, entry: DatasetEntry, file: str, name: str) -> TestSet:
     path = config.folder / entry.name / f"{name}.parquet"
     key = key_of(
-        "reproduce-test", ("generative/datasets", "generative/crystals.py", "tasks/reproduction_sampling.py"),
+        "reproduce-test", ("generative/datasets", "generative/crystals.py", "tasks/reproductions/dp_cdvae/sampling.py"),
         file=digest_of_file(file), n_atoms_max=entry.max_atoms, property_name=entry.property_name,
     )  # fmt: skip
     with locked(path.parent):

@@ -1,0 +1,1 @@
+"""Papers made again with our systems: a room per paper; results on disk, claims and pages are common to all."""
