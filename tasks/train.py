@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.paths import resolve
 from generative.config import DataConfig, FilesSource
@@ -13,6 +13,10 @@ from generative.training_config import TrainConfig
 from tasks.downloads import network_context
 from tasks.files import write_text
 from tasks.run import hardware
+
+if TYPE_CHECKING:
+    from generative.checkpoints import Checkpoint
+    from generative.training_data import TrainingSet
 
 
 def _table(path: str, config: TrainConfig, target: Path) -> Any:
@@ -57,7 +61,7 @@ def _prepare(config: TrainConfig, folder: Path, resume: bool) -> None:
             )
 
 
-def _initial(config: TrainConfig) -> Any:
+def _initial(config: TrainConfig) -> Checkpoint | None:
     """The checkpoint to start from, if one is named.
 
     Raises: ValueError: if it is one of another kind of system.
@@ -93,9 +97,8 @@ def train(
     Returns: the checkpoint folder.
     Raises: TrainingError, ValueError: if the settings, the data or the folder do not fit, or a loss is not finite.
     """
-    from generative import checkpoints
     from generative.datasets.manifest import read_dataset
-    from generative.training import fit, system_settings
+    from generative.training import system_settings
     from generative.training_data import training_set
 
     system_settings(config)  # a wrong name is told before hours of download
@@ -107,6 +110,42 @@ def train(
     held = None
     if config.validation is not None:
         held = training_set(_table(config.validation, config, folder / "validation"), exclude, config.property)
+    fingerprint = dataset.manifest.fingerprint_sha256
+    checkpoint = train_on(data, held, config, folder, callbacks, resume, cache, initial, fingerprint)
+    if config.test is not None:
+        add_card(config, folder)
+    return checkpoint
+
+
+def train_on(
+    data: TrainingSet,
+    held: TrainingSet | None,
+    config: TrainConfig,
+    folder: Path,
+    callbacks: Sequence[Any] = (),
+    resume: bool = True,
+    cache: Path | None = None,
+    initial: Checkpoint | None = None,
+    data_fingerprint_sha256: str = "",
+) -> Path:
+    """Train on these crystals, whatever sources the settings name, and keep the generator as `folder/<name>`.
+
+    Args:
+        data: crystals to train on.
+        held: crystals to validate on; None holds out a part of `data`, as config says.
+        config: kind, sizes, budget.
+        folder: as of `train`.
+        callbacks: as of `train`.
+        resume: as of `train`.
+        cache: as of generative.training.fit.
+        initial: checkpoint to start from.
+        data_fingerprint_sha256: of the data, for the checkpoint's record.
+    Returns: the checkpoint folder.
+    Raises: TrainingError: if the settings or the data do not fit, or a loss is not finite.
+    """
+    from generative import checkpoints
+    from generative.training import fit
+
     start = None if initial is None else initial.system
     system, record = fit(data, config, folder, callbacks, resume, start, held, cache)
     if initial is not None:
@@ -114,13 +153,11 @@ def train(
     about = {
         **record,
         "property_known": sum(value is not None for value in data.energies),
-        "data_fingerprint_sha256": dataset.manifest.fingerprint_sha256,
+        "data_fingerprint_sha256": data_fingerprint_sha256,
         "settings": config.model_dump(mode="json", exclude_defaults=True),
         "hardware": {**hardware(), "cpu_threads_used": config.torch_threads},
     }
     checkpoints.save(folder / config.name, system, about, checkpoints.stored_as(config.precision))
-    if config.test is not None:
-        add_card(config, folder)
     return folder / config.name
 
 

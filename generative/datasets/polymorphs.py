@@ -121,6 +121,21 @@ class PairSet(TrainingSet):
                 into += [(source, target) for source in group[place + 1 :].tolist()]
         return good, bad
 
+    def test_pairs(self, n: int | None, rng: np.random.Generator) -> list[tuple[int, int]]:
+        """Pairs (source, target) that end at one of the lowest: one of each group, or n of all, each at most once.
+
+        Args:
+            n: how many; None for one of each group.
+            rng: seeded by the caller.
+        """
+        good, _ = self._possible
+        if n is not None:
+            return self._some(good, min(n, len(good)), rng)
+        first: dict[tuple[int, ...], tuple[int, int]] = {}
+        for place in rng.permutation(len(good)):
+            first.setdefault(content_key(self.crystals[good[place][1]]), good[place])
+        return [first[content_key(self.crystals[group[0]])] for group in self.groups]
+
     def _some(self, pairs: list[tuple[int, int]], n: int, rng: np.random.Generator) -> list[tuple[int, int]]:
         """n of the pairs (again from the start where there are fewer), weighted so that all sizes come alike often."""
         if not n:
@@ -132,6 +147,37 @@ class PairSet(TrainingSet):
         while len(chosen) < n:
             chosen += rng.choice(len(pairs), min(n - len(chosen), len(pairs)), False, weights / weights.sum()).tolist()
         return [pairs[i] for i in chosen]
+
+
+def generation_targets(
+    crystals: Sequence[Crystal],
+    energies_ev_per_atom: Sequence[float | None],
+    per_formula: int | None,
+    n: int | None,
+    rng: np.random.Generator,
+) -> list[int]:
+    """Rows of test crystals that generators are asked for.
+
+    Args:
+        crystals: of the test part.
+        energies_ev_per_atom: theirs; a crystal without one is no target.
+        per_formula: so many of the lowest of each formula are candidates; published: 2; None: all.
+        n: most targets; None: as many as formulas, which is published, or all candidates where `per_formula` is None.
+        rng: seeded by the caller. Candidates are drawn without replacement, those of rare numbers of sites more often.
+
+    Returns: rows, ascending.
+    """
+    formulas: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
+    for row, (crystal, energy) in enumerate(zip(crystals, energies_ev_per_atom, strict=True)):
+        if energy is not None and math.isfinite(energy):
+            formulas[composition_of(crystal)].append((energy, row))
+    candidates = [row for found in formulas.values() for _, row in sorted(found)[:per_formula]]
+    wanted = len(candidates) if per_formula is None else len(formulas)
+    sizes = [len(crystals[row].atomic_numbers) for row in candidates]
+    common = Counter(sizes)
+    weights = np.array([1 / common[size] for size in sizes])
+    n_drawn = min(len(candidates), wanted if n is None else n)
+    return sorted(rng.choice(candidates, n_drawn, False, weights / weights.sum()).tolist()) if n_drawn else []
 
 
 def formula_split(crystals: Sequence[Crystal], test_share: float, seed: int) -> tuple[list[int], list[int]]:

@@ -29,7 +29,7 @@ from tasks.reproductions.dp_cdvae.figures import ground_state_figures, reconstru
 from tasks.reproductions.dp_cdvae.places import places, train_place
 from tasks.reproductions.dp_cdvae.report import report_of
 from tasks.reproductions.dp_cdvae.tables import Gathered
-from tasks.reproductions.dp_cdvae.training import curves_of, training_of
+from tasks.reproductions.dp_cdvae.training import training_of
 from tasks.reproductions.page import BEGIN, END, DocumentError, html, markdown, write_block
 from tasks.reproductions.results import (
     Made,
@@ -41,6 +41,7 @@ from tasks.reproductions.results import (
     mean_error,
     share_error,
 )
+from tasks.reproductions.trainings import curves_of
 
 
 def config_of(folder: Path, **changes: Any) -> ReproductionConfig:

@@ -1,0 +1,101 @@
+"""The settings of a reproduction of conditional generation and modification (AIRI). Torch-free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+from pydantic import Field, model_validator
+
+from configs.schema import ExecutionConfig
+from generative.config import RoomConfig, SampleConfig
+from generative.training_config import TrainConfig
+
+UNetStage = Literal["train", "generate", "modify"]
+Generator = Literal["unet-ddpm", "unet-ddim", "unet-flow-normal", "unet-flow-uniform"]
+Modifier = Literal["unet-modify-regression", "unet-modify-diffusion", "unet-modify-flow"]
+
+UNET_STAGES: tuple[UNetStage, ...] = get_args(UNetStage)
+GENERATORS: tuple[Generator, ...] = get_args(Generator)
+MODIFIERS: tuple[Modifier, ...] = get_args(Modifier)
+
+
+class PolymorphData(RoomConfig):
+    """One data set: its crystals, and how they are divided and tested."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="name of the data set")
+    files: tuple[str, ...] = Field(min_length=1, description="crystals: files or folders that ingest reads")
+    test: str | None = Field(
+        None,
+        description="test crystals, a file or folder; null: the shares below of the formulas of `files`. Data of one "
+        "formula need it",
+    )
+    property_name: str = Field("formation_energy_ev_per_atom", description="column of the energies, eV/atom")
+    max_atoms: int = Field(60, ge=1, le=60, description="most atoms of a cell")
+    generation_steps: int | None = Field(None, ge=1, description="of each generator; null: training.max_steps")
+    modification_steps: int | None = Field(None, ge=1, description="of each modifier; null: training.max_steps")
+    per_formula: int | None = Field(
+        2, ge=1, description="so many of the lowest of each formula may be asked for; published: 2; null: all"
+    )
+    n_generate: int | None = Field(
+        None,
+        ge=1,
+        description="test crystals that are asked for; null: as many as test formulas (published)",
+    )
+    n_lowest: int = Field(1, ge=1, description="so many of the lowest polymorphs of a group are good targets")
+    n_modify: int | None = Field(
+        None, ge=1, description="test pairs of polymorphs; null: one of each group (published)"
+    )
+
+
+class UNetReproductionConfig(RoomConfig):
+    """Seven systems trained on data sets at one budget, and measured as the paper measures."""
+
+    paper: Literal["conditional-unet"] = Field(description="says which paper is made again")
+    name: str = Field("unet", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="name of the folder of results")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of splits, of training and of every draw")
+    size: Literal["paper", "small", "tiny"] = Field("tiny", description="of the networks; paper is published")
+    systems: tuple[Generator | Modifier, ...] = Field(
+        (*GENERATORS, *MODIFIERS), min_length=1, description="which systems are compared"
+    )
+    datasets: tuple[PolymorphData, ...] = Field(min_length=1, description="on which data")
+    stages: tuple[UNetStage, ...] = Field(UNET_STAGES, description="which stages are run; others are taken as they lie")
+    generation_share: float = Field(0.05, gt=0, lt=1, description="of the formulas, tested by generation; published")
+    modification_share: float = Field(0.2, gt=0, lt=1, description="of the formulas, tested by modification; published")
+    training: TrainConfig = Field(
+        TrainConfig(), description="of every system alike; kind, name, data, seed and device are set for each"
+    )
+    sample: SampleConfig = Field(
+        SampleConfig(n_steps=100), description="n_steps (published: 100) and chunk_size are heeded"
+    )
+    workers: int = Field(1, ge=1, le=64, description="processes that bring crystals into the standard setting")
+    execution: ExecutionConfig = Field(ExecutionConfig(), description="where the work is done")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        for what, names in (("systems", self.systems), ("datasets", [entry.name for entry in self.datasets])):
+            if len(set(names)) != len(names):
+                raise ValueError(f"{what} {list(names)} names one twice: list each once")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is written."""
+        return Path(self.execution.runs_folder) / "reproductions" / self.name
+
+    def dataset(self, name: str) -> PolymorphData:
+        """The entry of this name.
+
+        Raises: KeyError: if there is none.
+        """
+        return {entry.name: entry for entry in self.datasets}[name]
+
+    @property
+    def generators(self) -> tuple[Generator, ...]:
+        """Those chosen, in the paper's order."""
+        return tuple(name for name in GENERATORS if name in self.systems)
+
+    @property
+    def modifiers(self) -> tuple[Modifier, ...]:
+        """Those chosen, in the paper's order."""
+        return tuple(name for name in MODIFIERS if name in self.systems)
