@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help discover test test-dft ui lint benchmark train reproduce-dp-cdvae lock
+.PHONY: help discover test test-dft ui lint benchmark train reproduce-dp-cdvae reproduce-unet lock
 
 CONFIG ?= quickstart
 PORT ?= 4200
@@ -27,6 +27,7 @@ help:
 	@echo "make benchmark  rates of sampling, relaxation, ..."
 	@echo "make train      the shipped generator again, in its two parts (needs HULLWARD_ASSETS)"
 	@echo "make reproduce-dp-cdvae   the tables of DP-CDVAE, paper beside ours (needs HULLWARD_ASSETS, or DATA=FOLDER)"
+	@echo "make reproduce-unet       the figures of conditional generation and modification (needs HULLWARD_ASSETS)"
 	@echo "make lock       newest allowed versions into requirements.lock"
 
 # torch goes first and alone, so that a torch that is there already (a CPU build, say) is kept by what follows.
@@ -69,6 +70,9 @@ train: $(INSTALLED)
 
 reproduce-dp-cdvae: $(INSTALLED)
 	@$(BIN)/hullward reproduce reproduce-dp-cdvae $(if $(DATA),--data "$(DATA)")
+
+reproduce-unet: $(INSTALLED)
+	@$(BIN)/hullward reproduce reproduce-unet
 
 # Packages that torch pins itself (its CUDA libraries) and build numbers such as +cpu differ between machines: left out.
 lock:

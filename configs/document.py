@@ -19,6 +19,7 @@ from configs.ingest import IngestConfig
 from configs.modification import ModifyConfig
 from configs.reproduction import DatasetEntry, GroundStateConfig, ReproductionConfig
 from configs.schema import DiscoverConfig
+from configs.unet_reproduction import PolymorphData, UNetReproductionConfig
 from dft.campaign_config import DftConfig
 from dft.engines.config import AnyEngineConfig, EngineConfig
 from generative.config import (
@@ -100,6 +101,14 @@ are settings of a training; `sample`, `execution` and `relax`, which stands in `
 [dp-cdvae.md](dp-cdvae.md) says what is measured.
 """
 
+UNET_REPRODUCTION = """\
+# A reproduction of conditional generation and modification
+
+For `hullward reproduce FILE.yaml` with `paper: conditional-unet`, and the parameter `config` of the `reproduce`
+deployments. `training` holds settings of a training; `sample` and `execution` are those of a run.
+[conditional-unet.md](conditional-unet.md#the-papers-figures) says what is measured.
+"""
+
 MODIFICATION = """\
 # A modification
 
@@ -129,6 +138,8 @@ def document() -> str:
     parts += [REPRODUCTION, _table(ReproductionConfig, "", skip=nested)]
     parts.append(_table(DatasetEntry, "datasets."))
     parts.append(_table(GroundStateConfig, "ground_state.", skip=("relax",)))
+    parts += [UNET_REPRODUCTION, _table(UNetReproductionConfig, "", skip=("training", "sample", "execution"))]
+    parts.append(_table(PolymorphData, "datasets."))
     parts += [MODIFICATION, _table(ModifyConfig, "", skip=("sample", "screen", "relax", "execution"))]
     return "\n".join(parts)
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from configs.schema import ConfigError, ExecutionConfig, read_yaml, validated
+from configs.unet_reproduction import UNetReproductionConfig
 from dft.config import RelaxConfig
 from generative.config import RoomConfig, SampleConfig
 from generative.training_config import TrainConfig
@@ -68,6 +69,7 @@ class GroundStateConfig(RoomConfig):
 class ReproductionConfig(RoomConfig):
     """A reproduction: systems trained on data sets at one budget, and measured as the paper measures."""
 
+    paper: Literal["dp-cdvae"] = Field("dp-cdvae", description="says which paper is made again")
     name: str = Field("dp-cdvae", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="name of the folder of results")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of training, of sampling and of every random choice")
     size: Literal["paper", "cpu", "tiny"] = Field("cpu", description="widths of the networks; paper is published")
@@ -122,15 +124,17 @@ class ReproductionConfig(RoomConfig):
         return "eq7" if system.startswith("dp-") else "langevin"
 
 
-def parse_reproduction(settings: dict[str, Any], origin: str) -> ReproductionConfig:
+def parse_reproduction(settings: dict[str, Any], origin: str) -> ReproductionConfig | UNetReproductionConfig:
     """Validate the settings of a reproduction read from `origin` (said in errors).
 
     Raises: ConfigError: naming the field, the value, and what is allowed.
     """
+    if settings.get("paper") == "conditional-unet":
+        return validated(UNetReproductionConfig, settings, origin)
     return validated(ReproductionConfig, settings, origin)
 
 
-def load_reproduction(path: str | Path) -> ReproductionConfig:
+def load_reproduction(path: str | Path) -> ReproductionConfig | UNetReproductionConfig:
     """Read the YAML file of a reproduction, or one shipped with Hullward by its bare name ('reproduce-dp-cdvae').
 
     Raises: ConfigError: if the file is missing, is not YAML, or holds a wrong setting.
@@ -166,8 +170,11 @@ def with_official_files(settings: dict[str, Any], folder: Path) -> dict[str, Any
         settings: as read from YAML; of a data set in it the budget is kept.
         folder: holds perov_5/, carbon_24/ or mp_20/, each with train.csv, val.csv and test.csv (or .csv.gz).
 
-    Raises: ConfigError: if the folder holds none of them, or one without its three files.
+    Raises: ConfigError: if the settings are of another paper, or the folder holds none of them, or one without its
+        three files.
     """
+    if settings.get("paper", "dp-cdvae") != "dp-cdvae":
+        raise ConfigError(f"--data {folder}: paper {settings['paper']!r} has no official splits: state datasets")
     stated = {entry.get("name"): entry for entry in settings.get("datasets", [])}
     entries = []
     for name, defaults in OFFICIAL.items():

@@ -1,6 +1,7 @@
-"""reproduce: data and a budget go in, the result tables of DP-CDVAE come out, paper beside ours.
+"""reproduce: data and a budget go in, a paper's result tables come out, paper beside ours.
 
-    train, regressor -> reconstruct, generate -> ground-state -> table
+    dp-cdvae:          train, regressor -> reconstruct, generate -> ground-state -> table
+    conditional-unet:  train -> generate, modify -> table
 
 A stage that fails is named in the table with its reason, and the others go on; the run then fails at its end. What is
 done is kept: the same run goes on after a kill, and another choice of systems or stages adds to the same table.
@@ -13,34 +14,31 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
-from configs.reproduction import STAGES, ReproductionConfig, load_reproduction
+from configs.reproduction import ReproductionConfig, load_reproduction
+from configs.unet_reproduction import UNetReproductionConfig
 from flows.console import sentence_of
-from tasks.reproductions.dp_cdvae.places import places
-from tasks.reproductions.dp_cdvae.stages import measure_task, table_task, train_task
 from tasks.reproductions.results import Place, ReproductionError
+from tasks.reproductions.stages import result_task, room_of, table_task
 
 DP_CDVAE = load_reproduction("reproduce-dp-cdvae")
 
 
 @flow(name="reproduce", flow_run_name="reproduce-{config.name}", validate_parameters=True)
-def reproduce(config: ReproductionConfig = DP_CDVAE, document: str | None = None) -> Path:
+def reproduce(config: ReproductionConfig | UNetReproductionConfig = DP_CDVAE, document: str | None = None) -> Path:
     """Make the tables of a paper again.
 
     Args:
-        config: systems, data sets, budget, stages.
+        config: which paper; systems, data sets, budget, stages.
         document: Markdown file between whose marks the tables are put; null puts them nowhere else.
 
     Returns:
         The folder of the results, with reproduction.html.
     """
     failures: dict[Place, str] = {}
-    for stage in STAGES:
-        for place in places(config, stage) if stage in config.stages else ():
-            state: Any = (
-                train_task(config, place.dataset, place.system, return_state=True)
-                if stage in ("train", "regressor")
-                else measure_task(config, place, return_state=True)
-            )
+    room = room_of(config)
+    for stage in room.STAGES:
+        for place in room.places(config, stage) if stage in config.stages else ():
+            state: Any = result_task(config, place, return_state=True)
             if not state.is_completed():
                 failures[place] = sentence_of(state.result(raise_on_failure=False))
     page = table_task(config, failures, None if document is None else Path(document))

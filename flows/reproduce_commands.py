@@ -12,6 +12,7 @@ from flows.options import AsJson, Debug, Settings
 
 if TYPE_CHECKING:
     from configs.reproduction import ReproductionConfig
+    from configs.unet_reproduction import UNetReproductionConfig
 
 SHOWN = {"text": "the paper says", "dataset": "data", "numbers": "our numbers", "verdict": "here", "remark": "remark"}
 """Columns of the table on the terminal, with their headings."""
@@ -24,7 +25,9 @@ def register(app: typer.Typer) -> None:
 
 @guarded
 def reproduce(
-    config: Annotated[str, typer.Argument(help="YAML file, or reproduce-dp-cdvae.")] = "reproduce-dp-cdvae",
+    config: Annotated[
+        str, typer.Argument(help="YAML file, reproduce-dp-cdvae or reproduce-unet.")
+    ] = "reproduce-dp-cdvae",
     data: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Official splits: perov_5/, carbon_24/, mp_20/, each with its three CSVs."),
@@ -37,7 +40,8 @@ def reproduce(
         str | None,
         typer.Option(
             metavar="A,B",
-            help="Only these of train, regressor, ceiling, reconstruct, generate, ground-state; none: tables alone.",
+            help="Only these of train, regressor, ceiling, reconstruct, generate, ground-state (dp-cdvae), train, "
+            "generate, modify (unet); none: tables alone.",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the folder of results.")] = None,
@@ -49,7 +53,7 @@ def reproduce(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Train, reconstruct, generate, relax: the tables of DP-CDVAE, paper beside ours, claim by claim."""
+    """Train, draw, judge: a paper's tables (DP-CDVAE; conditional generation), paper beside ours, claim by claim."""
     from configs.overrides import override
     from configs.reproduction import parse_reproduction, with_choice, with_official_files
     from configs.schema import read_yaml
@@ -80,7 +84,7 @@ def _names(text: str | None) -> list[str] | None:
     return [] if text == "none" else [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _summary(config: ReproductionConfig, as_json: bool) -> dict[str, Any]:
+def _summary(config: ReproductionConfig | UNetReproductionConfig, as_json: bool) -> dict[str, Any]:
     """What was found; shown as a table unless it is wanted as JSON."""
     import json
 

@@ -103,12 +103,14 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
         "train-unet",
         "benchmark-generators",
         "reproduce-dp-cdvae",
+        "reproduce-unet",
         *(f"ingest-{name}" for name in INGESTS),
     }
     assert load_training("train-flow").name == "hullward-flow"
     assert load_training("train-cdvae").kind == "cdvae"
     assert load_training("train-unet").kind == "unet-flow-uniform"
     assert load_reproduction("reproduce-dp-cdvae").name == "dp-cdvae"
+    assert load_reproduction("reproduce-unet").paper == "conditional-unet"
 
 
 @pytest.mark.parametrize("name", INGESTS)
@@ -133,7 +135,7 @@ def test_prefect_deploys_the_shipped_settings() -> None:
     deployed = {entry["name"]: entry for entry in stated["deployments"]}
     files = {name: name for name in RUNS} | {name: f"ingest-{name}" for name in INGESTS}
     files |= {"flow": "train-flow", "flow-start": "train-flow-start", "generators": "benchmark-generators"}
-    files["dp-cdvae"] = "reproduce-dp-cdvae"
+    files |= {"dp-cdvae": "reproduce-dp-cdvae", "conditional-unet": "reproduce-unet"}
     assert set(deployed) == {*files, "submit", "collect"}
     for name in ("submit", "collect"):
         assert DftJobsConfig.model_validate(deployed[name]["parameters"]["config"]).action == name
