@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 
 from configs.paths import resolve
 from configs.unet_reproduction import PolymorphData, UNetReproductionConfig
@@ -60,26 +61,26 @@ def parts_of(config: UNetReproductionConfig, entry: PolymorphData, task: Task) -
 @lru_cache(maxsize=6)
 def _parts(words: str, folder: str, share: float, seed: int, workers: int) -> Parts:
     entry = json.loads(words)
-    place, common = Path(folder), (entry["property_name"], entry["max_atoms"], workers)
-    pool, digest = _crystals(entry["files"], place / "crystals", *common)
+    place, name = Path(folder), entry["property_name"]
+    table, digest = _table(entry["files"], place / "crystals", entry["max_atoms"], workers)
     if entry["test"] is None:
+        pool = training_set(table, (), name)
         train, test = (pool.subset(rows) for rows in formula_split(pool.crystals, share, seed))
     else:
-        test, other = _crystals([entry["test"]], place / "test-crystals", *common)
-        hidden, digest = set(test.ids), digest + other
-        train = pool.subset([i for i, name in enumerate(pool.ids) if name not in hidden])
+        tested, other = _table([entry["test"]], place / "test-crystals", entry["max_atoms"], workers)
+        digest += other
+        train = training_set(table, tested.column("source_id").to_pylist(), name)
+        test = training_set(tested, (), name)
     if not len(train) or not len(test):
         hint = "" if entry["test"] else "; data of one formula need `test`"
-        raise NotReadyError(f"{len(pool)} crystals leave {len(train)} for training, {len(test)} for the test{hint}")
+        raise NotReadyError(f"{len(table)} crystals leave {len(train)} for training, {len(test)} for the test{hint}")
     word = json.dumps([digest, train.ids, test.ids]).encode()
     test.crystals = in_standard_settings(test.crystals, workers, place / "settings")
     return Parts(train, test, hashlib.sha256(word).hexdigest())
 
 
-def _crystals(
-    files: Sequence[str], target: Path, property_name: str, max_atoms: int, workers: int
-) -> tuple[TrainingSet, str]:
-    """Checked crystals of files with their energies and space groups, and the digest of the table; ingested once."""
+def _table(files: Sequence[str], target: Path, max_atoms: int, workers: int) -> tuple[pa.Table, str]:
+    """Checked crystals of files with their energies and space groups, and the table's digest; ingested once."""
     data = DataConfig(
         sources=tuple(FilesSource(path=path) for path in files),
         filters=FilterConfig(n_atoms_max=max_atoms),
@@ -92,7 +93,7 @@ def _crystals(
             ingest(data, None, target, resolve)
             write_text(marker, asked)
     dataset = read_dataset(target)
-    return training_set(dataset.table, (), property_name), dataset.manifest.fingerprint_sha256
+    return dataset.table, dataset.manifest.fingerprint_sha256
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from generative.crystals import Crystal
-from generative.datasets.polymorphs import PairRule, PairSet, content_key, formula_split, groups_of
+from generative.datasets.polymorphs import (
+    PairRule,
+    PairSet,
+    content_key,
+    formula_split,
+    generation_targets,
+    groups_of,
+)
 from generative.training_data import StepSampler, TrainingError, TrainingSet, composition_of
 
 
@@ -129,3 +136,33 @@ def test_formulas_alone_in_their_system_are_divided_so_that_pairs_of_elements_ar
 def test_a_share_that_leaves_a_side_empty_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match="expected a share between"):
         formula_split([crystal(1)], share, 0)
+
+
+def test_test_pairs_end_at_the_lowest_once_for_each_group_or_as_often_as_asked() -> None:
+    data = polymorphs()
+    pairs = PairSet.of(data, PairRule())
+    for seed in range(10):
+        drawn = pairs.test_pairs(None, np.random.default_rng(seed))
+        assert [target for _, target in drawn] == [0, 5]
+        assert all(content_key(data.crystals[s]) == content_key(data.crystals[t]) and s != t for s, t in drawn)
+    assert len({pairs.test_pairs(None, np.random.default_rng(seed))[0][0] for seed in range(30)}) > 1
+    every = pairs.test_pairs(100, np.random.default_rng(0))
+    assert sorted(every) == [(1, 0), (2, 0), (3, 0), (4, 0), (6, 5), (7, 5)]
+    two = PairSet.of(data, PairRule(n_lowest=2)).test_pairs(100, np.random.default_rng(0))
+    assert {target for _, target in two} == {0, 2, 5, 6}
+
+
+def test_targets_are_the_lowest_of_each_formula_those_of_rare_sizes_more_often() -> None:
+    data = polymorphs()
+
+    def drawn(per_formula: int | None, n: int | None, seed: int = 0) -> list[int]:
+        return generation_targets(data.crystals, data.energies, per_formula, n, np.random.default_rng(seed))
+
+    # NaCl and Na2Cl2 are one formula; of LiF one crystal has no energy; five formulas have targets.
+    assert set(drawn(1, 99)) == {0, 8, 10, 12} or set(drawn(1, 99)) == {5, 8, 10, 12}
+    assert drawn(None, None) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12]
+    assert len(drawn(2, None)) == 4
+    singles = sum(12 in drawn(None, 3, seed) for seed in range(200))  # the only cell of one atom
+    common = sum(0 in drawn(None, 3, seed) for seed in range(200))  # one of eight cells of two
+    assert singles > 2 * common
+    assert generation_targets([], [], 2, None, np.random.default_rng(0)) == []
