@@ -21,6 +21,12 @@ class ModifyConfig(RoomConfig):
     name: str = Field("modification", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="name of the folder of results")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of every random draw")
     crystals: tuple[str, ...] = Field(min_length=1, description="files or folders that ingest reads; also assets:...")
+    above_hull_min_ev_per_atom: float | None = Field(
+        None,
+        ge=0,
+        description="take only crystals whose source states at least this energy above hull, eV/atom; null: all",
+    )
+    limit: int | None = Field(None, ge=1, description="take so many crystals at most, at random; null: all")
     reference: str | None = Field(None, description="known crystals, so that a polymorph which is one is named")
     n_candidates: int = Field(64, ge=1, le=100_000, description="polymorphs drawn for each crystal")
     spacegroups: tuple[int, ...] = Field(

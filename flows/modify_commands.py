@@ -36,6 +36,11 @@ def modify(
     checkpoint: Annotated[
         str | None, typer.Option(help="A modifier, or any generator; without: the generator shipped.")
     ] = None,
+    above_hull: Annotated[
+        float | None,
+        typer.Option(metavar="EV", help="Only crystals whose source states so much energy above hull, eV/atom."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="So many of the crystals at most, at random.")] = None,
     reference: Annotated[str | None, typer.Option(metavar="FILE", help="Known crystals, to name what is one.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the folder of results.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
@@ -51,7 +56,10 @@ def modify(
     from flows.environment import prepare_client
 
     stated: dict[str, Any] = {"crystals": list(files), **potential_changes(potential)}
-    given = {"n_candidates": n, "reference": reference, "name": name, "seed": seed}
+    given = {
+        "n_candidates": n, "above_hull_min_ev_per_atom": above_hull, "limit": limit, "reference": reference,
+        "name": name, "seed": seed,
+    }  # fmt: skip
     stated |= {key: value for key, value in given.items() if value is not None}
     if checkpoint is not None:
         stated["sample"] = {"checkpoint": checkpoint}

@@ -54,11 +54,28 @@ POLYMORPHS = [
 def given_crystals(config: ModifyConfig) -> tuple[pa.Table, list[str]]:
     """The crystals to modify, and one sentence per record that is none.
 
-    Raises: OwnFileError: if none can be read.
+    Raises: OwnFileError: if none can be read, or none is as far above hull as is asked.
     """
-    from tasks.own_files import read_crystals
+    from tasks.own_files import OwnFileError, read_crystals
 
-    return read_crystals(config.crystals)
+    given, refused = read_crystals(config.crystals)
+    least = config.above_hull_min_ev_per_atom
+    if least is not None:
+        column = "e_above_hull_ev_per_atom"
+        stated = given.column(column).to_pylist() if column in given.column_names else [None] * len(given)
+        chosen = [row for row, value in enumerate(stated) if value is not None and value >= least]
+        if not chosen:
+            known = [value for value in stated if value is not None]
+            n = len(given)
+            found = (
+                f"the highest of {n} lies {max(known):g} above hull" if known else f"none of {n} crystals states one"
+            )
+            raise OwnFileError(f"above_hull_min_ev_per_atom is {least:g}, but {found}: lower it, or leave it out")
+        given = given.take(chosen)
+    if config.limit is not None and config.limit < len(given):
+        drawn = np.random.default_rng(config.seed).permutation(len(given))[: config.limit]
+        given = given.take(sorted(drawn.tolist()))
+    return given, refused
 
 
 def asked_of(config: ModifyConfig) -> list[tuple[int | None, float | None]]:

@@ -136,7 +136,8 @@ def test_prefect_deploys_the_shipped_settings() -> None:
     files = {name: name for name in RUNS} | {name: f"ingest-{name}" for name in INGESTS}
     files |= {"flow": "train-flow", "flow-start": "train-flow-start", "generators": "benchmark-generators"}
     files |= {"dp-cdvae": "reproduce-dp-cdvae", "conditional-unet": "reproduce-unet"}
-    assert set(deployed) == {*files, "submit", "collect"}
+    assert set(deployed) == {*files, "submit", "collect", "metastable"}
+    assert ModifyConfig.model_validate(deployed["metastable"]["parameters"]["config"]).limit == 10
     for name in ("submit", "collect"):
         assert DftJobsConfig.model_validate(deployed[name]["parameters"]["config"]).action == name
         assert deployed[name]["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from tasks.modification import (
     summary_of,
     write_modification,
 )
+from tasks.own_files import OwnFileError
 
 ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3])
 CAESIUM_CHLORIDE = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3])
@@ -107,3 +109,32 @@ def test_every_space_group_is_asked_for_with_every_change_of_energy(folder: Path
     asked = asked_of(parse_modification(settings(folder, **changes), "test"))
     assert asked[:6] == [(None, -0.1), (225, -0.1), (12, -0.1), (None, -0.2), (225, -0.2), (12, -0.2)]
     assert asked[6] == asked[0]
+
+
+def test_of_a_data_set_only_metastable_crystals_are_taken_and_of_these_as_many_as_asked(
+    folder: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "known.csv"
+    with table.open("w", newline="") as text:
+        rows = csv.writer(text)
+        rows.writerow(["material_id", "cif", "e_above_hull"])
+        for number, above in enumerate((0.0, 0.04, 0.2, None, 0.05)):
+            cif = Structure.from_spacegroup(225, Lattice.cubic(5 + number), ["Na", "Cl"], [[0] * 3, [0.5] * 3])
+            rows.writerow([f"m{number}", cif.to(fmt="cif"), above])
+
+    def taken(**changes: object) -> list[str]:
+        config = parse_modification(settings(folder, **{"crystals": [str(table)], **changes}), "test")
+        return [str(name) for name in given_crystals(config)[0].column("source_id").to_pylist()]
+
+    assert taken() == ["m0", "m1", "m2", "m3", "m4"]
+    assert taken(above_hull_min_ev_per_atom=0.04) == ["m1", "m2", "m4"]
+    some = taken(above_hull_min_ev_per_atom=0.04, limit=2)
+    assert len(some) == 2
+    assert set(some) < {"m1", "m2", "m4"}
+    assert some == taken(above_hull_min_ev_per_atom=0.04, limit=2)
+    with pytest.raises(
+        OwnFileError, match=r"above_hull_min_ev_per_atom is 0.3, .* the highest of 5 lies 0.2 above hull"
+    ):
+        taken(above_hull_min_ev_per_atom=0.3)
+    with pytest.raises(OwnFileError, match="none of 1 crystals states one"):
+        taken(crystals=[str(folder / "rock-salt.cif")], above_hull_min_ev_per_atom=0.01)
