@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from dft.campaign_config import DftConfig
-from dft.config import HullConfig, InputsConfig, RelaxConfig, StoreConfig
+from dft.config import BestPhononsConfig, HullConfig, InputsConfig, RelaxConfig, StoreConfig
 from generative.config import (
     ConditionsConfig,
     DataConfig,
@@ -65,6 +65,7 @@ class DiscoverConfig(RoomConfig):
     screen: ScreenConfig = Field(ScreenConfig(), description="validity, uniqueness, novelty")
     relax: RelaxConfig = Field(RelaxConfig(), description="pre-relaxation")
     hull: HullConfig = Field(HullConfig(), description="convex hull")
+    phonons: BestPhononsConfig = Field(BestPhononsConfig(), description="dynamical stability of the best candidates")
     inputs: InputsConfig = Field(InputsConfig(), description="VASP inputs")
     store: StoreConfig = Field(StoreConfig(), description="job documents")
     dft: DftConfig = Field(DftConfig(), description="DFT of the best candidates")

@@ -79,6 +79,12 @@ class PhononConfig(RoomConfig):
     symprec_ang: float = Field(0.01, gt=0, le=0.5, description="tolerance within which symmetry is found, A")
 
 
+class BestPhononsConfig(PhononConfig):
+    """Phonons of a run's best candidates, with the potential that relaxed them and at the pressure of `relax`."""
+
+    n_best: int = Field(0, ge=0, le=1000, description="of so many candidates, best first; 0: of none")
+
+
 class Preset(StrEnum):
     """VASP relaxation settings, each with its source."""
 

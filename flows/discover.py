@@ -2,7 +2,7 @@
 
     ingest -> references ----------------> relax (competing phases) --+
        |                                                              v
-       +--> sample -> screen -> unique -> relax (candidates) ------> hull -> inputs -> report [-> dft]
+       +--> sample -> screen -> unique -> relax (candidates) ------> hull [-> phonons] -> inputs -> report [-> dft]
             chunks    chunks              chunks
 
 Only files pass between tasks. A chunk whose inputs, settings and code are unchanged is not computed again. So a run
@@ -22,6 +22,7 @@ from tasks.generate import n_chunks, sample_task
 from tasks.inputs import inputs_task
 from tasks.judge import judge_task
 from tasks.known import ingest_task, references_task
+from tasks.phonons import best, gather_phonons, phonons_task
 from tasks.relax import identify_task, relax_task, survivors
 from tasks.report import report_task
 from tasks.run import open_run
@@ -91,6 +92,22 @@ def discover(config: DiscoverConfig = QUICKSTART) -> Path:
 
         with clock("hull"):
             candidates = judge_task(config, folder, potential, screened, relaxed, competing)
+        if config.phonons.n_best:
+            with clock("phonons"):
+                shaking = [
+                    runner.submit(
+                        phonons_task,
+                        {
+                            "config": config,
+                            "folder": folder,
+                            "identity": potential,
+                            "candidates": candidates,
+                            "place": place,
+                        },
+                    )
+                    for place in range(len(best(candidates, config.phonons.n_best)))
+                ]
+                gather_phonons(folder, [future.result() for future in shaking])
         with clock("inputs"):
             inputs = inputs_task(config, folder, potential, candidates)
         report_task(config, folder, potential, candidates, competing, inputs, clock.seconds)

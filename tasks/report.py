@@ -20,6 +20,7 @@ from tasks.files import FileRef, write_text
 from tasks.inputs import InputsOutcome
 from tasks.judge import competing_hull
 from tasks.loading import PotentialIdentity
+from tasks.phonons import phonon_figures
 from tasks.run import RunFolder, read_manifest, update_manifest
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ def gather(
         candidates=tuple(report_candidates(table, inputs)),
         asked=asked_figures(rows),
         best_of_formulas=best_of_formulas(rows),
+        phonons=phonon_figures(candidates, folder, config.phonons.n_best),
         hull=hull,
         tolerances=vars(Tolerances.from_config(config.screen)),
         run_folder=str(folder),
@@ -230,6 +232,7 @@ def write_run_report(report: ReportInputs, run: RunFolder, seconds: dict[str, fl
         yields=[{"stage": y.stage, "n_in": y.n_in, "n_out": y.n_out} for y in report.yields],
         asked=[asdict(figure) for figure in report.asked],
         best_of_formulas=[asdict(best) for best in report.best_of_formulas],
+        phonons=[asdict(figure) for figure in report.phonons],
         potential={"method": report.potential_method, "notes": list(report.notes)},
     )
     write_text(run.path / "settings.json", json.dumps(dict(report.settings), indent=2, sort_keys=True) + "\n")

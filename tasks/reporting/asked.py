@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.reporting.model import AskedFigure, FormulaBest
-from tasks.reporting.tables import escape_markdown, markdown_formula
+from tasks.reporting.tables import markdown_formula, plain_markdown, plain_table
 
 ENERGY_WITHIN_EV_PER_ATOM = 0.1
 """How near a formation energy must lie to the one that was asked for, eV/atom."""
@@ -85,36 +85,21 @@ def asked_section(figures: Sequence[AskedFigure], best: Sequence[FormulaBest], m
     """The section of the report's page; empty where there is nothing to say."""
     parts = []
     if figures:
-        parts.append(_table(ASKED_HEAD, _asked_rows(figures)))
+        parts.append(plain_table(ASKED_HEAD, _asked_rows(figures)))
     if len(best) > 1:
         parts.append(
             f'<p class="hint">The best of every formula; energies by {html.escape(method)}.</p>'
-            + _table(BEST_HEAD, _best_rows(best, MOST_FORMULAS))
+            + plain_table(BEST_HEAD, _best_rows(best, MOST_FORMULAS))
         )
     return f'<section id="asked"><h2>Asked and got</h2>{"".join(parts)}</section>' if parts else ""
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = "".join(f"<th>{html.escape(word)}</th>" for word in head)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="card scroll"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def asked_markdown(figures: Sequence[AskedFigure], best: Sequence[FormulaBest]) -> list[str]:
     """The same as Markdown blocks."""
     blocks = []
     if figures:
-        blocks += ["## Asked and got", _markdown(ASKED_HEAD, _asked_rows(figures))]
+        blocks += ["## Asked and got", plain_markdown(ASKED_HEAD, _asked_rows(figures))]
     if len(best) > 1:
         rows = [(markdown_formula(row[0]), *row[1:]) for row in _best_rows(best, MOST_FORMULAS)]
-        blocks += ["## Best of every formula", _markdown(BEST_HEAD, rows, escaped=1)]
+        blocks += ["## Best of every formula", plain_markdown(BEST_HEAD, rows, escaped=1)]
     return blocks
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], escaped: int = 0) -> str:
-    """Args: escaped: so many leading columns are Markdown already."""
-    lines = ["| " + " | ".join(head) + " |", "|:--|" + "--:|" * (len(head) - 1)]
-    for row in rows:
-        cells = [*row[:escaped], *(escape_markdown(cell) for cell in row[escaped:])]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)

@@ -8,6 +8,7 @@ import html
 from tasks.reporting.asked import asked_markdown
 from tasks.reporting.hull_plot import hull_png
 from tasks.reporting.model import ReportCandidate, ReportInputs
+from tasks.reporting.phonons import phonon_markdown
 from tasks.reporting.pictures import crystal_png, crystal_webp_rotating
 from tasks.reporting.summary import (
     NEAR_HULL_EV_PER_ATOM,
@@ -50,6 +51,7 @@ def markdown_report(inputs: ReportInputs) -> str:
         f"## Best {min(N_ROWS, len(inputs.candidates))} candidates",
         candidates_markdown(inputs.ranked, N_ROWS) if inputs.candidates else "No crystal passed every stage.",
         "ΔE and ΔV are relaxed minus generated. The table artifact and report.html hold more columns.",
+        *phonon_markdown(inputs.phonons, inputs.potential_method),
         *asked_markdown(inputs.asked, inputs.best_of_formulas),
         "## Yield",
         _yields(inputs),

@@ -164,6 +164,31 @@ class FormulaBest:
     e_above_hull_ev_per_atom: float | None
 
 
+@dataclass(frozen=True)
+class PhononFigure:
+    """Phonons of a ranked candidate.
+
+    Attributes:
+        rank: of the candidate.
+        formula: reduced.
+        spacegroup_symbol: of the relaxed crystal.
+        lowest_thz: lowest frequency, negative for an imaginary one; None where there are no phonons.
+        n_imaginary: imaginary modes at the q-points looked at.
+        q_point: of the lowest imaginary mode; empty without one.
+        supercell: such as '4 x 4 x 2'.
+        notes: why there are none, or what the reader must know; may be empty.
+    """
+
+    rank: int
+    formula: str
+    spacegroup_symbol: str
+    lowest_thz: float | None
+    n_imaginary: int | None
+    q_point: str
+    supercell: str
+    notes: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReportInputs:
     """Everything a report needs.
@@ -180,6 +205,7 @@ class ReportInputs:
         candidates: ranked; the report sorts them by rank again.
         asked: how often what was asked for is there.
         best_of_formulas: the best candidate of every formula.
+        phonons: of the best candidates, by rank; empty where none were asked for.
         hull: the competing phases.
         tolerances: the matching and symmetry tolerances every verdict rests on.
         run_folder: path of the run folder, shown as text; may be empty.
@@ -196,6 +222,7 @@ class ReportInputs:
     candidates: tuple[ReportCandidate, ...] = ()
     asked: tuple[AskedFigure, ...] = ()
     best_of_formulas: tuple[FormulaBest, ...] = ()
+    phonons: tuple[PhononFigure, ...] = ()
     hull: HullData
     tolerances: Mapping[str, Any] = field(default_factory=dict)
     run_folder: str = ""

@@ -28,6 +28,7 @@ from tasks.reporting.page_sections import (
     provenance_section,
     yield_section,
 )
+from tasks.reporting.phonons import phonon_section
 from tasks.reporting.scene import Scene, build_scene
 
 MOST_CRYSTALS = 300
@@ -56,6 +57,7 @@ def report_html(inputs: ReportInputs) -> str:
             hull_section(inputs),
             gallery_section(inputs),
             candidate_section(inputs),
+            phonon_section(inputs.phonons, inputs.potential_method),
             asked_section(inputs.asked, inputs.best_of_formulas, inputs.potential_method),
             yield_section(inputs),
             explanation_section(inputs),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import warnings
@@ -32,6 +33,25 @@ def escape_markdown(text: object) -> str:
 def markdown_formula(formula: str) -> str:
     """A formula with its counts as subscripts, safe in markdown."""
     return re.sub(r"(?<=[A-Za-z)])(\d+(?:\.\d+)?)", r"<sub>\1</sub>", escape_markdown(formula))
+
+
+def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A small table of texts as HTML."""
+    cells = "".join(f"<th>{html.escape(word)}</th>" for word in head)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="card scroll"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def plain_markdown(head: Sequence[str], rows: Sequence[Sequence[str]], escaped: int = 0) -> str:
+    """A small table of texts as Markdown.
+
+    Args: headings; rows; escaped: so many leading columns are Markdown already.
+    """
+    lines = ["| " + " | ".join(head) + " |", "|:--|" + "--:|" * (len(head) - 1)]
+    for row in rows:
+        cells = [*row[:escaped], *(escape_markdown(cell) for cell in row[escaped:])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def candidates_markdown(candidates: Sequence[ReportCandidate], limit: int = 20) -> str:

@@ -1,0 +1,136 @@
+"""Phonons of the best candidates with the potential that relaxed them: are they minima or saddle points?
+
+One candidate, one file: what was computed is not computed again. A candidate whose phonons cannot be had keeps its rank
+and a sentence.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from prefect import task
+from prefect.logging import get_run_logger
+
+from configs.schema import DiscoverConfig
+from generative.crystals import Crystal, crystals_of
+from tasks.candidates import table_of
+from tasks.files import FileRef, key_of, keyed, write_table
+from tasks.loading import PotentialIdentity, potential
+
+if TYPE_CHECKING:
+    from tasks.reporting.model import PhononFigure
+
+
+def _field(name: str, kind: pa.DataType, about: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"about": about})
+
+
+PHONONS = [
+    _field("id", pa.string(), "id of the candidate"),
+    _field("lowest_thz", pa.float64(), "lowest frequency, THz, negative for an imaginary one; null if none were had"),
+    _field("n_imaginary", pa.int32(), "modes below -phonons.imaginary_thz at the q-points looked at"),
+    _field("q_point", pa.list_(pa.float64()), "of the lowest imaginary mode, in the reciprocal primitive cell"),
+    _field("supercell", pa.list_(pa.int32()), "multiples of the conventional cell"),
+    _field("n_displacements", pa.int32(), "supercells whose forces were computed"),
+    _field("residual_force_ev_per_ang", pa.float64(), "largest force before any displacement, eV/A"),
+    _field("method", pa.string(), "the potential"),
+    _field("notes", pa.string(), "why there are none, or what the reader must know"),
+]
+
+
+def best(candidates: FileRef, n: int) -> list[tuple[dict[str, Any], Crystal]]:
+    """The n best ranked candidates, rows and relaxed crystals."""
+    table = candidates.read().slice(0, n)
+    rows = zip(table.to_pylist(), crystals_of(table, "relaxed_"), strict=True)
+    return [(row, crystal) for row, crystal in rows if row["rank"] is not None and crystal is not None]
+
+
+def phonon_row(name: str, crystal: Crystal, config: DiscoverConfig) -> dict[str, Any]:
+    """The columns PHONONS of one candidate."""
+    from dft.phonons import PhononError, potential_phonons
+
+    loaded = potential(config.relax, config.execution)
+    settings = config.phonons.model_copy(update={"pressure_gpa": config.relax.pressure_gpa})
+    try:
+        found = potential_phonons(crystal.to_structure(), loaded, settings)
+    except PhononError as error:
+        return {"id": name, "method": loaded.method, "notes": str(error)}
+    lowest = found.imaginary[0] if found.imaginary else None
+    return {
+        "id": name,
+        "lowest_thz": found.lowest_thz,
+        "n_imaginary": len(found.imaginary),
+        "q_point": None if lowest is None else list(lowest.q_point),
+        "supercell": list(found.supercell),
+        "n_displacements": found.n_displacements,
+        "residual_force_ev_per_ang": found.residual_force_ev_per_ang,
+        "method": loaded.method,
+        "notes": "; ".join(found.notes) or None,
+    }
+
+
+def phonon_file(
+    config: DiscoverConfig, folder: Path, identity: PotentialIdentity, name: str, crystal: Crystal
+) -> FileRef:
+    """The phonons of one candidate, computed once."""
+    key = key_of(
+        "phonons",
+        ("dft", "tasks/phonons.py"),
+        potential=identity.fingerprint,
+        phonons=config.phonons.model_dump(mode="json", exclude={"n_best"}),
+        pressure_gpa=config.relax.pressure_gpa,
+        crystal=[name, crystal.digest],
+    )
+    path = folder / "phonons" / f"{name}.parquet"
+    return keyed(path, key, lambda: table_of([phonon_row(name, crystal, config)], PHONONS))
+
+
+def phonon_figures(candidates: FileRef, folder: Path, n: int) -> tuple[PhononFigure, ...]:
+    """The phonons of a run's best candidates for its report, from the run's files; none where n is 0."""
+    import pyarrow.parquet as pq
+
+    from tasks.reporting.model import PhononFigure
+
+    file = folder / "phonons.parquet"
+    if not n or not file.is_file():
+        return ()
+    known = {row["id"]: row for row in pq.read_table(file).to_pylist()}
+    return tuple(
+        PhononFigure(
+            rank=row["rank"],
+            formula=row["formula"],
+            spacegroup_symbol=row["spacegroup_symbol"] or "",
+            lowest_thz=found["lowest_thz"],
+            n_imaginary=found["n_imaginary"],
+            q_point=" ".join(f"{x:.3g}" for x in found["q_point"] or ()),
+            supercell=" x ".join(map(str, found["supercell"] or ())),
+            notes=found["notes"] or "",
+        )
+        for row, _ in best(candidates, n)
+        if (found := known.get(row["id"])) is not None
+    )
+
+
+@task(name="phonons", task_run_name="phonons-{place}", retries=1, retry_delay_seconds=5)
+def phonons_task(
+    config: DiscoverConfig, folder: Path, identity: PotentialIdentity, candidates: FileRef, place: int
+) -> FileRef:
+    """Phonons of the candidate at a place of the ranking, from 0; see phonon_file."""
+    row, crystal = best(candidates, place + 1)[place]
+    ref = phonon_file(config, folder, identity, row["id"], crystal)
+    (found,) = ref.read().to_pylist()
+    if found["lowest_thz"] is None:
+        get_run_logger().warning("%s (%s): %s", row["formula"], row["id"], found["notes"])
+        return ref
+    said = f"{found['n_imaginary']} imaginary modes" if found["n_imaginary"] else "dynamically stable"
+    state = ", unchanged, skipped" if ref.reused else ""
+    get_run_logger().info("%s: lowest %.2f THz, %s%s", row["formula"], found["lowest_thz"], said, state)
+    return ref
+
+
+def gather_phonons(folder: Path, refs: list[FileRef]) -> None:
+    """phonons.parquet of the run: the rows of all candidates, best first."""
+    rows = [row for ref in refs for row in ref.read().to_pylist()]
+    write_table(table_of(rows, PHONONS), folder / "phonons.parquet")
