@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from configs.schema import ConfigError, ExecutionConfig, read_yaml, validated
+from configs.comparison import ComparisonConfig, NamedEntry
+from configs.schema import ConfigError, read_yaml, validated
 from configs.unet_reproduction import UNetReproductionConfig
 from dft.config import RelaxConfig
 from generative.config import RoomConfig, SampleConfig
@@ -29,7 +30,7 @@ OFFICIAL: dict[SetName, dict[str, Any]] = {
 """Data sets of the papers: the property that the energy regressor learns, and the published limit on atoms."""
 
 
-class DatasetEntry(RoomConfig):
+class DatasetEntry(NamedEntry):
     """One data set: what is trained on, what is tested on, and how long."""
 
     name: SetName = Field(description="the paper's data set whose rows stand beside, and whose cut-offs coverage takes")
@@ -66,15 +67,13 @@ class GroundStateConfig(RoomConfig):
         return frozenset((self.dataset, system) for system in self.systems)
 
 
-class ReproductionConfig(RoomConfig):
+class ReproductionConfig(ComparisonConfig[DatasetEntry]):
     """A reproduction: systems trained on data sets at one budget, and measured as the paper measures."""
 
     paper: Literal["dp-cdvae"] = Field("dp-cdvae", description="says which paper is made again")
     name: str = Field("dp-cdvae", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="name of the folder of results")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of training, of sampling and of every random choice")
     size: Literal["paper", "cpu", "tiny"] = Field("cpu", description="widths of the networks; paper is published")
     systems: tuple[SystemName, ...] = Field(SYSTEMS, min_length=1, description="which systems are compared")
-    datasets: tuple[DatasetEntry, ...] = Field(min_length=1, description="on which data")
     stages: tuple[StageName, ...] = Field(STAGES, description="which stages are run; the others are taken as they lie")
     reverses: tuple[Literal["eq7", "eq6"], ...] = Field(
         ("eq7", "eq6"), min_length=1, description="reverse steps by which DP-CDVAE reconstructs (Tables 1 and S1)"
@@ -94,26 +93,6 @@ class ReproductionConfig(RoomConfig):
     )
     ground_state: GroundStateConfig = Field(GroundStateConfig(), description="Table 3")
     workers: int = Field(1, ge=1, le=64, description="processes for bonds, fingerprints and matching")
-    execution: ExecutionConfig = Field(ExecutionConfig(), description="where the work is done")
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        for what, names in (("systems", self.systems), ("datasets", [entry.name for entry in self.datasets])):
-            if len(set(names)) != len(names):
-                raise ValueError(f"{what} {list(names)} names one twice: list each once")
-        return self
-
-    @property
-    def folder(self) -> Path:
-        """Where everything is written."""
-        return Path(self.execution.runs_folder) / "reproductions" / self.name
-
-    def dataset(self, name: str) -> DatasetEntry:
-        """The entry of this name.
-
-        Raises: KeyError: if there is none.
-        """
-        return {str(entry.name): entry for entry in self.datasets}[name]
 
     def reverses_of(self, system: str) -> tuple[Reverse, ...]:
         """The ways in which a system is asked to place atoms when it reconstructs."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from configs.schema import ExecutionConfig
-from generative.config import RoomConfig, SampleConfig
+from configs.comparison import ComparisonConfig, NamedEntry
+from generative.config import SampleConfig
 from generative.training_config import TrainConfig
 
 UNetStage = Literal["train", "generate", "modify"]
@@ -20,7 +19,7 @@ GENERATORS: tuple[Generator, ...] = get_args(Generator)
 MODIFIERS: tuple[Modifier, ...] = get_args(Modifier)
 
 
-class PolymorphData(RoomConfig):
+class PolymorphData(NamedEntry):
     """One data set: its crystals, and how they are divided and tested."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="name of the data set")
@@ -48,17 +47,15 @@ class PolymorphData(RoomConfig):
     )
 
 
-class UNetReproductionConfig(RoomConfig):
+class UNetReproductionConfig(ComparisonConfig[PolymorphData]):
     """Seven systems trained on data sets at one budget, and measured as the paper measures."""
 
     paper: Literal["conditional-unet"] = Field(description="says which paper is made again")
     name: str = Field("unet", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="name of the folder of results")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of splits, of training and of every draw")
     size: Literal["paper", "small", "tiny"] = Field("tiny", description="of the networks; paper is published")
     systems: tuple[Generator | Modifier, ...] = Field(
         (*GENERATORS, *MODIFIERS), min_length=1, description="which systems are compared"
     )
-    datasets: tuple[PolymorphData, ...] = Field(min_length=1, description="on which data")
     stages: tuple[UNetStage, ...] = Field(UNET_STAGES, description="which stages are run; others are taken as they lie")
     generation_share: float = Field(0.05, gt=0, lt=1, description="of the formulas, tested by generation; published")
     modification_share: float = Field(0.2, gt=0, lt=1, description="of the formulas, tested by modification; published")
@@ -69,26 +66,6 @@ class UNetReproductionConfig(RoomConfig):
         SampleConfig(n_steps=100), description="n_steps (published: 100) and chunk_size are heeded"
     )
     workers: int = Field(1, ge=1, le=64, description="processes that bring crystals into the standard setting")
-    execution: ExecutionConfig = Field(ExecutionConfig(), description="where the work is done")
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        for what, names in (("systems", self.systems), ("datasets", [entry.name for entry in self.datasets])):
-            if len(set(names)) != len(names):
-                raise ValueError(f"{what} {list(names)} names one twice: list each once")
-        return self
-
-    @property
-    def folder(self) -> Path:
-        """Where everything is written."""
-        return Path(self.execution.runs_folder) / "reproductions" / self.name
-
-    def dataset(self, name: str) -> PolymorphData:
-        """The entry of this name.
-
-        Raises: KeyError: if there is none.
-        """
-        return {entry.name: entry for entry in self.datasets}[name]
 
     @property
     def generators(self) -> tuple[Generator, ...]:
