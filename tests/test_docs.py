@@ -170,7 +170,7 @@ def test_settings_named_in_the_text_exist() -> None:
     for page in PAGES:
         for name in re.findall(rf"`((?:{'|'.join(sections)})\.[a-z_.]+)(?=[`:=\s])", prose(page)):
             is_section = any(k.startswith(name + ".") for k in known)
-            if not (name in known or is_section or ".sources." in name or name.endswith(".py")):
+            if not (name in known or is_section or ".sources." in name or name.endswith((".py", ".parquet"))):
                 wrong.append(f"{page.name}: {name}")
     assert not wrong
 
