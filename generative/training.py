@@ -138,7 +138,11 @@ def _parts(
             f"one in each; add data or change validation_fraction{hint}"
         )
     if (arranged := getattr(system, "arranged", None)) is not None:
-        train, held = arranged(train, cache, workers), arranged(held, cache, workers)
+        train = arranged(train, cache, workers)
+        try:
+            held = arranged(held, cache, workers)
+        except TrainingError as error:
+            raise TrainingError(f"the part held out for validation: {error}; or raise validation_fraction") from error
     return train, held, left_out
 
 

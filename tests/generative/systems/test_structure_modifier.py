@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,9 @@ from generative.systems.structure_modifier import (
     StructureModifier,
     periodic_error,
 )
-from generative.training_data import TrainingSet
+from generative.training import fit
+from generative.training_config import TrainConfig
+from generative.training_data import TrainingError, TrainingSet
 from tests.generative.systems.by_heart import learn
 
 QUICK = SampleConfig(n_steps=20)
@@ -177,3 +180,13 @@ def test_a_modifier_asked_for_a_composition_starts_from_what_it_keeps(kind, tmp_
     assert np.isnan(failed.frac).all()
     with pytest.raises(ValueError, match="keeps no crystals to start from"):
         built(kind).sample([[17, 11]], rng(), QUICK)
+
+
+def test_a_held_out_part_without_polymorphs_is_named_as_such(tmp_path: Path) -> None:
+    data = polymorphs()
+    alone = data.subset([0])
+    config = TrainConfig(
+        kind="unet-modify-regression", system={"size": "tiny"}, max_steps=1, optimiser="adam", precision="32"
+    )
+    with pytest.raises(TrainingError, match="held out for validation: none of 1 crystals has polymorphs"):
+        fit(data, config, tmp_path, held=alone)
