@@ -85,9 +85,9 @@ class PhononConfig(DisplacementConfig):
 
 
 class BestPhononsConfig(DisplacementConfig):
-    """Phonons of a run's best candidates, with the potential that relaxed them and at the pressure of `relax`."""
+    """Phonons of the best crystals, with the potential that relaxed them and at the pressure of `relax`."""
 
-    n_best: int = Field(0, ge=0, le=1000, description="of so many candidates, best first; 0: of none")
+    n_best: int = Field(0, ge=0, le=1000, description="of so many crystals, best first; 0: of none")
 
     def at(self, pressure_gpa: float) -> PhononConfig:
         """The settings of one candidate's phonons."""
