@@ -25,15 +25,19 @@ from tests.flows.test_killed_runs import wait_until
 SMALL: dict[str, Any] = {"supercell_height_ang": 1.0, "relax_max_steps": 3, "mesh_length_ang": 0.1}
 """One cell at its Gamma point, hardly relaxed: its modes are those of no minimum, which is what is to be told."""
 
+N_BEST = 5
+
 THZ = np.sqrt(constants.e / constants.atomic_mass) * 1e10 / (2 * np.pi) * 1e-12
 """Frequency of a spring of 1 eV/A^2 on a mass of 1 u."""
 
 
 def lowest_thz_by_hand(crystal: Structure, loaded: LoadedPotential, displacement_ang: float = 0.02) -> float:
-    """Lowest frequency at Gamma: every atom moved along every axis, both ways; eigenvalues of the Hessian."""
-    n = len(crystal)
+    """Lowest frequency at Gamma: every atom moved along every axis, both ways; eigenvalues of the Hessian.
+
+    The crystal as a whole is kept in place, so that the lowest of a stable one is zero.
+    """
     moved = []
-    for atom in range(n):
+    for atom in range(len(crystal)):
         for axis in range(3):
             for sign in (1, -1):
                 cart = crystal.cart_coords
@@ -42,15 +46,17 @@ def lowest_thz_by_hand(crystal: Structure, loaded: LoadedPotential, displacement
     forces = np.array([p.forces_ev_per_ang.ravel() for p in single_points(moved, loaded) if p is not None])
     hessian = (forces[1::2] - forces[::2]) / (2 * displacement_ang)
     root = np.sqrt(np.repeat([float(site.specie.atomic_mass) for site in crystal], 3))
-    square = np.linalg.eigvalsh((hessian + hessian.T) / 2 / np.outer(root, root))[0]
+    shift = np.linalg.qr(np.tile(np.eye(3), (len(crystal), 1)) * root[:, None])[0]
+    inner = np.eye(len(root)) - shift @ shift.T
+    square = np.linalg.eigvalsh(inner @ ((hessian + hessian.T) / 2 / np.outer(root, root)) @ inner)[0]
     return float(np.sign(square) * np.sqrt(abs(square)) * THZ)
 
 
 def phonon_config(finished: Any, runs: Path, **changes: Any) -> Any:
-    """The finished run's settings below `runs`, with phonons of its two best candidates."""
+    """The finished run's settings below `runs`, with phonons of its best candidates."""
     stated = finished.config.model_dump()
     stated["execution"]["runs_folder"] = str(runs)
-    stated["phonons"] = {**SMALL, "n_best": 2, **changes}
+    stated["phonons"] = {**SMALL, "n_best": N_BEST, **changes}
     return type(finished.config).model_validate(stated)
 
 
@@ -76,20 +82,23 @@ def test_the_best_candidates_have_the_frequencies_of_their_hessians_and_say_whet
     table = pq.read_table(shaken.folder / "candidates.parquet")
     rows, details = table.to_pylist(), pq.read_table(shaken.folder / "phonons.parquet").to_pylist()
     loaded = potential(shaken.config.relax, shaken.config.execution)
-    assert [row["id"] for row in details] == [row["id"] for row in rows[:2]]
-    for row, detail, crystal in zip(rows[:2], details, crystals_of(table, "relaxed_")[:2], strict=True):
+    assert [row["id"] for row in details] == [row["id"] for row in rows[:N_BEST]]
+    compared = []
+    for row, detail, crystal in zip(rows[:N_BEST], details, crystals_of(table, "relaxed_")[:N_BEST], strict=True):
         assert crystal is not None
         settings = RelaxConfig(fmax_ev_per_ang=0.005, max_steps=SMALL["relax_max_steps"])
         at_rest = relax([crystal.to_structure()], loaded, settings)[0].structure
         assert at_rest is not None
-        expected = lowest_thz_by_hand(at_rest, loaded)
-        assert row["lowest_phonon_thz"] == pytest.approx(expected, abs=0.1)  # forces are float32, good to 1e-5 eV/A
+        if min(at_rest.distance_matrix[np.triu_indices(len(at_rest), 1)]) > 1:  # nearer atoms are no springs
+            expected = lowest_thz_by_hand(at_rest, loaded)
+            assert row["lowest_phonon_thz"] == pytest.approx(expected, abs=0.15)  # both step through float32 forces
+            compared.append(row["dynamically_stable"])
         assert row["dynamically_stable"] == (row["lowest_phonon_thz"] >= -0.1)
-        assert "step cap" in row["phonon_note"] or "3 steps" in row["phonon_note"]
+        assert "after 3 steps" in row["phonon_note"]
         assert (detail["lowest_thz"], detail["method"]) == (row["lowest_phonon_thz"], loaded.method)
         assert (detail["n_imaginary"] == 0) == row["dynamically_stable"]
-    assert not all(row["dynamically_stable"] for row in rows[:2])
-    for row in rows[2:]:
+    assert set(compared) == {True, False}
+    for row in rows[N_BEST:]:
         assert (row["lowest_phonon_thz"], row["dynamically_stable"], row["phonon_note"]) == (None, None, None)
 
 
@@ -105,14 +114,14 @@ def test_report_and_manifest_say_which_candidates_are_saddle_points(shaken: Any)
     unstable = sum(bool(row["n_imaginary"]) for row in rows)
     page = (shaken.folder / "report.html").read_text(encoding="utf-8")
     section = page[page.index('<section id="phonons">') :].split("</section>")[0]
-    assert f"{unstable} of 2 candidates whose phonons were computed" in section
+    assert f"{unstable} of {N_BEST} candidates whose phonons were computed" in section
     assert section.count("saddle point") == unstable
     table = page[page.index('<section id="all">') :].split("</section>")[0]
     assert table.count("saddle point") == unstable
     for row in rows:
         assert f'data-column="phonon" data-value="{row["lowest_thz"]!r}"' in table
     stated = json.loads((shaken.folder / "manifest.json").read_text())["phonons"]
-    assert [figure["rank"] for figure in stated] == [1, 2]
+    assert [figure["rank"] for figure in stated] == list(range(1, N_BEST + 1))
     assert stated[0]["lowest_thz"] == rows[0]["lowest_thz"]
 
 
@@ -120,7 +129,7 @@ def test_phonons_are_computed_once_and_only_where_they_are_asked_for(shaken: Any
     runs = shaken.folder.parent
     before = (shaken.folder / "candidates.parquet").read_bytes()
     again = with_phonons(finished, discover, runs)
-    assert len(said_by(again, "phonons")) == 2
+    assert len(said_by(again, "phonons")) == N_BEST
     assert all("unchanged, skipped" in message for message in said_by(again, "phonons"))
     assert "skipped" in said_by(again, "candidates")[0]
     assert (again.folder / "candidates.parquet").read_bytes() == before
