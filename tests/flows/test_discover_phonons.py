@@ -155,6 +155,7 @@ def test_a_run_killed_among_the_phonons_goes_on_from_the_candidate_it_was_at(
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     done = {file: file.stat().st_mtime_ns for file in runs.glob("tiny/phonons/*.parquet")}
+    assert 0 < len(done) < N_BEST
     again = discover(config)
     assert {file: file.stat().st_mtime_ns for file in done} == done
     skipped = [message for message in said_by(again, "phonons") if "unchanged, skipped" in message]
