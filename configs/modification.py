@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from configs.schema import DiscoverConfig, ExecutionConfig, validated
-from dft.config import RelaxConfig
+from dft.config import BestPhononsConfig, RelaxConfig
 from generative.config import RoomConfig, SampleConfig, ScreenConfig
 
 COMMON_GROUPS = (6, 8, 10, 12, 25, 35, 44, 47, 65, 71, 99, 119, 123, 129, 139, 160, 166, 216, 225)
@@ -43,6 +43,9 @@ class ModifyConfig(RoomConfig):
     sample: SampleConfig = Field(SampleConfig(), description="modifier or generator; n_candidates is not read here")
     screen: ScreenConfig = Field(ScreenConfig(), description="validity, and when two crystals are the same")
     relax: RelaxConfig = Field(RelaxConfig(), description="potential and relaxation")
+    phonons: BestPhononsConfig = Field(
+        BestPhononsConfig(), description="dynamical stability of the lowest polymorphs of each crystal"
+    )
     execution: ExecutionConfig = Field(ExecutionConfig(), description="where the work runs")
 
     @model_validator(mode="after")
@@ -59,7 +62,9 @@ class ModifyConfig(RoomConfig):
 
     def as_run(self) -> DiscoverConfig:
         """The settings of a run with the same potential, tolerances and machine, as the stages take them."""
-        return DiscoverConfig(seed=self.seed, screen=self.screen, relax=self.relax, execution=self.execution)
+        return DiscoverConfig(
+            seed=self.seed, screen=self.screen, relax=self.relax, phonons=self.phonons, execution=self.execution
+        )
 
 
 def parse_modification(settings: dict[str, Any], origin: str) -> ModifyConfig:

@@ -49,14 +49,13 @@ class HullConfig(RoomConfig):
     )
 
 
-class PhononConfig(RoomConfig):
-    """Phonons of a crystal by finite displacements, with a potential."""
+class DisplacementConfig(RoomConfig):
+    """How phonons are computed: relaxation before them, displacements, supercell, mesh, threshold."""
 
     relax_fmax_ev_per_ang: float = Field(
         0.005, gt=0, le=0.1, description="the crystal is relaxed first, with the potential itself, to this force, eV/A"
     )
     relax_max_steps: int = Field(1000, ge=1, le=100_000, description="optimiser steps of that relaxation")
-    pressure_gpa: float = Field(0.0, ge=-100, le=1000, description="external pressure of that relaxation, GPa")
     displacement_ang: float = Field(0.02, gt=0, le=0.2, description="how far one atom is moved at a time, A")
     supercell_height_ang: float = Field(
         10.0,
@@ -79,10 +78,20 @@ class PhononConfig(RoomConfig):
     symprec_ang: float = Field(0.01, gt=0, le=0.5, description="tolerance within which symmetry is found, A")
 
 
-class BestPhononsConfig(PhononConfig):
-    """Phonons of a run's best candidates, with the potential that relaxed them and at the pressure of `relax`."""
+class PhononConfig(DisplacementConfig):
+    """Phonons of a crystal by finite displacements, with a potential."""
 
-    n_best: int = Field(0, ge=0, le=1000, description="of so many candidates, best first; 0: of none")
+    pressure_gpa: float = Field(0.0, ge=-100, le=1000, description="external pressure of the relaxation, GPa")
+
+
+class BestPhononsConfig(DisplacementConfig):
+    """Phonons of the best crystals, with the potential that relaxed them and at the pressure of `relax`."""
+
+    n_best: int = Field(0, ge=0, le=1000, description="of so many crystals, best first; 0: of none")
+
+    def at(self, pressure_gpa: float) -> PhononConfig:
+        """The settings of one candidate's phonons."""
+        return PhononConfig(pressure_gpa=pressure_gpa, **self.model_dump(exclude={"n_best"}))
 
 
 class Preset(StrEnum):

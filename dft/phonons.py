@@ -15,6 +15,7 @@ Soc. Jpn. 92, 012001 (2023)).
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -22,6 +23,7 @@ from importlib.metadata import version
 import numpy as np
 from phonopy import Phonopy
 from phonopy.harmonic.dynmat_to_fc import get_commensurate_points
+from phonopy.phonon.mesh import MeshGRGridFallbackWarning
 from phonopy.structure.cells import guess_primitive_matrix
 from pymatgen.core.structure import Structure
 from pymatgen.io.phonopy import get_phonopy_structure, get_pmg_structure
@@ -227,7 +229,10 @@ def _frequencies(calculation: Phonopy, config: PhononConfig) -> tuple[np.ndarray
     """q-points of the supercell, then those of the mesh that are not among them; their frequencies; which is which."""
     primitive, supercell = calculation.primitive.cell, calculation.supercell.cell
     fitting = get_commensurate_points(np.rint(supercell @ np.linalg.inv(primitive)).astype(int).T)
-    calculation.run_mesh(config.mesh_length_ang, is_gamma_center=True)
+    with warnings.catch_warnings():
+        # Of some centred cells phonopy takes a grid along the conventional axes instead, coarser, and warns of it.
+        warnings.simplefilter("ignore", MeshGRGridFallbackWarning)
+        calculation.run_mesh(config.mesh_length_ang, is_gamma_center=True)
     assert calculation.mesh is not None
     meshed = np.asarray(calculation.mesh.qpoints)
     q_points = np.concatenate([fitting, meshed])

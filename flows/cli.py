@@ -20,7 +20,19 @@ from flows import (
     optimade_commands,
     reproduce_commands,
 )
-from flows.console import PLACED, RANKED, RELAXED, SCREENED, answer, guarded, progress_bar, say, show_table
+from flows.console import (
+    PHONON,
+    PLACED,
+    RANKED,
+    RELAXED,
+    SCREENED,
+    answer,
+    guarded,
+    progress_bar,
+    say,
+    show_table,
+    with_phonons,
+)
 from flows.options import AsJson, Crystals, Debug, Elements, Out, OutTable, Potential, Reference, Settings
 
 if TYPE_CHECKING:
@@ -114,9 +126,20 @@ def _run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
     report = folder / "report.html"
     if not as_json:
         head = f"; the first {SHOWN}" if len(ranked) > SHOWN else ""
-        show_table(ranked[:SHOWN], RANKED, f"{len(ranked)} of {len(table)} candidates ranked{head}")
+        show_table(
+            ranked[:SHOWN], with_phonons(ranked, RANKED), f"{len(ranked)} of {len(table)} candidates ranked{head}"
+        )
         typer.echo(f"\nreport      {report}\ncandidates  {folder / 'candidates.parquet'}\nVASP inputs {folder / 'dft'}")
-    keys = [*RANKED, "decomposition", "relax_status", "energy_method", "hull_note"]
+    keys = [
+        *RANKED,
+        "decomposition",
+        "relax_status",
+        "energy_method",
+        "hull_note",
+        *PHONON,
+        "dynamically_stable",
+        "phonon_note",
+    ]
     return {
         "run_folder": str(folder),
         "report": str(report),

@@ -24,6 +24,7 @@ RANKED = {
     "delta_e_ev_per_atom": "dE eV/atom",
     "id": "id",
 }
+PHONON = {"lowest_phonon_thz": "lowest phonon THz"}
 SOURCES = {"source": "source", "n_read": "read", "n_kept": "kept", "n_filtered": "outside", "n_rejected": "bad"}
 SCREENED = {**NAMED, "min_distance_ang": "shortest distance A", "rejected_by": "rejected by", "reason": "reason"}
 RELAXED = {
@@ -143,6 +144,11 @@ def show_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], ti
         table.add_row(*(cell(row.get(key)) for key in columns))
     # Where nobody looks (a pipe, a log) lines are not folded to a terminal's width.
     Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def with_phonons(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> Mapping[str, str]:
+    """The columns, and that of phonons where a row has any."""
+    return {**columns, **PHONON} if any(row.get(key) is not None for row in rows for key in PHONON) else columns
 
 
 def cell(value: Any) -> str:

@@ -3,7 +3,7 @@
     ingest -> references ----------------> relax (competing phases) --+
        |                                                              v
        +--> sample -> screen -> unique -> relax (candidates) ------> hull [-> phonons] -> inputs -> report [-> dft]
-            chunks    chunks              chunks
+            chunks    chunks              chunks                               best
 
 Only files pass between tasks. A chunk whose inputs, settings and code are unchanged is not computed again. So a run
 that waits for DFT jobs holds no process: it ends, and is begun again when they are done.
@@ -22,7 +22,7 @@ from tasks.generate import n_chunks, sample_task
 from tasks.inputs import inputs_task
 from tasks.judge import judge_task
 from tasks.known import ingest_task, references_task
-from tasks.phonons import best, gather_phonons, phonons_task
+from tasks.phonons import best, candidates_task, phonons_task
 from tasks.relax import identify_task, relax_task, survivors
 from tasks.report import report_task
 from tasks.run import open_run
@@ -91,23 +91,18 @@ def discover(config: DiscoverConfig = QUICKSTART) -> Path:
             competing, relaxed = ([future.result() for future in relaxing[shared]] for shared in (True, False))
 
         with clock("hull"):
-            candidates = judge_task(config, folder, potential, screened, relaxed, competing)
-        if config.phonons.n_best:
-            with clock("phonons"):
-                shaking = [
-                    runner.submit(
-                        phonons_task,
-                        {
-                            "config": config,
-                            "folder": folder,
-                            "identity": potential,
-                            "candidates": candidates,
-                            "place": place,
-                        },
-                    )
-                    for place in range(len(best(candidates, config.phonons.n_best)))
-                ]
-                gather_phonons(folder, [future.result() for future in shaking])
+            judged = judge_task(config, folder, potential, screened, relaxed, competing)
+
+        with clock("phonons"):
+            shaking = [
+                runner.submit(
+                    phonons_task,
+                    {"config": config, "folder": folder, "identity": potential, "judged": judged, "place": place},
+                )
+                for place in range(len(best(judged, config.phonons.n_best)))
+            ]
+            candidates = candidates_task(folder, judged, [future.result() for future in shaking])
+
         with clock("inputs"):
             inputs = inputs_task(config, folder, potential, candidates)
         report_task(config, folder, potential, candidates, competing, inputs, clock.seconds)

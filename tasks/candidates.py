@@ -63,7 +63,7 @@ RELAXED = [
     _field("energy_method", pa.string(), "the potential: level of theory of the energies"),
     *_RELAXED_STRUCTURE,
 ]
-CANDIDATES = [
+JUDGED = [
     _field("rank", pa.int32(), "1 is the lowest above the hull; null if rejected"),
     *SCREENED,
     *(f for f in RELAXED if f.name not in {"id", "formula"}),
@@ -95,6 +95,12 @@ CANDIDATES = [
     _field("decomposition", pa.string(), "competing phases it would decompose into"),
     _field("hull_note", pa.string(), "why a hull value is missing or degraded"),
 ]
+DYNAMICS = [
+    _field("lowest_phonon_thz", pa.float64(), "lowest phonon frequency, THz, negative: imaginary; null: not computed"),
+    _field("dynamically_stable", pa.bool_(), "whether no phonon is imaginary; null: not computed"),
+    _field("phonon_note", pa.string(), "why there are no phonons, or what weakens them, one sentence; or null"),
+]
+CANDIDATES = [*JUDGED, *DYNAMICS]
 
 
 def joined(tables: Sequence[pa.Table], fields: list[pa.Field]) -> pa.Table:

@@ -24,8 +24,8 @@ from configs.paths import PROJECT
 
 KEY = b"hullward_key"
 PACKAGES = (
-    "torch", "numpy", "pymatgen", "spglib", "smact", "matgl", "chgnet", "torch-sim-atomistic", "atomate2", "jobflow",
-    "prefect",
+    "torch", "numpy", "pymatgen", "spglib", "smact", "matgl", "chgnet", "torch-sim-atomistic", "phonopy", "atomate2",
+    "jobflow", "prefect",
 )  # fmt: skip
 """Packages that numbers depend on."""
 

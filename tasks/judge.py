@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.crystals import Crystal, crystals_of
-from tasks.candidates import CANDIDATES, RELAXED, Stage, joined, table_of
+from tasks.candidates import JUDGED, RELAXED, Stage, joined, table_of
 from tasks.files import FileRef, key_of, keyed
 from tasks.loading import PotentialIdentity
 from tasks.run import RunFolder
@@ -158,7 +158,7 @@ def judge_file(
     relaxed: list[FileRef],
     references: list[FileRef],
 ) -> FileRef:
-    """Every candidate with all its columns, ranked ones first: candidates.parquet."""
+    """Every candidate with its rank and place, ranked ones first: judged.parquet."""
     key = key_of(
         "judge",
         ("dft", "generative", "tasks/judge.py", "tasks/candidates.py"),
@@ -188,9 +188,9 @@ def judge_file(
             if crystal is not None and generated is not None:
                 _compare(row, generated, crystal, hull, tolerances, config.relax.pressure_gpa)
         _turn_away_repeats(rows, crystals, known, tolerances)
-        return table_of(_rank(rows), CANDIDATES)
+        return table_of(_rank(rows), JUDGED)
 
-    return keyed(RunFolder(folder).candidates, key, compute)
+    return keyed(RunFolder(folder).judged, key, compute)
 
 
 @task(name="hull")

@@ -18,9 +18,10 @@ from prefect.logging import get_run_logger
 from configs.modification import ModifyConfig
 from configs.paths import project_version
 from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of, structure_columns
-from tasks.candidates import RELAXED
+from tasks.candidates import DYNAMICS, RELAXED
 from tasks.files import FileRef, key_of, keyed, write_text
 from tasks.loading import PotentialIdentity, identify
+from tasks.phonons import phonon_file, with_phonons
 from tasks.relax import relax_table
 
 ROOMS = ("generative", "dft", "tasks/modification.py", "tasks/relax.py", "tasks/candidates.py", "tasks/own_files.py")
@@ -48,6 +49,7 @@ POLYMORPHS = [
     _field("spacegroup", pa.int16(), "international number of the relaxed polymorph (spglib, 0.1 A)"),
     _field("spacegroup_symbol", pa.string(), "its Hermann-Mauguin symbol"),
     _field("known_match", pa.string(), "id of the known crystal it matches, or null"),
+    *DYNAMICS,
 ]
 
 
@@ -231,6 +233,15 @@ def _rank(rows: list[dict[str, Any]], crystals: dict[str, Crystal], tolerances: 
                 }
 
 
+def with_polymorph_phonons(table: pa.Table, config: ModifyConfig, identity: PotentialIdentity) -> pa.Table:
+    """The table with the phonons of the `phonons.n_best` lowest polymorphs of every crystal; each computed once."""
+    found, run = [], config.as_run()
+    for row, crystal in zip(table.to_pylist(), crystals_of(table, "relaxed_"), strict=True):
+        if crystal is not None and row["rank"] is not None and row["rank"] <= config.phonons.n_best:
+            found += phonon_file(run, config.folder, identity, row["id"], crystal).read().to_pylist()
+    return with_phonons(table, found, POLYMORPHS)
+
+
 def summary_of(table: pa.Table) -> list[dict[str, Any]]:
     """One record per given crystal: how many polymorphs were drawn and are lower, the best of them, or why none."""
     rows = table.to_pylist()
@@ -253,7 +264,13 @@ def summary_of(table: pa.Table) -> list[dict[str, Any]]:
                 "turned_away": turned,
                 "best": {
                     name: lower[0][name]
-                    for name in ("id", "spacegroup_symbol", "energy_change_ev_per_atom", "known_match")
+                    for name in (
+                        "id",
+                        "spacegroup_symbol",
+                        "energy_change_ev_per_atom",
+                        "known_match",
+                        "dynamically_stable",
+                    )  # fmt: skip
                 }
                 if lower
                 else None,
@@ -348,9 +365,9 @@ def relax_polymorphs_task(config: ModifyConfig, proposed: FileRef) -> FileRef:
 
 @task(name="rank")
 def rank_task(config: ModifyConfig, proposed: FileRef, relaxed: FileRef) -> Path:
-    """Compare, rank, write; see judge_polymorphs and write_modification."""
+    """Compare, rank, write; see judge_polymorphs, with_polymorph_phonons and write_modification."""
     identity = identify(config.relax, config.execution)
-    table = judge_polymorphs(proposed.read(), relaxed.read(), config)
+    table = with_polymorph_phonons(judge_polymorphs(proposed.read(), relaxed.read(), config), config, identity)
     path = write_modification(config, table, identity)
     for entry in summary_of(table):
         best = entry["best"]

@@ -1,11 +1,12 @@
 """Phonons of the best candidates with the potential that relaxed them: are they minima or saddle points?
 
 One candidate, one file: what was computed is not computed again. A candidate whose phonons cannot be had keeps its rank
-and a sentence.
+and a sentence. The table of candidates says what came out, phonons.parquet how.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,10 @@ from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.crystals import Crystal, crystals_of
-from tasks.candidates import table_of
+from tasks.candidates import CANDIDATES, DYNAMICS, table_of
 from tasks.files import FileRef, key_of, keyed, write_table
 from tasks.loading import PotentialIdentity, potential
+from tasks.run import RunFolder
 
 if TYPE_CHECKING:
     from tasks.reporting.model import PhononFigure
@@ -52,9 +54,8 @@ def phonon_row(name: str, crystal: Crystal, config: DiscoverConfig) -> dict[str,
     from dft.phonons import PhononError, potential_phonons
 
     loaded = potential(config.relax, config.execution)
-    settings = config.phonons.model_copy(update={"pressure_gpa": config.relax.pressure_gpa})
     try:
-        found = potential_phonons(crystal.to_structure(), loaded, settings)
+        found = potential_phonons(crystal.to_structure(), loaded, config.phonons.at(config.relax.pressure_gpa))
     except PhononError as error:
         return {"id": name, "method": loaded.method, "notes": str(error)}
     lowest = found.imaginary[0] if found.imaginary else None
@@ -87,6 +88,44 @@ def phonon_file(
     return keyed(path, key, lambda: table_of([phonon_row(name, crystal, config)], PHONONS))
 
 
+def with_phonons(table: pa.Table, found: Sequence[dict[str, Any]], fields: list[pa.Field]) -> pa.Table:
+    """The table with the columns DYNAMICS, null in rows without phonons.
+
+    Args:
+        table: has a column id.
+        found: rows of columns PHONONS.
+        fields: the columns of the result, in order.
+    """
+    by_id = {row["id"]: row for row in found}
+    rows = [by_id.get(name, {}) for name in table.column("id").to_pylist()]
+    modes = [row.get("n_imaginary") for row in rows]
+    values: dict[str, list[Any]] = {
+        "lowest_phonon_thz": [row.get("lowest_thz") for row in rows],
+        "dynamically_stable": [None if n is None else n == 0 for n in modes],
+        "phonon_note": [row.get("notes") for row in rows],
+    }
+    added = {f.name: pa.array(values[f.name], type=f.type) for f in DYNAMICS}
+    columns = [added[f.name] if f.name in added else table.column(f.name) for f in fields]
+    return pa.table(columns, schema=pa.schema(fields))
+
+
+def candidates_file(folder: Path, judged: FileRef, shaken: list[FileRef]) -> FileRef:
+    """Every candidate with all its columns: candidates.parquet; and phonons.parquet, where phonons were computed."""
+    run, rows = RunFolder(folder), [row for ref in shaken for row in ref.read().to_pylist()]
+    details = folder / "phonons.parquet"
+    if rows:
+        write_table(table_of(rows, PHONONS), details)
+    else:
+        details.unlink(missing_ok=True)  # of a run with other settings
+    key = key_of(
+        "candidates",
+        ("tasks/phonons.py", "tasks/candidates.py"),
+        judged=judged.sha256,
+        phonons=[ref.sha256 for ref in shaken],
+    )
+    return keyed(run.candidates, key, lambda: with_phonons(judged.read(), rows, CANDIDATES))
+
+
 def phonon_figures(candidates: FileRef, folder: Path, n: int) -> tuple[PhononFigure, ...]:
     """The phonons of a run's best candidates for its report, from the run's files; none where n is 0."""
     import pyarrow.parquet as pq
@@ -115,10 +154,10 @@ def phonon_figures(candidates: FileRef, folder: Path, n: int) -> tuple[PhononFig
 
 @task(name="phonons", task_run_name="phonons-{place}", retries=1, retry_delay_seconds=5)
 def phonons_task(
-    config: DiscoverConfig, folder: Path, identity: PotentialIdentity, candidates: FileRef, place: int
+    config: DiscoverConfig, folder: Path, identity: PotentialIdentity, judged: FileRef, place: int
 ) -> FileRef:
     """Phonons of the candidate at a place of the ranking, from 0; see phonon_file."""
-    row, crystal = best(candidates, place + 1)[place]
+    row, crystal = best(judged, place + 1)[place]
     ref = phonon_file(config, folder, identity, row["id"], crystal)
     (found,) = ref.read().to_pylist()
     if found["lowest_thz"] is None:
@@ -130,7 +169,12 @@ def phonons_task(
     return ref
 
 
-def gather_phonons(folder: Path, refs: list[FileRef]) -> None:
-    """phonons.parquet of the run: the rows of all candidates, best first."""
-    rows = [row for ref in refs for row in ref.read().to_pylist()]
-    write_table(table_of(rows, PHONONS), folder / "phonons.parquet")
+@task(name="candidates")
+def candidates_task(folder: Path, judged: FileRef, shaken: list[FileRef]) -> FileRef:
+    """Write the table of candidates with what the phonons say; see candidates_file."""
+    ref = candidates_file(folder, judged, shaken)
+    table = ref.read()
+    stable = table.column("dynamically_stable").to_pylist()
+    said = f"{stable.count(True)} of {len(shaken)} best dynamically stable" if shaken else "no phonons asked for"
+    get_run_logger().info("%d candidates, %s%s", len(table), said, ", unchanged, skipped" if ref.reused else "")
+    return ref

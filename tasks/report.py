@@ -154,6 +154,9 @@ def report_candidates(table: pa.Table, inputs: list[InputsOutcome]) -> list[Repo
                 cif_path=f"cifs/{row['rank']:04d}-{row['formula']}-{row['id']}.cif",
                 inputs_path=folders.get(row["id"]),
                 hull_note=row["hull_note"] or "",
+                lowest_phonon_thz=row.get("lowest_phonon_thz"),
+                dynamically_stable=row.get("dynamically_stable"),
+                phonon_note=row.get("phonon_note") or "",
             )
         )
     return shown

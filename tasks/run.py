@@ -48,6 +48,11 @@ class RunFolder:
         return self.path.parent / ".downloads"
 
     @property
+    def judged(self) -> Path:
+        """All candidates with their ranks, before what is computed of the best alone."""
+        return self.path / "judged.parquet"
+
+    @property
     def candidates(self) -> Path:
         """The table of all candidates, ranked ones first."""
         return self.path / "candidates.parquet"

@@ -98,6 +98,9 @@ class ReportCandidate:
         cif_path: path of its CIF, relative to the run folder.
         inputs_path: path of its VASP inputs, relative to the run folder; None if none were written.
         hull_note: why a hull value is missing or degraded; may be empty.
+        lowest_phonon_thz: lowest phonon frequency, negative for an imaginary one; None where none were computed.
+        dynamically_stable: whether no phonon is imaginary; None where none were computed.
+        phonon_note: why there are no phonons, or what weakens them; may be empty.
     """
 
     rank: int
@@ -119,6 +122,9 @@ class ReportCandidate:
     cif_path: str = ""
     inputs_path: str | None = None
     hull_note: str = ""
+    lowest_phonon_thz: float | None = None
+    dynamically_stable: bool | None = None
+    phonon_note: str = ""
 
     @property
     def fractions(self) -> dict[str, float]:

@@ -16,10 +16,10 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from tasks.reporting.asked import asked_section
+from tasks.reporting.candidate_table import candidate_section
 from tasks.reporting.hull_interactive import hull_figures
 from tasks.reporting.model import ReportInputs
 from tasks.reporting.page_sections import (
-    candidate_section,
     dialog,
     explanation_section,
     gallery_section,

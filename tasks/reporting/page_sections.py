@@ -1,40 +1,31 @@
-"""The sections of report.html as HTML text. Everything that came from outside passes through `_safe`."""
+"""The sections of report.html as HTML text. Everything that came from outside passes through `safe`."""
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
-from urllib.parse import quote
 
+from tasks.reporting.candidate_table import safe, space_group
 from tasks.reporting.hull_geometry import placed_candidates
 from tasks.reporting.hull_interactive import html_formula
-from tasks.reporting.model import ReportCandidate, ReportInputs
+from tasks.reporting.model import ReportInputs
 from tasks.reporting.palette import element_colours
 from tasks.reporting.summary import (
     NEAR_HULL_EV_PER_ATOM,
     duration,
     flattened,
-    is_number,
     number,
     summarise,
     theory_warning,
 )
 
 N_GALLERY = 8
-NONE = '<span class="none">\u2013</span>'
-
-
-def _safe(text: object) -> str:
-    return html.escape(str(text), quote=True)
 
 
 def header(inputs: ReportInputs) -> str:
     """Title, one sentence on what came out, warnings, and the counts."""
     summary = summarise(inputs.candidates)
-    names = "<span>\u2013</span>".join(_safe(e) for e in inputs.elements)
+    names = "<span>\u2013</span>".join(safe(e) for e in inputs.elements)
     if summary.best is None:
         lead = f"<b>{summary.n_candidates}</b> candidates; none of them has a place on a convex hull."
     else:
@@ -44,7 +35,7 @@ def header(inputs: ReportInputs) -> str:
             f"<b>{html_formula(summary.best.formula)}</b> at "
             f"<b>{number(summary.best.e_above_hull_ev_per_atom)}&nbsp;eV/atom</b>."
         )
-    notes = "".join(f"<li>{_safe(note)}</li>" for note in inputs.notes)
+    notes = "".join(f"<li>{safe(note)}</li>" for note in inputs.notes)
     figures = [
         (str(summary.n_candidates), "ranked candidates"),
         (str(summary.n_new), "match no known crystal"),
@@ -55,8 +46,8 @@ def header(inputs: ReportInputs) -> str:
     counts = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for value, label in figures)
     return (
         '<header class="top"><button type="button" class="pill theme" id="theme" aria-label="Switch between light and '
-        f'dark">Dark</button><p class="eyebrow">Hullward &middot; {_safe(inputs.run_name)}</p><h1>{names}</h1>'
-        f'<p class="lead">{lead}</p><p class="lead">{_safe(theory_warning(inputs))}.</p>'
+        f'dark">Dark</button><p class="eyebrow">Hullward &middot; {safe(inputs.run_name)}</p><h1>{names}</h1>'
+        f'<p class="lead">{lead}</p><p class="lead">{safe(theory_warning(inputs))}.</p>'
         + (f'<ul class="notes" aria-label="Warnings">{notes}</ul>' if notes else "")
         + f'<dl class="figures">{counts}</dl></header>'
     )
@@ -82,10 +73,10 @@ def hull_section(inputs: ReportInputs) -> str:
     return (
         '<section id="hull"><div class="head"><div><h2>Convex hull</h2>'
         f'<p class="hint">{_count(len(inputs.hull.phases), "known phase")}, {stable} of them stable, at the level of '
-        f"{_safe(theory)}. Stars (diamonds in 3D) lie on or below the hull. Click a candidate to open it."
+        f"{safe(theory)}. Stars (diamonds in 3D) lie on or below the hull. Click a candidate to open it."
         f"{left_out}</p></div>{switch}</div>"
         f'<div class="card hull"><div class="plot" id="hull-plot" role="img" '
-        f'aria-label="Convex hull of {_safe(inputs.system)} with {_count(len(inputs.candidates), "candidate")}; '
+        f'aria-label="Convex hull of {safe(inputs.system)} with {_count(len(inputs.candidates), "candidate")}; '
         'the table below holds the same numbers"></div></div></section>'
     )
 
@@ -96,160 +87,22 @@ def gallery_section(inputs: ReportInputs) -> str:
     if not best:
         return ""
     colours = element_colours(inputs.elements)
-    key = "".join(f'<span><i style="background:rgb{colours[e]}"></i>{_safe(e)}</span>' for e in inputs.elements)
+    key = "".join(f'<span><i style="background:rgb{colours[e]}"></i>{safe(e)}</span>' for e in inputs.elements)
     cards = []
     for c in best:
         above = number(c.e_above_hull_ev_per_atom)
         cards.append(
-            f'<article class="card"><canvas class="crystal" data-crystal="{_safe(c.id)}" role="img" tabindex="0" '
-            f'aria-label="Crystal structure of {_safe(c.formula)}; drag or use the arrow keys to turn it"></canvas>'
+            f'<article class="card"><canvas class="crystal" data-crystal="{safe(c.id)}" role="img" tabindex="0" '
+            f'aria-label="Crystal structure of {safe(c.formula)}; drag or use the arrow keys to turn it"></canvas>'
             f'<div class="name"><h3>{html_formula(c.formula)}</h3><span class="rank">no. {c.rank}</span></div>'
-            f"<p>{_space_group(c)}</p><p>{above + ' eV/atom above hull' if above else 'no place on the hull'}</p>"
-            f'<button type="button" class="pill" data-inspect="{_safe(c.id)}">Open</button></article>'
+            f"<p>{space_group(c)}</p><p>{above + ' eV/atom above hull' if above else 'no place on the hull'}</p>"
+            f'<button type="button" class="pill" data-inspect="{safe(c.id)}">Open</button></article>'
         )
     return (
         '<section id="best"><h2>Best candidates</h2><p class="hint">Drag to turn. Relaxed crystals, drawn as the '
         "conventional cell where a symmetry is found; thin cells are repeated, the outline marks one cell.</p>"
         f'<div class="key" aria-label="Colours of the elements">{key}</div>'
         f'<div class="gallery">{"".join(cards)}</div></section>'
-    )
-
-
-def _space_group(candidate: ReportCandidate) -> str:
-    if candidate.spacegroup_number is None:
-        return NONE
-    return f"{_safe(candidate.spacegroup_symbol)} <span class='small'>({candidate.spacegroup_number})</span>"
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of the candidate table: its key, heading, unit, and how it sorts."""
-
-    key: str
-    label: str
-    unit: str = ""  # HTML
-    kind: Literal["number", "text"] = "number"
-
-
-COLUMNS = (
-    Column("rank", "Rank"),
-    Column("formula", "Formula", kind="text"),
-    Column("above", "Energy above hull", "eV/atom"),
-    Column("formation", "Formation energy", "eV/atom"),
-    Column("spacegroup", "Space group"),
-    Column("delta_e", "\u0394E on relaxing", "eV/atom"),
-    Column("delta_v", "\u0394V on relaxing", "\u00c5\u00b3/atom"),
-    Column("rms", "RMS displacement", "(V/atom)<sup>1/3</sup>"),
-    Column("status", "Relaxation", "steps", "text"),
-    Column("known", "Known crystal", "matched id", "text"),
-    Column("smact", "SMACT", "charge-neutral", "text"),
-    Column("decomposition", "Decomposes into", "atomic fractions", "text"),
-    Column("files", "Files", kind="text"),
-)
-
-
-def _link(path: str, text: str) -> str:
-    return f'<a href="{_safe(quote(path))}">{text}</a>'
-
-
-def _cells(c: ReportCandidate) -> dict[str, tuple[str, str]]:
-    """(sorting value, HTML) of each column."""
-
-    def figure(value: float | None, digits: int = 3, signed: bool = False) -> tuple[str, str]:
-        return (
-            repr(float(value)) if value is not None and is_number(value) else "",
-            number(value, digits, signed) or NONE,
-        )
-
-    files = [_link(c.cif_path, "CIF")] if c.cif_path else []
-    files += [_link(c.inputs_path + "/", "VASP")] if c.inputs_path else []
-    note = f'<br><span class="small">{_safe(c.hull_note)}</span>' if c.hull_note else ""
-    status = f'<span class="{"tag" if c.relax_status == "converged" else "tag plain"}">{_safe(c.relax_status)}</span>'
-    smact = {None: ("", NONE), True: ("1", "yes"), False: ("0", "no")}[c.smact_valid]
-    return {
-        "rank": (str(c.rank), str(c.rank)),
-        "formula": (
-            _safe(c.formula),
-            f'<button type="button"><span class="text">{html_formula(c.formula)}</span></button>'
-            f'<br><code class="small">{_safe(c.id)}</code>',
-        ),
-        "above": figure(c.e_above_hull_ev_per_atom),
-        "formation": figure(c.formation_energy_ev_per_atom),
-        "spacegroup": ("" if c.spacegroup_number is None else str(c.spacegroup_number), _space_group(c)),
-        "delta_e": figure(c.delta_e_ev_per_atom, signed=True),
-        "delta_v": figure(c.delta_v_ang3_per_atom, 2, signed=True),
-        "rms": figure(c.rms),
-        "status": (
-            _safe(f"{c.relax_status} {c.relax_steps:06d}"),
-            f"{status} <span class='small'>{c.relax_steps}</span>",
-        ),
-        "known": (
-            "1" + _safe(c.known_match) if c.known_match else "0",
-            _safe(c.known_match) if c.known_match else "new",
-        ),
-        "smact": smact,
-        "decomposition": (_safe(c.decomposition), (_safe(c.decomposition) or NONE) + note),
-        "files": ("", " &middot; ".join(files) or NONE),
-    }
-
-
-def candidate_section(inputs: ReportInputs) -> str:
-    """Every candidate in one table that sorts and filters."""
-    if not inputs.candidates:
-        return (
-            '<section><h2>Candidates</h2><p class="hint">None: no crystal passed every stage. The yield below '
-            "says where "
-            "they were lost.</p></section>"
-        )
-    heads = []
-    for column in COLUMNS:
-        unit = f"<small>{column.unit}</small>" if column.unit else ""
-        label = column.label if column.key == "files" else f'<button type="button">{column.label}</button>'
-        number_class = ' class="num"' if column.kind == "number" and column.key != "spacegroup" else ""
-        said = _safe(f"{column.label}, {column.unit}" if column.unit else column.label)
-        order = ' aria-sort="ascending"' if column.key == "rank" else ""
-        heads.append(
-            f'<th scope="col" data-column="{column.key}" data-kind="{column.kind}" data-label="{said}"'
-            f"{number_class}{order}>{label}{unit}</th>"
-        )
-    rows = "\n".join(_row(c) for c in inputs.ranked)
-    return (
-        '<section id="all"><h2>All candidates</h2><p class="hint">Click a heading to sort, a row to see the '
-        "crystal.</p>"
-        '<div class="filters" role="search"><label><span>Find</span><input type="search" id="filter-text" '
-        'placeholder="formula, id, space group"></label>'
-        '<label><span>Energy above hull at most</span><input type="number" id="filter-energy" step="0.01" '
-        'aria-label="Energy above hull at most, eV/atom"><span>eV/atom</span></label>'
-        '<label><input type="checkbox" id="filter-new">new only</label>'
-        '<label><input type="checkbox" id="filter-converged">converged only</label>'
-        f'<output id="filter-count" aria-live="polite">{len(inputs.candidates)} of {len(inputs.candidates)} '
-        f"shown</output>"
-        '</div><div class="card scroll" role="region" aria-label="Candidate table" tabindex="0">'
-        f'<table class="candidates" id="candidates"><caption>Energies: {_safe(inputs.potential_method)}, not DFT. '
-        f"\u0394 is relaxed minus generated.</caption><thead><tr>{''.join(heads)}</tr></thead><tbody>\n{rows}\n</tbody>"
-        "</table></div></section>"
-    )
-
-
-def _row(c: ReportCandidate) -> str:
-    above = c.e_above_hull_ev_per_atom
-    search = (
-        f"{c.formula} {c.id} {c.spacegroup_symbol} {c.spacegroup_number or ''} {'-'.join(sorted(c.fractions))}".lower()
-    )
-    cells = []
-    values = _cells(c)
-    for column in COLUMNS:
-        value, text = values[column.key]
-        names = {"formula": "formula", "decomposition": "wrap", "spacegroup": "line", "status": "line", "files": "line"}
-        name = names.get(column.key, "num" if column.kind == "number" else "")
-        cells.append(
-            f'<td data-column="{column.key}" data-value="{value}"{f" class={name}" if name else ""}>{text}</td>'
-        )
-    energy = repr(float(above)) if above is not None and is_number(above) else ""
-    return (
-        f'<tr data-id="{_safe(c.id)}" data-rank="{c.rank}" data-energy="{energy}" '
-        f'data-new="{int(c.known_match is None)}" '
-        f'data-status="{_safe(c.relax_status)}" data-search="{_safe(search)}">{"".join(cells)}</tr>'
     )
 
 
@@ -261,11 +114,11 @@ def yield_section(inputs: ReportInputs) -> str:
     stages = []
     for entry in inputs.yields:
         reasons = sorted((r for r in inputs.rejected if r.stage == entry.stage), key=lambda r: (-r.count, r.reason))
-        why = "".join(f"<li><b>{r.count}</b> {_safe(r.reason)}</li>" for r in reasons)
-        note = f"<li>{_safe(entry.note)}</li>" if entry.note else ""
+        why = "".join(f"<li><b>{r.count}</b> {safe(r.reason)}</li>" for r in reasons)
+        note = f"<li>{safe(entry.note)}</li>" if entry.note else ""
         seconds = duration(entry.seconds)
         stages.append(
-            f"<li><h3>{_safe(entry.stage)}</h3>"
+            f"<li><h3>{safe(entry.stage)}</h3>"
             f'<div class="track" aria-hidden="true"><span class="in" '
             f'style="width:{100 * entry.n_in / largest:.2f}%"></span>'
             f'<span class="out" style="width:{100 * entry.n_out / largest:.2f}%"></span></div>'
@@ -276,7 +129,7 @@ def yield_section(inputs: ReportInputs) -> str:
         )
     placed = {y.stage for y in inputs.yields}
     others = [r for r in inputs.rejected if r.stage not in placed]
-    rest = "".join(f"<li><b>{r.count}</b> {_safe(r.stage)}: {_safe(r.reason)}</li>" for r in others)
+    rest = "".join(f"<li><b>{r.count}</b> {safe(r.stage)}: {safe(r.reason)}</li>" for r in others)
     return (
         '<section id="yield"><h2>Yield</h2><p class="hint">Crystals in, crystals out, and why the others were '
         "turned away. "
@@ -293,14 +146,14 @@ def explanation_section(inputs: ReportInputs) -> str:
     )
     return (
         '<section id="meaning"><h2>What the numbers mean</h2>'
-        f'<p class="hint">{_safe(theory_warning(inputs))}.</p><dl class="terms">{terms}</dl></section>'
+        f'<p class="hint">{safe(theory_warning(inputs))}.</p><dl class="terms">{terms}</dl></section>'
     )
 
 
 def _terms(inputs: ReportInputs) -> Sequence[tuple[str, str, str]]:
-    method = _safe(inputs.potential_method)
+    method = safe(inputs.potential_method)
     tolerances = (
-        ", ".join(f"{_safe(key)} {_safe(value)}" for key, value in flattened(inputs.tolerances)) or "not recorded"
+        ", ".join(f"{safe(key)} {safe(value)}" for key, value in flattened(inputs.tolerances)) or "not recorded"
     )
     return (
         (
@@ -327,11 +180,23 @@ def _terms(inputs: ReportInputs) -> Sequence[tuple[str, str, str]]:
         ("Known crystal", "", "The id of the crystal in the data set that it matches, or \u201cnew\u201d: it "
         "matches none "
          "there. New to this data set is not new to the world."),
+        *_phonon_terms(inputs, method),
         ("SMACT", "", "Whether some choice of common oxidation states is charge-neutral. Real borides and "
         "intermetallics "
          "often are not; it is shown, not judged by."),
         ("Tolerances", "", f"Every match and symmetry above rests on: {tolerances}."),
     )  # fmt: skip
+
+
+def _phonon_terms(inputs: ReportInputs, method: str) -> list[tuple[str, str, str]]:
+    if not inputs.phonons:
+        return []
+    about = (
+        f"Lowest frequency of the crystal's vibrations, with {method}, at the q-points looked at. Negative stands for "
+        "imaginary: the energy falls along the mode, so the crystal is a saddle point and no phase at 0 K. A dash: not "
+        "computed, or the section on phonons says why not."
+    )
+    return [("Lowest phonon", "THz", about)]
 
 
 def provenance_section(inputs: ReportInputs) -> str:
@@ -346,19 +211,19 @@ def provenance_section(inputs: ReportInputs) -> str:
     for title, words in groups:
         found = [(key.split(".")[-1], value) for key, value in rows if key.lower().startswith(words)]
         text = "<br>".join(
-            f'{_safe(key)} <code title="{_safe(value)}">{_safe(_short(value))}</code>' for key, value in found
+            f'{safe(key)} <code title="{safe(value)}">{safe(_short(value))}</code>' for key, value in found
         )
         steps.append(f'<li class="card"><b>{title}</b>{text or "not recorded"}</li>')
     steps.append(
-        f'<li class="card"><b>Relaxation and hull</b>{_safe(inputs.potential_method)}, the same for candidates '
+        f'<li class="card"><b>Relaxation and hull</b>{safe(inputs.potential_method)}, the same for candidates '
         f"and known "
         "phases</li>"
     )
     steps.append('<li class="card"><b>Candidate id</b>a hash of checkpoint, conditions, seed and index; names '
     'the CIF and '
                  "the VASP folder, whose lineage leads back here</li>")  # fmt: skip
-    folder = f'<p class="hint">Run folder: <code>{_safe(inputs.run_folder)}</code></p>' if inputs.run_folder else ""
-    raw = _safe(json.dumps(inputs.settings, indent=2, sort_keys=True, default=str))
+    folder = f'<p class="hint">Run folder: <code>{safe(inputs.run_folder)}</code></p>' if inputs.run_folder else ""
+    raw = safe(json.dumps(inputs.settings, indent=2, sort_keys=True, default=str))
     return (
         '<section id="provenance"><h2>Where it comes from</h2><p class="hint">Every number can be walked back '
         "to the data, "
@@ -379,7 +244,7 @@ def _rows(rows: Sequence[tuple[str, str]]) -> str:
     if not rows:
         return '<p class="hint">Nothing recorded.</p>'
     body = "".join(
-        f'<tr><th scope="row">{_safe(key)}</th><td class="mono">{_safe(value)}</td></tr>' for key, value in rows
+        f'<tr><th scope="row">{safe(key)}</th><td class="mono">{safe(value)}</td></tr>' for key, value in rows
     )
     return f'<div class="scroll"><table><tbody>{body}</tbody></table></div>'
 

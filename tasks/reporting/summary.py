@@ -52,6 +52,11 @@ def summarise(candidates: Sequence[ReportCandidate]) -> Summary:
     )
 
 
+def any_phonons(candidates: Sequence[ReportCandidate]) -> bool:
+    """Whether phonons were asked for: then one candidate at least has some, or says why it has none."""
+    return any(c.lowest_phonon_thz is not None or c.phonon_note for c in candidates)
+
+
 def is_number(value: float | None) -> bool:
     """Whether a value is known and finite."""
     return value is not None and math.isfinite(value)

@@ -14,7 +14,7 @@ from pymatgen.core.structure import Structure
 from pymatgen.io.cif import CifWriter
 
 from tasks.reporting.model import ReportCandidate
-from tasks.reporting.summary import is_number, number
+from tasks.reporting.summary import any_phonons, is_number, number
 
 REFINE_TOLERANCE_ANG = 0.1
 """Symmetry tolerance of the refined CIFs; the Materials Project uses the same for relaxed crystals."""
@@ -61,11 +61,12 @@ def candidates_markdown(candidates: Sequence[ReportCandidate], limit: int = 20) 
         candidates: in any order.
         limit: rows at most.
     """
+    shaken = any_phonons(candidates)
     header = (
         "| Rank | Formula | Energy above hull (eV/atom) | Formation energy (eV/atom) | Space group | ΔE (eV/atom) "
-        "| ΔV (Å³/atom) | Known crystal | Id |"
+        f"| ΔV (Å³/atom) |{' Lowest phonon (THz) |' if shaken else ''} Known crystal | Id |"
     )
-    rows = [header, "|--:|:--|--:|--:|:--|--:|--:|:--|:--|"]
+    rows = [header, f"|--:|:--|--:|--:|:--|--:|--:|{'--:|' if shaken else ''}:--|:--|"]
     for c in sorted(candidates, key=lambda c: (c.rank, c.id))[:limit]:
         group = "" if c.spacegroup_number is None else f"{escape_markdown(c.spacegroup_symbol)} ({c.spacegroup_number})"
         cells = [
@@ -76,6 +77,7 @@ def candidates_markdown(candidates: Sequence[ReportCandidate], limit: int = 20) 
             group,
             number(c.delta_e_ev_per_atom, signed=True),
             number(c.delta_v_ang3_per_atom, 2, signed=True),
+            *([number(c.lowest_phonon_thz, 2)] if shaken else []),
             escape_markdown(c.known_match) if c.known_match else "new",
             escape_markdown(c.id),
         ]
@@ -89,6 +91,17 @@ def candidate_rows(candidates: Sequence[ReportCandidate]) -> list[dict[str, Any]
     def rounded(value: float | None, digits: int) -> float | str:
         return round(float(value), digits) if value is not None and is_number(value) else ""
 
+    def said(value: bool | None) -> str:
+        return "" if value is None else ("yes" if value else "no")
+
+    def dynamics(c: ReportCandidate) -> dict[str, Any]:
+        return {
+            "lowest phonon (THz)": rounded(c.lowest_phonon_thz, 3),
+            "dynamically stable": said(c.dynamically_stable),
+            "phonon note": c.phonon_note,
+        }
+
+    shaken = any_phonons(candidates)
     return [
         {
             "rank": c.rank,
@@ -101,8 +114,9 @@ def candidate_rows(candidates: Sequence[ReportCandidate]) -> list[dict[str, Any]
             "rms ((V/atom)^1/3)": rounded(c.rms, 4),
             "relaxation": c.relax_status,
             "steps": c.relax_steps,
+            **(dynamics(c) if shaken else {}),
             "known crystal": c.known_match or "",
-            "SMACT charge-neutral": "" if c.smact_valid is None else ("yes" if c.smact_valid else "no"),
+            "SMACT charge-neutral": said(c.smact_valid),
             "decomposes into (atomic fractions)": c.decomposition,
             "id": c.id,
             "CIF": c.cif_path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -184,6 +185,23 @@ def test_batched_forces_are_those_of_each_supercell_alone(m3gnet: LoadedPotentia
         np.testing.assert_allclose(point.forces_ev_per_ang, alone.forces_ev_per_ang, atol=1e-5)
         np.testing.assert_allclose(point.stress_gpa, alone.stress_gpa, atol=1e-3)
         np.testing.assert_allclose(point.forces_ev_per_ang.sum(axis=0), 0, atol=1e-4)
+
+
+def test_a_centred_tetragonal_crystal_has_a_mesh_of_its_own_symmetry_and_no_warning() -> None:
+    """The mesh by lengths along its primitive axes is not symmetric: q-points that are equal would be told apart."""
+    from ase.calculators.lj import LennardJones
+
+    calculator = LennardJones(sigma=3.4, epsilon=0.0104, rc=5.0, ro=4.0, smooth=True)
+
+    def forces_of(crystals: Sequence[Structure]) -> list[np.ndarray]:
+        return [calculator.get_forces(crystal.to_ase_atoms()) for crystal in crystals]
+
+    argon = Structure(Lattice.tetragonal(3.7, 5.4), ["Ar"] * 2, [[0, 0, 0], [0.5, 0.5, 0.5]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = phonons(argon, forces_of, PhononConfig(), "Lennard-Jones")
+    assert len(found.primitive) == 1
+    assert len(found.q_points) > found.is_commensurate.sum() + 100
 
 
 def test_a_crystal_that_is_not_at_rest_is_said_to_be_none() -> None:

@@ -28,7 +28,7 @@ STAGES: dict[str, tuple[str, set[str]]] = {
     "screen": ("tiny/screen/*.parquet", {"ingest", "references", "sample"}),
     "references": (".references/*.parquet", {"ingest", "references", "sample", "screen", "unique"}),
     "relax": ("tiny/relax/*.parquet", {"ingest", "references", "sample", "screen", "unique"}),
-    "hull": ("tiny/candidates.parquet", {"ingest", "references", "sample", "screen", "unique", "relax", "hull"}),
+    "hull": ("tiny/judged.parquet", {"ingest", "references", "sample", "screen", "unique", "relax", "hull"}),
     "inputs": ("tiny/dft/*", {"ingest", "references", "sample", "screen", "unique", "relax", "hull"}),
     "report": ("tiny/cifs/*", {"ingest", "references", "sample", "screen", "unique", "relax", "hull"}),
 }

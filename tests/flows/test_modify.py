@@ -26,6 +26,7 @@ from tasks.modification import (
     proposals_file,
     relaxed_file,
     summary_of,
+    with_polymorph_phonons,
     write_modification,
 )
 from tasks.own_files import OwnFileError
@@ -87,8 +88,30 @@ def test_the_ground_state_is_found_below_a_metastable_crystal_and_nothing_below_
     assert json.loads(path.read_text())["crystals"][0]["n_lower"] == metastable["n_lower"]
     assert len(list((config.folder / "cifs").glob("*.cif"))) == sum(row["rank"] is not None for row in rows)
     assert pq.read_table(config.folder / "polymorphs.parquet").num_rows == len(table)
+    assert not any(row["phonon_note"] or row["lowest_phonon_thz"] for row in rows)
     assert proposals_file(config, given).reused
     assert relaxed_file(config, proposed, identity).reused
+
+
+def test_phonons_tell_the_lower_polymorph_from_a_saddle_point(folder: Path) -> None:
+    """Rock salt is the ground state of NaCl; zinc blende and caesium chloride are minima or saddle points above it."""
+    phonons = {"n_best": 1, "supercell_height_ang": 5, "relax_fmax_ev_per_ang": 0.02, "mesh_length_ang": 1}
+    config = parse_modification(settings(folder, phonons=phonons), "test")
+    given, _ = given_crystals(config)
+    proposed = proposals_file(config, given)
+    identity = identify(config.relax, config.execution)
+    table = judge_polymorphs(proposed.read(), relaxed_file(config, proposed, identity).read(), config)
+    shaken = with_polymorph_phonons(table, config, identity)
+    assert shaken.schema == table.schema
+    rows = shaken.to_pylist()
+    assert [row["rank"] for row in rows if row["lowest_phonon_thz"] is not None] == [1]
+    metastable, _ = summary_of(shaken)
+    assert metastable["best"]["spacegroup_symbol"] == "Fm-3m"
+    assert metastable["best"]["dynamically_stable"] is True
+    files = {file: file.stat().st_mtime_ns for file in (config.folder / "phonons").iterdir()}
+    assert len(files) == 1
+    assert with_polymorph_phonons(table, config, identity).equals(shaken)
+    assert {file: file.stat().st_mtime_ns for file in (config.folder / "phonons").iterdir()} == files
 
 
 def test_a_modifier_starts_from_the_crystal_itself(folder: Path) -> None:

@@ -155,7 +155,7 @@ def test_every_column_but_the_crystal_itself_is_a_field_with_its_unit(fields: An
     left = {column.name for column in columns} - {field.column for field in fields} - standard
     assert {name.removeprefix("relaxed_") for name in left} == {"lattice_ang", "frac_coords", "atomic_numbers"}
     for field in fields:
-        has_unit = any(word in (field.column or "") for word in ("_ev", "_ang", "_gpa"))
+        has_unit = any(word in (field.column or "") for word in ("_ev", "_ang", "_gpa", "_thz"))
         assert (field.unit is not None) == has_unit, field.name
         assert field.description
 

@@ -30,6 +30,24 @@ def test_the_markdown_table_is_ranked_has_units_and_as_many_cells_in_every_row(i
     assert [cells(line)[0] for line in lines[2:]] == [str(rank) for rank in range(1, 11)]
 
 
+def test_phonons_have_columns_only_where_they_were_asked_for(inputs: ReportInputs) -> None:
+    first, second, *rest = inputs.candidates
+    shaken = (
+        dataclasses.replace(first, lowest_phonon_thz=-2.5, dynamically_stable=False),
+        dataclasses.replace(second, phonon_note="a supercell of Ti2N is too large"),
+        *rest,
+    )
+    head, _, *lines = candidates_markdown(shaken, limit=3).splitlines()
+    place = cells(head).index("Lowest phonon (THz)")
+    assert [cells(line)[place] for line in lines] == ["\u22122.50", "", ""]
+    assert {len(cells(line)) for line in (head, *lines)} == {10}
+    rows = candidate_rows(shaken)
+    assert [row["dynamically stable"] for row in rows[:3]] == ["no", "", ""]
+    assert rows[0]["lowest phonon (THz)"] == -2.5
+    assert rows[1]["phonon note"] == "a supercell of Ti2N is too large"
+    assert not {key for key in candidate_rows(inputs.candidates)[0] if "phonon" in key}
+
+
 def test_a_pipe_or_a_tag_in_a_name_cannot_break_a_table() -> None:
     escaped = escape_markdown("a|b\n<script> `c` **d** [e](f) $x$ _g_ &amp;")
     assert not re.search(r"(?<!\\)[|<>`*\[\]$&\n]|(?<!\\)\b_|(?<!\\)_(?!\w)", escaped)
