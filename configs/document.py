@@ -113,7 +113,7 @@ MODIFICATION = """\
 # A modification
 
 For `hullward modify`, whose options set them, and by `--set`; and the parameter `config` of the flow `modify`.
-`sample`, `screen`, `relax` and `execution` are those of a run.
+`sample`, `screen`, `relax`, `phonons` and `execution` are those of a run.
 [conditional-unet.md](conditional-unet.md#polymorphs-of-your-crystal) says what is done.
 """
 
@@ -140,7 +140,7 @@ def document() -> str:
     parts.append(_table(GroundStateConfig, "ground_state.", skip=("relax",)))
     parts += [UNET_REPRODUCTION, _table(UNetReproductionConfig, "", skip=("training", "sample", "execution"))]
     parts.append(_table(PolymorphData, "datasets."))
-    parts += [MODIFICATION, _table(ModifyConfig, "", skip=("sample", "screen", "relax", "execution"))]
+    parts += [MODIFICATION, _table(ModifyConfig, "", skip=("sample", "screen", "relax", "phonons", "execution"))]
     return "\n".join(parts)
 
 
