@@ -18,6 +18,8 @@ from scipy import constants
 from dft.config import RelaxConfig
 from dft.potentials import LoadedPotential
 from dft.relaxation import relax, single_points
+from flows.console import RANKED
+from flows.console import with_phonons as phonon_columns
 from generative.crystals import crystals_of
 from tasks.loading import potential
 from tests.flows.test_killed_runs import wait_until
@@ -107,6 +109,12 @@ def test_the_phonons_change_nothing_else_in_the_table(shaken: Any, finished: Any
     with_them, without = (pq.read_table(run.folder / "candidates.parquet") for run in (shaken, finished))
     assert with_them.drop_columns(list(names)).equals(without.drop_columns(list(names)))
     assert all(without.column(name).null_count == len(without) for name in names)
+
+
+def test_the_terminal_shows_phonons_where_there_are_any(shaken: Any, finished: Any) -> None:
+    with_them, without = (pq.read_table(run.folder / "candidates.parquet").to_pylist() for run in (shaken, finished))
+    assert list(phonon_columns(with_them, RANKED)) == [*RANKED, "lowest_phonon_thz"]
+    assert phonon_columns(without, RANKED) == RANKED
 
 
 def test_report_and_manifest_say_which_candidates_are_saddle_points(shaken: Any) -> None:
