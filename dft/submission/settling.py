@@ -45,21 +45,23 @@ KNOWN_ENDS: Mapping[str, _Cause] = {
 def is_over(allocation: Allocation, job: QueueJob | None, config: SubmissionConfig) -> bool:
     """Whether nothing more can come of an allocation that the queue calls ended, or does not know (`job` None).
 
-    A file that is still on its way through the network file system gets `settle_s`. Where the queue knows nothing, a
-    member that says it lives counts more than the queue; it has `vanished_s` for that.
+    A file that is still on its way through the network file system gets `settle_s`. Where the queue knows nothing, or a
+    member is run by another job (the allocation was submitted twice, and the double came first), a member that says it
+    lives counts more than the queue; it has `vanished_s` for that.
     """
     noticed = allocation.folder / "gone.json"
     if not pending_members(allocation):
         return True
     found = read_json(noticed)
-    patience_s = config.vanished_s if job is None else config.settle_s
+    is_unsure = job is None or _is_run_by_another(allocation)
+    patience_s = config.vanished_s if is_unsure else config.settle_s
     if found is None:
         write_json(noticed, {"since": time.time(), "known_to_queue": job is not None})
         return patience_s == 0
     if time.time() - float(found["since"]) < patience_s:
         return False
-    if job is None and _lived_after(allocation, noticed.stat().st_mtime):
-        write_json(noticed, {"since": time.time(), "known_to_queue": False})
+    if is_unsure and _lived_after(allocation, noticed.stat().st_mtime):
+        write_json(noticed, {"since": time.time(), "known_to_queue": job is not None})
         return False
     return True
 
@@ -116,6 +118,13 @@ def _cause(allocation: Allocation, job: QueueJob | None) -> _Cause:
 def _began(allocation: Allocation, member: Member) -> bool:
     claim = read_json(claim_file(allocation.root / member.key, member.attempt))
     return claim is not None and "queue_id" in claim and claim["allocation"] == allocation.name
+
+
+def _is_run_by_another(allocation: Allocation) -> bool:
+    """Whether a job of the queue that is not the registered one has claimed a member without a result."""
+    claims = [read_json(claim_file(allocation.root / m.key, m.attempt)) or {} for m in pending_members(allocation)]
+    ids = {str(claim["queue_id"]) for claim in claims if "queue_id" in claim and claim["allocation"] == allocation.name}
+    return bool(ids - {allocation.queue_id})
 
 
 def _lived_after(allocation: Allocation, moment: float) -> bool:

@@ -7,7 +7,9 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,12 @@ import psutil
 import pytest
 from pydantic import ValidationError
 
-from dft.submission.allocation import ALLOCATIONS, Allocation, Member, allocation_name, allocations
+from dft.submission.allocation import ALLOCATIONS, Allocation, Member, allocation_name, allocations, claim_file
 from dft.submission.config import SubmissionConfig
 from dft.submission.files import create_json
 from dft.submission.local_queue import LocalQueue
-from dft.submission.queues import QueueFullError, QueueJob, QueueUnavailableError
+from dft.submission.queues import QueueFullError, QueueJob, QueueState, QueueUnavailableError
+from dft.submission.settling import is_over
 from dft.submission.states import JobState
 from dft.submission.submitter import Submitter, SubmitterBusyError
 from tests.dft.submission.conftest import Jobs, kill, until
@@ -144,6 +147,39 @@ class DyingQueue(LocalQueue):
         if not self.before:
             super().submit(script, name)
         raise KeyboardInterrupt
+
+
+class IdleQueue(LocalQueue):
+    """Takes a script and does nothing with it."""
+
+    def submit(self, script: Path, name: str) -> str:
+        return f"{socket.gethostname()}/{name}"
+
+
+@pytest.mark.parametrize("by_double", [True, False])
+def test_a_registered_job_that_ended_is_not_over_while_its_double_lives(jobs: Jobs, by_double: bool) -> None:
+    """The double of an allocation that was submitted twice came first; the registered job left it to it and ended."""
+    key = jobs.add(seconds=60)
+    config = jobs.config(settle_s=0.1, heartbeat_s=0.3, vanished_s=0.9)
+    Submitter(jobs.root, config, IdleQueue()).step([key])
+    (allocation,) = allocations(jobs.root)
+    assert allocation.queue_id is not None
+    ended = QueueJob(allocation.queue_id, QueueState.ENDED, "COMPLETED")
+    claim = claim_file(jobs.root / key, 1)
+    assert create_json(
+        claim, {"queue_id": "double" if by_double else allocation.queue_id, "allocation": allocation.name}
+    )
+    assert not is_over(allocation, ended, config)
+    for _ in range(8):
+        time.sleep(0.2)
+        os.utime(claim)
+        if by_double:
+            assert not is_over(allocation, ended, config)
+    if by_double:
+        time.sleep(1.0)
+        assert not is_over(allocation, ended, config)  # it has lived since it was last looked at
+        time.sleep(1.0)
+    assert is_over(allocation, ended, config)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 3.0])
