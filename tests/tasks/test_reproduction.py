@@ -179,7 +179,7 @@ def gathered(tmp_path: Path) -> Gathered:
             results[place] = result_of(place, **rate)
     missing = {place: "the stage was not run" for place in places(config, "generate")}
     missing |= {place: "no potential | here" for place in places(config, "ground-state")}
-    return Gathered(config, results, missing, ())
+    return Gathered(results, missing, config=config)
 
 
 def test_the_paper_stands_beside_ours_with_error_and_budget_and_what_is_missing_is_named(tmp_path: Path) -> None:

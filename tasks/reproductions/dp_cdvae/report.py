@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from configs.paths import project_version
-from tasks.files import package_versions
 from tasks.reproductions.dp_cdvae.claims import PAPER_NAMES
 from tasks.reproductions.dp_cdvae.tables import Gathered, tables
+from tasks.reproductions.gathering import short_name
 from tasks.reproductions.page import Report, curves_png
 
 PAPER = "Pakornchote et al., Sci. Rep. 14, 1275 (2024), doi:10.1038/s41598-024-51400-4"
@@ -21,52 +17,25 @@ def report_of(found: Gathered) -> Report:
         folder=found.config.folder,
         subject="DP-CDVAE",
         lead=lead(found),
-        notes=notes(found),
+        notes=found.notes(),
         verdicts=found.claims.counts(),
         tables=tables(found),
         pictures=curve_pictures(found),
-        content=as_dict(found),
+        content=found.as_dict(found.config, found.claims),
     )
 
 
 def lead(found: Gathered) -> str:
     """What was made again, on what, in a few sentences."""
     config = found.config
-    files = "; ".join(f"{e.name}: trained on {_short(e.train)}, tested on {_short(e.test)}" for e in config.datasets)
+    files = "; ".join(
+        f"{e.name}: trained on {short_name(e.train)}, tested on {short_name(e.test)}" for e in config.datasets
+    )
     return (
         f"The tables of DP-CDVAE ({PAPER}) made again with Hullward's systems, networks of size {config.size}, "
         f"seed {config.seed}. {files}. The paper's models were trained on the official training sets; figures from "
         "other files compare with one another, not with the paper's rows."
     )
-
-
-def _short(path: str) -> str:
-    return Path(path.rpartition(":")[2]).name
-
-
-def notes(found: Gathered) -> list[str]:
-    """What a reader of the tables must know first."""
-    said = []
-    if found.missing:
-        said.append(f"{len(found.missing)} results are missing; the last table names each with the reason.")
-    if found.foreign:
-        names = ", ".join(place.name for place in found.foreign[:4]) + (" ..." if len(found.foreign) > 4 else "")
-        said.append(f"{len(found.foreign)} results were made by other code or packages than these: {names}.")
-    said += sorted({note for result in found.results.values() for note in result.notes})
-    return said
-
-
-def as_dict(found: Gathered) -> dict[str, Any]:
-    """reproduction.json: every figure with its settings, error and budget, every claim, what is missing."""
-    return {
-        "schema_version": 1,
-        "name": found.config.name,
-        "settings": found.config.model_dump(mode="json", exclude_defaults=True, exclude={"execution", "workers"}),
-        "versions": {"hullward": project_version(), **package_versions()},
-        "results": [result.as_dict() for result in found.results.values()],
-        "claims": found.claims.as_dicts(),
-        "missing": [{**vars(place), "why": why} for place, why in found.missing.items()],
-    }
 
 
 def curve_pictures(found: Gathered) -> dict[str, bytes]:

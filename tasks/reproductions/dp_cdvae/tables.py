@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from configs.paths import AssetError
 from configs.reproduction import STAGES, ReproductionConfig
 from generative.metrics.papers import papers
 from tasks.files import key_of
@@ -23,7 +22,8 @@ from tasks.reproductions.dp_cdvae.figures import (
 )
 from tasks.reproductions.dp_cdvae.places import places, train_place
 from tasks.reproductions.dp_cdvae.training import training_inputs
-from tasks.reproductions.results import Measured, NotReadyError, Place, Result, digest_of
+from tasks.reproductions.gathering import Collected, collect
+from tasks.reproductions.results import Measured, Place, Result, digest_of
 from tasks.reproductions.tables import Claims, Table, with_error
 
 INPUTS: dict[str, tuple[Callable[[ReproductionConfig, Place], dict[str, Any]], tuple[str, ...]]] = {
@@ -36,20 +36,14 @@ INPUTS: dict[str, tuple[Callable[[ReproductionConfig, Place], dict[str, Any]], t
 
 
 @dataclass(frozen=True)
-class Gathered:
+class Gathered(Collected):
     """All that a reproduction has measured.
 
     Attributes:
         config: its settings.
-        results: by place.
-        missing: place -> why it has no result.
-        foreign: places whose result other code or other packages have made.
     """
 
-    config: ReproductionConfig
-    results: Mapping[Place, Result]
-    missing: Mapping[Place, str]
-    foreign: tuple[Place, ...]
+    config: ReproductionConfig = field(kw_only=True)
 
     @property
     def claims(self) -> Claims:
@@ -59,32 +53,13 @@ class Gathered:
 
 
 def gather(config: ReproductionConfig, failures: Mapping[Place, str] | None = None) -> Gathered:
-    """The results that lie there for these settings, and for each one that does not, why.
-
-    Args:
-        config: the reproduction.
-        failures: what has just failed, and how.
-    """
-    results: dict[Place, Result] = {}
-    missing: dict[Place, str] = {}
-    foreign = []
-    for stage in STAGES:
-        for place in places(config, stage):
-            try:
-                inputs, key = _expected(config, place)
-            except (NotReadyError, AssetError) as reason:
-                missing[place] = str(reason)
-                continue
-            found = Result.read(place.file(config))
-            if found is not None and found.inputs == inputs:
-                results[place] = found
-                foreign += [place] if found.key != key else []
-                continue
-            default = "the stage was not run" if found is None else "it was measured with other settings or files"
-            missing[place] = (failures or {}).get(place, default)
+    """The results of a reproduction; see gathering.collect."""
+    every = (place for stage in STAGES for place in places(config, stage))
+    found = collect(config, every, lambda place: _expected(config, place), failures or {})
+    missing = dict(found.missing)
     if config.ground_state.dataset not in {entry.name for entry in config.datasets}:
         missing[Place("ground-state", config.ground_state.dataset)] = "the data set is not among those chosen"
-    return Gathered(config, results, missing, tuple(foreign))
+    return Gathered(found.results, missing, found.foreign, config=config)
 
 
 def _expected(config: ReproductionConfig, place: Place) -> tuple[str, str]:

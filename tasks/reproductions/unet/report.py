@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from configs.paths import AssetError, project_version
 from configs.unet_reproduction import UNET_STAGES, UNetReproductionConfig
-from tasks.files import key_of, package_versions
+from tasks.files import key_of
 from tasks.reporting.evaluation_model import heading, value_text
+from tasks.reproductions.gathering import Collected, collect, short_name
 from tasks.reproductions.page import Report, curves_png
-from tasks.reproductions.results import NotReadyError, Place, Result, digest_of
+from tasks.reproductions.results import Place, digest_of
 from tasks.reproductions.tables import Claims, Table, with_error
 from tasks.reproductions.unet.claims import BASELINES, PAPER_NAMES, OurNumbers, PaperNumbers, claims, name_of
 from tasks.reproductions.unet.measures import JUDGING, measure_inputs, training_inputs
@@ -31,20 +30,14 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class Gathered:
+class Gathered(Collected):
     """All that a reproduction has measured.
 
     Attributes:
         config: its settings.
-        results: by place.
-        missing: place -> why it has no result.
-        foreign: places whose result other code or other packages have made.
     """
 
-    config: UNetReproductionConfig
-    results: Mapping[Place, Result]
-    missing: Mapping[Place, str]
-    foreign: tuple[Place, ...]
+    config: UNetReproductionConfig = field(kw_only=True)
 
     @property
     def claims(self) -> Claims:
@@ -54,29 +47,10 @@ class Gathered:
 
 
 def gather(config: UNetReproductionConfig, failures: Mapping[Place, str] | None = None) -> Gathered:
-    """The results that lie there for these settings, and for each one that does not, why.
-
-    Args:
-        config: the reproduction.
-        failures: what has just failed, and how.
-    """
-    results: dict[Place, Result] = {}
-    missing: dict[Place, str] = {}
-    foreign = []
-    for place in (place for stage in UNET_STAGES for place in places(config, stage)):
-        try:
-            inputs, key = _expected(config, place)
-        except (NotReadyError, AssetError) as reason:
-            missing[place] = (failures or {}).get(place, str(reason))
-            continue
-        found = Result.read(place.file(config))
-        if found is not None and found.inputs == inputs:
-            results[place] = found
-            foreign += [place] if found.key != key else []
-            continue
-        default = "the stage was not run" if found is None else "it was measured with other settings or files"
-        missing[place] = (failures or {}).get(place, default)
-    return Gathered(config, results, missing, tuple(foreign))
+    """The results of a reproduction; see gathering.collect."""
+    every = (place for stage in UNET_STAGES for place in places(config, stage))
+    found = collect(config, every, lambda place: _expected(config, place), failures or {})
+    return Gathered(found.results, found.missing, found.foreign, config=config)
 
 
 def _expected(config: UNetReproductionConfig, place: Place) -> tuple[str, str]:
@@ -91,32 +65,23 @@ def _expected(config: UNetReproductionConfig, place: Place) -> tuple[str, str]:
 def report_of(found: Gathered) -> Report:
     """All that readers are shown of these results."""
     config, judged = found.config, found.claims
-    content = {
-        "schema_version": 1,
-        "name": config.name,
-        "settings": config.model_dump(mode="json", exclude_defaults=True, exclude={"execution", "workers"}),
-        "versions": {"hullward": project_version(), **package_versions()},
-        "results": [result.as_dict() for result in found.results.values()],
-        "claims": judged.as_dicts(),
-        "missing": [{**vars(place), "why": why} for place, why in found.missing.items()],
-    }
     return Report(
         name=config.name,
         folder=config.folder,
         subject="Conditional generation and modification",
         lead=_lead(config),
-        notes=_notes(found),
+        notes=found.notes(),
         verdicts=judged.counts(),
         tables=tables(found),
         pictures=_pictures(found),
-        content=content,
+        content=found.as_dict(config, judged),
     )
 
 
 def _lead(config: UNetReproductionConfig) -> str:
     files = "; ".join(
-        f"{entry.name}: {', '.join(map(_short, entry.files))}"
-        + (f", tested on {_short(entry.test)}" if entry.test else "")
+        f"{entry.name}: {', '.join(map(short_name, entry.files))}"
+        + (f", tested on {short_name(entry.test)}" if entry.test else "")
         for entry in config.datasets
     )
     return (
@@ -125,20 +90,6 @@ def _lead(config: UNetReproductionConfig) -> str:
         f"{100 * config.modification_share:g} % for modification) but where a file of test crystals is named. The "
         "paper's models were trained on millions of AFLOW entries; its rows are there for the order of the systems."
     )
-
-
-def _short(path: str) -> str:
-    return Path(path.rpartition(":")[2]).name
-
-
-def _notes(found: Gathered) -> list[str]:
-    said = []
-    if found.missing:
-        said.append(f"{len(found.missing)} results are missing; the last table names each with the reason.")
-    if found.foreign:
-        names = ", ".join(place.name for place in found.foreign[:4]) + (" ..." if len(found.foreign) > 4 else "")
-        said.append(f"{len(found.foreign)} results were made by other code or packages than these: {names}.")
-    return said + sorted({note for result in found.results.values() for note in result.notes})
 
 
 def tables(found: Gathered) -> list[Table]:
