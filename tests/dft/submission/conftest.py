@@ -40,6 +40,8 @@ def slurm_daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 def slurm(slurm_daemons: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
     """A running Slurm which this process's commands talk to."""
     monkeypatch.setenv("SLURM_CONF", str(slurm_daemons.config))
+    if slurm_daemons.node_state().startswith("drain"):  # by the fault of an earlier test
+        slurm_daemons.run("scontrol", "update", f"nodename={slurm_daemons.host}", "state=resume")
     yield slurm_daemons
     slurm_daemons.run("scancel", "--user=root")
     slurm_daemons.until(lambda: not slurm_daemons.run("squeue", "--noheader"))
