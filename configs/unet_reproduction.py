@@ -14,6 +14,17 @@ UNetStage = Literal["train", "generate", "modify"]
 Generator = Literal["unet-ddpm", "unet-ddim", "unet-flow-normal", "unet-flow-uniform"]
 Modifier = Literal["unet-modify-regression", "unet-modify-diffusion", "unet-modify-flow"]
 
+UNetSystem = Literal[
+    "unet-ddpm",
+    "unet-ddim",
+    "unet-flow-normal",
+    "unet-flow-uniform",
+    "unet-modify-regression",
+    "unet-modify-diffusion",
+    "unet-modify-flow",
+]
+"""One literal, not the union of both: a wrong name is then refused with one list."""
+
 UNET_STAGES: tuple[UNetStage, ...] = get_args(UNetStage)
 GENERATORS: tuple[Generator, ...] = get_args(Generator)
 MODIFIERS: tuple[Modifier, ...] = get_args(Modifier)
@@ -53,7 +64,7 @@ class UNetReproductionConfig(ComparisonConfig[PolymorphData]):
     paper: Literal["conditional-unet"] = Field(description="says which paper is made again")
     name: str = Field("unet", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="name of the folder of results")
     size: Literal["paper", "small", "tiny"] = Field("tiny", description="of the networks; paper is published")
-    systems: tuple[Generator | Modifier, ...] = Field(
+    systems: tuple[UNetSystem, ...] = Field(
         (*GENERATORS, *MODIFIERS), min_length=1, description="which systems are compared"
     )
     stages: tuple[UNetStage, ...] = Field(UNET_STAGES, description="which stages are run; others are taken as they lie")
