@@ -44,6 +44,13 @@ class HullConfig(RoomConfig):
     references_max: int = Field(
         400, ge=1, description="most competing phases relaxed for one chemical system, lowest stated energy first"
     )
+    prototypes_within_ev_per_atom: float | None = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="decorated prototypes that no database holds become candidates themselves if they lie at most this "
+        "far above the hull, eV/atom; null: none do",
+    )
     stable_ev_per_atom: float = Field(
         0.1, ge=0, le=1, description="energy above hull below which a candidate counts as (meta)stable, eV/atom"
     )

@@ -109,6 +109,16 @@ class CompetingHull:
         self._diagrams: dict[tuple[str, ...], PhaseDiagram] = {}
         self._phase_of_id: dict[str, Phase] = {phase.id: phase for phase in inside}
 
+    def without(self, phase_id: str) -> CompetingHull:
+        """The hull of all the other phases.
+
+        Raises:
+            KeyError: if no phase has this id.
+        """
+        if phase_id not in self._phase_of_id:
+            raise KeyError(f"no phase {phase_id!r} among the {len(self._phase_of_id)} competing phases")
+        return CompetingHull([p for name, p in self._phase_of_id.items() if name != phase_id], self.elements)
+
     def place(self, composition: Composition, energy_ev_per_atom: float | None, method: str) -> HullPosition:
         """A crystal's place relative to the hull of the competing phases, of which it is not one.
 

@@ -120,6 +120,8 @@ def _run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     from tasks.own_files import plain_rows
+    from tasks.phases import phase_lines
+    from tasks.run import RunFolder, read_manifest
 
     table = pq.read_table(folder / "candidates.parquet")
     ranked = plain_rows(table.slice(0, len(table) - table.column("rank").null_count))
@@ -129,9 +131,12 @@ def _run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
         show_table(
             ranked[:SHOWN], with_phonons(ranked, RANKED), f"{len(ranked)} of {len(table)} candidates ranked{head}"
         )
+        typer.echo("\n" + "\n".join(phase_lines(folder)))
         typer.echo(f"\nreport      {report}\ncandidates  {folder / 'candidates.parquet'}\nVASP inputs {folder / 'dft'}")
     keys = [
         *RANKED,
+        "known_match",
+        "prototype_match",
         "decomposition",
         "relax_status",
         "energy_method",
@@ -145,6 +150,7 @@ def _run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
         "report": str(report),
         "n_candidates": len(table),
         "n_ranked": len(ranked),
+        "competing_phases": read_manifest(RunFolder(folder))["competing_phases"],
         "candidates": [{key: row.get(key) for key in keys} for row in ranked],
     }
 

@@ -22,6 +22,7 @@ RANKED = {
     "formation_energy_ev_per_atom": "formation eV/atom",
     "spacegroup_symbol": "space group",
     "delta_e_ev_per_atom": "dE eV/atom",
+    "proposed_by": "proposed by",
     "id": "id",
 }
 PHONON = {"lowest_phonon_thz": "lowest phonon THz"}

@@ -91,7 +91,7 @@ def discover(config: DiscoverConfig = QUICKSTART) -> Path:
             competing, relaxed = ([future.result() for future in relaxing[shared]] for shared in (True, False))
 
         with clock("hull"):
-            judged = judge_task(config, folder, potential, screened, relaxed, competing)
+            judged = judge_task(config, folder, potential, known, screened, relaxed, competing)
 
         with clock("phonons"):
             shaking = [

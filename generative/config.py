@@ -88,6 +88,11 @@ class FilesSource(RoomConfig):
         description="level of theory of the energies in the file, such as 'PBE/PBE+U (Materials Project)'; "
         "energies of different methods never share a hull",
     )
+    origin: Literal["reported", "hypothetical", "unstated"] = Field(
+        "unstated",
+        description="whether crystals of the file that do not say so themselves (`theoretical`, `origin`) have been "
+        "made or found (reported) or only been computed (hypothetical)",
+    )
     limit: int | None = Field(None, ge=1, description="read at most this many rows; null reads all")
 
 

@@ -26,6 +26,13 @@ class Stage(StrEnum):
     DUPLICATE_RELAXED = "duplicate after relaxation"
 
 
+class Proposer(StrEnum):
+    """What a candidate comes from."""
+
+    GENERATOR = "generator"
+    PROTOTYPE = "prototype"
+
+
 def _field(name: str, kind: pa.DataType, about: str) -> pa.Field:
     return pa.field(name, kind, metadata={"about": about})
 
@@ -34,9 +41,10 @@ _RELAXED_STRUCTURE = [pa.field(f"relaxed_{f.name}", f.type, metadata=f.metadata)
 
 SAMPLED = [
     _field("id", pa.string(), "hash of checkpoint, condition, sampler settings, seed and index"),
-    _field("index", pa.int64(), "place in the run's plan"),
+    _field("proposed_by", pa.string(), "generator | prototype: a stable decorated prototype that no database holds"),
+    _field("index", pa.int64(), "place in the run's plan; null for a prototype"),
     _field("formula", pa.string(), "reduced formula"),
-    _field("condition", pa.string(), "what was asked of the generator, JSON"),
+    _field("condition", pa.string(), "what was asked of the generator, JSON; null for a prototype"),
     _field("n_atoms", pa.int16(), "atoms in the generated cell"),
     *STRUCTURE_FIELDS,
 ]
@@ -45,7 +53,9 @@ SCREENED = [
     _field("min_distance_ang", pa.float64(), "shortest distance of the generated crystal, self-images included, A"),
     _field("volume_ang3_per_atom", pa.float64(), "volume per atom of the generated crystal, A^3"),
     _field("smact_valid", pa.bool_(), "charge balance by SMACT; information unless screen.smact_filter is on"),
-    _field("known_match", pa.string(), "id of the known crystal it matches, or null"),
+    _field("known_match", pa.string(), "id of the database's crystal it matches, or null"),
+    _field("known_origin", pa.string(), "reported | hypothetical | unstated: origin of that crystal, or null"),
+    _field("prototype_match", pa.string(), "id of the decorated prototype it is like, or null; no reason to reject it"),
     _field("duplicate_of", pa.string(), "id of the earlier candidate it matches, or null"),
     _field("rejected_by", pa.string(), "stage that turned it away, or null"),
     _field("reason", pa.string(), "one sentence, or null"),

@@ -17,8 +17,8 @@ from generative.crystals import crystals_of
 from tasks.candidates import RELAXED, joined
 from tasks.files import FileRef, write_text
 from tasks.inputs import lineage_of
-from tasks.judge import competing_hull
 from tasks.loading import PotentialIdentity
+from tasks.phases import competing_hull
 from tasks.relax import survivors
 from tasks.run import RunFolder
 

@@ -11,7 +11,7 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
-from tasks.candidates import SAMPLED, table_of
+from tasks.candidates import SAMPLED, Proposer, table_of
 from tasks.files import FileRef, key_of, keyed
 from tasks.loading import checkpoint
 from tasks.run import RunFolder
@@ -49,6 +49,7 @@ def draw_chunk(
         [
             {
                 "id": s.id,
+                "proposed_by": Proposer.GENERATOR.value,
                 "index": s.index,
                 # The crystal's own: a baseline may hand out another composition than was asked for.
                 "formula": formula_of(s.crystal.atomic_numbers),

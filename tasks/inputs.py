@@ -36,20 +36,17 @@ class InputsOutcome(BaseModel):
 def lineage_of(
     row: dict[str, Any], config: DiscoverConfig, run: RunFolder, identity: PotentialIdentity
 ) -> dict[str, Any]:
-    """From a candidate back to condition and seed, checkpoint, training data, known crystals, code and packages."""
-    from generative.checkpoints import about, digest
+    """From a candidate back to what proposed it, known crystals, code and packages.
 
+    A generated candidate: condition and seed, checkpoint, training data; a prototype: its structure type.
+    """
     manifest = read_manifest(run)
     return {
         "candidate_id": row["id"],
         "run": config.name,
         "rank": row["rank"],
-        "condition": json.loads(row["condition"]),
-        "seed": config.seed,
-        "index": row["index"],
-        "sampler": config.sample.model_dump(mode="json"),
-        "checkpoint": {"name": config.sample.checkpoint, "sha256": digest(config.sample.checkpoint)},
-        "training": about(config.sample.checkpoint)["training"],
+        "proposed_by": row["proposed_by"],
+        **({"prototype": row["prototype_match"]} if row["condition"] is None else _draw(row, config)),
         "known_crystals": {
             "fingerprint_sha256": manifest["dataset"]["fingerprint_sha256"],
             "sources": manifest["dataset"]["sources"],
@@ -66,6 +63,19 @@ def lineage_of(
         },
         "code_sha256": manifest["code_sha256"],
         "packages": manifest["packages"],
+    }
+
+
+def _draw(row: dict[str, Any], config: DiscoverConfig) -> dict[str, Any]:
+    from generative.checkpoints import about, digest
+
+    return {
+        "condition": json.loads(row["condition"]),
+        "seed": config.seed,
+        "index": row["index"],
+        "sampler": config.sample.model_dump(mode="json"),
+        "checkpoint": {"name": config.sample.checkpoint, "sha256": digest(config.sample.checkpoint)},
+        "training": about(config.sample.checkpoint)["training"],
     }
 
 

@@ -2,66 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 from prefect import task
 from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.crystals import Crystal, crystals_of
-from tasks.candidates import JUDGED, RELAXED, Stage, joined, table_of
+from generative.datasets.origins import LABELS, Origin
+from tasks.candidates import JUDGED, RELAXED, SCREENED, Proposer, Stage, joined, table_of
 from tasks.files import FileRef, key_of, keyed
 from tasks.loading import PotentialIdentity
+from tasks.phases import competing_hull, hull_energy, phases_file, prototype_candidates
+from tasks.relax import survivors
 from tasks.run import RunFolder
 
 if TYPE_CHECKING:
-    from dft.hull import CompetingHull, Phase
-    from generative.screening.matching import Tolerances
+    from dft.hull import CompetingHull
+    from generative.screening.matching import KnownMatch, Tolerances
 
 MIN_ENERGY_DIGITS = 6
 """Energies are ranked to this many digits (eV/atom), ties by id, so that float noise never decides a rank."""
-
-
-def hull_energy(
-    row: dict[str, Any], crystal: Crystal, pressure_gpa: float, name: str = "energy_ev_per_atom"
-) -> float | None:
-    """What the hull compares, eV/atom: the energy of a relaxed row (or another of its columns), plus PV."""
-    from dft.hull import enthalpy_ev_per_atom
-
-    energy = row[name]
-    volume = abs(float(np.linalg.det(crystal.lattice_ang))) / len(crystal.atomic_numbers)
-    return None if energy is None else enthalpy_ev_per_atom(energy, volume, pressure_gpa)
-
-
-def phases_of(relaxed: pa.Table, pressure_gpa: float) -> list[Phase]:
-    """Relaxed competing phases; those that exploded or failed have no energy, and the hull's notes name them.
-
-    One that met the step cap keeps its energy: it bounds the true one from above, so the hull it gives is nearer the
-    truth than the hull without it.
-    """
-    from pymatgen.core.composition import Composition
-
-    from dft.hull import Phase
-
-    return [
-        Phase(
-            row["id"],
-            Composition(row["formula"]),
-            None if crystal is None else hull_energy(row, crystal, pressure_gpa),
-            row["energy_method"],
-        )
-        for row, crystal in zip(relaxed.to_pylist(), crystals_of(relaxed, "relaxed_"), strict=True)
-    ]
-
-
-def competing_hull(relaxed: pa.Table, config: DiscoverConfig) -> CompetingHull:
-    """The hull of the run's relaxed competing phases, at the pressure they were relaxed at."""
-    from dft.hull import CompetingHull
-
-    return CompetingHull(phases_of(relaxed, config.relax.pressure_gpa), config.elements)
 
 
 def _merge(row: dict[str, Any], relaxed: dict[str, Any] | None, crystal: Crystal | None) -> None:
@@ -112,23 +76,43 @@ def _compare(
 
 
 def _turn_away_repeats(
-    rows: list[dict[str, Any]], crystals: list[Crystal | None], references: pa.Table, tol: Tolerances
+    rows: list[dict[str, Any]],
+    crystals: list[Crystal | None],
+    references: pa.Table,
+    origins: Mapping[str, str],
+    tol: Tolerances,
 ) -> None:
-    """After relaxation: candidates that became a known phase, then all but the lowest of each group of like ones."""
+    """After relaxation: candidates that became a known phase, then all but the lowest of each group of like ones.
+
+    Args:
+        rows: of the candidates; changed.
+        crystals: of the candidates, relaxed.
+        references: relaxed competing phases, columns RELAXED.
+        origins: origin of each of them, by id; prototypes are not known, that a candidate became one is only noted.
+        tol: of the matcher.
+    """
     from generative.screening.matching import ReferenceSet, find_known, group
 
-    pairs = zip(references.column("id").to_pylist(), crystals_of(references, "relaxed_"), strict=True)
-    usable = [(name, c) for name, c in pairs if c is not None]
+    def matches(i_rows: list[int], *, prototypes: bool) -> list[KnownMatch | None]:
+        pairs = zip(references.column("id").to_pylist(), crystals_of(references, "relaxed_"), strict=True)
+        usable = [(n, c) for n, c in pairs if c is not None and (origins.get(n) == Origin.PROTOTYPE) is prototypes]
+        reference_set = ReferenceSet([name for name, _ in usable], [c for _, c in usable])
+        return list(find_known([c for i in i_rows if (c := crystals[i])], reference_set, tol).matches)
+
     alive = [i for i, row in enumerate(rows) if row.get("rejected_by") is None and crystals[i] is not None]
-    reference_set = ReferenceSet([name for name, _ in usable], [c for _, c in usable])
-    search = find_known([c for i in alive if (c := crystals[i])], reference_set, tol)
-    for place, match in enumerate(search.matches):
-        row = rows[alive[place]]
+    for i, match in zip(alive, matches(alive, prototypes=False), strict=True):
         if match is not None:
-            row |= {"rejected_by": Stage.KNOWN_RELAXED.value, "reason": f"relaxed into {match.reference_id} ({tol})"}
-            row["known_match"] = match.reference_id
+            origin = origins.get(match.reference_id, Origin.UNSTATED.value)
+            rows[i] |= {"rejected_by": Stage.KNOWN_RELAXED.value, "known_match": match.reference_id}
+            rows[i] |= {
+                "known_origin": origin,
+                "reason": f"relaxed into {match.reference_id}, {LABELS[origin]} ({tol})",
+            }
     alive = [i for i in alive if rows[i].get("rejected_by") is None]
-    alive.sort(key=lambda i: (round(rows[i]["energy_ev_per_atom"], MIN_ENERGY_DIGITS), rows[i]["index"]))
+    for i, match in zip(alive, matches(alive, prototypes=True), strict=True):
+        if rows[i].get("proposed_by") != Proposer.PROTOTYPE:
+            rows[i]["prototype_match"] = None if match is None else match.reference_id
+    alive.sort(key=lambda i: (round(rows[i]["energy_ev_per_atom"], MIN_ENERGY_DIGITS), _plan_order(rows[i])))
     groups = group([c for i in alive if (c := crystals[i])], tol)
     for place, first in enumerate(groups.first_members):
         if first != place:
@@ -147,21 +131,65 @@ def _rank(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     kept = sorted((r for r in rows if r.get("rejected_by") is None), key=worth)
     for number, row in enumerate(kept, start=1):
         row["rank"] = number
-    return kept + sorted((r for r in rows if r.get("rejected_by") is not None), key=lambda r: int(r["index"]))
+    return kept + sorted((r for r in rows if r.get("rejected_by") is not None), key=_plan_order)
+
+
+def _plan_order(row: dict[str, Any]) -> tuple[bool, int, str]:
+    """Generated candidates in the order of the plan, then prototypes by id."""
+    index = row["index"]
+    return index is None, 0 if index is None else int(index), row["id"]
+
+
+def with_prototypes(
+    screened: pa.Table, relaxed: pa.Table, proposed: pa.Table, references: pa.Table
+) -> tuple[pa.Table, pa.Table]:
+    """The candidates and their relaxations, those of the prototypes among them.
+
+    Args:
+        screened: generated candidates, columns SCREENED.
+        relaxed: the surviving ones, columns RELAXED.
+        proposed: prototypes as candidates, columns SCREENED; `prototype_match` names the competing phase.
+        references: relaxed competing phases, columns RELAXED: a prototype is not relaxed a second time.
+    """
+    passed = survivors(proposed)
+    names = references.column("id").to_pylist()
+    rows = [names.index(name) for name in passed.column("prototype_match").to_pylist()]
+    own = references.select([f.name for f in RELAXED]).take(pa.array(rows, type=pa.int64()))
+    own = own.set_column(0, own.schema.field("id"), passed.column("id"))
+    candidates = [f.name for f in SCREENED]
+    return (
+        pa.concat_tables([screened.select(candidates), proposed.select(candidates)]),
+        pa.concat_tables([relaxed, own.cast(relaxed.schema)]),
+    )
 
 
 def judge_file(
     config: DiscoverConfig,
     folder: Path,
     identity: PotentialIdentity,
+    known: FileRef,
     screened: FileRef,
     relaxed: list[FileRef],
     references: list[FileRef],
 ) -> FileRef:
-    """Every candidate with its rank and place, ranked ones first: judged.parquet."""
+    """Every candidate with its rank and place, ranked ones first: judged.parquet.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        identity: the potential.
+        known: the run's dataset.
+        screened: all generated candidates.
+        relaxed: chunks of their relaxations.
+        references: chunks of the relaxed competing phases.
+    """
+    phases = phases_file(config, folder, known, references)
     key = key_of(
         "judge",
-        ("dft", "generative", "tasks/judge.py", "tasks/candidates.py"),
+        ("dft", "generative", "tasks/judge.py", "tasks/phases.py", "tasks/screen.py", "tasks/candidates.py"),
+        known=known.sha256,
+        phases=phases.sha256,
+        prototypes_within_ev_per_atom=config.hull.prototypes_within_ev_per_atom,
         screen=config.screen.model_dump(mode="json"),
         elements=sorted(config.elements),
         pressure_gpa=config.relax.pressure_gpa,
@@ -173,21 +201,27 @@ def judge_file(
         from generative.screening.matching import Tolerances
 
         tolerances = Tolerances.from_config(config.screen)
-        table = screened.read()
-        done = joined([ref.read() for ref in relaxed], RELAXED)
+        places, competing = phases.read(), joined([ref.read() for ref in references], RELAXED)
+        proposed = prototype_candidates(places, known.read(), config)
+        table, done = with_prototypes(
+            screened.read(), joined([ref.read() for ref in relaxed], RELAXED), proposed, competing
+        )
         final: dict[str, tuple[dict[str, Any], Crystal | None]] = {}
         for row, crystal in zip(done.to_pylist(), crystals_of(done, "relaxed_"), strict=True):
             final[row["id"]] = (row, crystal)
-        known = joined([ref.read() for ref in references], RELAXED)
-        hull = competing_hull(known, config)
+        hull = competing_hull(competing, config)
         rows, crystals = table.to_pylist(), []
         for row, generated in zip(rows, crystals_of(table), strict=True):
             record, crystal = final.get(row["id"], (None, None))
             _merge(row, record, crystal)
             crystals.append(crystal)
             if crystal is not None and generated is not None:
-                _compare(row, generated, crystal, hull, tolerances, config.relax.pressure_gpa)
-        _turn_away_repeats(rows, crystals, known, tolerances)
+                # A prototype is one of the phases: it is measured against the hull of all the others.
+                is_phase = row["proposed_by"] == Proposer.PROTOTYPE
+                others = hull.without(row["prototype_match"]) if is_phase else hull
+                _compare(row, generated, crystal, others, tolerances, config.relax.pressure_gpa)
+        origins = dict(zip(places.column("id").to_pylist(), places.column("origin").to_pylist(), strict=True))
+        _turn_away_repeats(rows, crystals, competing, origins, tolerances)
         return table_of(_rank(rows), JUDGED)
 
     return keyed(RunFolder(folder).judged, key, compute)
@@ -198,12 +232,13 @@ def judge_task(
     config: DiscoverConfig,
     folder: Path,
     identity: PotentialIdentity,
+    known: FileRef,
     screened: FileRef,
     relaxed: list[FileRef],
     references: list[FileRef],
 ) -> FileRef:
     """Place, compare and rank the relaxed candidates; see judge_file."""
-    ref = judge_file(config, folder, identity, screened, relaxed, references)
+    ref = judge_file(config, folder, identity, known, screened, relaxed, references)
     table = ref.read()
     n = len(table) - table.column("rank").null_count
     get_run_logger().info("%d candidates ranked%s", n, ", unchanged, skipped" if ref.reused else "")

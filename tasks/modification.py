@@ -18,6 +18,7 @@ from prefect.logging import get_run_logger
 from configs.modification import ModifyConfig
 from configs.paths import project_version
 from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of, structure_columns
+from generative.datasets.origins import split_by_origin
 from tasks.candidates import DYNAMICS, RELAXED
 from tasks.files import FileRef, key_of, keyed, write_text
 from tasks.loading import PotentialIdentity, identify
@@ -176,7 +177,7 @@ def judge_polymorphs(proposed: pa.Table, relaxed: pa.Table, config: ModifyConfig
     if config.reference is not None and crystals:
         from tasks.own_files import read_crystals
 
-        known = ReferenceSet.from_table(read_crystals([config.reference])[0])
+        known = ReferenceSet.from_table(split_by_origin(read_crystals([config.reference])[0])[0])
         names = list(crystals)
         matches = find_known([crystals[name] for name in names], known, tolerances).matches
         named = {name: match.reference_id for name, match in zip(names, matches, strict=True) if match is not None}

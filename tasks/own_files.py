@@ -20,9 +20,9 @@ from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of
 from tasks.candidates import RELAXED, SAMPLED, table_of
 from tasks.files import sha256_of, write_table, write_text
 from tasks.generate import draw_chunk, n_chunks
-from tasks.judge import hull_energy, phases_of
 from tasks.known import competing_phases
 from tasks.loading import identify
+from tasks.phases import hull_energy, phases_of
 from tasks.relax import relax_table, survivors
 from tasks.screen import screen_table, unique_table
 

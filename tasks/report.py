@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from prefect import task
 from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.crystals import crystals_of
-from tasks.candidates import RELAXED, Stage, joined
+from generative.datasets.origins import LABELS, Origin
+from tasks.candidates import RELAXED, Proposer, Stage, joined
 from tasks.files import FileRef, write_text
 from tasks.inputs import InputsOutcome
-from tasks.judge import competing_hull
 from tasks.loading import PotentialIdentity
+from tasks.phases import competing_hull, counted, phases_file
 from tasks.phonons import phonon_figures
 from tasks.run import RunFolder, read_manifest, update_manifest
 
@@ -42,16 +44,24 @@ class RunUnfinishedError(RuntimeError):
 
 
 def yields_of(rows: list[dict[str, Any]], stable_ev_per_atom: float, seconds: dict[str, float]) -> list[StageYield]:
-    """How many candidates each step let through; counts over the table, so they always add up."""
+    """How many candidates each step let through; counts over the table, so they always add up.
+
+    The steps are those of generated candidates; the prototypes that were offered beside them have a step of their own.
+    """
     from tasks.reporting.model import StageYield
 
-    rejected = Counter(row["rejected_by"] for row in rows if row["rejected_by"])
-    alive = len(rows)
+    generated = [row for row in rows if row["proposed_by"] != Proposer.PROTOTYPE]
+    rejected = Counter(row["rejected_by"] for row in generated if row["rejected_by"])
+    alive = len(generated)
     steps = [StageYield("sampled", alive, alive, seconds.get("sample"))]
     for name, stages, timed in FUNNEL:
         left = alive - sum(rejected[stage.value] for stage in stages)
         steps.append(StageYield(name, alive, left, seconds.get(timed) if timed else None))
         alive = left
+    if offered := [row for row in rows if row["proposed_by"] == Proposer.PROTOTYPE]:
+        ranked = sum(row["rank"] is not None for row in offered)
+        steps.append(StageYield("stable prototypes", len(offered), ranked, note="offered beside the generated ones"))
+        alive += ranked
     near = sum(
         1
         for row in rows
@@ -70,7 +80,7 @@ def rejections_of(rows: list[dict[str, Any]]) -> list[Rejection]:
     def kind(row: dict[str, Any]) -> str:
         stage, reason = row["rejected_by"], row["reason"] or ""
         if stage in {Stage.KNOWN.value, Stage.KNOWN_RELAXED.value}:
-            return "matches a known crystal"
+            return f"matches a known crystal ({LABELS.get(row['known_origin'], LABELS[Origin.UNSTATED])})"
         if stage in {Stage.DUPLICATE.value, Stage.DUPLICATE_RELAXED.value}:
             return "matches another candidate"
         if stage == Stage.RELAXATION.value:
@@ -89,12 +99,15 @@ def rejections_of(rows: list[dict[str, Any]]) -> list[Rejection]:
     ]
 
 
-def hull_data(competing: pa.Table, config: DiscoverConfig, identity: PotentialIdentity) -> tuple[HullData, list[str]]:
-    """Competing phases with formation energies, and sentences about what is missing."""
+def hull_data(
+    phases: pa.Table, competing: pa.Table, config: DiscoverConfig, identity: PotentialIdentity
+) -> tuple[HullData, list[str]]:
+    """Competing phases with formation energies and origins, and sentences about what is missing."""
+    from pymatgen.core.composition import Composition
+
     from tasks.reporting.model import HullData, HullPhase
 
     hull = competing_hull(competing, config)
-    above = hull.phases_above_hull()
     notes = []
     if hull.missing_elements:
         missing = ", ".join(hull.missing_elements)
@@ -104,24 +117,34 @@ def hull_data(competing: pa.Table, config: DiscoverConfig, identity: PotentialId
         more = len(hull.phases_without_energy) - 5
         tail = f" and {more} more" if more > 0 else ""
         notes.append(f"Competing phases left out because their relaxation exploded or failed: {names}{tail}.")
-    phases = []
-    for phase in hull.phases:
-        energy_above = above[phase.id]
-        if energy_above is None:
+    placed = []
+    for row in phases.to_pylist():
+        if row["e_above_hull_ev_per_atom"] is None:
             continue
-        place = hull.place(phase.composition, phase.energy_ev_per_atom, phase.method)
-        fractions = phase.composition.fractional_composition.get_el_amt_dict()
-        phases.append(
+        fractions = Composition(row["formula"]).fractional_composition.get_el_amt_dict()
+        placed.append(
             HullPhase(
-                id=phase.id,
-                formula=phase.formula,
+                id=row["id"],
+                formula=row["formula"],
                 fractions={str(symbol): float(x) for symbol, x in fractions.items()},
-                formation_energy_ev_per_atom=place.formation_energy_ev_per_atom or 0.0,
-                e_above_hull_ev_per_atom=max(0.0, energy_above),
-                stable=energy_above <= 1e-8,
+                formation_energy_ev_per_atom=row["formation_energy_ev_per_atom"] or 0.0,
+                e_above_hull_ev_per_atom=row["e_above_hull_ev_per_atom"],
+                stable=row["on_hull"],
+                origin=row["origin"],
             )
         )
-    return HullData(elements=config.elements, phases=tuple(phases), level_of_theory=identity.method), notes
+    return HullData(elements=config.elements, phases=tuple(placed), level_of_theory=identity.method), notes
+
+
+def origin_notes(phases: pa.Table) -> list[str]:
+    """A sentence where novelty means less than a reader expects, because no database is behind it."""
+    compounds = [row for row in phases.to_pylist() if len(re.findall("[A-Z]", row["formula"])) > 1]
+    if any(row["origin"] != Origin.PROTOTYPE for row in compounds):
+        return []
+    return [
+        "No compound of this system comes from a database: all competing phases are decorated prototypes, so nothing "
+        "is known to be new. Add a source such as materials-project."
+    ]
 
 
 def report_candidates(table: pa.Table, inputs: list[InputsOutcome]) -> list[ReportCandidate]:
@@ -150,6 +173,8 @@ def report_candidates(table: pa.Table, inputs: list[InputsOutcome]) -> list[Repo
                 relax_status=row["relax_status"],
                 relax_steps=row["relax_steps"],
                 known_match=row["known_match"],
+                proposed_by=row.get("proposed_by") or Proposer.GENERATOR.value,
+                prototype_match=row.get("prototype_match"),
                 smact_valid=row["smact_valid"],
                 cif_path=f"cifs/{row['rank']:04d}-{row['formula']}-{row['id']}.cif",
                 inputs_path=folders.get(row["id"]),
@@ -179,7 +204,9 @@ def gather(
     run = RunFolder(folder)
     table = candidates.read()
     rows = table.to_pylist()
-    hull, notes = hull_data(joined([ref.read() for ref in competing], RELAXED), config, identity)
+    known = FileRef.of(run.dataset / "dataset.parquet")
+    phases = phases_file(config, folder, known, competing).read()
+    hull, notes = hull_data(phases, joined([ref.read() for ref in competing], RELAXED), config, identity)
     manifest = read_manifest(run)
     dataset = manifest["dataset"]
     replaced = list(identity.notes) if identity.name != config.relax.potential else []
@@ -190,7 +217,7 @@ def gather(
         run_name=config.name,
         elements=config.elements,
         potential_method=identity.method,
-        notes=(*replaced, *notes, *failed, *quarantined),
+        notes=(*replaced, *origin_notes(phases), *notes, *failed, *quarantined),
         settings=config.model_dump(mode="json"),
         provenance={
             "known crystals": {"rows": dataset["n_rows"], "fingerprint_sha256": dataset["fingerprint_sha256"]},
@@ -237,6 +264,7 @@ def write_run_report(report: ReportInputs, run: RunFolder, seconds: dict[str, fl
         best_of_formulas=[asdict(best) for best in report.best_of_formulas],
         phonons=[asdict(figure) for figure in report.phonons],
         potential={"method": report.potential_method, "notes": list(report.notes)},
+        competing_phases=counted(pq.read_table(run.path / "phases.parquet")),
     )
     write_text(run.path / "settings.json", json.dumps(dict(report.settings), indent=2, sort_keys=True) + "\n")
     return write_report(report, run.path / "report.html")

@@ -11,13 +11,17 @@ from prefect.logging import get_run_logger
 from configs.schema import DiscoverConfig
 from generative.config import ScreenConfig
 from generative.crystals import crystals_of
+from generative.datasets.origins import LABELS, origins_of, split_by_origin
 from tasks.candidates import SCREENED, Stage, table_of
 from tasks.files import FileRef, key_of, keyed
 from tasks.run import RunFolder
 
 
 def screen_table(table: pa.Table, known: pa.Table, config: ScreenConfig) -> pa.Table:
-    """Validity, composition and novelty of these candidates; every one stays, with what turned it away."""
+    """Validity, composition and novelty of these candidates; every one stays, with what turned it away.
+
+    Novelty is against what databases hold; that a candidate is like a decorated prototype is noted and no more.
+    """
     from generative.screening import composition, validity
     from generative.screening.matching import ReferenceSet, Tolerances, counts_of, find_known
 
@@ -38,14 +42,21 @@ def screen_table(table: pa.Table, known: pa.Table, config: ScreenConfig) -> pa.T
             row |= {"rejected_by": Stage.COMPOSITION.value, "reason": reason}
     alive = [i for i, row in enumerate(rows) if "rejected_by" not in row]
     tolerances = Tolerances.from_config(config)
-    search = find_known([c for i in alive if (c := crystals[i])], ReferenceSet.from_table(known), tolerances)
+    databases, prototypes = split_by_origin(known)
+    origins = dict(zip(databases.column("id").to_pylist(), origins_of(databases), strict=True))
+    search = find_known([c for i in alive if (c := crystals[i])], ReferenceSet.from_table(databases), tolerances)
     for place, match in enumerate(search.matches):
         row = rows[alive[place]]
         if match is not None:
-            row["known_match"] = match.reference_id
-            row |= {"rejected_by": Stage.KNOWN.value, "reason": f"matches {match.reference_id} ({tolerances})"}
+            origin = origins[match.reference_id]
+            row |= {"known_match": match.reference_id, "known_origin": origin, "rejected_by": Stage.KNOWN.value}
+            row["reason"] = f"matches {match.reference_id}, {LABELS[origin]} ({tolerances})"
         elif place in search.failures:
             row |= {"rejected_by": Stage.VALIDITY.value, "reason": search.failures[place]}
+    alive = [i for i in alive if "rejected_by" not in rows[i]]
+    like = find_known([c for i in alive if (c := crystals[i])], ReferenceSet.from_table(prototypes), tolerances)
+    for place, match in enumerate(like.matches):
+        rows[alive[place]]["prototype_match"] = None if match is None else match.reference_id
     return table_of(rows, SCREENED)
 
 

@@ -11,6 +11,7 @@ from generative.config import FilesSource
 from generative.datasets.checks import MAX_RECORD_ATOMS
 from generative.datasets.formats import read_csv, read_json, read_parquet
 from generative.datasets.manifest import DATASET_FILE, MANIFEST_FILE, DatasetError, check_dataset, read_manifest
+from generative.datasets.origins import Origin
 from generative.datasets.records import Form, RawRecord, interpret
 from generative.datasets.sources import SourceBatch, SourceError
 
@@ -85,7 +86,7 @@ class Files:
     def batches(self, elements: tuple[str, ...] | None) -> Iterator[SourceBatch]:
         """See Source.batches. Raises: SourceError: if the path is missing or of an unknown kind."""
         records = islice(self._records(), self._config.limit)
-        return interpret(records, self.name, self.method, elements, self._workers)
+        return interpret(records, self.name, self.method, elements, self._workers, Origin(self._config.origin))
 
     def _records(self) -> Iterator[RawRecord]:
         path = self._path

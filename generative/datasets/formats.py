@@ -12,6 +12,7 @@ How the names in such a file become columns of the table:
 | heat_all | e_above_hull_ev_per_atom | Perov-5: against the pool of reference phases, see below |
 | band_gap, ind_gap | band_gap_ev | Perov-5's indirect gap is its smallest |
 | spacegroup.number | spacegroup | kept as stated; where absent, found by spglib |
+| origin, or theoretical (true, false) | origin | `theoretical: false` is reported |
 | other numbers | extra | under their own names |
 | elements, pretty_formula, formula | none | tells the chemical system before any CIF is parsed |
 
@@ -42,6 +43,7 @@ import pyarrow.parquet as pq
 
 from generative.config import ELEMENTS
 from generative.crystals import STRUCTURE_FIELDS, Crystal
+from generative.datasets.origins import Origin, stated_origin
 from generative.datasets.records import BATCH_SIZE, Form, RawRecord
 from generative.datasets.sources import SourceError
 from generative.datasets.table import batches_of
@@ -58,7 +60,9 @@ PROPERTY_NAMES: Mapping[str, tuple[str, ...]] = {
 
 ELEMENT_NAMES = ("elements", "pretty_formula", "formula")
 
-_TAKEN_NAMES = frozenset({"cif", *ID_NAMES, *ELEMENT_NAMES, *itertools.chain.from_iterable(PROPERTY_NAMES.values())})
+_TAKEN_NAMES = frozenset(
+    {"cif", "theoretical", *ID_NAMES, *ELEMENT_NAMES, *itertools.chain.from_iterable(PROPERTY_NAMES.values())}
+)
 
 _CELL_TEXT_MAX = 1 << 26  # csv's own limit, 128 kB, would end the run at the first CIF of a few thousand atoms
 _SYMBOL = re.compile(r"[A-Z][a-z]?")
@@ -111,6 +115,7 @@ def _cif_record(fields: Mapping[str, Any], fallback_id: str) -> RawRecord:
         _properties(fields),
         _stated_elements(fields),
         extra=_other_numbers(fields),
+        origin=stated_origin(fields),
     )
 
 
@@ -230,7 +235,14 @@ def _json_record(item: Any, fallback_id: str) -> RawRecord:
     if isinstance(structure, dict):
         if str(item.get("@class", "")).endswith("StructureEntry"):
             fields["energy_per_atom"] = _entry_energy_per_atom(item, structure)
-        return RawRecord(source_id, Form.STRUCTURE, structure, _properties(fields), _site_elements(structure))
+        return RawRecord(
+            source_id,
+            Form.STRUCTURE,
+            structure,
+            _properties(fields),
+            _site_elements(structure),
+            origin=stated_origin(fields),
+        )
     if isinstance(fields.get("cif"), str):
         return _cif_record(fields, source_id)
     reason = (
@@ -309,6 +321,7 @@ def _own_record(fields: dict[str, Any], fallback_id: str) -> RawRecord:
         extra=_extra(fields.get("extra")),
         other_ids=tuple(fields.get("other_ids") or ()),
         other_energies=fields.get("other_energies"),
+        origin=stated_origin(fields) or (Origin.PROTOTYPE if fields.get("source") == "prototypes" else None),
     )
 
 

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from generative.config import FilterConfig
 from generative.datasets.table import DATASET_SCHEMA, REJECTED_SCHEMA, batches_of
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 DATASET_FILE = "dataset.parquet"
 REJECTED_FILE = "rejected.parquet"
 MANIFEST_FILE = "manifest.json"

@@ -6,7 +6,8 @@ first argument of StructureMatcher.fit, a row belongs to the first row kept so f
 different. So a kept row may stand for several rows of one other source, and what it stands for depends on the order of
 the rows alone.
 
-A row that stays keeps its own energies: those of the dropped rows may be of another level of theory, so they are listed
+A row that stays is of the strongest origin among its copies: reported if one source says so. It keeps its own
+energies: those of the dropped rows may be of another level of theory, so they are listed
 beside it, each with its method, and never averaged.
 
 Memory: three integers per row, the crystals of CRYSTAL_ATOMS_AT_ONCE atoms, and, when written, the names and energies
@@ -26,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of
+from generative.datasets.origins import strongest
 from generative.datasets.table import DATASET_SCHEMA, batches_of
 from generative.screening.matching import ReferenceSet, Tolerances, fit_reduced
 from generative.screening.pair_fits import Judge
@@ -135,7 +137,7 @@ def merged(path: Path, copies: Copies) -> Iterator[pa.Table]:
         dropped = np.flatnonzero(copies.original != np.arange(len(copies.original)))
         dropped = dropped[np.argsort(copies.original[dropped], kind="stable")]  # by kept row, then in table order
         in_file_order = np.argsort(dropped)
-        others = _taken(file, dropped[in_file_order], ["id", *STATED, "other_ids", "other_energies"])
+        others = _taken(file, dropped[in_file_order], ["id", "origin", *STATED, "other_ids", "other_energies"])
         others = others.take(np.argsort(in_file_order))
         start = 0
         for batch in batches_of(file, BATCH_ROWS):
@@ -257,6 +259,7 @@ def _with_others(rows: pa.Table, stands_for: np.ndarray, others: pa.Table) -> pa
     """
     ids = rows.column("other_ids").to_pylist()
     energies = rows.column("other_energies").to_pylist()
+    origins = rows.column("origin").to_pylist()
     dropped = others.to_pylist()
     positions, starts = np.unique(stands_for, return_index=True)
     for position, start, stop in zip(positions, starts, [*starts[1:], len(dropped)], strict=True):
@@ -268,7 +271,8 @@ def _with_others(rows: pa.Table, stands_for: np.ndarray, others: pa.Table) -> pa
         listed.pop(rows.column("id")[int(position)].as_py(), None)
         ids[position] = list(listed)
         energies[position] = json.dumps(list(listed.values()))
-    for name, values in (("other_ids", ids), ("other_energies", energies)):
+        origins[position] = strongest([origins[position], *(row["origin"] for row in dropped[start:stop])]).value
+    for name, values in (("origin", origins), ("other_ids", ids), ("other_energies", energies)):
         field = DATASET_SCHEMA.field(name)
         rows = rows.set_column(rows.schema.get_field_index(name), field, pa.array(values, type=field.type))
     return rows

@@ -31,6 +31,7 @@ from pymatgen.core.structure import Structure
 from generative.config import PrototypesSource
 from generative.crystals import Crystal
 from generative.datasets.checks import RecordError, checked, primitive
+from generative.datasets.origins import Origin
 from generative.datasets.records import Row, rejected_of, row_of, table_of
 from generative.datasets.sources import SourceBatch, SourceError
 
@@ -275,7 +276,8 @@ class Prototypes:
             crystal = checked(Crystal.from_structure(result.structure))
         except RecordError as error:
             raise RecordError(f"after relaxation by {self.method}, {error}") from None
-        return row_of(crystal, self.name, decoration.name, self.method, {"energy_ev_per_atom": energy})
+        values = {"energy_ev_per_atom": energy}
+        return row_of(crystal, self.name, decoration.name, self.method, values, origin=Origin.PROTOTYPE)
 
 
 def with_hull(rows: Sequence[Row]) -> list[Row]:

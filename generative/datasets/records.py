@@ -27,6 +27,7 @@ from generative.config import ELEMENTS
 from generative.crystals import Crystal, structure_columns
 from generative.datasets.checks import MAX_RECORD_ATOMS, RecordError, checked, primitive, spacegroup_of
 from generative.datasets.cif import elements_of_cif, parse_cif
+from generative.datasets.origins import Origin
 from generative.datasets.parsing import decoded, parse_poscar, parse_structure_dict
 from generative.datasets.sources import SourceBatch
 from generative.datasets.table import DATASET_SCHEMA, REJECTED_SCHEMA
@@ -76,6 +77,7 @@ class RawRecord:
         extra: further fields of the record under the source's own names; kept as JSON.
         other_ids: ids of the same crystal elsewhere, in a record that was merged before.
         other_energies: what those ids state, JSON as in the table.
+        origin: overrides the reading source's origin.
     """
 
     source_id: str
@@ -91,6 +93,7 @@ class RawRecord:
     extra: Mapping[str, Any] = field(default_factory=dict)
     other_ids: tuple[str, ...] = ()
     other_energies: str | None = None
+    origin: Origin | None = None
 
 
 Row = dict[str, Any]
@@ -114,6 +117,7 @@ def row_of(
     method: str,
     values: Mapping[str, float | int | None],
     stated: RawRecord | None = None,
+    origin: Origin = Origin.UNSTATED,
 ) -> Row:
     """A row of DATASET_SCHEMA for a checked crystal; the crystal itself stands under the key 'crystal'.
 
@@ -124,6 +128,7 @@ def row_of(
         method: level of theory.
         values: energies, band gap and 'spacegroup' by column name; a space group not given is found by spglib.
         stated: the record it came from, for what is taken over as it stands (run type, dates, further fields).
+        origin: of the crystal, where the record states none.
     """
     crystal = primitive(crystal)
     counts = Counter(ELEMENTS[z - 1] for z in crystal.atomic_numbers)
@@ -132,6 +137,7 @@ def row_of(
         "id": f"{source}:{source_id}",
         "source": source,
         "source_id": source_id,
+        "origin": ((stated.origin if stated is not None else None) or origin).value,
         "formula": formula_of(crystal.atomic_numbers),
         "chemsys": "-".join(sorted(counts)),
         "n_elements": len(counts),
@@ -249,7 +255,11 @@ def parse_record(record: RawRecord) -> Crystal:
 
 
 def interpret_batch(
-    records: list[RawRecord], source: str, method: str, elements: tuple[str, ...] | None
+    records: list[RawRecord],
+    source: str,
+    method: str,
+    elements: tuple[str, ...] | None,
+    origin: Origin = Origin.UNSTATED,
 ) -> tuple[list[Row], list[tuple[str, str, Any]], int]:
     """Rows, refusals and the number of records outside the chemical system. Runs in a worker process too."""
     rows: list[Row] = []
@@ -269,14 +279,19 @@ def interpret_batch(
                 continue
             values = _values(record.properties)
             source_name, method_label = record.source or source, record.method or method
-            rows.append(row_of(crystal, source_name, record.source_id, method_label, values, record))
+            rows.append(row_of(crystal, source_name, record.source_id, method_label, values, record, origin))
         except RecordError as error:
             refusals.append((record.source_id, str(error), record.content))
     return rows, refusals, n_filtered
 
 
 def interpret(
-    records: Iterator[RawRecord], source: str, method: str, elements: tuple[str, ...] | None, workers: int = 1
+    records: Iterator[RawRecord],
+    source: str,
+    method: str,
+    elements: tuple[str, ...] | None,
+    workers: int = 1,
+    origin: Origin = Origin.UNSTATED,
 ) -> Iterator[SourceBatch]:
     """Raw records as batches of the table, in their order; at most 2 * workers batches are in memory.
 
@@ -286,6 +301,7 @@ def interpret(
         method: level of theory of records that state none.
         elements: leave out records with any other element, unparsed where their elements are stated.
         workers: processes that parse; 1 parses here.
+        origin: of records that state none.
     """
 
     def finished(batch: list[RawRecord], result: tuple[list[Row], list[tuple[str, str, Any]], int]) -> SourceBatch:
@@ -297,13 +313,13 @@ def interpret(
     batches = iter(lambda: list(islice(records, BATCH_SIZE)), [])
     if workers == 1:
         for batch in batches:
-            yield finished(batch, interpret_batch(batch, source, method, elements))
+            yield finished(batch, interpret_batch(batch, source, method, elements, origin))
         return
     # spawn: the caller may be a thread of a process that holds locks (torch, Prefect), which a fork would copy held.
     with ProcessPoolExecutor(min(workers, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
         waiting: deque[tuple[list[RawRecord], Future[tuple[list[Row], list[tuple[str, str, Any]], int]]]] = deque()
         for batch in batches:
-            waiting.append((batch, pool.submit(interpret_batch, batch, source, method, elements)))
+            waiting.append((batch, pool.submit(interpret_batch, batch, source, method, elements, origin)))
             if len(waiting) >= 2 * workers:
                 done, future = waiting.popleft()
                 yield finished(done, future.result())

@@ -19,6 +19,7 @@ DATASET_SCHEMA = pa.schema(
         _field("id", pa.string(), "unique in the table: '<source>:<source_id>'"),
         _field("source", pa.string(), "name of the source, such as 'mp_20_biternary_val' or 'prototypes'"),
         _field("source_id", pa.string(), "the source's own id, such as 'mp-1234', or its row or file name"),
+        _field("origin", pa.string(), "reported | hypothetical | unstated (all in a database) | prototype (ours)"),
         _field("formula", pa.string(), "reduced formula, electronegativity order (pymatgen), such as 'Ta2B'"),
         _field("chemsys", pa.string(), "elements in alphabetic order joined by '-', such as 'B-Ta'"),
         _field("n_elements", pa.int16(), "distinct elements"),
@@ -36,7 +37,7 @@ DATASET_SCHEMA = pa.schema(
         _field("extra", pa.string(), "further fields of the record, by the source's names, JSON; or null"),
         *STRUCTURE_FIELDS,
     ],
-    metadata={"schema_version": "2", "about": "Hullward dataset: one ordered crystal per row"},
+    metadata={"schema_version": "3", "about": "Hullward dataset: one ordered crystal per row"},
 )
 
 REJECTED_SCHEMA = pa.schema(
@@ -46,7 +47,7 @@ REJECTED_SCHEMA = pa.schema(
         _field("reason", pa.string(), "one sentence: the value, what was expected"),
         _field("record", pa.string(), "the record as it came, cut to 4,000 characters"),
     ],
-    metadata={"schema_version": "2", "about": "Hullward quarantine: records that could not become a crystal"},
+    metadata={"schema_version": "3", "about": "Hullward quarantine: records that could not become a crystal"},
 )
 
 

@@ -16,7 +16,11 @@ ENERGY_WITHIN_EV_PER_ATOM = 0.1
 
 def asked_figures(rows: Sequence[dict[str, Any]]) -> tuple[AskedFigure, ...]:
     """Hits over the rows of candidates.parquet; none where nothing but compositions was asked."""
-    relaxed = [(json.loads(row["condition"]), row) for row in rows if row["energy_ev_per_atom"] is not None]
+    relaxed = [
+        (json.loads(row["condition"]), row)
+        for row in rows
+        if row["energy_ev_per_atom"] is not None and row["condition"] is not None
+    ]
     found = []
     group = [(a["spacegroup"], row) for a, row in relaxed if a["spacegroup"] is not None]
     if group:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote
 
+from tasks.candidates import Proposer
 from tasks.reporting.hull_interactive import html_formula
 from tasks.reporting.model import ReportCandidate, ReportInputs
-from tasks.reporting.summary import any_phonons, is_number, number
+from tasks.reporting.summary import any_phonons, is_number, number, prototype_name
 
 NONE = '<span class="none">\u2013</span>'
 
@@ -51,7 +52,8 @@ COLUMNS = (
     Column("rms", "RMS displacement", "(V/atom)<sup>1/3</sup>"),
     PHONON,
     Column("status", "Relaxation", "steps", "text"),
-    Column("known", "Known crystal", "matched id", "text"),
+    Column("known", "In a database", "matched id", "text"),
+    Column("prototype", "Prototype", "structure type", "text"),
     Column("smact", "SMACT", "charge-neutral", "text"),
     Column("decomposition", "Decomposes into", "atomic fractions", "text"),
     Column("files", "Files", kind="text"),
@@ -75,6 +77,14 @@ def _phonon(c: ReportCandidate) -> tuple[str, str]:
     exact, shown = _figure(c.lowest_phonon_thz, 2)
     tag = "" if c.dynamically_stable is None or c.dynamically_stable else ' <span class="tag plain">saddle point</span>'
     return exact, shown + tag
+
+
+def _prototype(c: ReportCandidate) -> tuple[str, str]:
+    if not c.prototype_match:
+        return "", NONE
+    name = safe(prototype_name(c))
+    offered = '<span class="tag plain">offered</span> ' if c.proposed_by == Proposer.PROTOTYPE else ""
+    return name, f"{offered}<span class='small'>{name}</span>"
 
 
 def _cells(c: ReportCandidate) -> dict[str, tuple[str, str]]:
@@ -106,6 +116,7 @@ def _cells(c: ReportCandidate) -> dict[str, tuple[str, str]]:
             "1" + safe(c.known_match) if c.known_match else "0",
             safe(c.known_match) if c.known_match else "new",
         ),
+        "prototype": _prototype(c),
         "smact": smact,
         "decomposition": (safe(c.decomposition), (safe(c.decomposition) or NONE) + note),
         "files": ("", " &middot; ".join(files) or NONE),
@@ -160,7 +171,14 @@ def _row(c: ReportCandidate, columns: Sequence[Column]) -> str:
     values = _cells(c)
     for column in columns:
         value, text = values[column.key]
-        names = {"formula": "formula", "decomposition": "wrap", "spacegroup": "line", "status": "line", "files": "line"}
+        names = {
+            "formula": "formula",
+            "decomposition": "wrap",
+            "prototype": "wrap",
+            "spacegroup": "line",
+            "status": "line",
+            "files": "line",
+        }
         name = names.get(column.key, "num" if column.kind == "number" else "")
         cells.append(
             f'<td data-column="{column.key}" data-value="{value}"{f" class={name}" if name else ""}>{text}</td>'

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 
+from generative.datasets.origins import LABELS, Origin
 from tasks.reporting.model import HullData, HullPhase, ReportCandidate
 
 FloatArray = NDArray[np.float64]
@@ -24,6 +25,50 @@ ON_HULL_EV_PER_ATOM = 1e-6
 
 COLOUR_STOPS = ("#414487", "#2a788e", "#22a884", "#7ad151", "#fde725")
 """Viridis without its darkest end, so that points stand out on dark paper too: low energy is dark blue."""
+
+
+PROTOTYPE_COLOUR = "#b5651d"
+"""Of stable prototypes: apart from the ink of what databases hold, and from every colour of the candidates."""
+
+
+@dataclass(frozen=True)
+class PhaseStyle:
+    """How the phases of one origin are drawn; filled on the hull, hollow above it.
+
+    Attributes:
+        origin: value of generative.datasets.origins.Origin.
+        label: in legends, followed by 'stable' or 'above the hull'.
+        marker: matplotlib's.
+        symbol, symbol_3d: plotly's; in three dimensions it knows few.
+        part: of the traces of stable phases, by which the page colours them.
+        colour: of stable phases; None is the ink of the picture.
+    """
+
+    origin: str
+    label: str
+    marker: str
+    symbol: str
+    symbol_3d: str
+    part: str
+    colour: str | None = None
+
+
+PHASE_STYLES = (
+    PhaseStyle(Origin.REPORTED.value, "reported", "o", "circle", "circle", "known"),
+    PhaseStyle(Origin.HYPOTHETICAL.value, "computed only", "s", "square", "square", "known"),
+    PhaseStyle(Origin.UNSTATED.value, "in a database", "D", "diamond", "cross", "known"),
+    PhaseStyle(Origin.PROTOTYPE.value, "prototype", "^", "triangle-up", "x", "prototype", PROTOTYPE_COLOUR),
+)
+
+
+def phase_counts(phases: Sequence[HullPhase]) -> str:
+    """Per origin how many, and how many of them on the hull: '14 reported, 11 of them on the hull; ...'."""
+    parts = []
+    for style in PHASE_STYLES:
+        own = [phase for phase in phases if phase.origin == style.origin]
+        if own:
+            parts.append(f"{len(own)} {LABELS[style.origin]}, {sum(p.stable for p in own)} of them on the hull")
+    return "; ".join(parts) or "none"
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from generative.datasets.origins import LABELS
 from tasks.reporting.hull_geometry import (
     COLOUR_STOPS,
     ON_HULL_EV_PER_ATOM,
+    PHASE_STYLES,
     TRIANGLE,
     FloatArray,
+    PhaseStyle,
     PlacedCandidate,
     colour_limit_ev_per_atom,
     lower_facets,
@@ -33,7 +36,6 @@ Figure = dict[str, Any]
 
 INK, MUTED, LINE = "#1c212b", "#7b8494", "#aab2c0"
 """Colours for light paper; the page swaps them in the dark."""
-
 
 FLAT_LEGEND = {
     "orientation": "h",
@@ -73,7 +75,7 @@ def hull_figures(hull: HullData, candidates: Sequence[ReportCandidate]) -> dict[
 def _phase_text(phase: HullPhase) -> str:
     state = "stable" if phase.stable else f"{phase.e_above_hull_ev_per_atom:.3f} eV/atom above hull"
     return (
-        f"<b>{html_formula(phase.formula)}</b> known phase, {state}<br>"
+        f"<b>{html_formula(phase.formula)}</b> {LABELS[phase.origin]}, {state}<br>"
         f"formation energy {phase.formation_energy_ev_per_atom:.3f} eV/atom<br>{html.escape(phase.id)}"
     )
 
@@ -180,33 +182,41 @@ def _candidate_keys(on_hull: Sequence[bool], solid: bool) -> list[Figure]:
 
 
 def _phase_traces(points: FloatArray, phases: Sequence[HullPhase], solid: bool) -> list[Figure]:
-    traces = []
+    """A trace per origin and stability; those above the hull first, so that stable ones lie on top."""
     labelled = {phase.id for phase in one_per_composition(phases)}
-    for stable, name, part in ((False, "known, above the hull", "other"), (True, "known and stable", "known")):
-        rows = [i for i, phase in enumerate(phases) if phase.stable is stable]
-        if not rows:
-            continue
-        chosen = [phases[i] for i in rows]
-        trace: Figure = {
-            "type": "scatter3d" if solid else "scatter",
-            "mode": "markers+text" if stable and solid else "markers",
-            "name": name,
-            "meta": part,
-            **_columns(points[rows]),
-            "hovertext": [_phase_text(p) for p in chosen],
-            "hovertemplate": "%{hovertext}<extra></extra>",
-            "marker": {
-                "size": (5 if solid else 10) if stable else (3 if solid else 6),
-                "color": INK if stable else "#ffffff",
-                "line": {"width": 1, "color": INK if stable else MUTED},
-            },
-        }
-        if stable and solid:
-            trace["text"] = [html_formula(p.formula) if p.id in labelled else "" for p in chosen]
-            trace["textposition"] = "top center"
-            trace["textfont"] = {"size": 12, "color": INK}
-        traces.append(trace)
+    kinds = [(style, stable) for stable in (False, True) for style in PHASE_STYLES]
+    traces = []
+    for style, stable in kinds:
+        rows = [i for i, phase in enumerate(phases) if phase.stable is stable and phase.origin == style.origin]
+        if rows:
+            traces.append(_phase_trace(points[rows], [phases[i] for i in rows], style, stable, solid, labelled))
     return traces
+
+
+def _phase_trace(
+    points: FloatArray, phases: Sequence[HullPhase], style: PhaseStyle, stable: bool, solid: bool, labelled: set[str]
+) -> Figure:
+    colour = style.colour or INK
+    trace: Figure = {
+        "type": "scatter3d" if solid else "scatter",
+        "mode": "markers+text" if stable and solid else "markers",
+        "name": f"{style.label}, {'stable' if stable else 'above the hull'}",
+        "meta": style.part if stable else "other",
+        **_columns(points),
+        "hovertext": [_phase_text(p) for p in phases],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+        "marker": {
+            "symbol": style.symbol_3d if solid else style.symbol,
+            "size": (5 if solid else 10) if stable else (3 if solid else 6),
+            "color": colour if stable else "#ffffff",
+            "line": {"width": 1, "color": colour if stable else MUTED},
+        },
+    }
+    if stable and solid:
+        trace["text"] = [html_formula(p.formula) if p.id in labelled else "" for p in phases]
+        trace["textposition"] = "top center"
+        trace["textfont"] = {"size": 12, "color": INK}
+    return trace
 
 
 def _line_trace(points: FloatArray, pairs: Sequence[tuple[int, int]], solid: bool, width: float = 1.4) -> list[Figure]:

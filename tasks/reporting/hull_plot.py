@@ -14,8 +14,10 @@ from matplotlib.lines import Line2D
 from tasks.reporting.hull_geometry import (
     COLOUR_STOPS,
     ON_HULL_EV_PER_ATOM,
+    PHASE_STYLES,
     TRIANGLE,
     FloatArray,
+    PhaseStyle,
     PlacedCandidate,
     colour_limit_ev_per_atom,
     lower_facets,
@@ -38,9 +40,9 @@ LABEL_POINTS = 9.5
 def hull_png(hull: HullData, candidates: Sequence[ReportCandidate], width_px: int = 760) -> bytes:
     """The hull with the candidates on it, PNG under 60 kB.
 
-    Known stable phases are filled dots joined by tie-lines, other known phases hollow dots, candidates coloured by
-    energy above hull; a star lies on or below the hull of the known phases. Candidates without hull numbers are
-    left out.
+    Stable phases are filled and joined by tie-lines, phases above the hull hollow; their shape says where they come
+    from. Candidates are coloured by energy above hull; a star lies on or below the hull. Candidates without hull
+    numbers are left out.
 
     Raises: ValueError: if a phase lies outside the system, or width_px outside 300 to 1600.
     """
@@ -77,19 +79,21 @@ def _points(axes: Axes, xy: FloatArray, placed: Sequence[PlacedCandidate], norm:
             )  # fmt: skip
 
 
-def _known(axes: Axes, xy: FloatArray, phases: Sequence[HullPhase]) -> None:
-    stable = np.array([p.stable for p in phases], dtype=bool)
-    axes.scatter(
-        xy[~stable, 0],
-        xy[~stable, 1],
-        s=16,
-        facecolors="white",
-        edgecolors=MUTED,
-        linewidths=0.8,
-        zorder=4,
-        clip_on=False,
-    )
-    axes.scatter(xy[stable, 0], xy[stable, 1], s=64, color=INK, zorder=5, clip_on=False)
+def _phases(axes: Axes, xy: FloatArray, phases: Sequence[HullPhase]) -> None:
+    for style in PHASE_STYLES:
+        for stable in (False, True):
+            rows = [i for i, p in enumerate(phases) if p.origin == style.origin and p.stable is stable]
+            if rows:
+                face, edge = _fill(style, stable)
+                axes.scatter(
+                    xy[rows, 0], xy[rows, 1], s=58 if stable else 16, marker=style.marker, facecolors=face,
+                    edgecolors=edge, linewidths=0.8, zorder=5 if stable else 4, clip_on=False,
+                )  # fmt: skip
+
+
+def _fill(style: PhaseStyle, stable: bool) -> tuple[str, str]:
+    """Colours of face and edge."""
+    return (style.colour or INK,) * 2 if stable else ("white", MUTED)
 
 
 def _ternary(axes: Axes, hull: HullData, placed: Sequence[PlacedCandidate], norm: Normalize, colours: Colormap) -> None:
@@ -108,7 +112,7 @@ def _ternary(axes: Axes, hull: HullData, placed: Sequence[PlacedCandidate], norm
     xy = triangle_xy(fractions)
     for first, second in tie_lines(lower_facets(fractions, energies)):
         axes.plot(*xy[[first, second]].T, color="#aab2c0", linewidth=1.1, zorder=3)
-    _known(axes, xy, hull.phases)
+    _phases(axes, xy, hull.phases)
     if placed:
         _points(axes, triangle_xy(np.array([p.fractions for p in placed])), placed, norm, colours)
     for corner, symbol, align in zip(
@@ -131,7 +135,7 @@ def _binary(axes: Axes, hull: HullData, placed: Sequence[PlacedCandidate], norm:
     for first, second in tie_lines(lower_facets(fractions, energies)):
         axes.plot(*xy[[first, second]].T, color=INK, linewidth=1.2, zorder=3)
     axes.axhline(0.0, color=FAINT, linewidth=1.0, zorder=1)
-    _known(axes, xy, hull.phases)
+    _phases(axes, xy, hull.phases)
     if len(spots):
         _points(axes, spots, placed, norm, colours)
     everything = np.vstack([xy, spots, [[0.0, 0.0]]])
@@ -151,7 +155,7 @@ def _scatter(axes: Axes, hull: HullData, placed: Sequence[PlacedCandidate], norm
     xy = np.array([[p.formation_energy_ev_per_atom, p.e_above_hull_ev_per_atom] for p in hull.phases]).reshape(-1, 2)
     spots = np.array([[p.formation_energy_ev_per_atom, p.e_above_hull_ev_per_atom] for p in placed]).reshape(-1, 2)
     axes.axhline(0.0, color=MUTED, linewidth=1.1, zorder=1)
-    _known(axes, xy, hull.phases)
+    _phases(axes, xy, hull.phases)
     if len(spots):
         _points(axes, spots, placed, norm, colours)
     axes.margins(0.08)
@@ -193,8 +197,15 @@ def _marker_key(figure: Figure, hull: HullData, placed: Sequence[PlacedCandidate
     """Says what the dots are; only kinds that occur."""
     on_hull = [p.e_above_hull_ev_per_atom <= ON_HULL_EV_PER_ATOM for p in placed]
     kinds = [
-        (any(p.stable for p in hull.phases), "known and stable", "o", INK, INK, 6.5),
-        (any(not p.stable for p in hull.phases), "known, above the hull", "o", "white", MUTED, 4.5),
+        (
+            any(p.origin == style.origin and p.stable is stable for p in hull.phases),
+            f"{style.label}, {'stable' if stable else 'above the hull'}",
+            style.marker, *_fill(style, stable), 6.5 if stable else 4.5,
+        )
+        for style in PHASE_STYLES
+        for stable in (True, False)
+    ]  # fmt: skip
+    kinds += [
         (any(on_hull), "candidate on or below the hull", "*", COLOUR_STOPS[0], INK, 12.0),
         (not all(on_hull), "candidate above the hull", "o", COLOUR_STOPS[2], "white", 7.0),
     ]

@@ -6,6 +6,7 @@ import base64
 import html
 
 from tasks.reporting.asked import asked_markdown
+from tasks.reporting.hull_geometry import phase_counts
 from tasks.reporting.hull_plot import hull_png
 from tasks.reporting.model import ReportCandidate, ReportInputs
 from tasks.reporting.phonons import phonon_markdown
@@ -42,7 +43,7 @@ def markdown_report(inputs: ReportInputs) -> str:
     title = f"# {escape_markdown(inputs.system)}: {escape_markdown(inputs.run_name)}"
     notes = "\n".join(f"> **Note.** {escape_markdown(note)}\n>" for note in inputs.notes[:MOST_NOTES])
     counts = (
-        f"**{summary.n_candidates}** ranked candidates, **{summary.n_new}** match no known crystal, "
+        f"**{summary.n_candidates}** ranked candidates, **{summary.n_new}** are in no database, "
         f"**{summary.n_on_hull}** on or below the hull, **{summary.n_near_hull}** within "
         f"{NEAR_HULL_EV_PER_ATOM} eV/atom of it, **{summary.n_converged}** relaxations converged."
     )
@@ -64,6 +65,7 @@ def markdown_report(inputs: ReportInputs) -> str:
         counts,
         f"{escape_markdown(theory_warning(inputs))}.",
         "## Convex hull",
+        f"Competing phases: {escape_markdown(phase_counts(inputs.hull.phases))}.",
         hull,
     ]
     rest = "\n\n".join([*head, *tail])

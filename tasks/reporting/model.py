@@ -8,6 +8,8 @@ from typing import Any
 
 from pymatgen.core.structure import Structure
 
+from generative.datasets.origins import Origin
+
 
 @dataclass(frozen=True)
 class StageYield:
@@ -48,6 +50,7 @@ class HullPhase:
         formation_energy_ev_per_atom: from the elements, eV/atom.
         e_above_hull_ev_per_atom: distance to the hull of all competing phases, eV/atom, >= 0.
         stable: whether it is a vertex of that hull.
+        origin: where it comes from (generative.datasets.origins).
     """
 
     id: str
@@ -56,6 +59,7 @@ class HullPhase:
     formation_energy_ev_per_atom: float
     e_above_hull_ev_per_atom: float
     stable: bool
+    origin: str = Origin.UNSTATED.value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,9 @@ class ReportCandidate:
             (in units of the cube root of the volume per atom, no unit); None when the two do not match.
         relax_status: how the relaxation ended, such as 'converged'.
         relax_steps: optimiser steps.
-        known_match: id of the known crystal it matches; None if new.
+        known_match: id of the database's crystal it matches; None if new.
+        proposed_by: 'generator', or 'prototype' for a decorated prototype that lies on the hull.
+        prototype_match: id of the decorated prototype it is like; None if it is like none.
         smact_valid: charge neutrality by SMACT; None if not asked.
         cif_path: path of its CIF, relative to the run folder.
         inputs_path: path of its VASP inputs, relative to the run folder; None if none were written.
@@ -118,6 +124,8 @@ class ReportCandidate:
     relax_status: str = ""
     relax_steps: int = 0
     known_match: str | None = None
+    proposed_by: str = "generator"
+    prototype_match: str | None = None
     smact_valid: bool | None = None
     cif_path: str = ""
     inputs_path: str | None = None

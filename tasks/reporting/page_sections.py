@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from tasks.reporting.candidate_table import safe, space_group
-from tasks.reporting.hull_geometry import placed_candidates
+from tasks.reporting.hull_geometry import phase_counts, placed_candidates
 from tasks.reporting.hull_interactive import html_formula
 from tasks.reporting.model import ReportInputs
 from tasks.reporting.palette import element_colours
@@ -30,15 +30,15 @@ def header(inputs: ReportInputs) -> str:
         lead = f"<b>{summary.n_candidates}</b> candidates; none of them has a place on a convex hull."
     else:
         lead = (
-            f"<b>{_count(summary.n_candidates, 'candidate')}</b> generated, relaxed and ranked. "
-            f"<b>{summary.n_on_hull}</b> on or below the hull of known phases; the best is "
+            f"<b>{_count(summary.n_candidates, 'candidate')}</b> relaxed and ranked. "
+            f"<b>{summary.n_on_hull}</b> on or below the hull of the competing phases; the best is "
             f"<b>{html_formula(summary.best.formula)}</b> at "
             f"<b>{number(summary.best.e_above_hull_ev_per_atom)}&nbsp;eV/atom</b>."
         )
     notes = "".join(f"<li>{safe(note)}</li>" for note in inputs.notes)
     figures = [
         (str(summary.n_candidates), "ranked candidates"),
-        (str(summary.n_new), "match no known crystal"),
+        (str(summary.n_new), "are in no database"),
         (str(summary.n_on_hull), "on or below the hull"),
         (str(summary.n_near_hull), f"within {NEAR_HULL_EV_PER_ATOM} eV/atom of it"),
         (f"{summary.n_converged}<small> of {summary.n_candidates}</small>", "relaxations converged"),
@@ -72,9 +72,9 @@ def hull_section(inputs: ReportInputs) -> str:
         )
     return (
         '<section id="hull"><div class="head"><div><h2>Convex hull</h2>'
-        f'<p class="hint">{_count(len(inputs.hull.phases), "known phase")}, {stable} of them stable, at the level of '
-        f"{safe(theory)}. Stars (diamonds in 3D) lie on or below the hull. Click a candidate to open it."
-        f"{left_out}</p></div>{switch}</div>"
+        f'<p class="hint">{_count(len(inputs.hull.phases), "competing phase")}, {stable} of them stable, at the level '
+        f"of {safe(theory)}: {safe(phase_counts(inputs.hull.phases))}. Stars (diamonds in 3D) lie on or below the "
+        f"hull. Click a candidate to open it.{left_out}</p></div>{switch}</div>"
         f'<div class="card hull"><div class="plot" id="hull-plot" role="img" '
         f'aria-label="Convex hull of {safe(inputs.system)} with {_count(len(inputs.candidates), "candidate")}; '
         'the table below holds the same numbers"></div></div></section>'
@@ -158,15 +158,15 @@ def _terms(inputs: ReportInputs) -> Sequence[tuple[str, str, str]]:
     return (
         (
             "Energy above hull", "eV/atom",
-            f"How far the relaxed crystal lies above the convex hull of the known phases, all with {method}. "
-            f"Zero or less: "
-            f"no mixture of known phases is lower in energy. Up to about {NEAR_HULL_EV_PER_ATOM} is worth a DFT "
+            f"How far the relaxed crystal lies above the convex hull of the competing phases, all with "
+            f"{method}; a prototype is measured against all the others. Zero or less: "
+            f"no mixture of them is lower in energy. Up to about {NEAR_HULL_EV_PER_ATOM} is worth a DFT "
             f"calculation. "
             "No temperature, no pressure, no vibrations.",
         ),
         ("Formation energy", "eV/atom", "Energy of the crystal minus that of its elements in their reference phases, "
          "with the same potential."),
-        ("Decomposes into", "fractions of atoms", "The mixture of known phases that lies below the crystal on "
+        ("Decomposes into", "fractions of atoms", "The mixture of competing phases that lies below the crystal on "
         "the hull."),
         ("\u0394E on relaxing", "eV/atom", "Energy of the relaxed minus that of the generated crystal, same "
         "potential. Near "
@@ -177,9 +177,10 @@ def _terms(inputs: ReportInputs) -> Sequence[tuple[str, str, str]]:
         ("Relaxation", "status, steps", "\u201cconverged\u201d: forces and stress fell below the threshold. \u201cstep "
          "cap\u201d: stopped before that; its energy may still fall."),
         ("Space group", "", "Found by spglib on the relaxed crystal."),
-        ("Known crystal", "", "The id of the crystal in the data set that it matches, or \u201cnew\u201d: it "
-        "matches none "
-         "there. New to this data set is not new to the world."),
+        ("In a database", "", "The id of the database's crystal that it matches, or \u201cnew\u201d: it matches none "
+         "in the run's data set. New to this data set is not new to the world."),
+        ("Prototype", "", "The decorated prototype of a common structure type that it is like; \u201coffered\u201d: "
+         "the candidate is that prototype itself, stable and in no database. Likeness does not make it known."),
         *_phonon_terms(inputs, method),
         ("SMACT", "", "Whether some choice of common oxidation states is charge-neutral. Real borides and "
         "intermetallics "
@@ -216,8 +217,7 @@ def provenance_section(inputs: ReportInputs) -> str:
         steps.append(f'<li class="card"><b>{title}</b>{text or "not recorded"}</li>')
     steps.append(
         f'<li class="card"><b>Relaxation and hull</b>{safe(inputs.potential_method)}, the same for candidates '
-        f"and known "
-        "phases</li>"
+        "and competing phases</li>"
     )
     steps.append('<li class="card"><b>Candidate id</b>a hash of checkpoint, conditions, seed and index; names '
     'the CIF and '

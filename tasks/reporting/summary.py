@@ -20,8 +20,8 @@ class Summary:
 
     Attributes:
         n_candidates: ranked candidates.
-        n_new: of them, those that match no known crystal.
-        n_on_hull: on or below the hull of the known phases.
+        n_new: of them, those that match no crystal of a database.
+        n_on_hull: on or below the hull of the competing phases.
         n_near_hull: at most NEAR_HULL_EV_PER_ATOM above it (those on it included).
         n_with_hull: those with an energy above hull at all.
         n_converged: relaxations that converged.
@@ -50,6 +50,11 @@ def summarise(candidates: Sequence[ReportCandidate]) -> Summary:
         n_converged=sum(c.relax_status == "converged" for c in candidates),
         best=min(known, key=lambda entry: (entry[0] or 0.0, entry[1], entry[2]))[3] if known else None,
     )
+
+
+def prototype_name(candidate: ReportCandidate) -> str:
+    """Structure type and decoration of the prototype it is like, without the source's name; empty if there is none."""
+    return (candidate.prototype_match or "").split(":", 1)[-1]
 
 
 def any_phonons(candidates: Sequence[ReportCandidate]) -> bool:

@@ -13,8 +13,9 @@ from typing import Any
 from pymatgen.core.structure import Structure
 from pymatgen.io.cif import CifWriter
 
+from tasks.candidates import Proposer
 from tasks.reporting.model import ReportCandidate
-from tasks.reporting.summary import any_phonons, is_number, number
+from tasks.reporting.summary import any_phonons, is_number, number, prototype_name
 
 REFINE_TOLERANCE_ANG = 0.1
 """Symmetry tolerance of the refined CIFs; the Materials Project uses the same for relaxed crystals."""
@@ -64,9 +65,9 @@ def candidates_markdown(candidates: Sequence[ReportCandidate], limit: int = 20) 
     shaken = any_phonons(candidates)
     header = (
         "| Rank | Formula | Energy above hull (eV/atom) | Formation energy (eV/atom) | Space group | ΔE (eV/atom) "
-        f"| ΔV (Å³/atom) |{' Lowest phonon (THz) |' if shaken else ''} Known crystal | Id |"
+        f"| ΔV (Å³/atom) |{' Lowest phonon (THz) |' if shaken else ''} In a database | Prototype | Id |"
     )
-    rows = [header, f"|--:|:--|--:|--:|:--|--:|--:|{'--:|' if shaken else ''}:--|:--|"]
+    rows = [header, f"|--:|:--|--:|--:|:--|--:|--:|{'--:|' if shaken else ''}:--|:--|:--|"]
     for c in sorted(candidates, key=lambda c: (c.rank, c.id))[:limit]:
         group = "" if c.spacegroup_number is None else f"{escape_markdown(c.spacegroup_symbol)} ({c.spacegroup_number})"
         cells = [
@@ -79,6 +80,7 @@ def candidates_markdown(candidates: Sequence[ReportCandidate], limit: int = 20) 
             number(c.delta_v_ang3_per_atom, 2, signed=True),
             *([number(c.lowest_phonon_thz, 2)] if shaken else []),
             escape_markdown(c.known_match) if c.known_match else "new",
+            escape_markdown(prototype_name(c)) + (" (offered)" if c.proposed_by == Proposer.PROTOTYPE else ""),
             escape_markdown(c.id),
         ]
         rows.append("| " + " | ".join(cells) + " |")
@@ -115,7 +117,9 @@ def candidate_rows(candidates: Sequence[ReportCandidate]) -> list[dict[str, Any]
             "relaxation": c.relax_status,
             "steps": c.relax_steps,
             **(dynamics(c) if shaken else {}),
-            "known crystal": c.known_match or "",
+            "in a database": c.known_match or "",
+            "proposed by": c.proposed_by,
+            "prototype": prototype_name(c),
             "SMACT charge-neutral": said(c.smact_valid),
             "decomposes into (atomic fractions)": c.decomposition,
             "id": c.id,
@@ -193,7 +197,8 @@ def _comments(candidate: ReportCandidate, lineage: Mapping[str, str]) -> list[st
         f"energy above hull: {energy(candidate.e_above_hull_ev_per_atom)}",
         f"formation energy: {energy(candidate.formation_energy_ev_per_atom)}",
         f"relaxation: {candidate.relax_status} after {candidate.relax_steps} steps",
-        f"known crystal: {candidate.known_match or 'none in the data set'}",
+        f"in a database: {candidate.known_match or 'not in the data set'}",
+        f"proposed by: {candidate.proposed_by}; prototype: {prototype_name(candidate) or 'like none'}",
         *(f"{key}: {value}" for key, value in sorted(lineage.items())),
         "lineage: the row of this id in candidates.parquet, and manifest.json of the run",
     ]

@@ -136,6 +136,7 @@ def candidates(crystals: dict[str, Crystal]) -> pa.Table:
     n = len(crystals)
     columns = {
         "id": list(crystals),
+        "proposed_by": ["generator"] * n,
         "index": list(range(n)),
         "formula": ["AlNi"] * n,
         "condition": ["{}"] * n,
@@ -181,7 +182,7 @@ def test_candidates_with_bad_numbers_stay_in_the_table_with_the_stage_that_turne
     for name, table in parts.items():
         write_table(table, run.path / f"{name}.parquet")
         files[name] = FileRef.of(run.path / f"{name}.parquet")
-    judged = judge_file(config, run.path, identity, files["screened"], [files["relaxed"]], [files["competing"]])
+    judged = judge_file(config, run.path, identity, known, files["screened"], [files["relaxed"]], [files["competing"]])
     rows = {row["id"]: row for row in judged.read().to_pylist()}
     assert set(rows) == set(malformed_crystals())
     turned_away = {name: row["rejected_by"] for name, row in rows.items()}

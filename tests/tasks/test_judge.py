@@ -7,7 +7,7 @@ import pytest
 from ase import units
 
 from generative.crystals import Crystal
-from tasks.judge import hull_energy
+from tasks.phases import hull_energy
 
 
 def test_under_pressure_the_hull_compares_enthalpies_as_ase_counts_them() -> None:

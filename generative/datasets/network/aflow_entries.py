@@ -20,6 +20,7 @@ from generative.config import ELEMENTS
 from generative.crystals import Crystal, wrap_unit
 from generative.datasets.checks import MAX_RECORD_ATOMS, RecordError
 from generative.datasets.network.database import Body, Record
+from generative.datasets.origins import Origin
 from generative.datasets.records import Form, RawRecord, number
 
 METHOD = "PBE/PBE+U (AFLOW)"
@@ -71,7 +72,15 @@ def entry_record(record: Record) -> RawRecord:
         run_type=None if dft_type is None else dft_type + ("+U" if _has_u(body) else ""),
         last_modified=record.stamp,
         extra=extra,
+        origin=_origin(_single(body.get("catalog"))),
     )
+
+
+def _origin(catalog: Any) -> Origin | None:
+    """The ICSD holds what has been reported; the other catalogs are decorated prototypes, computed."""
+    if not isinstance(catalog, str) or not catalog.strip():
+        return None
+    return Origin.REPORTED if catalog.strip().upper().startswith("ICSD") else Origin.HYPOTHETICAL
 
 
 def _crystal(body: Body) -> Crystal:

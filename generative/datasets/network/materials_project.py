@@ -31,6 +31,7 @@ from generative.datasets.network.errors import (
     SchemaChangedError,
 )
 from generative.datasets.network.materials_project_query import query_of
+from generative.datasets.origins import stated_origin
 from generative.datasets.records import Form, RawRecord
 from generative.datasets.sources import SourceError
 
@@ -174,6 +175,7 @@ class MaterialsProject:
             run_type=None if run_type is None else str(run_type),
             last_modified=max(changed, default=None),
             extra=_extra(summary, thermo),
+            origin=stated_origin(summary),
         )
 
     def close(self) -> None:

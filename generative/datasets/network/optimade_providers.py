@@ -24,6 +24,9 @@ COLUMNS = (
 )
 """Columns of the table that a provider's field may fill."""
 
+THEORETICAL = "theoretical"
+"""Stands among the columns for the field that says whether a structure has only been computed (true) or reported."""
+
 
 @dataclass(frozen=True)
 class Provider:
@@ -136,10 +139,10 @@ def provider_of(config: OptimadeSource) -> Provider:
             "the address of its OPTIMADE server"
         )
     for column in config.fields:
-        if column not in COLUMNS:
+        if column not in (*COLUMNS, THEORETICAL):
             raise SourceError(
-                f"fields has the column {column!r}: expected one of {', '.join(COLUMNS)}; fields of other names are "
-                "kept in `extra` without being named"
+                f"fields has the column {column!r}: expected one of {', '.join((*COLUMNS, THEORETICAL))}; fields of "
+                "other names are kept in `extra` without being named"
             )
     provider = known or Provider(base_url="")
     return replace(

@@ -15,7 +15,8 @@ from generative.config import ELEMENTS
 from generative.crystals import Crystal, wrap_unit
 from generative.datasets.checks import RecordError
 from generative.datasets.network.database import Record
-from generative.datasets.network.optimade_providers import Provider
+from generative.datasets.network.optimade_providers import THEORETICAL, Provider
+from generative.datasets.origins import stated_origin
 from generative.datasets.records import Form, RawRecord, json_text
 
 STRUCTURE_FIELDS = ("lattice_vectors", "cartesian_site_positions", "species", "species_at_sites")
@@ -39,6 +40,8 @@ def raw_record(record: Record, provider: Provider) -> RawRecord:
     elements, modified = _elements(attributes.get("elements")), attributes.get("last_modified")
     last_modified = None if modified is None else str(modified)
     extra = _extra(attributes, provider)
+    theoretical = provider.fields.get(THEORETICAL)
+    origin = None if theoretical is None else stated_origin({THEORETICAL: value_at(attributes, theoretical)})
     try:
         crystal = crystal_of(attributes)
     except RecordError as error:
@@ -59,6 +62,7 @@ def raw_record(record: Record, provider: Provider) -> RawRecord:
         elements=elements,
         last_modified=last_modified,
         extra=extra,
+        origin=origin,
     )
 
 
@@ -163,6 +167,8 @@ def _elements(stated: Any) -> frozenset[str] | None:
 def _properties(attributes: Mapping[str, Any], provider: Provider, n_sites: int) -> dict[str, tuple[str, Any]]:
     properties = {}
     for column, path in provider.fields.items():
+        if column == THEORETICAL:
+            continue
         value = value_at(attributes, path)
         if path in provider.per_cell and isinstance(value, int | float):
             value = value / n_sites

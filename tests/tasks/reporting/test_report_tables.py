@@ -25,7 +25,7 @@ def cells(line: str) -> list[str]:
 def test_the_markdown_table_is_ranked_has_units_and_as_many_cells_in_every_row(inputs: ReportInputs) -> None:
     lines = candidates_markdown(inputs.candidates[::-1], limit=10).splitlines()
     assert len(lines) == 12
-    assert {len(cells(line)) for line in lines} == {9}
+    assert {len(cells(line)) for line in lines} == {10}
     assert "Energy above hull (eV/atom)" in cells(lines[0])
     assert [cells(line)[0] for line in lines[2:]] == [str(rank) for rank in range(1, 11)]
 
@@ -40,7 +40,7 @@ def test_phonons_have_columns_only_where_they_were_asked_for(inputs: ReportInput
     head, _, *lines = candidates_markdown(shaken, limit=3).splitlines()
     place = cells(head).index("Lowest phonon (THz)")
     assert [cells(line)[place] for line in lines] == ["\u22122.50", "", ""]
-    assert {len(cells(line)) for line in (head, *lines)} == {10}
+    assert {len(cells(line)) for line in (head, *lines)} == {11}
     rows = candidate_rows(shaken)
     assert [row["dynamically stable"] for row in rows[:3]] == ["no", "", ""]
     assert rows[0]["lowest phonon (THz)"] == -2.5
