@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 
 from generative.datasets.origins import LABELS, Origin
+from tasks.candidates import Proposer
 from tasks.reporting.model import HullData, HullPhase, ReportCandidate
 
 FloatArray = NDArray[np.float64]
@@ -79,6 +80,11 @@ class PlacedCandidate:
     fractions: FloatArray
     formation_energy_ev_per_atom: float
     e_above_hull_ev_per_atom: float
+
+    @property
+    def is_prototype(self) -> bool:
+        """Whether it is a stable prototype, one of the phases itself."""
+        return self.candidate.proposed_by == Proposer.PROTOTYPE
 
 
 def fraction_vector(fractions: Mapping[str, float], elements: Sequence[str]) -> FloatArray:

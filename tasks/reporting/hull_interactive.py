@@ -9,11 +9,11 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from generative.datasets.origins import LABELS
+from tasks.reporting.figure_layout import FLAT_LEGEND, INK, Figure, figure_axis, figure_layout, text_note
 from tasks.reporting.hull_geometry import (
     COLOUR_STOPS,
     ON_HULL_EV_PER_ATOM,
@@ -32,21 +32,8 @@ from tasks.reporting.hull_geometry import (
 )
 from tasks.reporting.model import HullData, HullPhase, ReportCandidate
 
-Figure = dict[str, Any]
-
-INK, MUTED, LINE = "#1c212b", "#7b8494", "#aab2c0"
+MUTED, LINE = "#7b8494", "#aab2c0"
 """Colours for light paper; the page swaps them in the dark."""
-
-FLAT_LEGEND = {
-    "orientation": "h",
-    "x": 0,
-    "y": 1.02,
-    "yanchor": "bottom",
-    "font": {"size": 12},
-    "itemclick": False,
-    "itemdoubleclick": False,
-}
-"""Above the axes; a triangle leaves its upper left corner free instead."""
 
 
 def html_formula(formula: str) -> str:
@@ -82,8 +69,9 @@ def _phase_text(phase: HullPhase) -> str:
 
 def _candidate_text(placed: PlacedCandidate) -> str:
     candidate = placed.candidate
+    who = "prototype, offered as a candidate" if placed.is_prototype else "candidate"
     return (
-        f"<b>{html_formula(candidate.formula)}</b> candidate, rank {candidate.rank}<br>"
+        f"<b>{html_formula(candidate.formula)}</b> {who}, rank {candidate.rank}<br>"
         f"energy above hull {placed.e_above_hull_ev_per_atom:.3f} eV/atom<br>"
         f"formation energy {placed.formation_energy_ev_per_atom:.3f} eV/atom<br>{html.escape(candidate.id)}"
     )
@@ -121,14 +109,14 @@ def _candidate_trace(
         return []
     limit = colour_limit_ev_per_atom(placed)
     on_hull = [p.e_above_hull_ev_per_atom <= ON_HULL_EV_PER_ATOM for p in placed]
-    star, size_star, size = ("diamond", 8, 5) if solid else ("star", 16, 10)
+    star, ours, size_star, size = ("diamond", "square", 8, 5) if solid else ("star", "triangle-up", 16, 10)
     marker = {
         "color": [round(p.e_above_hull_ev_per_atom, 5) for p in placed],
         "colorscale": [[i / (len(COLOUR_STOPS) - 1), colour] for i, colour in enumerate(COLOUR_STOPS)],
         "cmin": 0.0,
         "cmax": limit,
-        "symbol": [star if on else "circle" for on in on_hull],
-        "size": [size_star if on else size for on in on_hull],
+        "symbol": [ours if p.is_prototype else star if on else "circle" for p, on in zip(placed, on_hull, strict=True)],
+        "size": [size_star if p.is_prototype or on else size for p, on in zip(placed, on_hull, strict=True)],
         "opacity": 1.0,
         "line": {"width": 1, "color": "#ffffff"},
         "colorbar": {
@@ -152,14 +140,17 @@ def _candidate_trace(
         "marker": marker,
         "showlegend": False,
     }
-    return [trace, *_candidate_keys(on_hull, solid)]
+    return [trace, *_candidate_keys(placed, solid)]
 
 
-def _candidate_keys(on_hull: Sequence[bool], solid: bool) -> list[Figure]:
+def _candidate_keys(placed: Sequence[PlacedCandidate], solid: bool) -> list[Figure]:
     """Empty traces that only stand in the legend: the candidates' own marker there would be that of the worst one."""
+    on_hull = [p.e_above_hull_ev_per_atom <= ON_HULL_EV_PER_ATOM for p in placed if not p.is_prototype]
+    ours = any(p.is_prototype for p in placed)
     kinds = (
         (any(on_hull), "candidate on or below the hull", "diamond" if solid else "star", 0),
         (not all(on_hull), "candidate above the hull", "circle", 2),
+        (ours, "prototype, offered as a candidate", "square" if solid else "triangle-up", 0),
     )
     return [
         {
@@ -241,45 +232,6 @@ def _line_trace(points: FloatArray, pairs: Sequence[tuple[int, int]], solid: boo
     ]
 
 
-def _layout(**changes: Any) -> Figure:
-    layout: Figure = {
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": INK},
-        "margin": {"l": 10, "r": 10, "t": 10, "b": 10},
-        "hovermode": "closest",
-        "hoverlabel": {"align": "left"},
-        "legend": {
-            "x": 0,
-            "y": 1,
-            "yanchor": "top",
-            "font": {"size": 12},
-            "bgcolor": "rgba(0,0,0,0)",
-            "itemclick": False,
-            "itemdoubleclick": False,
-        },
-        "dragmode": "pan",
-    }
-    layout.update(changes)
-    return layout
-
-
-def _axis(title: str, **changes: Any) -> Figure:
-    return {
-        "title": {"text": title, "font": {"size": 12}},
-        "gridcolor": "rgba(128,138,155,0.18)",
-        "zerolinecolor": "rgba(128,138,155,0.5)",
-        "automargin": True,
-        "ticks": "outside",
-        "tickcolor": "rgba(128,138,155,0.4)",
-        **changes,
-    }
-
-
-def _note(x: float, y: float, text: str, **changes: Any) -> Figure:
-    return {"x": x, "y": y, "text": text, "showarrow": False, "font": {"size": 12, "color": INK}, **changes}
-
-
 def _triangle(hull: HullData, placed: Sequence[PlacedCandidate]) -> Figure:
     fractions, energies = phase_arrays(hull.phases, hull.elements)
     xy = triangle_xy(fractions)
@@ -289,7 +241,7 @@ def _triangle(hull: HullData, placed: Sequence[PlacedCandidate]) -> Figure:
     spots = triangle_xy(np.array([p.fractions for p in best])) if best else np.empty((0, 2))
     corners = ((-0.03, -0.03, "right"), (1.03, -0.03, "left"), (0.5, 0.92, "center"))
     notes = [
-        _note(x, y, f"<b>{symbol}</b>", xanchor=align, font={"size": 18, "color": INK})
+        text_note(x, y, f"<b>{symbol}</b>", xanchor=align, font={"size": 18, "color": INK})
         for (x, y, align), symbol in zip(corners, hull.elements, strict=True)
     ]
     last_x, row = -1.0, 0
@@ -301,14 +253,14 @@ def _triangle(hull: HullData, placed: Sequence[PlacedCandidate]) -> Figure:
         if y < 0.02:  # along the lower edge names would run into each other: near ones take turns in two rows
             row = 1 - row if x - last_x < 0.09 else 0
             last_x = float(x)
-            notes.append(_note(float(x), float(y), html_formula(phase.formula), yshift=-17 - 15 * row))
+            notes.append(text_note(float(x), float(y), html_formula(phase.formula), yshift=-17 - 15 * row))
             continue
         outward = np.array([x, y]) - TRIANGLE.mean(axis=0)
         side = "left" if outward[0] > 0.12 else "right" if outward[0] < -0.12 else "center"
         shift = {"left": 9, "right": -9, "center": 0}[side]
-        notes.append(_note(float(x), float(y), html_formula(phase.formula), xanchor=side, xshift=shift, yshift=15))
+        notes.append(text_note(float(x), float(y), html_formula(phase.formula), xanchor=side, xshift=shift, yshift=15))
     hidden = {"visible": False, "fixedrange": False}
-    layout = _layout(
+    layout = figure_layout(
         xaxis={**hidden, "range": [-0.12, 1.12]},
         yaxis={**hidden, "range": [-0.1, 0.98], "scaleanchor": "x"},
         annotations=notes,
@@ -347,7 +299,7 @@ def _space(hull: HullData, placed: Sequence[PlacedCandidate]) -> Figure:
     scene: Figure = {
         "xaxis": {**hidden, "range": [-0.1, 1.1]},
         "yaxis": {**hidden, "range": [-0.1, 1.0]},
-        "zaxis": _axis("formation energy (eV/atom)", showbackground=False, showgrid=False, nticks=5),
+        "zaxis": figure_axis("formation energy (eV/atom)", showbackground=False, showgrid=False, nticks=5),
         "aspectmode": "manual",
         "aspectratio": {"x": 1.15, "y": 1.05, "z": 0.85},
         "camera": {"eye": {"x": 0.4, "y": -1.6, "z": 0.6}, "center": {"x": -0.06, "y": 0, "z": -0.02}},
@@ -356,7 +308,7 @@ def _space(hull: HullData, placed: Sequence[PlacedCandidate]) -> Figure:
     scene["zaxis"].pop("automargin")
     return {
         "data": data,
-        "layout": _layout(scene=scene, legend=FLAT_LEGEND, margin={"l": 10, "r": 10, "t": 40, "b": 10}),
+        "layout": figure_layout(scene=scene, legend=FLAT_LEGEND, margin={"l": 10, "r": 10, "t": 40, "b": 10}),
     }
 
 
@@ -366,7 +318,7 @@ def _binary(hull: HullData, placed: Sequence[PlacedCandidate]) -> Figure:
     spots = np.array([[p.fractions[1], p.formation_energy_ev_per_atom] for p in placed]).reshape(-1, 2)
     first, second = hull.elements
     notes = [
-        _note(
+        text_note(
             float(phase.fractions.get(second, 0.0)),
             phase.formation_energy_ev_per_atom,
             html_formula(phase.formula),
@@ -374,9 +326,9 @@ def _binary(hull: HullData, placed: Sequence[PlacedCandidate]) -> Figure:
         )
         for phase in one_per_composition(hull.phases)
     ]  # fmt: skip
-    layout = _layout(
-        xaxis=_axis(f"atomic fraction of {second} in {first}–{second}", range=[-0.04, 1.04]),
-        yaxis=_axis("formation energy (eV/atom)"),
+    layout = figure_layout(
+        xaxis=figure_axis(f"atomic fraction of {second} in {first}–{second}", range=[-0.04, 1.04]),
+        yaxis=figure_axis("formation energy (eV/atom)"),
         annotations=notes,
         legend=FLAT_LEGEND,
         margin={"l": 10, "r": 10, "t": 40, "b": 10},
@@ -391,9 +343,9 @@ def _binary(hull: HullData, placed: Sequence[PlacedCandidate]) -> Figure:
 def _scatter(hull: HullData, placed: Sequence[PlacedCandidate]) -> Figure:
     xy = np.array([[p.formation_energy_ev_per_atom, p.e_above_hull_ev_per_atom] for p in hull.phases]).reshape(-1, 2)
     spots = np.array([[p.formation_energy_ev_per_atom, p.e_above_hull_ev_per_atom] for p in placed]).reshape(-1, 2)
-    layout = _layout(
-        xaxis=_axis("formation energy (eV/atom)"),
-        yaxis=_axis("energy above hull (eV/atom)"),
+    layout = figure_layout(
+        xaxis=figure_axis("formation energy (eV/atom)"),
+        yaxis=figure_axis("energy above hull (eV/atom)"),
         legend=FLAT_LEGEND,
         margin={"l": 10, "r": 10, "t": 40, "b": 10},
     )

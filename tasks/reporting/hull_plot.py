@@ -70,7 +70,8 @@ def mathtext_formula(formula: str) -> str:
 def _points(axes: Axes, xy: FloatArray, placed: Sequence[PlacedCandidate], norm: Normalize, colours: Colormap) -> None:
     above = np.array([p.e_above_hull_ev_per_atom for p in placed])
     on_hull = above <= ON_HULL_EV_PER_ATOM
-    for chosen, marker, size in ((~on_hull, "o", 34), (on_hull, "*", 170)):
+    ours = np.array([p.is_prototype for p in placed], dtype=bool)
+    for chosen, marker, size in ((~on_hull & ~ours, "o", 34), (ours, "^", 90), (on_hull & ~ours, "*", 170)):
         if chosen.any():
             axes.scatter(
                 xy[chosen, 0], xy[chosen, 1], c=above[chosen],
@@ -195,7 +196,7 @@ def _colour_bar(figure: Figure, norm: Normalize, colours: Colormap, shown: bool)
 
 def _marker_key(figure: Figure, hull: HullData, placed: Sequence[PlacedCandidate], ternary: bool) -> None:
     """Says what the dots are; only kinds that occur."""
-    on_hull = [p.e_above_hull_ev_per_atom <= ON_HULL_EV_PER_ATOM for p in placed]
+    on_hull = [p.e_above_hull_ev_per_atom <= ON_HULL_EV_PER_ATOM for p in placed if not p.is_prototype]
     kinds = [
         (
             any(p.origin == style.origin and p.stable is stable for p in hull.phases),
@@ -208,6 +209,7 @@ def _marker_key(figure: Figure, hull: HullData, placed: Sequence[PlacedCandidate
     kinds += [
         (any(on_hull), "candidate on or below the hull", "*", COLOUR_STOPS[0], INK, 12.0),
         (not all(on_hull), "candidate above the hull", "o", COLOUR_STOPS[2], "white", 7.0),
+        (any(p.is_prototype for p in placed), "prototype, offered as a candidate", "^", COLOUR_STOPS[0], INK, 9.0),
     ]
     handles = [
         Line2D(

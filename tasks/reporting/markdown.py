@@ -16,6 +16,7 @@ from tasks.reporting.summary import (
     duration,
     flattened,
     number,
+    proposers,
     summarise,
     theory_warning,
 )
@@ -43,7 +44,8 @@ def markdown_report(inputs: ReportInputs) -> str:
     title = f"# {escape_markdown(inputs.system)}: {escape_markdown(inputs.run_name)}"
     notes = "\n".join(f"> **Note.** {escape_markdown(note)}\n>" for note in inputs.notes[:MOST_NOTES])
     counts = (
-        f"**{summary.n_candidates}** ranked candidates, **{summary.n_new}** are in no database, "
+        f"**{summary.n_candidates}** ranked candidates"
+        f"{f' ({proposers(summary)})' if proposers(summary) else ''}, **{summary.n_new}** are in no database, "
         f"**{summary.n_on_hull}** on or below the hull, **{summary.n_near_hull}** within "
         f"{NEAR_HULL_EV_PER_ATOM} eV/atom of it, **{summary.n_converged}** relaxations converged."
     )

@@ -15,6 +15,7 @@ from tasks.reporting.summary import (
     duration,
     flattened,
     number,
+    proposers,
     summarise,
     theory_warning,
 )
@@ -30,7 +31,8 @@ def header(inputs: ReportInputs) -> str:
         lead = f"<b>{summary.n_candidates}</b> candidates; none of them has a place on a convex hull."
     else:
         lead = (
-            f"<b>{_count(summary.n_candidates, 'candidate')}</b> relaxed and ranked. "
+            f"<b>{_count(summary.n_candidates, 'candidate')}</b> relaxed and ranked"
+            f"{': ' + proposers(summary) if proposers(summary) else ''}. "
             f"<b>{summary.n_on_hull}</b> on or below the hull of the competing phases; the best is "
             f"<b>{html_formula(summary.best.formula)}</b> at "
             f"<b>{number(summary.best.e_above_hull_ev_per_atom)}&nbsp;eV/atom</b>."

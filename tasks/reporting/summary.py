@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.candidates import Proposer
 from tasks.reporting.hull_geometry import ON_HULL_EV_PER_ATOM
 from tasks.reporting.model import ReportCandidate, ReportInputs
 
@@ -20,6 +21,7 @@ class Summary:
 
     Attributes:
         n_candidates: ranked candidates.
+        n_prototypes: of them, stable prototypes that were offered beside the generated ones.
         n_new: of them, those that match no crystal of a database.
         n_on_hull: on or below the hull of the competing phases.
         n_near_hull: at most NEAR_HULL_EV_PER_ATOM above it (those on it included).
@@ -29,6 +31,7 @@ class Summary:
     """
 
     n_candidates: int
+    n_prototypes: int
     n_new: int
     n_on_hull: int
     n_near_hull: int
@@ -43,6 +46,7 @@ def summarise(candidates: Sequence[ReportCandidate]) -> Summary:
     above = [entry[0] for entry in known if entry[0] is not None]
     return Summary(
         n_candidates=len(candidates),
+        n_prototypes=sum(c.proposed_by == Proposer.PROTOTYPE for c in candidates),
         n_new=sum(c.known_match is None for c in candidates),
         n_on_hull=sum(e <= ON_HULL_EV_PER_ATOM for e in above),
         n_near_hull=sum(e <= NEAR_HULL_EV_PER_ATOM for e in above),
@@ -55,6 +59,14 @@ def summarise(candidates: Sequence[ReportCandidate]) -> Summary:
 def prototype_name(candidate: ReportCandidate) -> str:
     """Structure type and decoration of the prototype it is like, without the source's name; empty if there is none."""
     return (candidate.prototype_match or "").split(":", 1)[-1]
+
+
+def proposers(summary: Summary) -> str:
+    """Such as '118 generated, 13 stable prototypes'; empty where all were generated."""
+    if not summary.n_prototypes:
+        return ""
+    noun = "prototype" if summary.n_prototypes == 1 else "prototypes"
+    return f"{summary.n_candidates - summary.n_prototypes} generated, {summary.n_prototypes} stable {noun}"
 
 
 def any_phonons(candidates: Sequence[ReportCandidate]) -> bool:

@@ -1,4 +1,4 @@
-"""Competing phases by origin, and prototypes as candidates: on generated systems, against hulls by linear programming."""
+"""Competing phases by origin, and prototypes as candidates: generated systems, hulls by linear programming."""
 
 from __future__ import annotations
 
