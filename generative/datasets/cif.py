@@ -29,7 +29,7 @@ from generative.datasets.checks import RecordError
 from generative.datasets.cif_contents import VOLUME_TOLERANCE, disagreement, stated_count
 from generative.datasets.cif_orbits import MERGED_ANG, MERGED_IF_COUNTED_ANG, Atoms, NearImagesError, expanded
 from generative.datasets.cif_sites import Sites, formula_counts, read_sites, snap_thirds
-from generative.datasets.cif_symmetry import REMEDY, Setting, settings_of
+from generative.datasets.cif_symmetry import REMEDY, Setting, lists_operations, settings_of
 from generative.datasets.cif_text import CifBlock, crystal_blocks, plain_number
 
 _NUMBER = r"([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)"
@@ -131,8 +131,7 @@ class _Candidate:
 
 def parse_cif(text: str, max_atoms: int) -> Crystal:
     """The crystal of a CIF; see `read_cif`."""
-    crystal = fast_p1(text)
-    return crystal if crystal is not None else read_cif(text, max_atoms).crystal
+    return read_cif(text, max_atoms).crystal
 
 
 def read_cif(text: str, max_atoms: int) -> CifReading:
@@ -178,6 +177,10 @@ def _one_block(text: str) -> CifBlock:
     modulated = block.stated("_cell_modulation_dimension", "_space_group_ssg_name", "_space_group_ssg_name_wjj")
     if modulated not in (None, "0"):
         raise RecordError(f"the CIF describes a modulated structure ({modulated}): expected a crystal with a cell")
+    if any(name.startswith("_space_group_symop_magn_") for name in block.values) and not lists_operations(block):
+        raise RecordError(
+            "the CIF lists the operations of a magnetic group alone: expected those of the crystal; call the file .mcif"
+        )
     return block
 
 
@@ -227,8 +230,8 @@ def _chosen(block: CifBlock, sites: Sites, lattice_ang: np.ndarray, max_atoms: i
         raise RecordError(f"no setting of the space group ({names}) gives the stated crystal; in the first, {why}")
     names = ", ".join(repr(one.setting.name) for one in agreeing[:4])
     raise RecordError(
-        f"the file names the space group, but not which of its settings ({names}) the coordinates are in: expected one; "
-        f"add it to the symbol, or {REMEDY}"
+        f"the file names the space group, but not which of its settings ({names}) the coordinates are in: expected "
+        f"one; add it to the symbol, or {REMEDY}"
     )
 
 

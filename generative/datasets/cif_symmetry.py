@@ -53,7 +53,8 @@ _BEFORE_1992 = {  # symbols with 'e' as written before 1992, in the order of _AX
     67: ("Cmma", "Cmmb", "Abmm", "Acmm", "Bmcm", "Bmam"),
     68: ("Ccca", "Cccb", "Abaa", "Acaa", "Bbcb", "Bbab"),
 }
-_CHOICE_WORDS = {"s": "1", "z": "2", "o1": "1", "o2": "2"}  # ICSD: S and Z for origin 1 and 2
+_CHOICE_WORDS = {"s": "1", "z": "2", "o1": "1", "o2": "2", "abc": "", "1abc": "1", "2abc": "2"}
+"""Codes that spglib writes otherwise. ICSD: S and Z for origin 1 and 2."""
 
 
 @dataclass(frozen=True)
@@ -170,14 +171,13 @@ def _settings_of_symbol(symbol: str) -> tuple[frozenset[int] | None, bool]:
         chosen = _of_choice(named, _plain(code)) or _of_choice(_by_type_symbol().get(_plain(base), ()), _plain(code))
         # A code says nothing where there is nothing to choose: 'P m -3 m :1'.
         return (chosen, True) if chosen else (named if len(named) == 1 else None, False)
-    named = _by_symbol().get(_plain(symbol), frozenset())
-    if named:
-        return named, False
+    settings = _by_symbol().get(_plain(symbol))
+    if settings:
+        return settings, False
     for split in (r"(.*\S)\s+(S|Z|H|R|[12])", r"(.*[a-z0-9])(S|Z|H|R)"):  # 'F d -3 m Z', 'R -3 m H', 'Fd-3mS'
         found = re.fullmatch(split, symbol.strip())
-        chosen = found and _of_choice(_by_symbol().get(_plain(found[1]), ()), found[2])
-        if chosen:
-            return chosen, True
+        if found and (split_off := _of_choice(_by_symbol().get(_plain(found[1]), ()), found[2])):
+            return split_off, True
     return None, False
 
 
@@ -209,13 +209,20 @@ def _statements(block: CifBlock) -> list[_Statement]:
     return found
 
 
+def _lists(block: CifBlock) -> list[list[str]]:
+    columns = (block.column(name) or [] for name in _OPERATION_NAMES)
+    stated = ([text for text in column if text.strip() not in ("", "?", ".")] for column in columns)
+    return [texts for texts in stated if texts]
+
+
+def lists_operations(block: CifBlock) -> bool:
+    """Whether a block lists symmetry operations at all."""
+    return bool(_lists(block))
+
+
 def _listed(block: CifBlock) -> Operations | None:
     """The operations the file lists; of two lists, both must be the same."""
-    lists = []
-    for name in _OPERATION_NAMES:
-        texts = [text for text in block.column(name) or [] if text.strip() not in ("", "?", ".")]
-        if texts:
-            lists.append(listed_operations(texts))
+    lists = [listed_operations(texts) for texts in _lists(block)]
     if len(lists) > 1 and not all(lists[0].same_as(other) for other in lists[1:]):
         raise RecordError("the file lists its symmetry operations twice, and differently: expected one list")
     return lists[0] if lists else None
