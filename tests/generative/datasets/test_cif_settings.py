@@ -15,7 +15,7 @@ from generative.datasets.checks import RecordError
 from generative.datasets.cif import read_cif
 
 GRID = 997
-"""Coordinates are multiples of 1/997, a prime: no image lies on a special position, and all are multiples of 1/23928."""
+"""Coordinates are multiples of 1/997, a prime: none lies on a special position, and all images on a grid of 1/23928."""
 
 
 def decimals(xyz: np.ndarray) -> str:
@@ -116,7 +116,7 @@ HALL, CODE = "_space_group_name_Hall", "_space_group_IT_coordinate_system_code"
 FORMS: dict[str, tuple[Callable[[Reference], list[str]], int]] = {
     "listed operations": (lambda c: [listed(c)], 530),
     "Hall symbol": (lambda c: [f"{HALL} '{c.type.hall_symbol}'"], 530),
-    XX,
+    "symbol with choice": (lambda c: [f"{H_M} '{with_choice(c)}'"], 529),
     "number and coordinate system": (lambda c: [f"{NUMBER} {c.type.number}", f"{CODE} {c.type.choice or 'abc'}"], 530),
     "full symbol": (lambda c: [f"{H_M} '{c.type.international_full.replace('_', '')}'"], 460),
     "short symbol": (lambda c: [f"{OLD_H_M} '{symbol(c)}'"], 460),
