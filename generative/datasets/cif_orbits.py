@@ -21,6 +21,9 @@ MERGED_ANG = 0.05
 MERGED_IF_COUNTED_ANG = 0.25
 """The same where the stated number of atoms confirms it: two decimals. No two atoms of a crystal come as near."""
 
+_SAME_ANG = 1e-2
+"""Images of a settled site nearer than this are the same: what operations written with few decimals leave."""
+
 _NOTED_ANG = 1e-3
 """Merging below this is the rounding of any file and not worth a word."""
 
@@ -82,21 +85,22 @@ def _near(label: str, distance_ang: float) -> NearImagesError:
 
 
 def _orbit(label: str, point: np.ndarray, operations: Operations, lattice_ang: np.ndarray, n_kept: int) -> np.ndarray:
-    """The distinct images of a point, the point itself first, (n_operations / n_kept, 3)."""
+    """The distinct images of a settled point, (n_operations / n_kept, 3)."""
     images = operations.rotations @ point + operations.translations
-    images = np.vstack([point[None], images])
+    # The operations are isometries: what is nearest to one image is as near to all.
+    distances_ang = _distances(images, point, lattice_ang)
+    apart = distances_ang[distances_ang > _SAME_ANG]
+    if len(apart) and apart.min() < MIN_DISTANCE_ANG:
+        raise _near(label, float(apart.min()))
+    if n_kept == 1:
+        return np.asarray(images)
     found: list[np.ndarray] = []
     left = np.ones(len(images), dtype=bool)
     while left.any():
-        first = images[int(np.argmax(left))]
-        distances_ang = _distances(images, first, lattice_ang)
-        left &= distances_ang > 1e-2
-        apart = distances_ang[distances_ang > 1e-2]
-        if len(apart) and apart.min() < MIN_DISTANCE_ANG:
-            raise _near(label, float(apart.min()))
-        found.append(first)
+        found.append(images[int(np.argmax(left))])
+        left &= _distances(images, found[-1], lattice_ang) > _SAME_ANG
     if len(found) * n_kept != len(operations):
-        raise _near(label, 0.01)
+        raise _near(label, _SAME_ANG)
     return np.array(found)
 
 

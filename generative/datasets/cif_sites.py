@@ -219,9 +219,9 @@ def _refuse_missing_hydrogen(block: CifBlock, labels: list[str], symbols: list[s
                 f"site {label} has {value:g} attached hydrogens that are not listed: expected every atom in the list; "
                 "add the hydrogens' sites"
             )
-    for label in labels:
+    for label, symbol in zip(labels, symbols, strict=True):
         letters = re.match(r"[A-Za-z]*", label)
-        if letters and letters[0].upper() in _WATER and not has_listed and formula is None:
+        if letters and letters[0].upper() in _WATER and symbol == "O" and not has_listed and formula is None:
             raise RecordError(
                 f"site {label} is called a hydroxide's or water's oxygen, but no hydrogen is listed: expected every "
                 "atom in the list; add the hydrogens, or state _chemical_formula_sum if there are none"

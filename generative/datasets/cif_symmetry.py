@@ -102,7 +102,7 @@ def setting_name(hall: int) -> str:
 
 
 def _plain(symbol: str) -> str:
-    return re.sub(r"[\s_()'\"]", "", symbol).lower()
+    return re.sub(r"[\s_~()'\"]", "", symbol).lower()
 
 
 def _names(hall: int) -> set[str]:

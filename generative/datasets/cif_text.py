@@ -169,7 +169,8 @@ def crystal_blocks(text: str) -> list[CifBlock]:
     Raises:
         RecordError: as `blocks_of`.
     """
-    return [block for block in blocks_of(text) if SITE_X in block.values]
+    blocks = blocks_of(text)
+    return [block for block in blocks if any(x.strip() not in _UNKNOWN for x in block.column(SITE_X) or [])]
 
 
 def crystal_texts(text: str) -> list[tuple[str, str]]:

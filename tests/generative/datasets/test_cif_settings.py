@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import spglib
 
-from generative.crystals import Crystal
 from generative.datasets.checks import RecordError
 from generative.datasets.cif import read_cif
 
@@ -38,8 +37,8 @@ class Reference:
         return found
 
     def cif(self, *names: str) -> str:
-        lengths = zip(("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma"), self.cell)
-        head = [f"_cell_{name} {value:.6f}" for name, value in lengths]
+        names_of_cell = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
+        head = [f"_cell_{name} {value:.6f}" for name, value in zip(names_of_cell, self.cell, strict=True)]
         sites = ["loop_", "_atom_site_label", *(f"_atom_site_fract_{axis}" for axis in "xyz")]
         atoms = [f"Cs1 {decimals(self.general)}", "Li1 0 0 0"]
         return "\n".join(["data_x", *names, *head, *sites, *atoms, ""])
