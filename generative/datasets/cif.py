@@ -27,7 +27,7 @@ from generative.config import ELEMENTS
 from generative.crystals import Crystal, wrap_unit
 from generative.datasets.checks import RecordError
 from generative.datasets.cif_contents import VOLUME_TOLERANCE, disagreement, stated_count
-from generative.datasets.cif_orbits import MERGED_ANG, MERGED_IF_COUNTED_ANG, Atoms, NearImagesError, expanded
+from generative.datasets.cif_orbits import MERGED_ANG, MERGED_IF_COUNTED_ANG, Atoms, NearImagesError, counted, expanded
 from generative.datasets.cif_sites import Sites, formula_counts, read_sites, snap_thirds
 from generative.datasets.cif_symmetry import REMEDY, Setting, lists_operations, settings_of
 from generative.datasets.cif_text import CifBlock, crystal_blocks, plain_number
@@ -124,9 +124,15 @@ class CifReading:
 
 @dataclass(frozen=True)
 class _Candidate:
+    """One setting a file may mean: its atoms, what the file states against them, why they are no crystal by themselves.
+
+    The last is no evidence against the setting: a split atom is refused in the right one, and may pass in a wrong one.
+    """
+
     setting: Setting
     atoms: Atoms
     objection: str | None
+    flaw: RecordError | None = None
 
 
 def parse_cif(text: str, max_atoms: int) -> Crystal:
@@ -217,32 +223,34 @@ def _chosen(block: CifBlock, sites: Sites, lattice_ang: np.ndarray, max_atoms: i
             raise RecordError(objection)
         return atoms, _merging_notes(atoms)
     candidates = [_candidate(block, sites, setting, lattice_ang, max_atoms) for setting in settings]
-    agreeing = [one for one in candidates if isinstance(one, _Candidate) and one.objection is None]
-    counted = [one for one in agreeing if _has_stated_multiplicities(sites, one.atoms)]
-    agreeing = counted if len(counted) == 1 else agreeing
+    agreeing = [one for one in candidates if one.objection is None]
+    as_multiplied = [one for one in agreeing if np.array_equal(sites.multiplicities, one.atoms.multiplicities)]
+    agreeing = as_multiplied if len(as_multiplied) == 1 else agreeing
     names = ", ".join(repr(setting.name) for setting in settings[:4])
-    if len(agreeing) == 1:
-        note = f"of the settings {names} only {agreeing[0].setting.name!r} agrees with the stated contents of the cell"
-        return agreeing[0].atoms, [note, *_merging_notes(agreeing[0].atoms)]
     if not agreeing:
-        first = candidates[0]
-        why = first.objection if isinstance(first, _Candidate) else str(first)
-        raise RecordError(f"no setting of the space group ({names}) gives the stated crystal; in the first, {why}")
-    names = ", ".join(repr(one.setting.name) for one in agreeing[:4])
-    raise RecordError(
-        f"the file names the space group, but not which of its settings ({names}) the coordinates are in: expected "
-        f"one; add it to the symbol, or {REMEDY}"
-    )
+        raise RecordError(
+            f"no setting of the space group ({names}) gives the stated crystal; in the first, {candidates[0].objection}"
+        )
+    if len(agreeing) > 1:
+        names = ", ".join(repr(one.setting.name) for one in agreeing[:4])
+        raise RecordError(
+            f"the file names the space group, but not which of its settings ({names}) the coordinates are in: expected "
+            f"one; add it to the symbol, or {REMEDY}"
+        )
+    (chosen,) = agreeing
+    if chosen.flaw is not None:
+        raise chosen.flaw
+    note = f"of the settings {names} only {chosen.setting.name!r} agrees with the stated contents of the cell"
+    return chosen.atoms, [note, *_merging_notes(chosen.atoms)]
 
 
-def _candidate(
-    block: CifBlock, sites: Sites, setting: Setting, lattice_ang: np.ndarray, max_atoms: int
-) -> _Candidate | RecordError:
+def _candidate(block: CifBlock, sites: Sites, setting: Setting, lattice_ang: np.ndarray, max_atoms: int) -> _Candidate:
+    flaw = None
     try:
         atoms = _atoms(block, sites, setting, lattice_ang, max_atoms)
     except RecordError as error:
-        return error
-    return _Candidate(setting, atoms, disagreement(block, sites, atoms, lattice_ang))
+        atoms, flaw = counted(sites, setting.operations, lattice_ang), error
+    return _Candidate(setting, atoms, disagreement(block, sites, atoms, lattice_ang), flaw)
 
 
 def _atoms(block: CifBlock, sites: Sites, setting: Setting, lattice_ang: np.ndarray, max_atoms: int) -> Atoms:
@@ -256,10 +264,6 @@ def _atoms(block: CifBlock, sites: Sites, setting: Setting, lattice_ang: np.ndar
         if disagreement(block, sites, atoms, lattice_ang) is not None:
             raise
         return atoms
-
-
-def _has_stated_multiplicities(sites: Sites, atoms: Atoms) -> bool:
-    return bool(np.array_equal(sites.multiplicities, atoms.multiplicities))
 
 
 def _merging_notes(atoms: Atoms) -> list[str]:

@@ -144,6 +144,22 @@ def expanded(
     return Atoms(np.array(owner), frac, np.array(multiplicities), merged)
 
 
+def counted(sites: Sites, operations: Operations, lattice_ang: np.ndarray) -> Atoms:
+    """The atoms as the operations give them, however near to each other: for their number, not to be kept as a crystal.
+
+    Only images in one place are one atom; see `expanded`.
+    """
+    owner, points = [], []
+    for i, site in enumerate(sites.frac):
+        images = operations.rotations @ site + operations.translations
+        left = np.ones(len(images), dtype=bool)
+        while left.any():
+            points.append(images[int(np.argmax(left))])
+            owner.append(i)
+            left &= _distances(images, points[-1], lattice_ang) > MERGED_ANG
+    return Atoms(np.array(owner), wrap_unit(np.array(points)), np.bincount(owner), {})
+
+
 def _same_place(sites: Sites, i: int, j: int) -> RecordError:
     if sites.symbols[i] == sites.symbols[j]:
         return RecordError(

@@ -48,7 +48,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def test_every_case_is_the_right_crystal_or_refused_with_its_reason(dataset: Dataset) -> None:
-    found = {}
+    found: dict[str, tuple[object, ...]] = {}
     for row in dataset.table.to_pylist():
         volume = abs(np.linalg.det(np.array(row["lattice_ang"]).reshape(3, 3))) / row["n_atoms"]
         found[row["source_id"]] = (row["formula"], row["n_atoms"], row["spacegroup"], pytest.approx(volume, abs=0.01))
@@ -116,6 +116,8 @@ def test_an_origin_that_is_not_named_is_found_by_the_stated_contents_or_refused(
     without = silent.replace("_cell_formula_units_Z 8", "")
     assert "not which of its settings ('F d -3 m :1', 'F d -3 m :2')" in refusal(without)
     assert "list the symmetry operations" in refusal(without)
+    split = cif(["Cs1 0.26 0.13 0.4"], "_space_group_name_H-M_alt 'P b a n'", cell=(9.0, 10.0, 11.0, 90.0, 90.0, 90.0))
+    assert "not which of its settings ('P b a n :1', 'P b a n :2')" in refusal(split)  # in one of them beside itself
     by_density = without + "_exptl_crystal_density_diffrn 2.329\n"
     assert len(parse_cif(by_density, 1000).frac) == 8
 
@@ -292,15 +294,15 @@ def test_special_positions_written_with_three_decimals_are_those_of_the_exact_on
     rng = np.random.default_rng(3)
     n_noted = 0
     types = [found for hall in range(430, 489) if (found := spglib.get_spacegroup_type(hall)) is not None]
-    for found_type in (one for one in types if one.choice != "R"):
-        name = f"_space_group_name_Hall '{found_type.hall_symbol}'"
+    for space_group in (one for one in types if one.choice != "R"):
+        name = f"_space_group_name_Hall '{space_group.hall_symbol}'"
         cell = (a := float(rng.uniform(3, 9)), a, float(rng.uniform(12, 16)), 90.0, 90.0, 120.0)
         exact, rounded = (
             cif([f"Mg1 {1 / 3:.{n}f} {2 / 3:.{n}f} 0.04", "C1 0 0 0.29"], name, cell=cell) for n in (9, 3)
         )
-        found = read_cif(rounded, 1000)
-        assert same(found.crystal, parse_cif(exact, 1000), 0.01)
-        n_noted += bool(found.notes)
+        reading = read_cif(rounded, 1000)
+        assert same(reading.crystal, parse_cif(exact, 1000), 0.01)
+        n_noted += bool(reading.notes)
     assert n_noted > 30
 
 

@@ -117,10 +117,10 @@ FORMS: dict[str, tuple[Callable[[Reference], list[str]], int]] = {
     "Hall symbol": (lambda c: [f"{HALL} '{c.type.hall_symbol}'"], 530),
     "symbol with choice": (lambda c: [f"{H_M} '{with_choice(c)}'"], 529),
     "number and coordinate system": (lambda c: [f"{NUMBER} {c.type.number}", f"{CODE} {c.type.choice or 'abc'}"], 530),
-    "full symbol": (lambda c: [f"{H_M} '{c.type.international_full.replace('_', '')}'"], 460),
-    "short symbol": (lambda c: [f"{OLD_H_M} '{symbol(c)}'"], 460),
-    "the same without blanks": (lambda c: [f"{H_M} {symbol(c).replace(' ', '')}", f"{NUMBER} {c.type.number}"], 460),
-    "number": (lambda c: [f"_symmetry_Int_Tables_number {c.type.number}"], 170),
+    "full symbol": (lambda c: [f"{H_M} '{c.type.international_full.replace('_', '')}'"], 458),
+    "short symbol": (lambda c: [f"{OLD_H_M} '{symbol(c)}'"], 458),
+    "the same without blanks": (lambda c: [f"{H_M} {symbol(c).replace(' ', '')}", f"{NUMBER} {c.type.number}"], 458),
+    "number": (lambda c: [f"_symmetry_Int_Tables_number {c.type.number}"], 169),
 }
 
 
