@@ -25,6 +25,7 @@ _TOKEN = re.compile(
     """,
     re.MULTILINE | re.DOTALL | re.VERBOSE,
 )
+_HEADING = re.compile(r"(?:^|\s)data_", re.IGNORECASE)
 _UNKNOWN = frozenset({"", "?", "."})
 SITE_X = "_atom_site_fract_x"
 
@@ -104,6 +105,7 @@ def blocks_of(text: str) -> list[CifBlock]:
     Raises:
         RecordError: if a loop's values do not fill its columns, or a text field does not end.
     """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     tokens = list(_tokens(text))
     blocks: list[CifBlock] = []
     starts: list[int] = []
@@ -179,6 +181,8 @@ def crystal_texts(text: str) -> list[tuple[str, str]]:
     Returns:
         Nothing if the file holds at most one crystal or cannot be read: it is then one record as it stands.
     """
+    if len(_HEADING.findall(text)) < 2:
+        return []
     try:
         blocks = crystal_blocks(text)
     except RecordError:

@@ -141,8 +141,21 @@ def test_rhombohedral_groups_take_the_axes_of_their_cell(code: str) -> None:
     assert "the cell does not have the symmetry" in refusal(cif(sites, name, cell=wrong))
 
 
-def test_symbols_of_older_tables_name_their_settings() -> None:
-    for old, new in [("F m 3 m", "F m -3 m"), ("P a 3", "P a -3"), ("C m c a", "C m c e"), ("A b m 2", "A e m 2")]:
+SPELLINGS = [
+    ("F m 3 m", "F m -3 m"),
+    ("P a 3", "P a -3"),
+    ("C m c a", "C m c e"),
+    ("A b m 2", "A e m 2"),
+    ("P n m a :cab", "P b n m"),
+    ("P 21/n 21/m 21/a", "P n m a"),
+    ("P 2(1) 3", "P 21 3"),
+    ("P2_12_12_1", "P 21 21 21"),
+    ("P 41 21 2", "P4_12_12"),
+]
+
+
+def test_other_spellings_of_a_symbol_name_the_same_setting() -> None:
+    for old, new in SPELLINGS:
         sites, cell = ["Cs1 0.09 0.19 0.36"], (9.0, 9.0, 9.0, 90.0, 90.0, 90.0)
         old_one, new_one = (cif(sites, f"_symmetry_space_group_name_H-M '{name}'", cell=cell) for name in (old, new))
         assert same(parse_cif(old_one, 1000), parse_cif(new_one, 1000), 1e-9)
@@ -322,7 +335,8 @@ def test_names_in_any_case_text_fields_and_symbols_without_quotes_are_read() -> 
     text = case("two_blocks_publ.cif")
     loud = text.replace("_symmetry_Int_Tables_number", "_SYMMETRY_INT_TABLES_NUMBER").replace("loop_", "LOOP_")
     field = text.replace("data_I", "_publ_text\n;\ndata_false\n_atom_site_fract_x 0\n;\ndata_I")
-    for other in (loud, field, text.replace("'P m -3 m'", "P m -3 m"), text.replace("_site_fract", "_site.fract")):
+    bare, dotted = text.replace("'P m -3 m'", "P m -3 m"), text.replace("_site_fract", "_site.fract")
+    for other in (loud, field, bare, dotted, text.replace("\n", "\r\n"), text.replace("\n", "\r")):
         assert parse_cif(other, 1000).digest == parse_cif(text, 1000).digest
 
 
