@@ -191,12 +191,14 @@ def _refuse_disorder(block: CifBlock, labels: list[str]) -> None:
             raise RecordError(
                 f"site {label} is disordered: its occupancy is {occupancy}, expected 1; order the structure first"
             )
-        if group not in ("", ".", "?", "0"):
+        is_grouped = group not in ("", ".", "?", "0")
+        if is_grouped or assembly not in ("", ".", "?"):
             alternatives[assembly].add(group)
             if not math.isfinite(value) or len(alternatives[assembly]) > 1 or group.startswith("-"):
+                where = f"disorder group {group}" if is_grouped else f"disorder assembly {assembly}"
                 raise RecordError(
-                    f"site {label} is disordered: it is in disorder group {group} with occupancy {occupancy!r}, "
-                    "expected no alternatives; order the structure first"
+                    f"site {label} is disordered: it is in {where} with occupancy {occupancy!r}, expected no "
+                    "alternatives; order the structure first"
                 )
     for label, flag in zip(labels, _aligned(block, "_atom_site_calc_flag", labels), strict=True):
         if flag.lower() == "dum":

@@ -297,6 +297,11 @@ def test_alternatives_are_disordered_whatever_their_occupancy_says(rows: list[st
     assert "is disordered" in refusal(cif(sites, columns=columns))
 
 
+def test_an_assembly_of_unknown_occupancy_is_disordered() -> None:
+    columns = ("label", "fract_x", "fract_y", "fract_z", "occupancy", "disorder_assembly")
+    assert "is in disorder assembly A" in refusal(cif(["K1 0 0 0 ? .", "Cl1 0.5 0.5 0.5 ? A"], columns=columns))
+
+
 def test_unknown_occupancies_without_groups_are_whole_atoms() -> None:
     columns = ("label", "fract_x", "fract_y", "fract_z", "occupancy", "disorder_group")
     assert formula(cif(["K1 0 0 0 ? .", "Cl1 0.5 0.5 0.5 . ?"], columns=columns)) == "KCl"
