@@ -1,8 +1,13 @@
-"""CIF text to a crystal: a fast reader of the P1 files pymatgen writes, and pymatgen's own for everything else.
+"""CIF text to a crystal: a fast reader of the P1 files pymatgen writes, and one for everything else.
 
 The benchmark CSVs hold tens of thousands of CIFs in one fixed layout (pymatgen's CifWriter without symmetry). Reading
-that layout needs one regular expression; `fast_p1` does it some thirty times faster than CifParser and gives the same
-numbers bit for bit, site order included, or declines. Every refusal is worded in one place, the slow path.
+that layout needs one regular expression; `fast_p1` does it some thirty times faster than pymatgen's CifParser and gives
+the same numbers bit for bit, site order included, or declines.
+
+Everything else goes the long way: blocks (cif_text), elements (cif_sites), symmetry (cif_symmetry), atoms of the cell
+(cif_orbits), and at last whether that is the crystal the file states by formula, Z, volume and density (cif_contents).
+Where the words of a file leave several crystals open, the one that agrees with these is meant; if several do, or none,
+the file is refused.
 """
 
 from __future__ import annotations
@@ -11,20 +16,21 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from pymatgen.core.composition import Composition
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.periodic_table import Element
-from pymatgen.io.cif import CifBlock, CifFile, CifParser
 
 from generative.config import ELEMENTS
 from generative.crystals import Crystal, wrap_unit
 from generative.datasets.checks import RecordError
-from generative.datasets.parsing import one_line
+from generative.datasets.cif_contents import VOLUME_TOLERANCE, disagreement, stated_count
+from generative.datasets.cif_orbits import MERGED_ANG, MERGED_IF_COUNTED_ANG, Atoms, NearImagesError, counted, expanded
+from generative.datasets.cif_sites import Sites, formula_counts, read_sites, snap_thirds
+from generative.datasets.cif_symmetry import REMEDY, Setting, lists_operations, settings_of
+from generative.datasets.cif_text import CifBlock, crystal_blocks, plain_number
 
 _NUMBER = r"([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)"
 _P1_HEAD = re.compile(
@@ -35,7 +41,7 @@ _P1_HEAD = re.compile(
     r"_symmetry_Int_Tables_number +1\n"
     r"_chemical_formula_structural +[^\n]*\n"
     r"_chemical_formula_sum +([^\n]*)\n"
-    r"_cell_volume +[^\n]*\n_cell_formula_units_Z +[^\n]*\n"
+    rf"_cell_volume +{_NUMBER}\n_cell_formula_units_Z +([1-9]\d*)\n"
     r"loop_\n _symmetry_equiv_pos_site_id\n _symmetry_equiv_pos_as_xyz\n  1  'x, y, z'\n"
     r"loop_\n _atom_site_type_symbol\n _atom_site_label\n _atom_site_symmetry_multiplicity\n"
     r" _atom_site_fract_x\n _atom_site_fract_y\n _atom_site_fract_z\n _atom_site_occupancy\n"
@@ -43,7 +49,7 @@ _P1_HEAD = re.compile(
 _SITE = re.compile(rf" +([A-Z][a-z]?) +(\S+) +1 +{_NUMBER} +{_NUMBER} +{_NUMBER} +1(?:\.0*)?$")
 _FORMULA_SUM = re.compile(r"^[ \t]*_chemical_formula_sum[ \t]+(?:'([^'\n]*)'|\"([^\"\n]*)\"|([^'\"\s]+))[ \t]*$", re.M)
 _FORMULA_PART = re.compile(r"([A-Z][a-z]?)(\d+(?:\.\d+)?)?")
-_ROUNDING = 1e-4  # CifParser's frac_tolerance: coordinates within 1e-4 (relative) of 1/3 or 2/3 are taken as exact
+_CELL_NAMES = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
 
 
 @lru_cache(maxsize=256)
@@ -61,8 +67,8 @@ def fast_p1(text: str) -> Crystal | None:
     """The crystal of a P1 CIF as pymatgen writes it, equal to CifParser's bit for bit; None for any other text.
 
     Declines, rather than reports, whatever is unusual: another layout, an unknown element, an occupancy that is not 1,
-    a formula sum that disagrees with the sites (a truncated file), an element without electronegativity (whose place
-    in pymatgen's site order is not defined).
+    a formula sum, Z or volume that disagrees with sites and cell, an element without electronegativity (whose place in
+    pymatgen's site order is not defined).
     """
     head = _P1_HEAD.match(text)
     if head is None:
@@ -76,15 +82,18 @@ def fast_p1(text: str) -> Crystal | None:
         if site is None or _site_rank(site[1]) is None:
             return None
         sites.append((site[1], (float(site[3]), float(site[4]), float(site[5]))))
-    if _counts(head[7].strip().strip("'\"")) != Counter(symbol for symbol, _ in sites):
+    counts = _counts(head[7].strip().strip("'\""))
+    if counts != Counter(symbol for symbol, _ in sites) or math.gcd(*counts.values()) % int(head[9]):
         return None
     sites.sort(key=lambda site: _site_rank(site[0]) or (0.0, ""))
-    frac = np.array([coords for _, coords in sites], dtype=float)
-    for ideal in (1 / 3, 2 / 3):
-        frac[np.abs(frac / ideal - 1.0) <= _ROUNDING] = ideal
+    frac = snap_thirds(np.array([coords for _, coords in sites], dtype=float))
     numbers = np.array([ELEMENTS.index(symbol) + 1 for symbol, _ in sites], dtype=np.int16)
-    lattice = Lattice.from_parameters(a, b, c, alpha, beta, gamma)
-    return Crystal(np.array(lattice.matrix, dtype=float), wrap_unit(frac), numbers)
+    lattice_ang = np.array(Lattice.from_parameters(a, b, c, alpha, beta, gamma).matrix, dtype=float)
+    # pymatgen puts c along z and a into the xz plane: the determinant is the diagonal's product.
+    volume_ang3 = lattice_ang[0, 0] * lattice_ang[1, 1] * lattice_ang[2, 2]
+    if not abs(float(head[8]) - volume_ang3) <= VOLUME_TOLERANCE * volume_ang3:
+        return None
+    return Crystal(lattice_ang, wrap_unit(frac), numbers)
 
 
 def _counts(formula_sum: str) -> dict[str, int]:
@@ -92,146 +101,173 @@ def _counts(formula_sum: str) -> dict[str, int]:
 
 
 def elements_of_cif(text: str) -> frozenset[str] | None:
-    """Elements named by the formula sum of the first data block; None if there is none, or it names a non-element."""
-    found = _FORMULA_SUM.search(text)
-    if found is None:
+    """Elements named by the formula sum; None if there is none or more than one, or it names a non-element."""
+    found = _FORMULA_SUM.findall(text)
+    if len(found) != 1:
         return None
-    formula_sum = next((group for group in found.groups() if group), "")
-    symbols = frozenset(symbol for symbol, _ in _FORMULA_PART.findall(formula_sum))
-    leftover = _FORMULA_PART.sub("", formula_sum).strip()
-    return symbols if symbols and not leftover and symbols <= frozenset(ELEMENTS) else None
+    counts = formula_counts(next((group for group in found[0] if group), "?"))
+    return None if counts is None else frozenset(counts)
+
+
+@dataclass(frozen=True)
+class CifReading:
+    """A crystal and what a user should know of how it was read.
+
+    Attributes:
+        crystal: the cell as the file gives it, sites by electronegativity.
+        notes: one sentence each; mostly none.
+    """
+
+    crystal: Crystal
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One setting a file may mean: its atoms, what the file states against them, why they are no crystal by themselves.
+
+    The last is no evidence against the setting: a split atom is refused in the right one, and may pass in a wrong one.
+    """
+
+    setting: Setting
+    atoms: Atoms
+    objection: str | None
+    flaw: RecordError | None = None
 
 
 def parse_cif(text: str, max_atoms: int) -> Crystal:
-    """The crystal of a CIF with one data block.
+    """The crystal of a CIF; see `read_cif`."""
+    return read_cif(text, max_atoms).crystal
+
+
+def read_cif(text: str, max_atoms: int) -> CifReading:
+    """The crystal of a CIF with one block that lists atoms.
 
     Args:
         text: the file.
-        max_atoms: refuse lists of more sites before the costly steps.
-
-    Returns:
-        The cell as the file gives it, sites in pymatgen's order.
+        max_atoms: refuse lists of more sites, and cells of more atoms, before the costly steps.
 
     Raises:
-        RecordError: if it is empty, cut off, disordered, or holds a value no crystal has.
+        RecordError: if it is empty, cut off, disordered, incomplete, contradicts itself, or may mean several crystals.
     """
     crystal = fast_p1(text)
-    return crystal if crystal is not None else _parse_by_pymatgen(text, max_atoms)
-
-
-def _parse_by_pymatgen(text: str, max_atoms: int) -> Crystal:
+    if crystal is not None:
+        return CifReading(crystal)
     if not text.strip():
         raise RecordError("the text is empty: expected a CIF")
     block = _one_block(text)
-    _check_cell(block)
-    symbols = _check_sites(block, max_atoms)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            parser = CifParser.from_str(text, check_cif=False)
-            structure = parser.parse_structures(primitive=False, on_error="raise")[0]
-        except Exception as error:  # a foreign parser on foreign text: it raises whatever its next operation raises
-            # A label without symbol, or overlapping partly occupied sites, surface only here.
-            raise RecordError(
-                f"not readable as a CIF ({type(error).__name__}: {one_line(error)}): "
-                f"expected a complete CIF with one element per site (sites: {', '.join(symbols[:6])})"
-            ) from None
-    try:
-        crystal = Crystal.from_structure(structure)
-    except ValueError as error:
-        raise RecordError(str(error)) from None
-    _check_formula(block, crystal)
-    return crystal
+    lattice_ang = _lattice(block)
+    sites = read_sites(block, max_atoms)
+    chosen, notes = _chosen(block, sites, lattice_ang, max_atoms)
+    order = sorted(range(len(chosen.site)), key=lambda k: _order(sites.symbols[chosen.site[k]]))
+    numbers = [ELEMENTS.index(sites.symbols[chosen.site[k]]) + 1 for k in order]
+    return CifReading(Crystal(lattice_ang, chosen.frac[order], np.array(numbers, dtype=np.int16)), tuple(notes))
 
 
-def _one_block(text: str) -> Mapping[str, Any]:
-    try:
-        blocks: list[CifBlock] = list(CifFile.from_str(text).data.values())
-    except Exception as error:  # see above
-        raise RecordError(
-            f"not readable as a CIF ({type(error).__name__}: {one_line(error)}): the "
-            "file may be cut off in the middle of a line"
-        ) from None
-    with_sites = [block.data for block in blocks if "_atom_site_fract_x" in block.data]
-    if not with_sites:
+def _order(symbol: str) -> tuple[float, str]:
+    return _site_rank(symbol) or (math.inf, symbol)
+
+
+def _one_block(text: str) -> CifBlock:
+    blocks = crystal_blocks(text)
+    if not blocks:
         raise RecordError(
             "the CIF lists no atom (_atom_site_fract_x is missing): expected at least one; the file may be cut off"
         )
-    if len(with_sites) > 1:
-        raise RecordError(f"the CIF holds {len(with_sites)} crystals: expected one, so write each to a file of its own")
-    data: Mapping[str, Any] = with_sites[0]
-    return data
-
-
-def _plain_number(text: Any) -> float:
-    """A CIF number without its bracketed uncertainty; NaN for '?', '.' and anything else that is no number."""
-    try:
-        return float(re.sub(r"\(.*\)?$", "", str(text)))
-    except ValueError:
-        return math.nan
-
-
-def _check_cell(block: Mapping[str, Any]) -> None:
-    for key, unit, top in (("length", "angstrom", math.inf), ("angle", "degrees", 180.0)):
-        for axis in ("a", "b", "c") if key == "length" else ("alpha", "beta", "gamma"):
-            name = f"_cell_{key}_{axis}"
-            if name not in block:
-                continue  # pymatgen may complete it from the crystal system
-            if not 0 < _plain_number(block[name]) < top:
-                expected = "a positive number" if key == "length" else "a number between 0 and 180"
-                raise RecordError(f"{name} is {str(block[name])!r}: expected {expected} ({unit})")
-
-
-def _check_sites(block: Mapping[str, Any], max_atoms: int) -> list[str]:
-    axes = [block.get(f"_atom_site_fract_{axis}", []) for axis in "xyz"]
-    labels = block.get("_atom_site_label") or block.get("_atom_site_type_symbol") or []
-    if len({len(values) for values in (*axes, labels)}) != 1:
+    if len(blocks) > 1:
+        raise RecordError(f"the CIF holds {len(blocks)} crystals: expected one, so write each to a file of its own")
+    block = blocks[0]
+    read = [name for name in sorted(block.repeated) if name.startswith(("_cell", "_atom_site", "_space", "_symm"))]
+    if read:
+        raise RecordError(f"{read[0]} stands twice in the data block: expected it once; remove the wrong one")
+    modulated = block.stated("_cell_modulation_dimension", "_space_group_ssg_name", "_space_group_ssg_name_wjj")
+    if modulated not in (None, "0"):
+        raise RecordError(f"the CIF describes a modulated structure ({modulated}): expected a crystal with a cell")
+    if any(name.startswith("_space_group_symop_magn_") for name in block.values) and not lists_operations(block):
         raise RecordError(
-            f"the atom list has columns of {[len(values) for values in (*axes, labels)]} values: expected equal "
-            "lengths; the file may be cut off"
+            "the CIF lists the operations of a magnetic group alone: expected those of the crystal; call the file .mcif"
         )
-    if len(labels) > max_atoms:
-        raise RecordError(f"the CIF lists {len(labels)} atoms: expected 1 to {max_atoms}")
-    symbols = [str(symbol) for symbol in block.get("_atom_site_type_symbol", labels)]
-    for symbol, label in zip(symbols, labels, strict=True):
-        letters = re.match(r"[A-Za-z]+", symbol)
-        name = letters[0] if letters else symbol
-        known = (name, name[:2].capitalize(), name[:1].upper()) if symbol == label else (name.capitalize(),)
-        if not any(candidate in ELEMENTS or candidate in ("D", "T") for candidate in known):
-            raise RecordError(f"site {label} is of element {symbol!r}: expected a symbol from H to Lr")
-    for i, label in enumerate(labels):
-        values = [str(axis[i]) for axis in axes]
-        if not all(math.isfinite(_plain_number(value)) for value in values):
-            raise RecordError(f"site {label} has coordinates ({', '.join(values)}): expected finite numbers")
-    for label, occupancy in zip(labels, block.get("_atom_site_occupancy", []), strict=False):
-        value = _plain_number(occupancy)
-        if math.isfinite(value) and abs(value - 1.0) > 1e-3:
-            raise RecordError(
-                f"site {label} is disordered: its occupancy is {occupancy}, expected 1; order the structure first"
-            )
-    return symbols
+    return block
 
 
-def _check_formula(block: Mapping[str, Any], crystal: Crystal) -> None:
-    """Refuses a list of sites that disagrees with the file's own formula: the mark of a file cut off between lines."""
-    stated = str(block.get("_chemical_formula_sum", ""))
+def _lattice(block: CifBlock) -> np.ndarray:
+    """Rows, angstrom, (3, 3). An angle that is not stated is 90 degrees, as in the CIF dictionary."""
+    values = []
+    for name in _CELL_NAMES:
+        is_length = name.startswith("length")
+        text = block.stated(f"_cell_{name}") or ("?" if is_length else "90")
+        value = plain_number(text)
+        if not 0 < value < (math.inf if is_length else 180.0):
+            expected = "a positive number (angstrom)" if is_length else "a number between 0 and 180 (degrees)"
+            raise RecordError(f"_cell_{name} is {text!r}: expected {expected}")
+        values.append(value)
+    a, b, c, alpha, beta, gamma = values
     try:
-        expected = Composition(stated.replace("?", ""))
-    except ValueError:
-        return
-    found = Composition(dict(Counter(ELEMENTS[z - 1] for z in crystal.atomic_numbers)))
-    if not expected or any(element.symbol not in ELEMENTS for element in expected):
-        return
-    agrees = expected.fractional_composition.almost_equals(found.fractional_composition, rtol=0.01, atol=0.01)
-    operations = block.get("_symmetry_equiv_pos_as_xyz") or block.get("_space_group_symop_operation_xyz") or []
-    units = _plain_number(block.get("_cell_formula_units_Z", "?"))
-    if agrees and len(operations) == 1 and math.isfinite(units):
-        # Without symmetry every atom is listed, so the total counts too: pymatgen writes the whole cell as the sum,
-        # others write one formula unit, of which the cell holds Z.
-        totals = (expected.num_atoms, units * expected.num_atoms)
-        agrees = any(abs(len(crystal.atomic_numbers) - total) < 0.5 for total in totals)
-    if not agrees:
+        lattice_ang = np.array(Lattice.from_parameters(a, b, c, alpha, beta, gamma).matrix, dtype=float)
+    except (ValueError, ZeroDivisionError):
+        lattice_ang = np.full((3, 3), np.nan)
+    cosines = np.cos(np.radians([alpha, beta, gamma]))
+    volume = a * b * c * math.sqrt(max(0.0, 1 - (cosines**2).sum() + 2 * cosines.prod()))
+    if not np.isfinite(lattice_ang).all() or not math.isclose(abs(np.linalg.det(lattice_ang)), volume, rel_tol=1e-6):
+        raise RecordError(f"angles of {alpha:g}, {beta:g} and {gamma:g} degrees enclose no cell: expected a volume")
+    return lattice_ang
+
+
+def _chosen(block: CifBlock, sites: Sites, lattice_ang: np.ndarray, max_atoms: int) -> tuple[Atoms, list[str]]:
+    """The atoms of the one setting that agrees with what the file states, and notes on how it was found."""
+    settings = settings_of(block, lattice_ang)
+    if len(settings) == 1:
+        atoms = _atoms(block, sites, settings[0], lattice_ang, max_atoms)
+        objection = disagreement(block, sites, atoms, lattice_ang)
+        if objection is not None:
+            raise RecordError(objection)
+        return atoms, _merging_notes(atoms)
+    candidates = [_candidate(block, sites, setting, lattice_ang, max_atoms) for setting in settings]
+    agreeing = [one for one in candidates if one.objection is None]
+    as_multiplied = [one for one in agreeing if np.array_equal(sites.multiplicities, one.atoms.multiplicities)]
+    agreeing = as_multiplied if len(as_multiplied) == 1 else agreeing
+    names = ", ".join(repr(setting.name) for setting in settings[:4])
+    if not agreeing:
         raise RecordError(
-            f"the sites amount to {found.formula!r}, but _chemical_formula_sum is {stated!r}: expected them to agree; "
-            "the file may be cut off"
+            f"no setting of the space group ({names}) gives the stated crystal; in the first, {candidates[0].objection}"
         )
+    if len(agreeing) > 1:
+        names = ", ".join(repr(one.setting.name) for one in agreeing[:4])
+        raise RecordError(
+            f"the file names the space group, but not which of its settings ({names}) the coordinates are in: expected "
+            f"one; add it to the symbol, or {REMEDY}"
+        )
+    (chosen,) = agreeing
+    if chosen.flaw is not None:
+        raise chosen.flaw
+    note = f"of the settings {names} only {chosen.setting.name!r} agrees with the stated contents of the cell"
+    return chosen.atoms, [note, *_merging_notes(chosen.atoms)]
+
+
+def _candidate(block: CifBlock, sites: Sites, setting: Setting, lattice_ang: np.ndarray, max_atoms: int) -> _Candidate:
+    flaw = None
+    try:
+        atoms = _atoms(block, sites, setting, lattice_ang, max_atoms)
+    except RecordError as error:
+        atoms, flaw = counted(sites, setting.operations, lattice_ang), error
+    return _Candidate(setting, atoms, disagreement(block, sites, atoms, lattice_ang), flaw)
+
+
+def _atoms(block: CifBlock, sites: Sites, setting: Setting, lattice_ang: np.ndarray, max_atoms: int) -> Atoms:
+    """All atoms in one setting; sites written with few digits are merged further where their number is confirmed."""
+    try:
+        return expanded(sites, setting.operations, lattice_ang, max_atoms, MERGED_ANG)
+    except NearImagesError:
+        if stated_count(block) is None:
+            raise
+        atoms = expanded(sites, setting.operations, lattice_ang, max_atoms, MERGED_IF_COUNTED_ANG)
+        if disagreement(block, sites, atoms, lattice_ang) is not None:
+            raise
+        return atoms
+
+
+def _merging_notes(atoms: Atoms) -> list[str]:
+    return [
+        f"images of site {label} up to {distance_ang:.3f} A apart were taken as one atom on its special position"
+        for label, distance_ang in atoms.merged.items()
+    ]

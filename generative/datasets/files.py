@@ -9,6 +9,7 @@ from pathlib import Path, PurePath, PureWindowsPath
 
 from generative.config import FilesSource
 from generative.datasets.checks import MAX_RECORD_ATOMS
+from generative.datasets.cif_files import apart
 from generative.datasets.formats import read_csv, read_json, read_parquet
 from generative.datasets.manifest import DATASET_FILE, MANIFEST_FILE, DatasetError, check_dataset, read_manifest
 from generative.datasets.origins import Origin
@@ -99,7 +100,7 @@ class Files:
         form = _form(path)
         if form is None:
             raise SourceError(f"{self._config.path}: a file of unknown kind, expected {_ACCEPTED}")
-        return iter([_file_record(path, path.name, form)])
+        return apart(_file_record(path, path.name, form))
 
     def _is_dataset(self) -> bool:
         return (self._path / MANIFEST_FILE).is_file() and (self._path / DATASET_FILE).is_file()
@@ -122,7 +123,7 @@ class Files:
         for name, file in files:
             form = _form(file)
             assert form is not None
-            yield _file_record(file, name, form)
+            yield from apart(_file_record(file, name, form))
 
     def database_version(self) -> str | None:
         """Digest of what was read: 'sha256:...' of a file or of a folder's files, 'fingerprint:...' of a dataset."""

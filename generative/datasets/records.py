@@ -12,7 +12,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from itertools import islice
@@ -26,7 +26,7 @@ from pymatgen.core.composition import Composition
 from generative.config import ELEMENTS
 from generative.crystals import Crystal, structure_columns
 from generative.datasets.checks import MAX_RECORD_ATOMS, RecordError, checked, primitive, spacegroup_of
-from generative.datasets.cif import elements_of_cif, parse_cif
+from generative.datasets.cif import elements_of_cif, read_cif
 from generative.datasets.origins import Origin
 from generative.datasets.parsing import decoded, parse_poscar, parse_structure_dict
 from generative.datasets.sources import SourceBatch
@@ -240,16 +240,21 @@ def parse_record(record: RawRecord) -> Crystal:
     Raises:
         RecordError: if there is none in it.
     """
+    return _read(record)[0]
+
+
+def _read(record: RawRecord) -> tuple[Crystal, tuple[str, ...]]:
+    """The crystal of a record, and what a user should know of how it was read."""
     match record.form:
         case Form.CIF:
-            return parse_cif(decoded(record.content), MAX_RECORD_ATOMS)
+            found = read_cif(decoded(record.content), MAX_RECORD_ATOMS)
+            return found.crystal, found.notes
         case Form.POSCAR:
-            return parse_poscar(decoded(record.content))
+            return parse_poscar(decoded(record.content)), ()
         case Form.STRUCTURE:
-            return parse_structure_dict(record.content)
+            return parse_structure_dict(record.content), ()
         case Form.CRYSTAL:
-            crystal: Crystal = record.content
-            return crystal
+            return record.content, ()
         case Form.REFUSED:
             raise RecordError(record.reason)
 
@@ -272,7 +277,10 @@ def interpret_batch(
             n_filtered += 1
             continue
         try:
-            crystal = checked(parse_record(record))
+            parsed, notes = _read(record)
+            crystal = checked(parsed)
+            if notes:
+                record = replace(record, extra={**record.extra, "reading_notes": list(notes)})
             present = {ELEMENTS[z - 1] for z in crystal.atomic_numbers}
             if allowed is not None and not present <= allowed:
                 n_filtered += 1

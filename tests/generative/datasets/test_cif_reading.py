@@ -1,4 +1,4 @@
-"""The fast reader of P1 CIFs against pymatgen's CifParser."""
+"""The readers of CIFs against pymatgen's CifParser."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,12 +67,29 @@ def test_fast_reader_takes_the_benchmark_files_and_equals_cif_parser(name: str) 
         assert parse_cif(text, 1000).digest == by_pymatgen(text).digest
 
 
-def test_a_cif_with_symmetry_is_left_to_pymatgen_and_expands_to_all_atoms() -> None:
-    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-    text = str(CifWriter(salt, symprec=0.01))
+# space group, cell, elements, sites
+SYMMETRIC = [
+    ("Fm-3m", (5.64, 5.64, 5.64, 90, 90, 90), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
+    ("P4_2/mnm", (4.59, 4.59, 2.96, 90, 90, 90), ["Ti", "O"], [[0, 0, 0], [0.305, 0.305, 0]]),
+    ("P6_3mc", (3.25, 3.25, 5.2, 90, 90, 120), ["Zn", "O"], [[1 / 3, 2 / 3, 0], [1 / 3, 2 / 3, 0.382]]),
+    ("R-3c", (4.76, 4.76, 12.99, 90, 90, 120), ["Al", "O"], [[0, 0, 0.352], [0.306, 0, 0.25]]),
+    ("Pnma", (5.37, 7.64, 5.44, 90, 90, 90), ["Ca", "Ti", "O"], [[0.03, 0.25, 0.99], [0, 0, 0.5], [0.48, 0.25, 0.07]]),
+    ("P2_1/c", (5.15, 5.2, 5.32, 90, 99.2, 90), ["Zr", "O"], [[0.276, 0.04, 0.208], [0.07, 0.33, 0.345]]),
+]
+
+
+@pytest.mark.parametrize("case", SYMMETRIC, ids=lambda case: case[0])
+def test_a_cif_with_symmetry_expands_to_the_atoms_that_cif_parser_gives(case: tuple[Any, ...]) -> None:
+    symbol, cell, elements, sites = case
+    structure = Structure.from_spacegroup(symbol, Lattice.from_parameters(*cell), elements, sites)
+    text = str(CifWriter(structure, symprec=0.01))
     assert fast_p1(text) is None
-    crystal = parse_cif(text, 1000)
-    assert sorted(crystal.atomic_numbers.tolist()) == [11] * 4 + [17] * 4
+    found, expected = parse_cif(text, 1000), by_pymatgen(text)
+    assert sorted(found.atomic_numbers) == sorted(expected.atomic_numbers) == sorted(s.specie.Z for s in structure)
+    delta = found.frac[:, None] - expected.frac[None]
+    far = np.linalg.norm((delta - np.round(delta)) @ found.lattice_ang, axis=-1)
+    far[found.atomic_numbers[:, None] != expected.atomic_numbers[None]] = np.inf
+    assert far.min(axis=1).max() < 1e-6
 
 
 def test_uncertainties_oxidation_numbers_and_labels_only_are_read() -> None:
