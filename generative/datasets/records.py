@@ -27,7 +27,8 @@ from generative.config import ELEMENTS
 from generative.crystals import Crystal, structure_columns
 from generative.datasets.checks import MAX_RECORD_ATOMS, RecordError, checked, primitive, spacegroup_of
 from generative.datasets.cif import elements_of_cif, parse_cif
-from generative.datasets.parsing import decoded, parse_poscar, parse_structure_dict
+from generative.datasets.parsing import decoded, parse_structure_dict
+from generative.datasets.poscar import parse_poscar
 from generative.datasets.sources import SourceBatch
 from generative.datasets.table import DATASET_SCHEMA, REJECTED_SCHEMA
 
