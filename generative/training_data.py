@@ -22,7 +22,7 @@ from torch.utils.data import Dataset, Sampler
 from generative.batch import CrystalBatch
 from generative.bonds import Bonds, PackedBonds, crystal_nn_bonds
 from generative.crystals import Crystal, crystals_of, reduced
-from generative.datasets.formats import PROPERTY_NAMES
+from generative.datasets.columns import PROPERTY_NAMES
 from generative.systems.trainable import Trainable
 
 POOL_BATCHES = 16

@@ -9,7 +9,8 @@ from pathlib import Path, PurePath, PureWindowsPath
 
 from generative.config import FilesSource
 from generative.datasets.checks import MAX_RECORD_ATOMS
-from generative.datasets.formats import read_csv, read_json, read_parquet
+from generative.datasets.formats import read_csv, read_parquet
+from generative.datasets.json_records import read_json
 from generative.datasets.manifest import DATASET_FILE, MANIFEST_FILE, DatasetError, check_dataset, read_manifest
 from generative.datasets.records import Form, RawRecord, interpret
 from generative.datasets.sources import SourceBatch, SourceError
