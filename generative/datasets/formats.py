@@ -136,16 +136,13 @@ def read_parquet(path: Path) -> Iterator[RawRecord]:
     Raises:
         SourceError: if the file is no Parquet file, or holds neither our structure columns nor `cif`.
     """
-    try:
-        file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise SourceError(f"{path.name}: not readable as Parquet ({error}): expected a complete file") from None
-    names = set(file.schema_arrow.names)
+    names = parquet_columns(path)
+    file = pq.ParquetFile(path)
     convert: Callable[[dict[str, Any], str], RawRecord]
     if is_own_table(names):
         convert = _own_record
     elif "cif" in map(plain_name, names):
-        refuse_repeated(path, file.schema_arrow.names)
+        refuse_repeated(path, names)
         convert = cif_record
     else:
         raise SourceError(
@@ -157,6 +154,16 @@ def read_parquet(path: Path) -> Iterator[RawRecord]:
             for fields in batch.to_pylist():
                 yield convert(fields, f"{ROW_NAME}{row_number}")
                 row_number += 1
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """Raises SourceError if it is no Parquet file."""
+    try:
+        with pq.ParquetFile(path) as file:
+            return list(file.schema_arrow.names)
+    except (OSError, pa.ArrowException) as error:
+        said = " ".join(str(error).split())
+        raise SourceError(f"{path.name}: not readable as Parquet ({said}): expected a complete file") from None
 
 
 def is_own_table(names: Collection[str]) -> bool:

@@ -31,6 +31,9 @@ from generative.datasets.opening import UNREADABLE, opened, refused
 from generative.datasets.records import Form, RawRecord
 from generative.datasets.sources import SourceError
 
+NO_CRYSTAL = "the entry"
+"""So begins the reason of what holds no crystal at all."""
+
 _RECORD_TEXT = 4000
 
 
@@ -149,7 +152,7 @@ def _record(item: Any, fallback_id: str, is_corrected: bool) -> RawRecord:
     if isinstance(item, _BadLine):
         return refused(fallback_id, str(item), "")
     if not isinstance(item, dict):
-        reason = f"the entry is a {type(item).__name__}: expected a Structure dictionary or one with key 'structure'"
+        reason = f"{NO_CRYSTAL} is a {type(item).__name__}: expected a Structure dictionary or one with key 'structure'"
         return refused(fallback_id, reason, item)
     if "lattice" in item and "sites" in item:
         return RawRecord(fallback_id, Form.STRUCTURE, item, elements=_site_elements(item))
@@ -186,8 +189,8 @@ def _record(item: Any, fallback_id: str, is_corrected: bool) -> RawRecord:
 def _lacking(fields: Mapping[str, Any]) -> str:
     expected = "'structure' (a Structure dictionary) or 'cif'"
     if "energy" in fields and "composition" in fields:
-        return f"the entry has an energy but no crystal: expected {expected}, as in a ComputedStructureEntry"
-    return f"the entry has the keys {sorted(map(str, fields))[:8]}: expected {expected}"
+        return f"{NO_CRYSTAL} has an energy but no crystal: expected {expected}, as in a ComputedStructureEntry"
+    return f"{NO_CRYSTAL} has the keys {sorted(map(str, fields))[:8]}: expected {expected}"
 
 
 def _fields(item: Mapping[str, Any]) -> dict[str, Any]:
