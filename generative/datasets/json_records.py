@@ -56,7 +56,7 @@ def read_json(path: Path) -> Iterator[RawRecord]:
         with opened(path) as raw:
             content = raw.read()
         text = content.decode("utf-8-sig")
-        document = _parsed(text)
+        document = _parsed(text, path.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson")))
     except UnicodeDecodeError as error:
         byte = content[error.start]
         reason = f"byte {byte:#04x} at position {error.start} is not UTF-8: expected UTF-8 JSON"
@@ -82,13 +82,15 @@ class _BadLine(str):
     """A line that is no JSON, and why, in place of what it should hold."""
 
 
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_object)
-    except json.JSONDecodeError as error:
-        lines = [line for line in text.splitlines() if line.strip()]
-        if error.msg != "Extra data" or len(lines) < 2 or not lines[0].lstrip().startswith("{"):
-            raise
+def _parsed(text: str, by_line: bool) -> Any:
+    """The document, or the list of the lines' if it is one per line, as the name says or the text shows."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not by_line:
+        try:
+            return json.loads(text, object_pairs_hook=_object)
+        except json.JSONDecodeError as error:
+            if error.msg != "Extra data" or len(lines) < 2 or not lines[0].lstrip().startswith("{"):
+                raise
     return [_line(line) for line in lines]
 
 

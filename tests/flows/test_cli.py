@@ -167,7 +167,7 @@ def test_sample_draws_the_same_crystals_from_the_same_seed(checkpoint: Path, tmp
         assert Structure.from_file(str(cif)).volume == pytest.approx(crystal.to_structure().volume, rel=1e-4)
 
 
-def test_screen_finds_the_known_crystal_and_keeps_the_other_and_what_it_cannot_read(
+def test_screen_finds_the_known_crystal_and_keeps_all_others_with_reasons(
     known: Path, new: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "screened.parquet"
