@@ -84,14 +84,13 @@ class _BadLine(str):
 
 def _parsed(text: str, by_line: bool) -> Any:
     """The document, or the list of the lines' if it is one per line, as the name says or the text shows."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not by_line:
+    if not by_line or not text.strip():
         try:
             return json.loads(text, object_pairs_hook=_object)
         except json.JSONDecodeError as error:
-            if error.msg != "Extra data" or len(lines) < 2 or not lines[0].lstrip().startswith("{"):
+            if error.msg != "Extra data" or not text.lstrip().startswith("{"):
                 raise
-    return [_line(line) for line in lines]
+    return [_line(line) for line in text.split("\n") if line.strip()]
 
 
 def _line(line: str) -> Any:

@@ -146,7 +146,7 @@ def test_a_source_that_cannot_be_read_at_all_is_one_clear_sentence(tmp_path: Pat
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match=r"has the columns \['a', 'b'\], expected one named 'cif'"):
         read(tmp_path, tmp_path / "table.csv")
-    with pytest.raises(SourceError, match=r"notes.txt: a file of unknown kind, expected a .csv"):
+    with pytest.raises(SourceError, match=r"notes.txt: a file of unknown kind, expected a .cif"):
         read(tmp_path, tmp_path / "notes.txt")
     with pytest.raises(SourceError, match="empty: a folder without any crystal"):
         read(tmp_path, tmp_path / "empty")
