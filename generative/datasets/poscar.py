@@ -105,8 +105,8 @@ def _scale_factors(line: str) -> list[float]:
     factors = [_number(word, "line 2") for word in words[:n_numbers]]
     if 0.0 in factors or (n_numbers == 3 and min(factors) < 0):
         raise RecordError(
-            f"the scale factor, line 2 of the POSCAR, is {line.strip()[:60]!r}: expected a number other than 0 "
-            "(negative: minus the volume of the cell), or three positive numbers"
+            f"the scale factor, line 2 of the POSCAR, is {line.strip()[:60]!r}: expected a number other than 0, "
+            "or three positive numbers"
         )
     return factors
 
