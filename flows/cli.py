@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from configs.schema import DiscoverConfig
+    from tasks.own_files import ReadFiles
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,13 +70,16 @@ def _root(
     pass
 
 
-def _read(paths: list[str]) -> pa.Table:
-    from tasks.own_files import read_crystals
+def _read(paths: list[str]) -> ReadFiles:
+    from tasks.own_files import read_files
 
-    table, refused = read_crystals(paths)
-    if refused:
-        say(f"{len(refused)} records could not be read, the first: {refused[0]}")
-    return table
+    read = read_files(paths)
+    if read.refused:
+        name, reason = read.refused[0]
+        say(f"{len(read.refused)} records could not be read, the first: {name.partition(':')[2]}: {reason}")
+    if read.not_read:
+        say(f"{len(read.not_read)} files of a folder were not read, the first: {read.not_read[0]}")
+    return read
 
 
 def _say_potential(config: DiscoverConfig) -> None:
@@ -238,7 +242,8 @@ def screen(
     with answer(as_json) as give:
         from tasks.own_files import screen_crystals
 
-        table = screen_crystals(_read(files), _read([reference]), config)
+        read = _read(files)
+        table = screen_crystals(read.table, _read([reference]).table, config, read.refused)
         alive = table.column("rejected_by").null_count
         _finish(table, out, SCREENED, as_json, give)
         if not as_json:
@@ -260,12 +265,13 @@ def relax(
 
     config = settings_of(potential_changes(potential), settings)
     with answer(as_json) as give:
-        from tasks.own_files import plain_rows, relax_crystals, write_crystals
+        from tasks.own_files import plain_rows, relax_crystals, with_refused, write_crystals
 
-        table = _read(files)
+        read = _read(files)
         _say_potential(config)
         with progress_bar("relaxed", as_json) as bar:
-            relaxed = relax_crystals(table, config, bar)
+            relaxed = relax_crystals(read.table, config, bar)
+        relaxed = with_refused(relaxed, read.refused, "relax_reason", relax_status="failed")
         write_crystals(relaxed, out, "relaxed_")
         _finish(relaxed, None, RELAXED, as_json, give)
         say(f"written to {out}", as_json)
@@ -290,12 +296,13 @@ def hull(
 
     config = settings_of(potential_changes(potential), settings)
     with answer(as_json) as give:
-        from tasks.own_files import place_on_hull
+        from tasks.own_files import place_on_hull, with_refused
 
-        table, known = _read(files), _read([reference])
+        read, known = _read(files), _read([reference]).table
         _say_potential(config)
         with progress_bar("relaxed", as_json) as bar:
-            placed = place_on_hull(table, known, config, bar)
+            placed = place_on_hull(read.table, known, config, bar)
+        placed = with_refused(placed, read.refused, "hull_note")
         _finish(placed, out, PLACED, as_json, give)
 
 
@@ -333,7 +340,10 @@ def inputs(
     with answer(as_json) as give:
         from tasks.own_files import write_inputs_of
 
-        outcomes = write_inputs_of(_read(files), files, out, config)
+        read = _read(files)
+        outcomes = write_inputs_of(read.table, files, out, config)
+        none: dict[str, Any] = {"formula": None, "folder": None, "notes": []}
+        outcomes += [{"id": name, **none, "reason": reason} for name, reason in read.refused]
         if not as_json:
             show_table(outcomes, {"id": "id", "formula": "formula", "folder": "folder", "reason": "reason"})
         give({"inputs": outcomes})

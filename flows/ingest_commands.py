@@ -120,7 +120,7 @@ def _read(config: IngestConfig, as_json: bool) -> dict[str, Any]:
         manifest = ingest_dataset(config, progress)
     report = report_dataset(config.folder)
     for source in manifest.sources:
-        for warning in source.harvest.warnings if source.harvest else ():
+        for warning in source.warnings:
             say(f"{source.source}: {warning}")
     if not as_json:
         _show(manifest)

@@ -77,7 +77,7 @@ class FilterConfig(RoomConfig):
 
 
 class FilesSource(RoomConfig):
-    """Crystals from files: CSV(.gz) with a CIF column, a folder of CIF/POSCAR, pymatgen JSON, or our own Parquet."""
+    """Crystals from files: CIF, POSCAR, extended XYZ, pymatgen JSON, CSV with a CIF column, Parquet, or a folder."""
 
     kind: Literal["files"] = "files"
     path: str = Field(

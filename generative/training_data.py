@@ -22,7 +22,7 @@ from torch.utils.data import Dataset, Sampler
 from generative.batch import CrystalBatch
 from generative.bonds import Bonds, PackedBonds, crystal_nn_bonds
 from generative.crystals import Crystal, crystals_of, reduced
-from generative.datasets.formats import PROPERTY_NAMES
+from generative.datasets.columns import PROPERTY_NAMES, is_row_number
 from generative.systems.trainable import Trainable
 
 POOL_BATCHES = 16
@@ -236,9 +236,14 @@ def training_set(
 ) -> TrainingSet:
     """The table's crystals, in Niggli cells, but those whose source_id is in `exclude` (the ids of a test set).
 
-    Raises: TrainingError: if the table has no property of that name.
+    Raises: TrainingError: if the table has no property of that name, or a crystal to exclude has no id of its own.
     """
     hidden = set(exclude)
+    if nameless := sorted(filter(is_row_number, hidden)):
+        raise TrainingError(
+            f"{len(nameless)} of {len(hidden)} crystals to exclude have no id, only a place in their file "
+            f"({nameless[0]!r}): expected a column such as material_id, else training would see them"
+        )
     source_ids = table.column("source_id").to_pylist()
     rows = [i for i, name in enumerate(source_ids) if name not in hidden]
     kept = table.take(rows)

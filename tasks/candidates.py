@@ -17,6 +17,7 @@ from generative.crystals import STRUCTURE_FIELDS
 class Stage(StrEnum):
     """Where a candidate may be turned away, in order."""
 
+    READING = "reading"
     VALIDITY = "validity"
     COMPOSITION = "composition"
     KNOWN = "known"

@@ -127,6 +127,8 @@ def _inputs(judged: Judgement) -> tuple[EvaluationInput, ...]:
 def _notes(judged: Judgement) -> tuple[str, ...]:
     """What a reader of the figures must know."""
     notes = []
+    if n := len(judged.samples.not_read):
+        notes.append(f"{n:,} files of the samples' folder were not read, for example {judged.samples.not_read[0]}.")
     if judged.reference is not None and (n := len(judged.reference.reasons)):
         notes.append(f"{n:,} records of the reference are no crystals and were left out of it.")
     if "pairing" in vars(judged) and (n := judged.pairing.n_without_samples):

@@ -18,6 +18,7 @@ from configs.paths import resolve
 from generative.config import FilesSource
 from generative.crystals import STRUCTURE_FIELDS, Crystal
 from generative.datasets.checks import RecordError
+from generative.datasets.columns import is_row_number
 from generative.datasets.files import Files, portable
 from generative.datasets.records import RawRecord, parse_record
 from generative.metrics.protocols import SampleSet
@@ -35,9 +36,11 @@ class ReadCrystals(SampleSet):
 
     Attributes:
         digest: 'sha256:...' of what was read, or 'fingerprint:...' of a dataset.
+        not_read: files of a folder that hold no record, each as 'name: reason'; they are in no denominator.
     """
 
     digest: str = ""
+    not_read: tuple[str, ...] = ()
 
 
 class _Records(Files):
@@ -77,7 +80,7 @@ def read_samples(path: str, what: str = "samples") -> ReadCrystals:
     if not ids:
         raise EvaluationError(f"{path}: holds no record, so there are no {what}: expected at least one crystal")
     digest = source.database_version() or ""
-    return ReadCrystals(tuple(crystals), tuple(ids), reasons, portable(path), digest)
+    return ReadCrystals(tuple(crystals), tuple(ids), reasons, portable(path), digest, tuple(source.not_read))
 
 
 def read_reference(path: str) -> ReadCrystals:
@@ -147,12 +150,12 @@ def paired(samples: ReadCrystals, reference: ReadCrystals, how: str) -> Pairing:
         samples: an id is its target's id, alone or followed by '#' and anything (further samples of that target).
         reference: targets. Those that are no crystals are left out.
         how: 'id', 'index', or 'auto': by id if the id of every sample that is a crystal names a target, else by index
-            if there are equally many.
+            if there are equally many. The number of a row is no id: it says nothing of another file.
 
     Raises: EvaluationError: if it does not fit, or two targets have one id.
     """
-    positions = {_bare(name): place for place, name in enumerate(reference.ids)}
-    of_sample = [positions.get(_target_id(name)) for name in samples.ids]
+    positions = {_bare(name): place for place, name in enumerate(reference.ids) if not is_row_number(name)}
+    of_sample = [None if is_row_number(name) else positions.get(_target_id(name)) for name in samples.ids]
     # A record that is no crystal may carry any id, such as one that was given twice: it says nothing of the others.
     odd = [i for i, place in enumerate(of_sample) if place is None and samples.crystals[i] is not None]
     if how == "id" or (how == "auto" and not odd and samples.n_crystals):
@@ -161,7 +164,7 @@ def paired(samples: ReadCrystals, reference: ReadCrystals, how: str) -> Pairing:
                 f"{len(odd)} of {len(samples)} samples name no true crystal, the first is {samples.ids[odd[0]]!r}: "
                 f"expected ids such as {reference.ids[0]!r} or {reference.ids[0] + '#2'!r}; or compare by index"
             )
-        if len(positions) < len(reference):
+        if len(positions) < sum(not is_row_number(name) for name in reference.ids):
             raise EvaluationError(f"{reference.name}: two true crystals have one id, so samples cannot name them")
         return _grouped(reference, of_sample, "id")
     if len(samples) != len(reference):

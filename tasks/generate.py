@@ -73,13 +73,15 @@ def known_hull(config: DiscoverConfig, known: pa.Table) -> dict[str, float]:
     from pymatgen.core.composition import Composition
 
     from dft.hull import hull_from_formation_energies
+    from generative.datasets.levels import level_of
 
-    names = ["id", "formula", "formation_energy_ev_per_atom", "method"]
+    names = ["id", "formula", "formation_energy_ev_per_atom", "method", "run_type"]
     rows = [row for row in known.select(names).to_pylist() if row["formation_energy_ev_per_atom"] is not None]
     if not rows:
         return {}
-    ((method, _),) = Counter(row["method"] for row in rows).most_common(1)
-    same = [row for row in rows if row["method"] == method]
+    levels = [level_of(row["method"], row["run_type"]) for row in rows]
+    ((method, _),) = Counter(levels).most_common(1)
+    same = [row for row, level in zip(rows, levels, strict=True) if level == method]
     hull = hull_from_formation_energies(
         {row["id"]: Composition(row["formula"]) for row in same},
         {row["id"]: row["formation_energy_ev_per_atom"] for row in same},

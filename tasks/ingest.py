@@ -210,6 +210,8 @@ def ingest_task(config: IngestConfig) -> FileRef:
             "%s: %d read, %d kept, %d outside, %d bad, %d merged",
             *(source.source, source.n_read, source.n_kept, source.n_filtered, source.n_rejected, source.n_merged),
         )
+        if source.n_files_not_read:
+            get_run_logger().warning("%s: %s", source.source, source.warnings[-1])
     return FileRef.of(config.folder / "dataset.parquet")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +18,7 @@ from configs.paths import project_version, resolve
 from configs.schema import DiscoverConfig
 from generative.config import ELEMENTS, DataConfig, FilesSource
 from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of
-from tasks.candidates import RELAXED, SAMPLED, table_of
+from tasks.candidates import RELAXED, SAMPLED, Stage, table_of
 from tasks.files import sha256_of, write_table, write_text
 from tasks.generate import draw_chunk, n_chunks
 from tasks.known import competing_phases
@@ -47,19 +48,34 @@ class OwnFileError(ValueError):
     """A user's file that the stage cannot work on."""
 
 
-def read_crystals(paths: Sequence[str]) -> tuple[pa.Table, list[str]]:
-    """Crystals from files of any layout that `ingest` reads, and one sentence per record that could not be read.
+@dataclass(frozen=True)
+class ReadFiles:
+    """What files of a user hold.
+
+    Attributes:
+        table: the crystals.
+        refused: id and reason of every record that is no crystal.
+        not_read: files of folders that hold none, each as 'name: reason'.
+    """
+
+    table: pa.Table
+    refused: tuple[tuple[str, str], ...] = ()
+    not_read: tuple[str, ...] = ()
+
+
+def read_files(paths: Sequence[str]) -> ReadFiles:
+    """Crystals from files of any layout that `ingest` reads, and what could not be read.
 
     A single Parquet file written by Hullward keeps all its columns and its cells as they are; everything else is read
     as by `ingest`, into primitive cells.
 
     Args:
-        paths: CIF, POSCAR, CSV, JSON, Parquet files or folders; 'assets:...' and 'package:...' too.
+        paths: CIF, POSCAR, CSV, JSON, XYZ, Parquet files or folders; 'assets:...' and 'package:...' too.
 
     Raises: OwnFileError: if not a single crystal could be read.
     """
     if len(paths) == 1 and (own := _own_table(resolve(paths[0]))) is not None:
-        return own, []
+        return ReadFiles(own)
     from generative.datasets.ingest import ingest
     from generative.datasets.manifest import read_dataset
 
@@ -67,11 +83,19 @@ def read_crystals(paths: Sequence[str]) -> tuple[pa.Table, list[str]]:
         sources = tuple(FilesSource(path=path) for path in paths)
         ingest(DataConfig(sources=sources), None, Path(folder), resolve)
         dataset = read_dataset(Path(folder))
-    refused = [f"{row['source_id']}: {row['reason']}" for row in dataset.rejected.to_pylist()]
+    refused = tuple((f"{row['source']}:{row['source_id']}", row["reason"]) for row in dataset.rejected.to_pylist())
     if not len(dataset.table):
         named = ", ".join(paths)
-        raise OwnFileError(f"{named}: no crystal could be read" + (f" ({refused[0]})" if refused else ""))
-    return dataset.table, refused
+        said = f" ({refused[0][0].partition(':')[2]}: {refused[0][1]})" if refused else ""
+        raise OwnFileError(f"{named}: no crystal could be read{said}")
+    not_read = tuple(name for source in dataset.manifest.sources for name in source.files_not_read)
+    return ReadFiles(dataset.table, refused, not_read)
+
+
+def read_crystals(paths: Sequence[str]) -> tuple[pa.Table, list[str]]:
+    """The crystals of `read_files`, and one sentence per record that could not be read."""
+    read = read_files(paths)
+    return read.table, [f"{name.partition(':')[2]}: {reason}" for name, reason in read.refused]
 
 
 def _own_table(path: Path) -> pa.Table | None:
@@ -108,10 +132,10 @@ def formula_of(crystal: Crystal) -> str:
 
 
 def as_candidates(table: pa.Table) -> pa.Table:
-    """The crystals of any table in the columns SAMPLED; rows without a crystal are left out."""
+    """The crystals of any table in the columns SAMPLED; rows without one that can be built are left out."""
     rows = []
     for number, (row, crystal) in enumerate(zip(table.to_pylist(), crystals_of(table), strict=True)):
-        if crystal is None:
+        if crystal is None or _fault(crystal):
             continue
         row.setdefault("index", number)
         row["n_atoms"] = len(crystal.atomic_numbers)
@@ -120,19 +144,62 @@ def as_candidates(table: pa.Table) -> pa.Table:
     return table_of(rows, SAMPLED)
 
 
-def screen_crystals(table: pa.Table, known: pa.Table, config: DiscoverConfig) -> pa.Table:
-    """Validity, novelty against `known`, uniqueness; the table of columns SCREENED, every crystal in it."""
-    return unique_table(screen_table(as_candidates(table), known, config.screen), config.screen)
+def _fault(crystal: Crystal | None) -> str:
+    from generative.metrics.validity import unreadable
+
+    return unreadable(crystal)
+
+
+def left_out(table: pa.Table) -> list[tuple[str, str]]:
+    """Id and reason of the rows that `as_candidates` leaves out."""
+    reasons = [name for name in ("reason", "relax_reason") if name in table.column_names]
+    found = []
+    for row, crystal in zip(table.select(["id", *reasons]).to_pylist(), crystals_of(table), strict=True):
+        if fault := _fault(crystal):
+            said = "" if crystal is not None else next((row[name] for name in reasons if row[name]), "")
+            found.append((row["id"], said or fault))
+    return found
+
+
+def screen_crystals(
+    table: pa.Table, known: pa.Table, config: DiscoverConfig, refused: Sequence[tuple[str, str]] = ()
+) -> pa.Table:
+    """Validity, novelty against `known`, uniqueness; the table of columns SCREENED, every crystal in it.
+
+    Args:
+        table: crystals.
+        known: crystals that are not new.
+        config: how to screen.
+        refused: id and reason of records that are no crystals: rows too, behind the others, as are those of the table.
+    """
+    screened = unique_table(screen_table(as_candidates(table), known, config.screen), config.screen)
+    return with_refused(screened, [*left_out(table), *refused], "reason", rejected_by=Stage.READING.value)
+
+
+def with_refused(table: pa.Table, refused: Sequence[tuple[str, str]], column: str, **values: str | None) -> pa.Table:
+    """A table with a row behind the others for each record that is no crystal.
+
+    Args:
+        table: with columns id and `column`.
+        refused: id and reason of each.
+        column: takes the reason.
+        values: of further columns.
+    """
+    rows = [{"id": name, column: reason, **values} for name, reason in refused]
+    return pa.concat_tables([table, pa.Table.from_pylist(rows, schema=table.schema)])
 
 
 def relax_crystals(table: pa.Table, config: DiscoverConfig, progress: Progress | None = None) -> pa.Table:
-    """Relax the crystals that no stage has turned away; columns RELAXED with the formula and the crystal as given."""
+    """Relax the crystals that no stage has turned away; columns RELAXED with the formula and the crystal as given.
+
+    What is no crystal is a failed row behind the others.
+    """
     given = as_candidates(survivors(table))
     relaxed = relax_table(given, config, progress)
     for name in ("formula", *(field.name for field in STRUCTURE_FIELDS)):
         if name not in relaxed.column_names:
             relaxed = relaxed.append_column(given.schema.field(name), given.column(name))
-    return relaxed
+    return with_refused(relaxed, left_out(survivors(table)), "relax_reason", relax_status="failed")
 
 
 def _relaxed(table: pa.Table, config: DiscoverConfig, progress: Progress | None) -> pa.Table:

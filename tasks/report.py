@@ -213,6 +213,10 @@ def gather(
     failed = [f"No VASP inputs for {o.candidate_id}: {o.reason}" for o in inputs if o.folder is None]
     n_rejected = sum(source["n_rejected"] for source in dataset["sources"])
     quarantined = [f"{n_rejected} records of the sources are in dataset/rejected.parquet."] if n_rejected else []
+    n_not_read = sum(source.get("n_files_not_read", 0) for source in dataset["sources"])
+    quarantined += [
+        f"{n_not_read} files of the sources' folders were not read; dataset/manifest.json names them."
+    ] * bool(n_not_read)
     return ReportInputs(
         run_name=config.name,
         elements=config.elements,

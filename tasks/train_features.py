@@ -90,6 +90,7 @@ class Labelled:
 def _labelled(data: DataConfig, folder: Path, exclude: frozenset[str] = frozenset()) -> tuple[Labelled, str]:
     """Crystals of these sources that have a graph and an energy, each id once, and the table's fingerprint."""
     from generative.crystals import crystals_of
+    from generative.datasets.columns import is_row_number
     from generative.datasets.ingest import ingest
     from generative.datasets.manifest import read_dataset
     from generative.networks.crystal_graph import NoGraphError, crystal_graph
@@ -103,7 +104,8 @@ def _labelled(data: DataConfig, folder: Path, exclude: frozenset[str] = frozense
     seen = set(exclude)
     n_without = 0
     for crystal, energy, formula, source_id in zip(crystals_of(table), *columns, strict=True):
-        if source_id in seen or crystal is None or energy is None:
+        is_repeat = source_id in seen and not is_row_number(source_id)
+        if is_repeat or crystal is None or energy is None:
             continue
         seen.add(source_id)  # rows of the Materials Project's files overlap
         try:

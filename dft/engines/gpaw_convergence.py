@@ -62,6 +62,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--at-density", type=float, default=None, help="density of the cut-offs")
     parser.add_argument("--processes", type=int, default=1)
     stated = parser.parse_args(arguments)
+    if other := [path.name for path in stated.crystals if path.suffix.lower() != ".cif"]:
+        parser.error(f"{other[0]}: expected a .cif file; pymatgen reads some POSCARs otherwise than VASP does")
     cutoffs = [float(word) for word in stated.cutoffs.split(",")]
     densities = [float(word) for word in stated.densities.split(",")]
     at_cutoff, at_density = stated.at_cutoff or cutoffs[-2], stated.at_density or densities[-2]

@@ -1,17 +1,27 @@
-"""The source 'files': a CSV, JSON or Parquet file, a folder of CIF and POSCAR files, or a dataset of our own."""
+"""The source 'files': a file of crystals, a folder of such files, or a dataset of our own.
+
+Of a folder every file is read that can be, in the order of their names, with those in folders below it; what is not
+read is named with its reason (`Files.not_read`). Left out without a word are only hidden files and folders (a name that
+begins with a dot) and what systems leave behind (LITTER).
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePath, PureWindowsPath
 
 from generative.config import FilesSource
 from generative.datasets.checks import MAX_RECORD_ATOMS
 from generative.datasets.cif_files import apart
-from generative.datasets.formats import read_csv, read_json, read_parquet
+from generative.datasets.formats import is_own_table, parquet_columns, read_csv, read_parquet
+from generative.datasets.frames import read_xyz
+from generative.datasets.json_records import NO_CRYSTAL, read_json
+from generative.datasets.magnetic import read_mcif
 from generative.datasets.manifest import DATASET_FILE, MANIFEST_FILE, DatasetError, check_dataset, read_manifest
+from generative.datasets.opening import UNREADABLE, opened, refused
 from generative.datasets.origins import Origin
 from generative.datasets.records import Form, RawRecord, interpret
 from generative.datasets.sources import SourceBatch, SourceError
@@ -19,17 +29,23 @@ from generative.datasets.sources import SourceBatch, SourceError
 MAX_FILE_BYTES = 1 << 26
 """Largest single CIF or POSCAR that is read, 64 MB: far above what MAX_RECORD_ATOMS atoms take."""
 
-_TABLES = {
+_TABLES: dict[str, Callable[[Path], Iterator[RawRecord]]] = {
     ".csv": read_csv,
-    ".csv.gz": read_csv,
     ".json": read_json,
-    ".json.gz": read_json,
-    ".parquet": read_parquet,
+    ".jsonl": read_json,
+    ".ndjson": read_json,
+    ".xyz": read_xyz,
+    ".extxyz": read_xyz,
+    ".mcif": read_mcif,
 }
+_TABLES |= {f"{ending}.gz": reader for ending, reader in _TABLES.items()} | {".parquet": read_parquet}
 _ACCEPTED = (
-    "a .csv, .csv.gz, .json, .json.gz or .parquet file, a .cif or POSCAR file, a folder of .cif, .vasp, .poscar, "
-    "POSCAR* and CONTCAR* files, or a dataset folder"
+    "a .cif, .mcif, .vasp, .poscar, POSCAR* or CONTCAR*, .csv, .json, .jsonl, .xyz or .extxyz file (each also .gz), a "
+    ".parquet file, a folder of such files, or a dataset folder"
 )
+
+LITTER = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r", "__macosx"})
+"""Files and folders that systems leave behind, lower case."""
 
 
 def _ending(path: Path) -> str:
@@ -39,9 +55,12 @@ def _ending(path: Path) -> str:
 
 def _form(path: Path) -> Form | None:
     """The form of a file that holds one crystal; None if its name says neither CIF nor POSCAR."""
-    if _ending(path) == ".cif":
+    if _ending(path) in _TABLES:
+        return None
+    ending = _ending(path).removesuffix(".gz")
+    if ending == ".cif":
         return Form.CIF
-    if _ending(path) in (".vasp", ".poscar") or path.name.upper().startswith(("POSCAR", "CONTCAR")):
+    if ending in (".vasp", ".poscar") or path.name.upper().startswith(("POSCAR", "CONTCAR")):
         return Form.POSCAR
     return None
 
@@ -64,7 +83,11 @@ def portable(path: str) -> str:
 
 
 class Files:
-    """Crystals from a file or folder; see generative.datasets.formats for the layouts."""
+    """Crystals from a file or folder; see generative.datasets.columns for the layouts.
+
+    Attributes:
+        not_read: files of a folder that were not read, each as 'name: reason'; complete after the last record.
+    """
 
     kind = "files"
 
@@ -83,6 +106,7 @@ class Files:
         self.name = name or source_name(path)
         self.query = portable(config.path) + (f" (first {config.limit} records)" if config.limit else "")
         self.method = config.method
+        self.not_read: list[str] = []
 
     def batches(self, elements: tuple[str, ...] | None) -> Iterator[SourceBatch]:
         """See Source.batches. Raises: SourceError: if the path is missing or of an unknown kind."""
@@ -112,18 +136,25 @@ class Files:
             raise SourceError(str(error)) from None
         return read_parquet(self._path / DATASET_FILE)
 
-    def _crystal_files(self) -> list[tuple[str, Path]]:
-        files = ((file.relative_to(self._path).as_posix(), file) for file in self._path.rglob("*") if file.is_file())
-        return sorted((name, file) for name, file in files if _form(file) is not None)
+    def _folder_files(self) -> list[tuple[str, Path]]:
+        """Names and paths of what a folder holds, sorted, without litter."""
+        files = ((file.relative_to(self._path), file) for file in self._path.rglob("*") if file.is_file())
+        return sorted((name.as_posix(), file) for name, file in files if not any(map(_is_litter, name.parts)))
 
     def _folder_records(self) -> Iterator[RawRecord]:
-        files = self._crystal_files()
-        if not files:
-            raise SourceError(f"{self._config.path}: a folder without any crystal, expected {_ACCEPTED}")
-        for name, file in files:
-            form = _form(file)
-            assert form is not None
-            yield from apart(_file_record(file, name, form))
+        n_records = 0
+        self.not_read = []
+        for name, file in self._folder_files():
+            try:
+                for record in _records_in(name, file):
+                    n_records += 1
+                    yield record
+            except SourceError as error:
+                reason = str(error).removeprefix(f"{file.name}: ")
+                self.not_read.append(f"{name}: {reason}")
+        if not n_records:
+            found = f" ({len(self.not_read)} files, {self.not_read[0]})" if self.not_read else ""
+            raise SourceError(f"{self._config.path}: a folder without any crystal{found}, expected {_ACCEPTED}")
 
     def database_version(self) -> str | None:
         """Digest of what was read: 'sha256:...' of a file or of a folder's files, 'fingerprint:...' of a dataset."""
@@ -132,7 +163,9 @@ class Files:
         if self._is_dataset():
             return f"fingerprint:{read_manifest(self._path).fingerprint_sha256}"
         total = hashlib.sha256()
-        for name, file in self._crystal_files():
+        for name, file in self._folder_files():
+            if _form(file) is None and _ending(file) not in _TABLES:
+                continue
             total.update(f"{name}\0{_file_sha256(file)}\n".encode())
         return f"sha256:{total.hexdigest()}"
 
@@ -142,13 +175,52 @@ def _file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _is_litter(part: str) -> bool:
+    return part.startswith(".") or part.lower() in LITTER
+
+
+def _records_in(name: str, file: Path) -> Iterator[RawRecord]:
+    """Records of one file of a folder; their ids begin with its name.
+
+    Raises:
+        SourceError: if it holds no crystals that are read; its message may begin with the file's own name.
+    """
+    form = _form(file)
+    if form is not None:
+        yield from apart(_file_record(file, name, form))
+        return
+    reader = _TABLES.get(_ending(file))
+    if reader is None:
+        raise SourceError("not read, since its name is of no kind that is")
+    if reader is read_parquet and is_own_table(parquet_columns(file)):
+        # It may hold the crystals of the CIF files beside it once more, or those that a stage has turned away.
+        raise SourceError("not read, since it is a table of Hullward's own: name the file itself instead")
+    records = reader(file)
+    if reader is read_json:
+        records = _if_any(list(records))
+    for record in records:
+        own = record.source_id == file.name
+        yield replace(record, source_id=name if own else f"{name}:{record.source_id}")
+
+
+def _if_any(records: list[RawRecord]) -> Iterator[RawRecord]:
+    """The records, unless they are the values of a file that is about something else, such as a manifest."""
+    if records and all(record.form is Form.REFUSED and record.reason.startswith(NO_CRYSTAL) for record in records):
+        raise SourceError(f"not read, since it holds no crystal ({records[0].reason})")
+    return iter(records)
+
+
 def _file_record(path: Path, name: str, form: Form) -> RawRecord:
+    too_large = f"expected at most {MAX_FILE_BYTES} for {MAX_RECORD_ATOMS} atoms"
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
-            reason = f"the file has {size} bytes: expected at most {MAX_FILE_BYTES} for {MAX_RECORD_ATOMS} atoms"
-            return RawRecord(name, Form.REFUSED, "", reason=reason)
-        content = path.read_bytes()
-    except OSError as error:
-        return RawRecord(name, Form.REFUSED, "", reason=f"unreadable ({error.strerror}): expected a readable file")
+            return refused(name, f"the file has {size} bytes: {too_large}", "")
+        with opened(path) as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except UNREADABLE as error:
+        what = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        return refused(name, f"unreadable ({what}): expected a readable file", "")
+    if len(content) > MAX_FILE_BYTES:
+        return refused(name, f"the file unpacks to over {MAX_FILE_BYTES} bytes: {too_large}", "")
     return RawRecord(name, form, content)

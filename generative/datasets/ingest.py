@@ -194,6 +194,8 @@ class _Tally:
             query=source.query,
             database_version=source.database_version(),
             method=source.method,
+            n_files_not_read=len(source.not_read) if isinstance(source, Files) else 0,
+            files_not_read=tuple(source.not_read[:100]) if isinstance(source, Files) else (),
             harvest=source.record() if isinstance(source, Harvest) else None,
             **{name: self.counts[name] for name in names},
         )

@@ -31,6 +31,9 @@ SCHEMA_VERSION = "3"
 DATASET_FILE = "dataset.parquet"
 REJECTED_FILE = "rejected.parquet"
 MANIFEST_FILE = "manifest.json"
+FILES_SHOWN = 5
+"""Files not read that a warning names; the manifest names more."""
+
 ROW_GROUP = 8192
 """Rows written at once: small row groups cost readers a header each and compress badly."""
 
@@ -76,7 +79,19 @@ class SourceRecord(_Frozen):
     n_filtered: int = Field(ge=0, description="records outside the chemical system or the filters")
     n_rejected: int = Field(ge=0, description="records in the quarantine")
     n_merged: int = Field(default=0, ge=0, description="crystals another source holds too; kept there, with their ids")
+    n_files_not_read: int = Field(default=0, ge=0, description="files of a folder that were not read")
+    files_not_read: tuple[str, ...] = Field(default=(), description="their names with the reason, the first 100")
     harvest: HarvestRecord | None = Field(default=None, description="how the network was asked; null: it was not")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know, one sentence each, without a full stop."""
+        said = () if self.harvest is None else self.harvest.warnings
+        if not self.n_files_not_read:
+            return said
+        rest = self.n_files_not_read - len(self.files_not_read[:FILES_SHOWN])
+        listed = "; ".join(self.files_not_read[:FILES_SHOWN]) + (f"; and {rest} more" if rest else "")
+        return (*said, f"{self.n_files_not_read} files of the folder were not read: {listed}")
 
 
 class Manifest(_Frozen):

@@ -1,4 +1,4 @@
-"""Text and dictionaries that hold one crystal: POSCAR files and pymatgen Structure dictionaries (CIF has its own file).
+"""Dictionaries that hold one crystal, pymatgen's Structure, and what readers of text share (CIF, POSCAR: own files).
 
 Every reader returns a Crystal or raises RecordError with one sentence; none lets a foreign exception through.
 """
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from pymatgen.core.structure import Structure
-from pymatgen.io.vasp.inputs import Poscar
 
 from generative.config import ELEMENTS
 from generative.crystals import Crystal, wrap_unit
@@ -35,32 +34,6 @@ def decoded(content: str | bytes) -> str:
             f"byte {raw[error.start]:#04x} at position {error.start} is not UTF-8: expected UTF-8 or ASCII text, so "
             "convert the file's encoding"
         ) from None
-
-
-def parse_poscar(text: str) -> Crystal:
-    """The crystal of a POSCAR or CONTCAR.
-
-    Raises:
-        RecordError: if it is empty, unreadable, or does not name its elements.
-    """
-    if not text.strip():
-        raise RecordError("the file is empty: expected a POSCAR")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            poscar = Poscar.from_str(text)
-            if any("false names" in str(warning.message) for warning in caught):
-                raise RecordError("the POSCAR names no elements: expected their symbols on line 6 (VASP 5 format)")
-            return Crystal.from_structure(poscar.structure)
-        except RecordError:
-            raise
-        except Exception as error:  # pymatgen's reader raises whatever its next operation raises on a malformed file
-            unknown = unknown_symbols(" ".join(text.splitlines()[5:6]).split())
-            if unknown:
-                raise RecordError(f"{unknown[0]!r} is not a chemical element: expected symbols H to Lr") from None
-            raise RecordError(
-                f"not readable as a POSCAR ({type(error).__name__}: {one_line(error)}): expected a complete VASP 5 file"
-            ) from None
 
 
 def unknown_symbols(words: Iterable[str]) -> list[str]:

@@ -27,8 +27,10 @@ from generative.config import ELEMENTS
 from generative.crystals import Crystal, structure_columns
 from generative.datasets.checks import MAX_RECORD_ATOMS, RecordError, checked, primitive, spacegroup_of
 from generative.datasets.cif import elements_of_cif, read_cif
+from generative.datasets.levels import method_of
 from generative.datasets.origins import Origin
-from generative.datasets.parsing import decoded, parse_poscar, parse_structure_dict
+from generative.datasets.parsing import decoded, parse_structure_dict
+from generative.datasets.poscar import parse_poscar
 from generative.datasets.sources import SourceBatch
 from generative.datasets.table import DATASET_SCHEMA, REJECTED_SCHEMA
 
@@ -73,6 +75,7 @@ class RawRecord:
         method: overrides the reading source's level of theory.
         reason: why the record was refused before parsing, for form REFUSED.
         run_type: calculation behind the energies, as the source states it.
+        correction: scheme that corrected the energies, or names of corrections; see generative.datasets.levels.
         last_modified: when the source last changed the record, as it states it.
         extra: further fields of the record under the source's own names; kept as JSON.
         other_ids: ids of the same crystal elsewhere, in a record that was merged before.
@@ -89,6 +92,7 @@ class RawRecord:
     method: str | None = None
     reason: str = ""
     run_type: str | None = None
+    correction: str | None = None
     last_modified: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     other_ids: tuple[str, ...] = ()
@@ -286,8 +290,8 @@ def interpret_batch(
                 n_filtered += 1
                 continue
             values = _values(record.properties)
-            source_name, method_label = record.source or source, record.method or method
-            rows.append(row_of(crystal, source_name, record.source_id, method_label, values, record, origin))
+            label = record.method or method_of(method, record.run_type, record.correction)
+            rows.append(row_of(crystal, record.source or source, record.source_id, label, values, record, origin))
         except RecordError as error:
             refusals.append((record.source_id, str(error), record.content))
     return rows, refusals, n_filtered

@@ -58,7 +58,7 @@ def harvest_rows(manifest: Manifest) -> list[dict[str, Any]]:
 
 def warnings_of(manifest: Manifest) -> list[str]:
     """What a reader should know before using the dataset, one sentence each."""
-    said = [f"{s.source}: {warning}." for s in manifest.sources if s.harvest for warning in s.harvest.warnings]
+    said = [f"{s.source}: {warning}." for s in manifest.sources for warning in s.warnings]
     cut = [s for s in manifest.sources if s.harvest and s.harvest.limit is not None]
     said += [f"{s.source}: cut to the first {_limit(s):,} records of its database." for s in cut]
     return [sentence.replace("..", ".") for sentence in said]

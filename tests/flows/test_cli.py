@@ -167,14 +167,22 @@ def test_sample_draws_the_same_crystals_from_the_same_seed(checkpoint: Path, tmp
         assert Structure.from_file(str(cif)).volume == pytest.approx(crystal.to_structure().volume, rel=1e-4)
 
 
-def test_screen_finds_the_known_crystal_and_keeps_the_other(known: Path, new: Path, tmp_path: Path) -> None:
+def test_screen_finds_the_known_crystal_and_keeps_all_others_with_reasons(
+    known: Path, new: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "screened.parquet"
+    (new / "broken.cif").write_text("data_broken\n_cell_length_a 4\n")
+    (new / "notes.txt").write_text("of the group")
     done = runner.invoke(app, ["screen", str(new), "--reference", str(known), "--out", str(out), "--json"])
     rows = {row["id"]: row for row in json.loads(done.stdout)["crystals"]}
     assert rows["new:again.cif"]["known_match"] == "known:TiN.cif"
     assert rows["new:other.cif"]["rejected_by"] is None
     assert rows["new:other.cif"]["min_distance_ang"] == pytest.approx(2.7 * 3**0.5 / 2, abs=1e-4)
-    assert len(pq.read_table(out)) == 2
+    assert len(pq.read_table(out)) == 3
+    broken = rows["new:broken.cif"]
+    assert broken["rejected_by"] == "reading"
+    assert "lists no atom" in broken["reason"]
+    assert "1 files of a folder were not read, the first: notes.txt: not read" in done.stderr
     assert "1 records could not be read" in done.stderr
 
 

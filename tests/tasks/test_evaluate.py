@@ -17,6 +17,7 @@ from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core.composition import Composition
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
+from pymatgen.io.cif import CifWriter
 
 from configs.evaluation import EvaluateConfig
 from generative.crystals import Crystal, structure_columns
@@ -306,6 +307,22 @@ def test_samples_find_their_targets_by_id_in_any_order_or_by_place(tmp_path: Pat
     for how in ("auto", "index", "id"):
         with pytest.raises(EvaluationError, match="expected"):
             paired(fewer, reference, how)
+
+
+def test_row_numbers_pair_no_samples_and_repeat_none(tmp_path: Path) -> None:
+    cases = Path(__file__).parents[1] / "data" / "cases" / "csv"
+    numbered = read_samples(str(cases / "samples_index_repeats_no_id.csv"))
+    assert numbered.n_crystals == len(numbered) > 2
+    texts = [str(CifWriter(structure)) for structure in list(truths().values())[:5]]
+    reference = read_reference(str(write_csv(tmp_path / "r.csv", [(str(i), text) for i, text in enumerate(texts)])))
+    (tmp_path / "s.csv").write_text((tmp_path / "r.csv").read_text().replace("material_id", "", 1))
+    samples = read_samples(str(tmp_path / "s.csv"))
+    found = paired(samples, reference, "auto")
+    assert (found.how, found.samples) == ("index", tuple((i,) for i in range(5)))
+    with pytest.raises(EvaluationError, match="5 of 5 samples name no true crystal"):
+        paired(samples, reference, "id")
+    with pytest.raises(EvaluationError, match="expected as many of one as of the other"):
+        paired(numbered, reference, "auto")
 
 
 def test_a_protocol_that_was_named_says_what_it_lacks(files: Path) -> None:

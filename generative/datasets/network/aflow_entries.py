@@ -67,7 +67,7 @@ def entry_record(record: Record) -> RawRecord:
         content=dict(body) if crystal is None else crystal,
         properties={column: (name, _single(body.get(name))) for column, name in _PROPERTIES.items()},
         elements=_stated_elements(body),
-        method=_method(dft_type, pressure_kbar),
+        method=_method(dft_type, _has_u(body), pressure_kbar),
         reason=reason,
         run_type=None if dft_type is None else dft_type + ("+U" if _has_u(body) else ""),
         last_modified=record.stamp,
@@ -146,14 +146,13 @@ def _lattice(parameters: Sequence[float]) -> Lattice:
     return Lattice.from_parameters(*lengths_ang, *angles_deg)
 
 
-def _method(dft_type: str | None, pressure_kbar: float) -> str:
-    """Rows of different methods share no hull: other pseudopotentials than PAW, and pressure, are other methods."""
+def _method(dft_type: str | None, has_u: bool, pressure_kbar: float) -> str:
+    """Rows of different methods share no hull: so a Hubbard U, other potentials than PAW, and pressure are in it."""
     if dft_type is None:
         label = "unknown"
-    elif dft_type == "PAW_PBE":
-        label = METHOD.removesuffix(" (AFLOW)")
     else:
         label = dft_type.removeprefix("PAW_") + ("" if dft_type.startswith("PAW_") else " without PAW")
+    label += "+U" if has_u else ""
     return f"{label}{f' at {pressure_kbar:g} kbar' if pressure_kbar else ''} (AFLOW)"
 
 

@@ -21,6 +21,7 @@ from urllib.parse import urlencode
 from pydantic import SecretStr
 
 from generative.config import FilterConfig, MaterialsProjectSource
+from generative.datasets.levels import SCHEME_OF_THERMO_TYPE, contradiction
 from generative.datasets.network.access import Access
 from generative.datasets.network.database import Body, Page, Record, require_fields
 from generative.datasets.network.errors import (
@@ -54,15 +55,6 @@ _REQUIRED_THERMO = (
     "energy_above_hull",
 )
 _THERMO = (*_REQUIRED_THERMO, "thermo_id", "uncorrected_energy_per_atom", "entry_types", "last_updated")
-
-_METHODS = {
-    "GGA_GGA+U": "PBE/PBE+U, MP2020 corrections (Materials Project)",
-    "R2SCAN": "r2SCAN (Materials Project)",
-    "GGA_GGA+U_R2SCAN": "PBE/PBE+U and r2SCAN, mixed (Materials Project)",
-}
-
-# The project calls PBE calculations GGA; newer documents may say PBE. The mixed scheme takes what it mixes.
-_RUN_TYPES = {"GGA_GGA+U": ("GGA", "GGA+U", "PBE", "PBE+U"), "R2SCAN": ("r2SCAN",)}
 
 
 class MaterialsProject:
@@ -103,7 +95,7 @@ class MaterialsProject:
         if access.redacted(config.where or "") != (config.where or ""):
             raise SourceError("where contains the API key: expected conditions only; the key is sent without it")
         self._criteria, unsent = query_of(config, filters, elements)
-        self.method = _METHODS[config.thermo_type]
+        self.method = SCHEME_OF_THERMO_TYPE[config.thermo_type]
         self.query = (
             f"summary?{urlencode(self._criteria, safe=',')} with thermo?{urlencode(self._thermo_criteria, safe=',+')}"
             + "".join(f"; {text} is filtered after the download" for text in unsent)
@@ -188,13 +180,7 @@ class MaterialsProject:
         asked, came, run_type = self._config.thermo_type, thermo.get("thermo_type"), thermo.get("energy_type")
         if str(came).upper() != asked:
             return f"thermo_type is {came!r}: expected {asked!r}, since energies of two schemes share no hull"
-        allowed = _RUN_TYPES.get(asked)
-        if allowed and str(run_type).upper() not in {name.upper() for name in allowed}:
-            return (
-                f"energy_type is {run_type!r}: expected {' or '.join(allowed)} for thermo_type {asked!r}, since "
-                "energies of different functionals share no hull; ask for the mixed scheme, 'GGA_GGA+U_R2SCAN'"
-            )
-        return ""
+        return contradiction(asked, None if run_type is None else str(run_type))
 
     @property
     def _thermo_criteria(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from generative.config import OptimadeSource
+from generative.datasets.levels import MP2020
 from generative.datasets.sources import SourceError
 
 COLUMNS = (
@@ -79,7 +80,7 @@ PROVIDERS: Mapping[str, Provider] = {
     ),
     "mp": Provider(
         base_url="https://optimade.materialsproject.org",
-        method="PBE/PBE+U, MP2020 corrections (Materials Project)",
+        method=MP2020,
         fields={
             "formation_energy_ev_per_atom": "_mp_stability.gga_gga+u.formation_energy_per_atom",
             "e_above_hull_ev_per_atom": "_mp_stability.gga_gga+u.energy_above_hull",

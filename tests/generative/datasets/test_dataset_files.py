@@ -86,7 +86,7 @@ def test_columns_of_every_benchmark_file_reach_their_place(tmp_path: Path) -> No
         ("mpts:mp-2", None, None, 0.2, None, 221),
         ("perov:39", None, None, -0.1, 2.5, 221),
         ("carbon:C-1", -154.5, None, None, None, 221),
-        ("wbm:7", None, -0.1, None, 0.0, 221),
+        ("wbm:row-0", None, -0.1, None, 0.0, 221),
     ]
     extra = [None if text is None else json.loads(text) for text in table.column("extra").to_pylist()]
     assert extra == [None, {"year": 1997.0}, {"heat_ref": 1.4, "dir_gap": 3.0}, None, None]
@@ -146,7 +146,7 @@ def test_a_source_that_cannot_be_read_at_all_is_one_clear_sentence(tmp_path: Pat
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match=r"has the columns \['a', 'b'\], expected one named 'cif'"):
         read(tmp_path, tmp_path / "table.csv")
-    with pytest.raises(SourceError, match=r"notes.txt: a file of unknown kind, expected a .csv"):
+    with pytest.raises(SourceError, match=r"notes.txt: a file of unknown kind, expected a .cif"):
         read(tmp_path, tmp_path / "notes.txt")
     with pytest.raises(SourceError, match="empty: a folder without any crystal"):
         read(tmp_path, tmp_path / "empty")

@@ -52,9 +52,9 @@ CASES: dict[str, tuple[str | bytes, str]] = {
     ),
     "ten_thousand_atoms.cif": (many_atoms(), f"10000 atoms: expected 1 to {MAX_RECORD_ATOMS}"),
     "empty.vasp": ("", "empty: expected a POSCAR"),
-    "no_symbols.vasp": (NAMELESS, "names no elements: expected their symbols on line 6"),
+    "no_symbols.vasp": (NAMELESS, "names no elements: it has no line of element symbols"),
     "unknown_element.vasp": (Poscar(CSCL).get_str().replace("Cs", "Qq"), "'Qq' is not a chemical element"),
-    "truncated.vasp": (Poscar(CSCL).get_str()[:120], "not readable as a POSCAR"),
+    "truncated.vasp": (Poscar(CSCL).get_str()[:120], "may be cut off"),
 }
 
 

@@ -80,7 +80,7 @@ def test_the_table_holds_what_the_entries_state() -> None:
         assert row["band_gap_ev"] == entry["Egap"]
         assert row["spacegroup"] == entry["spacegroup_relax"]
         assert row["formula"] == structure_of(entry).composition.reduced_formula
-        assert row["method"] == "PBE/PBE+U (AFLOW)"
+        assert row["method"] == ("PBE+U (AFLOW)" if entry["ldau_type"] else "PBE (AFLOW)")
 
 
 def test_a_record_says_its_calculation_its_date_and_where_it_lies() -> None:

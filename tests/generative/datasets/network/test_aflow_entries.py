@@ -91,18 +91,18 @@ def test_an_energy_that_is_null_leaves_the_crystal_without_one() -> None:
 @pytest.mark.parametrize(
     ("changes", "method", "run_type"),
     [
-        ({}, "PBE/PBE+U (AFLOW)", "PAW_PBE"),
-        ({"dft_type": "PAW_PBE", "ldau_type": 0}, "PBE/PBE+U (AFLOW)", "PAW_PBE"),
-        ({"dft_type": "PAW_PBE,PAW_PBE", "ldau_type": "2"}, "PBE/PBE+U (AFLOW)", "PAW_PBE+U"),
-        ({"ldau_TLUJ": "2;2,0;4,0;0,0"}, "PBE/PBE+U (AFLOW)", "PAW_PBE+U"),
-        ({"ldau_TLUJ": "0;0;0;0"}, "PBE/PBE+U (AFLOW)", "PAW_PBE"),
+        ({}, "PBE (AFLOW)", "PAW_PBE"),
+        ({"dft_type": "PAW_PBE", "ldau_type": 0}, "PBE (AFLOW)", "PAW_PBE"),
+        ({"dft_type": "PAW_PBE,PAW_PBE", "ldau_type": "2"}, "PBE+U (AFLOW)", "PAW_PBE+U"),
+        ({"ldau_TLUJ": "2;2,0;4,0;0,0"}, "PBE+U (AFLOW)", "PAW_PBE+U"),
+        ({"ldau_TLUJ": "0;0;0;0"}, "PBE (AFLOW)", "PAW_PBE"),
         ({"dft_type": "PAW_LDA"}, "LDA (AFLOW)", "PAW_LDA"),
         ({"dft_type": ["LDA"]}, "LDA without PAW (AFLOW)", "LDA"),
         ({"dft_type": ["PAW_PBE_KIN:SCAN"]}, "PBE_KIN:SCAN (AFLOW)", "PAW_PBE_KIN:SCAN"),
         ({"dft_type": ["PAW_PBE", "PAW_LDA"]}, "unknown (AFLOW)", None),
         ({"dft_type": ...}, "unknown (AFLOW)", None),
         ({"dft_type": "<html>"}, "unknown (AFLOW)", None),
-        ({"pressure": "50"}, "PBE/PBE+U at 50 kbar (AFLOW)", "PAW_PBE"),
+        ({"pressure": "50"}, "PBE at 50 kbar (AFLOW)", "PAW_PBE"),
     ],
 )
 def test_the_method_separates_what_cannot_share_a_hull(changes: Entry, method: str, run_type: str | None) -> None:
