@@ -1,4 +1,4 @@
-"""INCAR tags: which change no number, and the others in one form, so that two INCARs can be compared by what they compute.
+"""INCAR tags: which change no number, and the others in one form, so that INCARs are compared by what they compute.
 
 Torch-free, and free of atomate2.
 """

@@ -151,7 +151,9 @@ def check_elements(structure: Structure, preset: Preset, config: InputsConfig, n
         )
 
 
-def crystal_notes(structure: Structure, preset: Preset, config: InputsConfig) -> tuple[str, ...]:
+def crystal_notes(
+    structure: Structure, preset: Preset, config: InputsConfig, *, is_static: bool = False
+) -> tuple[str, ...]:
     """What pymatgen warns of when it makes the preset's inputs of a crystal, and what is done about vacuum in its cell.
 
     Writes nothing. The crystal is one that `check_elements` has let through, equal elements together.
@@ -160,13 +162,13 @@ def crystal_notes(structure: Structure, preset: Preset, config: InputsConfig) ->
     with _WARNINGS_LOCK, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         mesh = generator.get_input_set(structure, potcar_spec=True).kpoints
-    return tuple(dict.fromkeys([*_said(caught), *_vacuum_notes(structure, preset, mesh)]))
+    return tuple(dict.fromkeys([*_said(caught), *([] if is_static else _vacuum_notes(structure, preset, mesh))]))
 
 
 def _write_vasp_files(structure: Structure, preset: Preset, config: InputsConfig, folder: Path) -> tuple[str, ...]:
     """INCAR, KPOINTS, POSCAR, POTCAR or POTCAR.spec, POTCAR.functional; pymatgen's warnings and ours as notes."""
     family = potcar_functional(preset, config)
-    notes = []
+    notes: list[str] = []
     with _WARNINGS_LOCK, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         expected = incar_of(structure, preset, config, is_cell_held=has_vacuum(structure))
@@ -193,7 +195,9 @@ def _write_vasp_files(structure: Structure, preset: Preset, config: InputsConfig
 
 
 def _said(caught: list[warnings.WarningMessage]) -> list[str]:
-    return [" ".join(str(warning.message).split()) for warning in caught if issubclass(warning.category, UserWarning)]
+    """Warnings as sentences; not that noble gases have no electronegativity, on which nothing here depends."""
+    said = [" ".join(str(warning.message).split()) for warning in caught if issubclass(warning.category, UserWarning)]
+    return [sentence for sentence in said if not sentence.startswith("No Pauling electronegativity")]
 
 
 def _vacuum_notes(structure: Structure, preset: Preset, mesh: Kpoints | None) -> list[str]:
@@ -204,9 +208,9 @@ def _vacuum_notes(structure: Structure, preset: Preset, mesh: Kpoints | None) ->
     widest = slabs[0]
     others = f" (and {len(slabs) - 1} more directions)" if len(slabs) > 1 else ""
     notes = [
-        f"{widest.width_ang:.1f} A of vacuum {widest.where}{others}, more than {VACUUM_ANG:g} A: the cell is held (ISIF "
-        "2) and atoms alone are relaxed, since a standard VASP cannot hold one axis; the lattice within the slab stays "
-        "as it came"
+        f"{widest.width_ang:.1f} A of vacuum {widest.where}{others}, more than {VACUUM_ANG:g} A: the cell is held "
+        "(ISIF 2) and atoms alone are relaxed, since a standard VASP cannot hold one axis; the lattice within the slab "
+        "stays as it came"
     ]
     for axis in sorted({slab.axis for slab in slabs if slab.axis is not None}):
         if mesh is not None and len(mesh.kpts) == 1 and (divisions := int(mesh.kpts[0][axis])) > 1:

@@ -146,8 +146,10 @@ def _built(preset: Preset, potcar_family: str) -> BaseVaspMaker:
         "write_input_set_kwargs": {"apply_incar_updates": False},
     }
     if stated is None:
-        # As atomate2's MPGGARelaxMaker has it; the order is made here, since pymatgen may split noble gases into blocks.
-        generator = MPRelaxSet(force_gamma=True, auto_metal_kpoints=True, inherit_incar=False, sort_structure=False)
+        # As atomate2's MPGGARelaxMaker has it; the order is made before, since pymatgen's may split noble gases up.
+        generator: Any = MPRelaxSet(
+            force_gamma=True, auto_metal_kpoints=True, inherit_incar=False, sort_structure=False
+        )
         return MPGGARelaxMaker(input_set_generator=generator, **common)
     kpoints: Any = stated.kpoints  # atomate2 takes both kinds but declares one
     functional: Any = potcar_family
@@ -199,6 +201,8 @@ def departures(
             compared, and not what is to move.
     """
     edition = {tag: value for tag, value in edition_tags(preset).items() if tag not in _IONIC}
+    if preset is Preset.MP_RELAX and written.get("ISMEAR") in (-5, 0):
+        edition["ISMEAR"] = written["ISMEAR"]  # 0 where the mesh is too coarse for tetrahedra, by pymatgen's rule
     if expected is not None:
         return changed({**expected, **edition}, written)
     return changed(edition, {tag: value for tag, value in written.items() if tag in edition})

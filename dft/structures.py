@@ -67,6 +67,12 @@ def reordered(structure: Structure, order: list[int]) -> Structure:
     return Structure.from_sites([structure[site] for site in order])
 
 
+def ungrouped_order(structure: Structure) -> list[int]:
+    """Where each atom of a crystal stands in its grouped form; `reordered` by it undoes `grouped`."""
+    order = grouped_order(structure)
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
 def grouped(structure: Structure) -> Structure:
     """The same crystal with equal elements together: one block in POSCAR, and one pseudopotential, for each element."""
     order = grouped_order(structure)

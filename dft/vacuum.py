@@ -1,8 +1,8 @@
 """Vacuum in a cell: the widest empty slab, whatever cell the crystal is described in.
 
-Torch-free. A plane family (h k l) of the lattice has one distance d between equal planes, and the atoms of a cell lie at
-fractions of it. The widest empty stretch between them is the gap along the normal; all (h k l) with d above the
-threshold are looked at, so a slab is found in a skewed or a multiplied cell as well.
+Torch-free. Equal planes (h k l) of a lattice have one distance d, and the atoms of a cell lie at fractions of it. The
+widest empty stretch between them is the gap along the normal. All (h k l) with d above the threshold are looked at, so
+a slab is found in a skewed or a multiplied cell as well.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from pymatgen.core.structure import Structure
 
 VACUUM_ANG = 8.0
-"""Wider than any gap inside a crystal (van der Waals gaps have 3 to 4 A between atoms), narrower than slabs are built."""
+"""Wider than any gap inside a crystal (van der Waals gaps have 3 to 4 A between atoms), narrower than that of slabs."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def find_vacuum(structure: Structure, above_ang: float = VACUUM_ANG) -> tuple[Va
         places = np.sort((frac @ normals[normal]) % 1.0)
         width_ang = float(np.diff(places, append=places[0] + 1.0).max() * distances_ang[normal])
         if width_ang > above_ang:
-            h, k, l = (int(index) for index in normals[normal])
-            found.append(Vacuum(width_ang, (h, k, l)))
+            first, second, third = (int(index) for index in normals[normal])
+            found.append(Vacuum(width_ang, (first, second, third)))
     return tuple(sorted(found, key=lambda one: (-round(one.width_ang, 6), sum(map(abs, one.normal)), one.normal)))
 
 
