@@ -325,11 +325,14 @@ def inputs(
 
     config = settings_of({"inputs.preset": preset, "inputs.top_n": n}, settings)
     with answer(as_json) as give:
+        from tasks.input_notes import shared_notes
         from tasks.own_files import write_inputs_of
 
         outcomes = write_inputs_of(_read(files), files, out, config)
         if not as_json:
             show_table(outcomes, {"id": "id", "formula": "formula", "folder": "folder", "reason": "reason"})
+            for note in shared_notes({outcome["id"]: outcome["notes"] for outcome in outcomes}):
+                say(note)
         give({"inputs": outcomes})
         if not any(outcome["folder"] for outcome in outcomes):
             say("hullward: no inputs could be written; the table says why for each crystal")

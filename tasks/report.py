@@ -17,6 +17,7 @@ from configs.schema import DiscoverConfig
 from generative.crystals import crystals_of
 from tasks.candidates import RELAXED, Stage, joined
 from tasks.files import FileRef, write_text
+from tasks.input_notes import shared_notes
 from tasks.inputs import InputsOutcome
 from tasks.judge import competing_hull
 from tasks.loading import PotentialIdentity
@@ -184,6 +185,7 @@ def gather(
     dataset = manifest["dataset"]
     replaced = list(identity.notes) if identity.name != config.relax.potential else []
     failed = [f"No VASP inputs for {o.candidate_id}: {o.reason}" for o in inputs if o.folder is None]
+    failed += shared_notes({o.candidate_id: o.notes for o in inputs})
     n_rejected = sum(source["n_rejected"] for source in dataset["sources"])
     quarantined = [f"{n_rejected} records of the sources are in dataset/rejected.parquet."] if n_rejected else []
     return ReportInputs(
