@@ -82,6 +82,11 @@ def canonical(value: Any) -> Any:
         return text
 
 
+def shown(value: Any) -> str:
+    """A canonical value as INCAR would have it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def changed(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Tags on which two sets of physics tags differ, with both values; 'absent' where one lacks it."""
     names = sorted(set(expected) | set(found))

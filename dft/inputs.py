@@ -23,7 +23,7 @@ from pymatgen.core.structure import Structure
 from pymatgen.io.vasp.inputs import Kpoints, PmgVaspPspDirError, Potcar
 
 from dft.config import InputsConfig, Preset
-from dft.incar_tags import physics_tags
+from dft.incar_tags import physics_tags, shown
 from dft.jobs import flow_json, relaxation_flow
 from dft.presets import departures, incar_of, maker, potcar_functional
 from dft.structures import StructureError, grouped, plain_structure
@@ -185,7 +185,7 @@ def _write_vasp_files(structure: Structure, preset: Preset, config: InputsConfig
             notes.append(f"POTCAR.spec in place of POTCAR: pymatgen finds none under PMG_VASP_PSP_DIR ({reason})")
     (folder / "POTCAR.functional").write_text(f"{family}\n", encoding="utf-8")
     if apart := departures(preset, written_incar(folder), physics_tags(expected)):
-        listed = ", ".join(f"{tag} = {found} (expected {was})" for tag, (was, found) in apart.items())
+        listed = ", ".join(f"{tag} = {shown(found)} (expected {shown(was)})" for tag, (was, found) in apart.items())
         raise InputsError(
             f"INCAR would have {listed}, which is not preset {preset.value}: expected the preset's tags and no others; "
             "the versions of atomate2 and pymatgen in requirements.lock write them"

@@ -4,10 +4,10 @@ atomate2 updates each INCAR it writes from VASP_INCAR_UPDATES, of the environmen
 work is shared out belongs there, since it depends on the machine. A cut-off belongs to the preset: from there it would
 change the numbers of every preset under the same name.
 
-Of the other settings of atomate2 and pymatgen, none reaches an input or an energy of the presets: symmetry and band-gap
-tolerances and VASP_INHERIT_INCAR are fixed by the presets, the pseudopotential family by PRESET or `potcar_functional`
-(PMG_DEFAULT_FUNCTIONAL is for callers that name none), and what PMG_VASP_PSP_SUB_DIRS puts in a family's place is found
-by the functional that POTCAR itself states.
+Of the other settings of atomate2 and pymatgen, none reaches an input or an energy of the presets. The presets fix
+symmetry and band-gap tolerances, VASP_INHERIT_INCAR and the pseudopotential family (PMG_DEFAULT_FUNCTIONAL is for
+callers that name none). What PMG_VASP_PSP_SUB_DIRS puts in a family's place is found by the functional that POTCAR
+itself states. The rest decides commands, folders, compression and warnings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from atomate2 import SETTINGS
 from pymatgen.io.vasp.inputs import Incar, Potcar
 
-from dft.incar_tags import CHANGES_NO_NUMBER, PARALLEL_TAGS, changed, physics_tags
+from dft.incar_tags import CHANGES_NO_NUMBER, PARALLEL_TAGS, changed, physics_tags, shown
 
 UPDATES_VARIABLE = "ATOMATE2_VASP_INCAR_UPDATES"
 
@@ -73,12 +73,12 @@ def check_incar_updates(incar: Mapping[str, Any], preset: str) -> tuple[str, ...
     # Through text and back, since a quoted '300' is a number in the INCAR that VASP reads.
     after = before | physics_tags(Incar.from_str(Incar(updates.tags).get_str()))
     if apart := changed(before, after):
-        sets = ", ".join(f"{tag} = {now}" for tag, (_, now) in apart.items())
-        has = ", ".join(f"{tag} = {was}" if was != "absent" else f"no {tag}" for tag, (was, _) in apart.items())
+        sets = ", ".join(f"{tag} = {shown(now)}" for tag, (_, now) in apart.items())
+        has = ", ".join(f"{tag} = {shown(was)}" if was != "absent" else f"no {tag}" for tag, (was, _) in apart.items())
         raise UserSettingsError(
             f"{updates.source} sets {sets}, where preset {preset} has {has}: energies would be of other settings under "
             f"the preset's name; {updates.remedy} (tags that change no number may stay there, such as "
-            f"{', '.join(sorted(PARALLEL_TAGS)[:4])})"
+            f"{', '.join(list(PARALLEL_TAGS)[:3])})"
         )
     passed = {tag: value for tag, value in updates.tags.items() if tag in CHANGES_NO_NUMBER}
     if not passed:

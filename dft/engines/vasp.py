@@ -37,7 +37,7 @@ from dft.engines.vasp_attempts import end_processes, killed, lasted_s, put_aside
 from dft.engines.vasp_faults import fault_of, is_usable_though_unconverged, stopped_by_walltime
 from dft.engines.vasp_outputs import OutputError, VaspRun, digests, read_run
 from dft.engines.vasp_walltime import TimeLimit, time_limit
-from dft.incar_tags import physics_tags
+from dft.incar_tags import physics_tags, shown
 from dft.inputs import InputsError, check_elements, crystal_notes
 from dft.job_folder import FLOW, Job, Purpose
 from dft.jobs import flow_json, relaxation_flow
@@ -257,7 +257,7 @@ class VaspEngine:
         if apart:
             # Another level of theory, then: its energies get a digest of their own.
             settings["incar"] = {tag: found for tag, (_, found) in apart.items()}
-            listed = ", ".join(f"{tag} = {found} (expected {was})" for tag, (was, found) in apart.items())
+            listed = ", ".join(f"{tag} = {shown(found)} (expected {shown(was)})" for tag, (was, found) in apart.items())
             warnings.append(f"INCAR had {listed}, which is not preset {self.config.preset.value}")
         if n_killed := sum(".killed-" in part.name for part in parts):
             warnings.append(f"{n_killed} attempt(s) ended before they were done; each went on from the last CONTCAR")
