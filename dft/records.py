@@ -210,7 +210,7 @@ def differences(first: DFTRecord, second: DFTRecord) -> tuple[str, ...]:
         ours, theirs = first.settings.get(name, "absent"), second.settings.get(name, "absent")
         if ours != theirs:
             found.append(f"{name}: {ours} / {theirs}")
-    if first.engine == second.engine == "vasp":
+    if level_tags(first) and level_tags(second):
         levels = changed(level_tags(first), level_tags(second))
         found += [f"{tag} in INCAR: {ours} / {theirs}" for tag, (ours, theirs) in levels.items()]
     for name in sorted(set(first.data) & set(second.data)):
