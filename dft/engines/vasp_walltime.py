@@ -31,10 +31,12 @@ class TimeLimit:
     Attributes:
         seconds: from the start, s.
         began_at: the start, seconds since 1970.
+        margin_s: how long before the end VASP is to have ended, s.
     """
 
     seconds: float
     began_at: float
+    margin_s: float
 
     @property
     def left_s(self) -> float:
@@ -46,8 +48,8 @@ class TimeLimit:
         # In the environment too, for where custodian makes the handler anew from its arguments.
         began = datetime.fromtimestamp(self.began_at)  # noqa: DTZ006 - custodian subtracts it from a naive now()
         os.environ[CUSTODIAN_START_VARIABLE] = began.strftime(CUSTODIAN_TIME)
-        margin_s = config.wall_time_margin_s + math.ceil(config.poll_s * config.monitor_every)
-        handler = WalltimeHandler(wall_time=self.seconds, buffer_time=margin_s)
+        look_s = math.ceil(config.poll_s * config.monitor_every)
+        handler = WalltimeHandler(wall_time=self.seconds, buffer_time=self.margin_s + look_s)
         handler.start_time = began
         return handler
 
@@ -64,20 +66,22 @@ def time_limit(config: VaspEngineConfig, job_began_at: float) -> TimeLimit | Non
     stated = [float(limit) for limit in (config.wall_time_s, stated_s(WALLTIME_VARIABLE)) if limit is not None]
     if not stated:
         return None
-    limit = TimeLimit(min(stated), began_s() or job_began_at)
-    if limit.left_s > config.wall_time_margin_s:
+    # A margin that leaves nothing of a short limit is a quarter of it.
+    margin_s = config.wall_time_margin_s if config.wall_time_margin_s < min(stated) else min(stated) / 4
+    limit = TimeLimit(min(stated), began_s() or job_began_at, margin_s)
+    if limit.left_s > margin_s:
         return limit
     used_s = limit.seconds - limit.left_s
     if used_s < limit.seconds / 2:
         raise EngineError(
             FaultKind.SETTINGS_REFUSED,
-            f"wall_time_margin_s {config.wall_time_margin_s} s leaves no time of the limit of {limit.seconds:g} s to "
+            f"wall_time_margin_s, {margin_s:g} s, leaves no time of the limit of {limit.seconds:g} s to "
             f"compute in ({used_s:.0f} s are over): raise submission.walltime_s or lower the margin",
             is_retryable=False,
         )
     raise EngineError(
         FaultKind.NOT_STARTED,
         f"its allocation has {max(limit.left_s, 0):.0f} s of {limit.seconds:g} s left, counted from {BEGAN_VARIABLE}, "
-        f"and wall_time_margin_s is {config.wall_time_margin_s} s: nothing was begun",
+        f"and wall_time_margin_s is {margin_s:g} s: nothing was begun",
         is_retryable=True,
     )

@@ -83,6 +83,13 @@ def test_a_clock_that_cannot_be_read_is_none(monkeypatch: pytest.MonkeyPatch, be
     assert limit.left_s == pytest.approx(8000, abs=SLACK_S)
 
 
+def test_a_limit_shorter_than_the_margin_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HULLWARD_WALLTIME_S", "1000")
+    limit = time_limit(config(wall_time_margin_s=1000), time.time())
+    assert limit is not None
+    assert limit.margin_s == 250
+
+
 def test_too_little_time_is_told_apart_by_who_used_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HULLWARD_WALLTIME_S", "3600")
     monkeypatch.setenv("HULLWARD_BEGAN", str(time.time() - 3500))
@@ -90,6 +97,8 @@ def test_too_little_time_is_told_apart_by_who_used_it_up(monkeypatch: pytest.Mon
         time_limit(config(), time.time())
     assert (caught.value.kind, caught.value.is_retryable) == (FaultKind.NOT_STARTED, True)
     monkeypatch.setenv("HULLWARD_BEGAN", str(time.time() - 5))
-    with pytest.raises(EngineError, match="wall_time_margin_s 3600 s leaves no time of the limit of 3600 s") as caught:
-        time_limit(config(wall_time_margin_s=3600), time.time())
+    with pytest.raises(
+        EngineError, match="wall_time_margin_s, 3599 s, leaves no time of the limit of 3600 s"
+    ) as caught:
+        time_limit(config(wall_time_margin_s=3599), time.time())
     assert (caught.value.kind, caught.value.is_retryable) == (FaultKind.SETTINGS_REFUSED, False)
