@@ -17,7 +17,8 @@ from dft.dft_hull import record_phases
 from dft.hull import CompetingHull, Phase
 from dft.job_folder import Purpose, read_record
 from dft.jobs import FLOW_NAMESPACE
-from dft.records import DFTRecord
+from dft.records import DFTRecord, differences, level_tags
+from dft.structures import digest_of
 from dft.submission.states import JobState, JobStatus
 
 RECORD_NAME = "dft record"
@@ -104,11 +105,11 @@ def _document(campaign: Campaign, job: Job, record: DFTRecord) -> dict[str, Any]
 def hull_phases(records: dict[str, DFTRecord]) -> list[Phase]:
     """Relaxed records as phases of one hull, named by their keys; those of other settings than most are left out."""
     relaxed = {key: record for key, record in records.items() if record.purpose != Purpose.STATIC}
-    methods = [record.method for record in relaxed.values()]
-    if not methods:
+    levels = {key: (record.method, digest_of(level_tags(record))) for key, record in relaxed.items()}
+    if not levels:
         return []
-    method = max(sorted(set(methods)), key=methods.count)
-    return record_phases({key: record for key, record in relaxed.items() if record.method == method})
+    level = max(sorted(set(levels.values())), key=list(levels.values()).count)
+    return record_phases({key: record for key, record in relaxed.items() if levels[key] == level})
 
 
 def rows_of(campaign: Campaign, statuses: dict[str, JobStatus], records: dict[str, DFTRecord]) -> list[dict[str, Any]]:
@@ -156,7 +157,7 @@ def analysed(job: Job, record: DFTRecord, records: dict[str, DFTRecord]) -> Cand
         record,
         generated=generated,
         pre_relaxed=record.initial_structure,
-        statics=[static] if static is not None and static.method == record.method else [],
+        statics=[static] if static is not None and not differences(record, static) else [],
     )
 
 

@@ -20,12 +20,16 @@ from typing import Any
 
 from atomate2.vasp.files import write_vasp_input_set
 from pymatgen.core.structure import Structure
-from pymatgen.io.vasp.inputs import PmgVaspPspDirError, Potcar
+from pymatgen.io.vasp.inputs import Kpoints, PmgVaspPspDirError, Potcar
 
 from dft.config import InputsConfig, Preset
+from dft.incar_tags import physics_tags, shown
 from dft.jobs import flow_json, relaxation_flow
-from dft.presets import maker, potcar_functional
-from dft.structures import StructureError, plain_structure
+from dft.presets import departures, incar_of, maker, potcar_functional
+from dft.structures import StructureError, grouped, plain_structure
+from dft.user_settings import UserSettingsError, check_incar_updates, check_potcar_family
+from dft.vacuum import VACUUM_ANG, find_vacuum, has_vacuum
+from dft.written_settings import first_text, written_digest, written_incar
 
 __all__ = ["InputsError", "WrittenInputs", "maker", "write_inputs"]
 
@@ -84,7 +88,8 @@ def write_inputs(
     beside them; one that holds other inputs is replaced, unless there is anything besides them.
 
     Args:
-        structure: the crystal to relax; only its lattice, species, positions and a `magmom` per site are used.
+        structure: the crystal to relax; only its lattice, species, positions and a `magmom` per site are used. Equal
+            elements are written together, each atom with what is known of it.
         preset: VASP settings.
         folder: the candidate's own folder; its parents are made.
         lineage: plain JSON values, from the candidate back to its dataset; lineage.json holds them.
@@ -95,11 +100,12 @@ def write_inputs(
 
     Raises:
         InputsError: if the crystal is disordered, empty or not finite, or an element has no pseudopotential in the
-            preset, or the pseudopotential family or the lineage is not usable.
+            preset, or the pseudopotential family or the lineage is not usable, or the user's settings of atomate2 or
+            pymatgen would change what the preset computes.
         FileExistsError: if the folder holds other inputs together with files that are not inputs.
     """
     try:
-        plain = plain_structure(structure, name)
+        plain = grouped(plain_structure(structure, name))
     except StructureError as error:
         raise InputsError(str(error)) from error
     check_elements(plain, preset, config, name)
@@ -108,12 +114,15 @@ def write_inputs(
     shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
     partial.mkdir(parents=True)
     try:
-        notes = _write_vasp_files(plain, preset, config, partial)
+        try:
+            notes = (*_unused(structure), *_write_vasp_files(plain, preset, config, partial))
+        except UserSettingsError as error:
+            raise InputsError(str(error)) from error
         flow = relaxation_flow(plain, preset, config, name, origin)
         (partial / "flow.json").write_text(flow_json(flow) + "\n", encoding="utf-8")
         (partial / "candidate.cif").write_text(plain.to(fmt="cif"), encoding="utf-8")
         (partial / "lineage.json").write_text(
-            _lineage_text(origin, name, preset, config, flow.uuid, _digests(partial)), encoding="utf-8"
+            _lineage_text(origin, name, preset, config, flow.uuid, partial, notes), encoding="utf-8"
         )
         files = _digests(partial)
         _put_in_place(partial, folder, files)
@@ -142,14 +151,31 @@ def check_elements(structure: Structure, preset: Preset, config: InputsConfig, n
         )
 
 
+def crystal_notes(
+    structure: Structure, preset: Preset, config: InputsConfig, *, is_static: bool = False
+) -> tuple[str, ...]:
+    """What pymatgen warns of when it makes the preset's inputs of a crystal, and what is done about vacuum in its cell.
+
+    Writes nothing. The crystal is one that `check_elements` has let through, equal elements together.
+    """
+    generator = maker(preset, config).input_set_generator
+    with _WARNINGS_LOCK, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        mesh = generator.get_input_set(structure, potcar_spec=True).kpoints
+    return tuple(dict.fromkeys([*_said(caught), *([] if is_static else _vacuum_notes(structure, preset, mesh))]))
+
+
 def _write_vasp_files(structure: Structure, preset: Preset, config: InputsConfig, folder: Path) -> tuple[str, ...]:
     """INCAR, KPOINTS, POSCAR, POTCAR or POTCAR.spec, POTCAR.functional; pymatgen's warnings and ours as notes."""
     family = potcar_functional(preset, config)
-    notes = []
+    notes: list[str] = []
     with _WARNINGS_LOCK, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        expected = incar_of(structure, preset, config, is_cell_held=has_vacuum(structure))
+        notes += check_incar_updates(expected, preset.value)
         try:
             _write_set(structure, preset, config, folder, potcar_spec=False)
+            check_potcar_family(Potcar.from_file(str(folder / "POTCAR")), family)
         except PmgVaspPspDirError:
             _write_set(structure, preset, config, folder, potcar_spec=True)
             notes.append("POTCAR.spec in place of POTCAR: PMG_VASP_PSP_DIR is not configured")
@@ -157,15 +183,57 @@ def _write_vasp_files(structure: Structure, preset: Preset, config: InputsConfig
             _write_set(structure, preset, config, folder, potcar_spec=True)
             reason = str(error).split("\n")[0]
             notes.append(f"POTCAR.spec in place of POTCAR: pymatgen finds none under PMG_VASP_PSP_DIR ({reason})")
-    said = [" ".join(str(warning.message).split()) for warning in caught if issubclass(warning.category, UserWarning)]
     (folder / "POTCAR.functional").write_text(f"{family}\n", encoding="utf-8")
-    return tuple(dict.fromkeys([*notes, *said]))
+    if apart := departures(preset, written_incar(folder), physics_tags(expected)):
+        listed = ", ".join(f"{tag} = {shown(found)} (expected {shown(was)})" for tag, (was, found) in apart.items())
+        raise InputsError(
+            f"INCAR would have {listed}, which is not preset {preset.value}: expected the preset's tags and no others; "
+            "the versions of atomate2 and pymatgen in requirements.lock write them"
+        )
+    mesh = Kpoints.from_str(first_text(folder, "KPOINTS") or "")
+    return tuple(dict.fromkeys([*notes, *_said(caught), *_vacuum_notes(structure, preset, mesh)]))
+
+
+def _said(caught: list[warnings.WarningMessage]) -> list[str]:
+    """Warnings as sentences; not that noble gases have no electronegativity, on which nothing here depends."""
+    said = [" ".join(str(warning.message).split()) for warning in caught if issubclass(warning.category, UserWarning)]
+    return [sentence for sentence in said if not sentence.startswith("No Pauling electronegativity")]
+
+
+def _vacuum_notes(structure: Structure, preset: Preset, mesh: Kpoints | None) -> list[str]:
+    """That the cell of a slab is held, and where its mesh or an external pressure makes no sense."""
+    slabs = find_vacuum(structure)
+    if not slabs:
+        return []
+    widest = slabs[0]
+    others = f" (and {len(slabs) - 1} more directions)" if len(slabs) > 1 else ""
+    notes = [
+        f"{widest.width_ang:.1f} A of vacuum {widest.where}{others}, more than {VACUUM_ANG:g} A: the cell is held "
+        "(ISIF 2) and atoms alone are relaxed, since a standard VASP cannot hold one axis; the lattice within the slab "
+        "stays as it came"
+    ]
+    for axis in sorted({slab.axis for slab in slabs if slab.axis is not None}):
+        if mesh is not None and len(mesh.kpts) == 1 and (divisions := int(mesh.kpts[0][axis])) > 1:
+            notes.append(
+                f"KPOINTS has {divisions} divisions along {'abc'[axis]}, across vacuum, where 1 is enough: the mesh is "
+                f"that of preset {preset.value}"
+            )
+    if preset is Preset.DP_CDVAE_10GPA:
+        notes.append("PSTRESS acts on the vacuum too: E + PV of a slab is no enthalpy of a crystal")
+    return notes
+
+
+def _unused(structure: Structure) -> list[str]:
+    """What a crystal states that VASP could use and that is left out."""
+    stated = structure.site_properties.get("selective_dynamics")
+    is_fixed = any(not all(free) for free in stated or () if free is not None)
+    return ["selective dynamics of the crystal are left out: all atoms are relaxed"] if is_fixed else []
 
 
 def _write_set(structure: Structure, preset: Preset, config: InputsConfig, folder: Path, potcar_spec: bool) -> None:
     write_vasp_input_set(
         structure,
-        maker(preset, config).input_set_generator,
+        maker(preset, config, is_cell_held=has_vacuum(structure)).input_set_generator,
         directory=folder,
         potcar_spec=potcar_spec,
         clean_prev=False,  # atomate2 would clean the current directory, not `directory`
@@ -189,7 +257,13 @@ def _plain_lineage(lineage: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _lineage_text(
-    lineage: dict[str, Any], name: str, preset: Preset, config: InputsConfig, flow_uuid: str, files: dict[str, str]
+    lineage: dict[str, Any],
+    name: str,
+    preset: Preset,
+    config: InputsConfig,
+    flow_uuid: str,
+    folder: Path,
+    notes: tuple[str, ...],
 ) -> str:
     document = {
         **lineage,
@@ -199,7 +273,9 @@ def _lineage_text(
             "preset": preset.value,
             "potcar_functional": potcar_functional(preset, config),
             "flow_uuid": flow_uuid,
-            "sha256": files,
+            "notes": list(notes),
+            "settings_sha256": written_digest(folder),
+            "sha256": _digests(folder),
         },
     }
     return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"

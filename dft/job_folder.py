@@ -73,6 +73,7 @@ def job_key(engine: EngineConfig, structure: Structure, purpose: Purpose) -> str
         "settings_digest": engine.settings_digest,
         "structure": structure_digest(structure),
         "purpose": purpose.value,
+        **engine.follows_from(structure, is_static=purpose is Purpose.STATIC),
     }
     return digest_of(parts)[:KEY_DIGITS]
 

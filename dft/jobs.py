@@ -21,6 +21,8 @@ from pymatgen.core.structure import Structure
 
 from dft.config import InputsConfig, Preset
 from dft.presets import maker
+from dft.structures import grouped
+from dft.vacuum import has_vacuum
 
 FLOW_NAMESPACE = uuid.UUID("5b0f0b0e-6a55-5f5e-9d0a-2d9c1f0f7a11")  # storage name: never move
 """Under which the ids of flows and jobs are derived from what they hold."""
@@ -47,6 +49,9 @@ def relaxation_flow(
     jobflow draws ids at random; here they follow from the flow's content, so that a rerun makes the same flow and a
     store holds its jobs once.
 
+    Equal elements stand together in the jobs' crystal, whatever their order in `structure`. The cell of a slab is held,
+    since its vacuum must stay (dft/vacuum.py).
+
     Args:
         structure: the crystal to relax; ordered.
         preset: VASP settings. mp-relax relaxes twice in a row, as the Materials Project does; the others once.
@@ -58,15 +63,15 @@ def relaxation_flow(
     Returns: The flow; its output is the task document of the last relaxation.
     """
     name = f"{candidate_id} {preset.value}{' static' if is_static else ''}"
+    structure = grouped(structure)
+    is_cell_held = not is_static and has_vacuum(structure)
+    first: Any = maker(preset, config, is_static=is_static, is_cell_held=is_cell_held)
     if preset is Preset.MP_RELAX and not is_static:
-        second: Any = maker(preset, config)
+        second: Any = maker(preset, config, is_cell_held=is_cell_held)
         second.copy_vasp_kwargs = _MP_COPIED_FILES
-        flow = MPGGADoubleRelaxMaker(name, relax_maker1=maker(preset, config), relax_maker2=second).make(structure)
+        flow = MPGGADoubleRelaxMaker(name, relax_maker1=first, relax_maker2=second).make(structure)
     else:
-        once: Any = maker(
-            preset, config, is_static=is_static
-        )  # typed Any, since atomate2's decorator hides the type of `make`
-        job = once.make(structure)
+        job = first.make(structure)
         flow = Flow([job], output=job.output, name=name)
     metadata = {"candidate_id": candidate_id, "preset": preset.value, "lineage": dict(lineage or {})}
     flow.update_metadata(json.loads(json.dumps(metadata, sort_keys=True, allow_nan=False)))

@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 from pymatgen.core.structure import Structure
 
+from dft.incar_tags import LEVEL_TAGS, changed, physics_tags
 from dft.results import GPA_PER_EV_ANG3
 from dft.structures import digest_of
 
@@ -209,10 +210,19 @@ def differences(first: DFTRecord, second: DFTRecord) -> tuple[str, ...]:
         ours, theirs = first.settings.get(name, "absent"), second.settings.get(name, "absent")
         if ours != theirs:
             found.append(f"{name}: {ours} / {theirs}")
+    if level_tags(first) and level_tags(second):
+        levels = changed(level_tags(first), level_tags(second))
+        found += [f"{tag} in INCAR: {ours} / {theirs}" for tag, (ours, theirs) in levels.items()]
     for name in sorted(set(first.data) & set(second.data)):
         if first.data[name] != second.data[name]:
             found.append(f"data of {name}: {first.data[name][:12]} / {second.data[name][:12]}")
     return tuple(found)
+
+
+def level_tags(record: DFTRecord) -> dict[str, Any]:
+    """Tags of the INCAR that VASP ran with that make its level of theory; empty for the other engines."""
+    tags = physics_tags(record.resolved.get("incar") or {})
+    return {tag: value for tag, value in tags.items() if tag in LEVEL_TAGS}
 
 
 def check_comparable(records: Iterable[DFTRecord]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -45,6 +47,36 @@ def plain_structure(structure: Structure, name: str) -> Structure:
         structure.frac_coords,
         site_properties={"magmom": list(magmoms)} if magmoms and None not in magmoms else None,
     )
+
+
+def grouped_order(structure: Structure) -> list[int]:
+    """Places of the atoms such that equal elements stand together, by rising electronegativity as pymatgen sorts them.
+
+    Atoms of one element keep their order. An element without an electronegativity (He, Ne, Ar) comes last: pymatgen
+    compares its NaN with nothing, and may leave such an element in several blocks.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "No Pauling electronegativity for He"
+        rank = {element: (math.inf if math.isnan(element.X) else element.X) for element in structure.elements}
+    species: list[Any] = list(structure.species)
+    return sorted(range(len(species)), key=lambda site: (rank[species[site]], species[site].symbol))
+
+
+def reordered(structure: Structure, order: list[int]) -> Structure:
+    """The same crystal with its atoms, and all that is known of each of them, in another order."""
+    return Structure.from_sites([structure[site] for site in order])
+
+
+def ungrouped_order(structure: Structure) -> list[int]:
+    """Where each atom of a crystal stands in its grouped form; `reordered` by it undoes `grouped`."""
+    order = grouped_order(structure)
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
+def grouped(structure: Structure) -> Structure:
+    """The same crystal with equal elements together: one block in POSCAR, and one pseudopotential, for each element."""
+    order = grouped_order(structure)
+    return structure if order == list(range(len(order))) else reordered(structure, order)
 
 
 def structure_digest(structure: Structure) -> str:

@@ -338,6 +338,7 @@ def inputs(
 
     config = settings_of({"inputs.preset": preset, "inputs.top_n": n}, settings)
     with answer(as_json) as give:
+        from tasks.input_notes import shared_notes
         from tasks.own_files import write_inputs_of
 
         read = _read(files)
@@ -346,6 +347,8 @@ def inputs(
         outcomes += [{"id": name, **none, "reason": reason} for name, reason in read.refused]
         if not as_json:
             show_table(outcomes, {"id": "id", "formula": "formula", "folder": "folder", "reason": "reason"})
+            for note in shared_notes({outcome["id"]: outcome["notes"] for outcome in outcomes}):
+                say(note)
         give({"inputs": outcomes})
         if not any(outcome["folder"] for outcome in outcomes):
             say("hullward: no inputs could be written; the table says why for each crystal")

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from configs.schema import DiscoverConfig
 from generative.crystals import crystals_of
 from tasks.files import FileRef
+from tasks.input_notes import shared_notes
 from tasks.loading import PotentialIdentity
 from tasks.run import RunFolder, read_manifest
 
@@ -24,6 +25,7 @@ class InputsOutcome(BaseModel):
         candidate_id: of the candidate.
         folder: where they are, relative to the run folder; None if they could not be written.
         reason: one sentence if not.
+        notes: what the user should know of them, one sentence each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +33,7 @@ class InputsOutcome(BaseModel):
     candidate_id: str
     folder: str | None
     reason: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def lineage_of(
@@ -113,7 +116,7 @@ def write_best(
                 flow_uuid=written.flow_uuid,
                 notes=written.notes,
             )
-            outcomes.append(InputsOutcome(candidate_id=name, folder=f"dft/{name}"))
+            outcomes.append(InputsOutcome(candidate_id=name, folder=f"dft/{name}", notes=written.notes))
     return outcomes
 
 
@@ -128,4 +131,6 @@ def inputs_task(
     for outcome in outcomes:
         if not outcome.folder:
             logger.warning("no inputs for %s: %s", outcome.candidate_id, outcome.reason)
+    for note in shared_notes({outcome.candidate_id: outcome.notes for outcome in outcomes}):
+        logger.warning(note)
     return outcomes

@@ -19,6 +19,7 @@ from generative.crystals import crystals_of
 from generative.datasets.origins import LABELS, Origin
 from tasks.candidates import RELAXED, Proposer, Stage, joined
 from tasks.files import FileRef, write_text
+from tasks.input_notes import shared_notes
 from tasks.inputs import InputsOutcome
 from tasks.loading import PotentialIdentity
 from tasks.phases import competing_hull, counted, phases_file
@@ -211,6 +212,7 @@ def gather(
     dataset = manifest["dataset"]
     replaced = list(identity.notes) if identity.name != config.relax.potential else []
     failed = [f"No VASP inputs for {o.candidate_id}: {o.reason}" for o in inputs if o.folder is None]
+    failed += shared_notes({o.candidate_id: o.notes for o in inputs})
     n_rejected = sum(source["n_rejected"] for source in dataset["sources"])
     quarantined = [f"{n_rejected} records of the sources are in dataset/rejected.parquet."] if n_rejected else []
     n_not_read = sum(source.get("n_files_not_read", 0) for source in dataset["sources"])

@@ -12,9 +12,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 from pymatgen.core.periodic_table import Element
+from pymatgen.core.structure import Structure
 
 from dft.config import Preset, RelaxConfig, RoomConfig
 from dft.structures import digest_of
+from dft.vacuum import has_vacuum
 
 
 class EngineConfig(RoomConfig):
@@ -33,6 +35,10 @@ class EngineConfig(RoomConfig):
     def settings_digest(self) -> str:
         """SHA-256 of the settings: results with another one share no hull with these."""
         return digest_of(self.settings())
+
+    def follows_from(self, structure: Structure, *, is_static: bool) -> dict[str, Any]:
+        """What the engine decides by the crystal alone and that makes another calculation of it; empty for most."""
+        return {}
 
 
 class PotentialEngineConfig(EngineConfig):
@@ -161,9 +167,14 @@ class VaspEngineConfig(EngineConfig):
     gamma_command: str = Field("", description="for meshes of the Gamma point alone; empty: the same as command")
     max_errors: int = Field(5, ge=0, le=100, description="corrections that custodian tries before it gives up")
     wall_time_s: int | None = Field(
-        None, ge=60, description="time limit of the job: custodian has VASP end in good order before it, s; null: none"
+        None,
+        ge=60,
+        description="time limit, counted from the start of the allocation: custodian has VASP end in good order before "
+        "it, s; null: submission.walltime_s, and none outside an allocation",
     )
-    wall_time_margin_s: int = Field(300, ge=1, description="how long before the limit, s")
+    wall_time_margin_s: int = Field(
+        300, ge=1, description="how long before the limit at the latest, s; a job is not begun with less than that left"
+    )
     poll_s: float = Field(10.0, gt=0, le=300, description="how often custodian looks whether VASP has ended, s")
     monitor_every: int = Field(
         30, ge=1, le=1000, description="every so many looks custodian searches the running VASP's output for errors"
@@ -173,6 +184,10 @@ class VaspEngineConfig(EngineConfig):
     def pressure_gpa(self) -> float:
         """External pressure of the preset, GPa."""
         return 10.0 if self.preset is Preset.DP_CDVAE_10GPA else 0.0
+
+    def follows_from(self, structure: Structure, *, is_static: bool) -> dict[str, Any]:
+        """That the cell of a slab is held."""
+        return {"cell": "held"} if not is_static and has_vacuum(structure) else {}
 
 
 AnyEngineConfig = Annotated[PotentialEngineConfig | GPAWConfig | VaspEngineConfig, Field(discriminator="name")]

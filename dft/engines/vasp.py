@@ -8,22 +8,19 @@ What a job folder gets, besides job.json and flow.json:
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
 import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
 from atomate2.vasp.run import DEFAULT_HANDLERS
 from custodian.custodian import CustodianError, ValidationError
-from custodian.vasp.handlers import WalltimeHandler
 from jobflow.core.flow import Flow
 from jobflow.core.job import Job as FlowJob
 from jobflow.core.store import JobStore
@@ -36,18 +33,24 @@ from pymatgen.io.vasp.inputs import Incar, PmgVaspPspDirError, Potcar
 from dft.config import InputsConfig
 from dft.engines.base import EngineError, FaultKind
 from dft.engines.config import VaspEngineConfig
+from dft.engines.vasp_attempts import end_processes, killed, lasted_s, put_aside
 from dft.engines.vasp_faults import fault_of, is_usable_though_unconverged, stopped_by_walltime
-from dft.engines.vasp_outputs import OutputError, VaspRun, digests, last_structure, read_run
-from dft.inputs import InputsError, check_elements
+from dft.engines.vasp_outputs import OutputError, VaspRun, digests, read_run
+from dft.engines.vasp_walltime import TimeLimit, time_limit
+from dft.incar_tags import physics_tags, shown
+from dft.inputs import InputsError, check_elements, crystal_notes
 from dft.job_folder import FLOW, Job, Purpose
 from dft.jobs import flow_json, relaxation_flow
+from dft.presets import departures, incar_of
 from dft.records import DFTRecord, enthalpy_ev
+from dft.structures import digest_of, grouped, reordered, ungrouped_order
 from dft.submission.files import read_json, write_json
+from dft.user_settings import UserSettingsError, check_incar_updates
+from dft.vacuum import has_vacuum
+from dft.written_settings import text_of, written_digest, written_incar
 
 COMMAND_VARIABLE = "ATOMATE2_VASP_CMD"
 """atomate2's own; read here when a job starts, since atomate2 itself looks once, at import."""
-
-TERMINATE_S = 5.0
 
 
 class VaspEngine:
@@ -63,32 +66,34 @@ class VaspEngine:
         """
         command = self._command()
         flow: Any = self._flow(job, folder)  # typed Any, since jobflow leaves iterflow without types
+        notes = self._checked_settings(job)
         runs = folder / "vasp"
         runs.mkdir(exist_ok=True)
         store = JobStore(MemoryStore())
         store.connect()
         parts: list[Path] = []
-        wall_time_s = 0.0
+        wall_time_s, began_at = 0.0, time.time()
         is_kept_unconverged = False
         for index, (flow_job, _) in enumerate(flow.iterflow()):
             place, document = runs / str(index), runs / f"{index}.document.json"
             if (done := read_json(document)) is None:
-                _end_processes(place)
-                killed, start = _put_aside(place)
-                self._set_up(flow_job, command, start)
+                end_processes(place)
+                limit = time_limit(self.config, began_at)
+                earlier, start = put_aside(place)
+                self._set_up(flow_job, command, start, limit)
                 try:
-                    done, is_kept_unconverged = self._run_one(flow_job, store, place)
+                    done, is_kept_unconverged = self._run_one(flow_job, store, place, limit)
                 finally:
-                    _end_processes(place)
-                done["wall_time_s"] += sum(map(_lasted_s, killed))
+                    end_processes(place)
+                done["wall_time_s"] += sum(map(lasted_s, earlier))
                 write_json(document, done)
             for one in done["documents"]:
                 store.update(one, key=["uuid", "index"])
             wall_time_s += done["wall_time_s"]
-            parts += [*_killed(place), place]
+            parts += [*killed(place), place]
             if is_kept_unconverged:
                 break  # a second relaxation takes its start from the first one's document, which there is not
-        return self._record(job, runs, parts, wall_time_s)
+        return self._record(job, runs, parts, wall_time_s, notes)
 
     def _command(self) -> str:
         command = self.config.command or os.environ.get(COMMAND_VARIABLE, "") or "vasp_std"
@@ -104,9 +109,7 @@ class VaspEngine:
 
     def _flow(self, job: Job, folder: Path) -> Flow:
         """The job's flow, written to flow.json if it is not there."""
-        inputs = InputsConfig.model_validate(
-            {"preset": self.config.preset, "potcar_functional": self.config.potcar_functional}
-        )
+        inputs = self._inputs()
         try:
             check_elements(job.structure, self.config.preset, inputs, job.candidate_id)
         except InputsError as error:
@@ -119,12 +122,13 @@ class VaspEngine:
             job.lineage,
             is_static=job.purpose is Purpose.STATIC,
         )
-        path = folder / FLOW
+        path, document = folder / FLOW, json.loads(flow_json(flow))
         if not path.exists():
-            write_json(path, json.loads(flow_json(flow)))
+            write_json(path, document)
             return flow
         try:
-            there = MontyDecoder().decode(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            there = MontyDecoder().decode(text)
         except (ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
             raise EngineError(
                 FaultKind.INVALID_JOB,
@@ -135,19 +139,48 @@ class VaspEngine:
             found = there.uuid if isinstance(there, Flow) else type(there).__name__
             raise EngineError(
                 FaultKind.INVALID_JOB,
-                f"{path} is {found}, while job.json asks for flow {flow.uuid}: remove it, and it is made again",
+                f"{path} is {found}, while job.json asks for flow {flow.uuid}: it is another job's, or of another "
+                "version of Hullward or atomate2; remove it, and it is made again",
+                is_retryable=False,
+            )
+        if json.loads(text) != document:
+            raise EngineError(
+                FaultKind.SETTINGS_REFUSED,
+                f"{path} was changed since it was made: its settings are no longer those of preset "
+                f"{self.config.preset.value}, under whose name its energies would be kept; remove it, and it is made "
+                "again",
                 is_retryable=False,
             )
         return there
 
-    def _set_up(self, flow_job: FlowJob, command: str, start: Structure | None) -> None:
+    def _inputs(self) -> InputsConfig:
+        return InputsConfig.model_validate(
+            {"preset": self.config.preset, "potcar_functional": self.config.potcar_functional}
+        )
+
+    def _expected_incar(self, job: Job) -> Incar:
+        """The preset's tags for the job's crystal, without any from outside."""
+        structure, is_static = grouped(job.structure), job.purpose is Purpose.STATIC
+        is_cell_held = not is_static and has_vacuum(structure)
+        return incar_of(structure, self.config.preset, self._inputs(), is_static=is_static, is_cell_held=is_cell_held)
+
+    def _checked_settings(self, job: Job) -> tuple[str, ...]:
+        """Notes on the crystal's inputs; refuses what this machine's settings of atomate2 would change in them."""
+        try:
+            passed = check_incar_updates(self._expected_incar(job), self.config.preset.value)
+        except UserSettingsError as error:
+            raise EngineError(FaultKind.SETTINGS_REFUSED, str(error), is_retryable=False) from error
+        is_static = job.purpose is Purpose.STATIC
+        return passed + crystal_notes(grouped(job.structure), self.config.preset, self._inputs(), is_static=is_static)
+
+    def _set_up(self, flow_job: FlowJob, command: str, start: Structure | None, limit: TimeLimit | None) -> None:
         """Commands, handlers and the crystal to go on from: what may differ from machine to machine and try to try."""
         config = self.config
-        handlers = list(DEFAULT_HANDLERS)
-        if config.wall_time_s is not None:
-            handlers.append(WalltimeHandler(wall_time=config.wall_time_s, buffer_time=config.wall_time_margin_s))
+        handlers = [*DEFAULT_HANDLERS, *(() if limit is None else (limit.handler(config),))]
         flow_job.hosts = []  # run one by one, so that what is done is not done again after a kill
         maker: Any = flow_job.maker
+        # Only tags that change no number are left in the updates by now.
+        maker.write_input_set_kwargs = {**maker.write_input_set_kwargs, "apply_incar_updates": True}
         maker.run_vasp_kwargs = {
             "vasp_cmd": command,
             "vasp_gamma_cmd": config.gamma_command or command,
@@ -161,7 +194,9 @@ class VaspEngine:
                 start = _with_magmoms_of(asked_for, start)
             flow_job.function_args = (start, *flow_job.function_args[1:])
 
-    def _run_one(self, flow_job: FlowJob, store: JobStore, place: Path) -> tuple[dict[str, Any], bool]:
+    def _run_one(
+        self, flow_job: FlowJob, store: JobStore, place: Path, limit: TimeLimit | None
+    ) -> tuple[dict[str, Any], bool]:
         """Run one job of the flow; its documents, and whether it stopped unconverged but worth keeping."""
         place.mkdir()
         began_s = time.monotonic()
@@ -193,15 +228,15 @@ class VaspEngine:
         if stopped_by_walltime(place):
             raise EngineError(
                 FaultKind.STOPPED,
-                f"custodian ended VASP before the {self.config.wall_time_s} s of wall_time_s were over: run the job "
-                "again to go on from its CONTCAR",
+                f"custodian ended VASP before the time limit{'' if limit is None else f' of {limit.seconds:g} s'} was "
+                "over: run the job again to go on from its CONTCAR",
                 is_retryable=True,
             )
         found = [{k: v for k, v in one.items() if k != "_id"} for one in store.query({"uuid": flow_job.uuid})]
         documents = json.loads(json.dumps(found, cls=MontyEncoder))
         return {"documents": documents, "wall_time_s": time.monotonic() - began_s}, is_kept_unconverged
 
-    def _record(self, job: Job, runs: Path, parts: list[Path], wall_time_s: float) -> DFTRecord:
+    def _record(self, job: Job, runs: Path, parts: list[Path], wall_time_s: float, notes: tuple[str, ...]) -> DFTRecord:
         *earlier, last = parts
         try:
             run = read_run(last, tuple(earlier))
@@ -214,7 +249,16 @@ class VaspEngine:
                 "see OSZICAR; a larger NELM or another ALGO may help",
                 is_retryable=False,
             )
-        warnings = list(run.warnings)
+        run = _in_the_order_of(job.structure, run)
+        settings, first = self.config.settings(), runs / "0"
+        warnings = [*notes, *run.warnings]
+        apart = departures(self.config.preset, written_incar(first), physics_tags(self._expected_incar(job)))
+        apart |= departures(self.config.preset, written_incar(last))
+        if apart:
+            # Another level of theory, then: its energies get a digest of their own.
+            settings["incar"] = {tag: found for tag, (_, found) in apart.items()}
+            listed = ", ".join(f"{tag} = {shown(found)} (expected {shown(was)})" for tag, (was, found) in apart.items())
+            warnings.append(f"INCAR had {listed}, which is not preset {self.config.preset.value}")
         if n_killed := sum(".killed-" in part.name for part in parts):
             warnings.append(f"{n_killed} attempt(s) ended before they were done; each went on from the last CONTCAR")
         if not run.has_converged_ions:
@@ -223,8 +267,8 @@ class VaspEngine:
             key=job.key,
             engine=self.config.name,
             engine_version=f"VASP {run.version}",
-            settings=self.config.settings(),
-            settings_digest=self.config.settings_digest,
+            settings=settings,
+            settings_digest=digest_of(settings),
             candidate_id=job.candidate_id,
             purpose=job.purpose.value,
             structure=run.structure,
@@ -244,60 +288,9 @@ class VaspEngine:
             corrections=run.corrections,
             lineage=job.lineage,
             data=_potcar_digests(last),
-            resolved=_resolved(last, run),
+            resolved={**_resolved(last, run), "settings_sha256": written_digest(first)},
             magmoms=run.magmoms,
         )
-
-
-def _killed(place: Path) -> list[Path]:
-    """Folders of attempts that did not end, oldest first."""
-    folders = place.parent.glob(f"{place.name}.killed-*")
-    return sorted(folders, key=lambda folder: int(folder.name.rpartition("-")[2]))
-
-
-def _put_aside(place: Path) -> tuple[list[Path], Structure | None]:
-    """Rename what a killed attempt left; all such folders, and the last whole crystal in them."""
-    if place.exists():
-        os.replace(place, place.with_name(f"{place.name}.killed-{len(_killed(place)) + 1}"))
-    killed = _killed(place)
-    structures = (last_structure(folder) for folder in reversed(killed))
-    return killed, next((structure for structure in structures if structure is not None), None)
-
-
-def _processes(place: Path) -> Iterator[psutil.Process]:
-    """Processes at work in a folder: VASP of an attempt whose custodian is gone."""
-    for process in psutil.process_iter():
-        try:
-            if process.pid != os.getpid() and Path(process.cwd()) == place.resolve():
-                yield process
-        except (psutil.Error, OSError):  # ended meanwhile, or another user's
-            continue
-
-
-def _end_processes(place: Path) -> None:
-    """End what still computes in a folder; custodian starts VASP in a session of its own, which outlives its parent."""
-    if not place.exists():
-        return
-    found = list(_processes(place))
-    for process in found:
-        _signal(process, "terminate")
-    _, alive = psutil.wait_procs(found, timeout=TERMINATE_S)
-    for process in alive:
-        _signal(process, "kill")
-    psutil.wait_procs(alive, timeout=TERMINATE_S)
-
-
-def _signal(process: psutil.Process, name: str) -> None:
-    try:
-        getattr(process, name)()
-    except psutil.NoSuchProcess:
-        return
-
-
-def _lasted_s(folder: Path) -> float:
-    """How long a killed attempt ran, by the times of its files."""
-    times = [path.stat().st_mtime for path in folder.iterdir()]
-    return max(times) - min(times) if times else 0.0
 
 
 def _with_magmoms_of(asked_for: Structure, start: Structure) -> Structure:
@@ -305,7 +298,7 @@ def _with_magmoms_of(asked_for: Structure, start: Structure) -> Structure:
     magmoms = asked_for.site_properties.get("magmom")
     if not magmoms:
         return start
-    for ordered in (asked_for, asked_for.get_sorted_structure()):
+    for ordered in (asked_for, grouped(asked_for)):
         if ordered.species == start.species:
             return start.copy(site_properties={"magmom": list(ordered.site_properties["magmom"])})
     raise EngineError(
@@ -316,18 +309,28 @@ def _with_magmoms_of(asked_for: Structure, start: Structure) -> Structure:
     )
 
 
-def _text(folder: Path, name: str) -> str | None:
-    """A file's text, gzipped or not; None without the file."""
-    if (folder / name).is_file():
-        return (folder / name).read_text(encoding="utf-8")
-    if (folder / f"{name}.gz").is_file():
-        return gzip.decompress((folder / f"{name}.gz").read_bytes()).decode("utf-8")
-    return None
+def _in_the_order_of(asked_for: Structure, run: VaspRun) -> VaspRun:
+    """The run with its atoms in the order of the job's crystal, in which VASP need not have had them."""
+    order = ungrouped_order(asked_for)
+    species = [run.structure[site].specie for site in order] if len(order) == len(run.structure) else []
+    if species != list(asked_for.species):
+        raise EngineError(
+            FaultKind.UNREADABLE_OUTPUT,
+            f"VASP's result holds {run.structure.formula} in an order that is not that of {asked_for.formula}: remove "
+            "the folder vasp and run the job again",
+            is_retryable=False,
+        )
+    return replace(
+        run,
+        structure=reordered(run.structure, order),
+        forces_ev_per_ang=run.forces_ev_per_ang[order],
+        magmoms=None if run.magmoms is None else tuple(run.magmoms[site] for site in order),
+    )
 
 
 def _potcar_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each element's pseudopotential, by symbol."""
-    text = _text(folder, "POTCAR")
+    text = text_of(folder, "POTCAR")
     if text is None:
         return {}
     return {single.element: hashlib.sha256(single.data.encode()).hexdigest() for single in Potcar.from_str(text)}
@@ -335,10 +338,10 @@ def _potcar_digests(folder: Path) -> dict[str, str]:
 
 def _resolved(folder: Path, run: VaspRun) -> dict[str, Any]:
     """INCAR and KPOINTS of the last run, after custodian's corrections; functional, U, pseudopotentials, versions."""
-    incar = Incar.from_str(_text(folder, "INCAR") or "")
+    incar = Incar.from_str(text_of(folder, "INCAR") or "")
     return {
         "incar": json.loads(json.dumps(dict(incar), default=str)),
-        "kpoints": _text(folder, "KPOINTS"),
+        "kpoints": text_of(folder, "KPOINTS"),
         "run_type": run.run_type,
         "hubbards_ev": run.hubbards_ev,
         "potcars": list(run.potcars),

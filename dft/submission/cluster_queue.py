@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 import subprocess
 from collections.abc import Collection
 from pathlib import Path
@@ -23,6 +24,22 @@ UNKNOWN_JOB = ("invalid job id", "unknown job", "following jobs do not exist", "
 FULL = ("maxsubmit", "submit limit", "maximum number of", "would exceed", "exceeds")
 """How queues say that a user has as many jobs there as are allowed: to be tried again later."""
 
+_UNREADABLE = (CommandFailedError, OutputParsingError, ValueError, KeyError, TypeError, AttributeError, IndexError)
+"""What qtoolkit raises on a listing that it cannot read."""
+
+_MARKS = {"slurm": "<><>", "pbs": "Job Id:", "sge": "<job_info"}
+"""What an answer must hold to be a listing at all, unless it is empty."""
+
+_BETWEEN = {"slurm": r"\n", "pbs": r"\n\s*\n|(?m:(?=^\s*Job Id:))", "sge": r"(?=<job_list\b)"}
+"""What stands between two jobs of a listing: lines of squeue, paragraphs of 'qstat -f', elements of 'qstat -xml'."""
+
+_ID = {
+    "slurm": re.compile(r"\d+(_\S+)?"),
+    "pbs": re.compile(r"\d+(\[\d*\])?(\.\S+)?"),
+    "sge": re.compile(r"\d+"),
+}
+"""A job's id, array members included."""
+
 ENDED = frozenset({QState.DONE, QState.FAILED})
 RUNNING = frozenset({QState.RUNNING, QState.SUSPENDED})
 
@@ -42,6 +59,9 @@ class ClusterQueue:
             raise ValueError(f"queue {kind!r} is unknown: expected local, slurm, pbs or sge")
         self.kind = kind
         self.io: Any = scheduler_mapping[kind]()
+        self._unreadable: list[str] = []
+        self._said: set[str] = set()
+        self._notes: list[str] = []
 
     def submit(self, script: Path, name: str) -> str:
         """Hand the script to the queue; see Queue."""
@@ -72,11 +92,23 @@ class ClusterQueue:
         wanted = set(names)
         if not wanted:
             return {}
-        return {
+        found = {
             str(job.name): str(job.job_id)
             for job in self._listed()
             if job.name in wanted and _as_job(job).state is not QueueState.ENDED
         }
+        for name in sorted(wanted - set(found)):
+            if hidden := [piece for piece in self._unreadable if name in piece]:
+                # Not known to be absent: to hand it over again would be a conclusion from what could not be read.
+                raise QueueUnavailableError(
+                    f"{self.kind} lists job {name} in a form that cannot be read: {hidden[0]!r}"
+                )
+        return found
+
+    def notes(self) -> list[str]:
+        """What was found since the last call that the user should know, one sentence each."""
+        notes, self._notes = self._notes, []
+        return notes
 
     def cancel(self, id: str) -> None:
         """Ask the queue to end the job; see Queue."""
@@ -89,12 +121,51 @@ class ClusterQueue:
         """The user's jobs that wait or run."""
         done = self._run(self.io.get_jobs_list_cmd(None, getpass.getuser()))
         try:
-            jobs: list[Any] = self.io.parse_jobs_list_output(done.returncode, done.stdout, done.stderr)
-        except (CommandFailedError, OutputParsingError, ValueError, KeyError, TypeError) as error:
+            # An empty listing of the same answer: whether the command itself failed.
+            self.io.parse_jobs_list_output(done.returncode, "", done.stderr)
+        except _UNREADABLE as error:
             raise QueueUnavailableError(
                 f"{self.kind} gave no listing of jobs: {' '.join(str(error).split())}"
             ) from error
+        return self._read_all(done.stdout)
+
+    def _read_all(self, listing: str) -> list[Any]:
+        """The jobs of a listing; what of it cannot be read is left out, kept in `_unreadable`, and said once.
+
+        Raises: QueueUnavailableError: if it is no listing.
+        """
+        if listing.strip() and _MARKS[self.kind] not in listing:
+            raise QueueUnavailableError(f"{self.kind} gave no listing of jobs: {' '.join(listing.split())[:200]!r}")
+        jobs: list[Any] = []
+        self._unreadable = []
+        for piece in _pieces(self.kind, listing):
+            try:
+                jobs.append(self._read(piece))
+            except _UNREADABLE:
+                self._unreadable.append(" ".join(piece.split()))
+                self._say_once(piece, "lists a job in a form that cannot be read, left out")
         return jobs
+
+    def _say_once(self, text: str, what: str) -> None:
+        """A note, unless there was one on the same job: the time used in a line is another one at each look."""
+        number = re.search(r"\d+", text)
+        key = number.group() if number else text
+        if key not in self._said:
+            self._said.add(key)
+            self._notes.append(f"{self.kind} {what}: {' '.join(text.split())[:200]!r}")
+
+    def _read(self, piece: str) -> Any:
+        """The job of one piece of a listing.
+
+        Raises: one of _UNREADABLE: if there is none in it.
+        """
+        text = f"<job_info>{piece}</job_info>" if self.kind == "sge" else piece
+        jobs: list[Any] = self.io.parse_jobs_list_output(0, text, "")
+        if len(jobs) != 1 or not _ID[self.kind].fullmatch(str(jobs[0].job_id).strip()):
+            raise OutputParsingError(f"{len(jobs)} jobs in {piece!r}: expected one with its id")
+        if self.kind == "pbs" and piece.count("job_state =") > 1:
+            raise OutputParsingError(f"two jobs run into one another in {piece!r}")
+        return jobs[0]
 
     def _asked(self, id: str) -> QueueJob | None:
         """One job, ended ones included as long as the queue remembers them."""
@@ -104,10 +175,17 @@ class ClusterQueue:
             if _says_unknown(said):
                 return None
             raise QueueUnavailableError(f"{self.kind} does not say what became of job {id}: {said or 'no message'}")
+        if self.kind == "sge":  # which has no question for one job
+            of_id = [job for job in self._read_all(done.stdout) if str(job.job_id) == id]
+            if not of_id and any(re.search(rf"\b{re.escape(id)}\b", piece) for piece in self._unreadable):
+                return QueueJob(id, QueueState.WAITING)
+            return _as_job(of_id[0]) if of_id else None
         try:
             job = self.io.parse_job_output(done.returncode, _without_loose_words(done.stdout), done.stderr, id)
-        except (CommandFailedError, OutputParsingError, ValueError, KeyError, TypeError) as error:
-            raise QueueUnavailableError(f"{self.kind}: job {id} cannot be read ({error})") from error
+        except _UNREADABLE:
+            # The queue knows it and says something of it: so it is neither ended nor gone.
+            self._say_once(f"{id}: {done.stdout}", "says of a job what cannot be read, so nothing is concluded")
+            return QueueJob(id, QueueState.WAITING)
         return None if job is None else _as_job(job)
 
     def _run(self, command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -119,6 +197,14 @@ class ClusterQueue:
         except subprocess.TimeoutExpired:
             words = [word for word in command.split() if "=" not in word]
             raise QueueUnavailableError(f"{words[0]} has not answered within {COMMAND_S:g} s") from None
+
+
+def _pieces(kind: str, listing: str) -> list[str]:
+    """What of a listing is about one job each; blank lines are about none, and nor is what stands around elements."""
+    pieces = [piece.strip() for piece in re.split(_BETWEEN[kind], listing)]
+    if kind == "sge":
+        return [piece.partition("</job_list>")[0] + "</job_list>" for piece in pieces if piece.startswith("<job_list")]
+    return [piece for piece in pieces if piece]
 
 
 def _as_job(job: Any) -> QueueJob:

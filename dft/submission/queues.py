@@ -70,6 +70,10 @@ class Queue(Protocol):
         """
         ...
 
+    def notes(self) -> list[str]:
+        """What of the queue's answers since the last call the user should know, each thing once; one sentence each."""
+        ...
+
     def cancel(self, id: str) -> None:
         """End a job; one that has ended already is left as it is.
 

@@ -27,6 +27,8 @@ QUEUE_ID_VARIABLE = "HULLWARD_QUEUE_ID"
 """Set by the job script to the queue's own id."""
 BEGAN_VARIABLE = "HULLWARD_BEGAN"
 """Set by the job script to its first moment, seconds since 1970: the queue's clock runs from there."""
+WALLTIME_VARIABLE = "HULLWARD_WALLTIME_S"
+"""Set by the job script to the allocation's time limit, seconds from BEGAN_VARIABLE."""
 LOOK_S = 0.2
 """Pause between two looks at the running jobs."""
 TERM_S = 3.0
@@ -53,6 +55,24 @@ class _Running:
 def queue_id() -> str:
     """The id of the queue's job that this process belongs to; this process's own if there is none."""
     return os.environ.get(QUEUE_ID_VARIABLE) or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def stated_s(variable: str) -> float | None:
+    """Seconds that a variable of the environment holds; None without it, or where it holds no positive number."""
+    try:
+        seconds = float(os.environ[variable])
+    except (KeyError, ValueError):  # where `date` knows no %N, the variable ends in a letter
+        return None
+    return seconds if 0 < seconds < float("inf") else None
+
+
+def began_s() -> float | None:
+    """When the allocation that this process belongs to began, seconds since 1970; None outside of one.
+
+    A moment in the future is none: the clock was set back, and a limit counted from there would come too late.
+    """
+    began = stated_s(BEGAN_VARIABLE)
+    return began if began is not None and began <= time.time() else None
 
 
 def claimed(allocation: Allocation, member: Member) -> bool:
@@ -194,7 +214,7 @@ def main(arguments: list[str]) -> int:
         return 2
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU):
         signal.signal(number, _stop)
-    began = float(os.environ.get(BEGAN_VARIABLE, time.time()))
+    began = began_s() or time.time()
     ended: dict[str, object] = {"queue_id": queue_id()}
     try:
         status = run(allocation)

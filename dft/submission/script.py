@@ -15,7 +15,7 @@ import dft
 from dft.submission.allocation import Allocation
 from dft.submission.config import SubmissionConfig
 from dft.submission.local_queue import NAME_VARIABLE
-from dft.submission.run_allocation import BEGAN_VARIABLE, QUEUE_ID_VARIABLE
+from dft.submission.run_allocation import BEGAN_VARIABLE, QUEUE_ID_VARIABLE, WALLTIME_VARIABLE
 
 CODE = Path(dft.__file__).resolve().parent.parent
 """Where the rooms are: on the workers' path too, so that they run the code that submitted."""
@@ -44,10 +44,11 @@ def job_script(config: SubmissionConfig, allocation: Allocation) -> str:
         # exec: a signal of the queue then reaches the worker itself. timeout passes it on.
         command = ["timeout", f"--kill-after={LOCAL_GRACE_S}s", f"{allocation.walltime_s}s", *command]
     lines = [
+        f"export {BEGAN_VARIABLE}=$(date +%s.%N)",  # first: the queue's clock runs while modules load
+        f"export {WALLTIME_VARIABLE}={allocation.walltime_s}",
         *_environment(config),
         f"export PYTHONPATH={shlex.quote(str(CODE))}${{PYTHONPATH:+:$PYTHONPATH}}",
         f'export {QUEUE_ID_VARIABLE}="{IDS[config.queue]}"',
-        f"export {BEGAN_VARIABLE}=$(date +%s.%N)",
         f"export OMP_NUM_THREADS={config.threads_per_process}",
         f"export HULLWARD_PROCESSES={config.nodes * config.processes_per_node}",
     ]

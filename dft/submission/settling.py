@@ -71,9 +71,14 @@ def settle(allocation: Allocation, job: QueueJob | None) -> None:
 
     A member that was never started is not charged with an attempt that another one used up.
     """
+    native = "" if job is None else job.native
+    pending = [member for member in pending_members(allocation) if not _says_itself(allocation, member)]
+    if not pending:
+        write_json(allocation.folder / "settled.json", {"kind": None, "queue_state": native, "at": now()})
+        return
     cause = _cause(allocation, job)
     begun = {member.key for member in allocation.members if _began(allocation, member)}
-    for member in pending_members(allocation):
+    for member in pending:
         folder = allocation.root / member.key
         # A late start of this attempt finds it claimed and leaves it.
         create_json(claim_file(folder, member.attempt), {"settled": True, "allocation": allocation.name, "at": now()})
@@ -84,8 +89,16 @@ def settle(allocation: Allocation, job: QueueJob | None) -> None:
         else:
             sentence = f"its allocation {allocation.name} ended before its turn came: {cause.sentence}"
             write_error(folder, member.key, NOT_STARTED_KIND, sentence, is_retryable=True)
-    native = "" if job is None else job.native
     write_json(allocation.folder / "settled.json", {"kind": cause.kind, "queue_state": native, "at": now()})
+
+
+def _says_itself(allocation: Allocation, member: Member) -> bool:
+    """Whether a member was ended by its own engine, in an allocation that nobody ended: its reason is the right one.
+
+    So ends VASP when custodian has it stop before the time limit.
+    """
+    is_ended_by_queue = "signal" in (allocation.ended or {"signal": ""})
+    return not is_ended_by_queue and read_json(allocation.root / member.key / "error.json") is not None
 
 
 def _cause(allocation: Allocation, job: QueueJob | None) -> _Cause:

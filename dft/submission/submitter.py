@@ -127,6 +127,7 @@ class Submitter:
                     self._submit_new(keys, step)
             except QueueUnavailableError as error:
                 step.notes.append(f"{error}; nothing is concluded from that, and it is asked again later")
+            step.notes += self.queue.notes()
             step.statuses = self.statuses(keys)
             step.n_open = self.n_open(step.statuses)
             return step

@@ -97,7 +97,7 @@ def test_the_flow_loads_back_and_its_makers_write_the_same_inputs(tmp_path: Path
         assert (again / name).read_bytes() == (tmp_path / "c" / name).read_bytes()
 
 
-def test_another_process_with_another_hash_seed_writes_identical_bytes(tmp_path: Path) -> None:
+def test_another_process_with_another_hash_seed_and_settings_of_its_own_writes_identical_bytes(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
         "from test_inputs import written; from dft.config import Preset\n"
@@ -105,6 +105,9 @@ def test_another_process_with_another_hash_seed_writes_identical_bytes(tmp_path:
     )
     environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(Path(dft.inputs.__file__).parents[1])}
     environment.pop("PMG_VASP_PSP_DIR", None)
+    # Settings of atomate2 and pymatgen that default values of input sets come from, and which no preset may follow.
+    environment |= {"ATOMATE2_SYMPREC": "0.5", "ATOMATE2_BANDGAP_TOL": "9", "ATOMATE2_VASP_INHERIT_INCAR": "true"}
+    environment |= {"PMG_DEFAULT_FUNCTIONAL": "LDA", "PMG_POTCAR_CHECKS": "false"}
     command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "there"), str(Path(__file__).parent)]
     subprocess.run(command, env=environment, check=True)
     for preset in Preset:

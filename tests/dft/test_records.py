@@ -10,7 +10,8 @@ import pytest
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from dft.records import DFTRecord, RecordError, enthalpy_ev
+from dft.collection import hull_phases
+from dft.records import DFTRecord, MixedSettingsError, RecordError, check_comparable, enthalpy_ev
 from dft.structures import digest_of, structure_digest
 
 EV_PER_ANG3_IN_PA = 1.602176634e-19 / 1e-30
@@ -108,3 +109,18 @@ def test_a_record_of_a_later_version_or_without_a_field_is_refused_by_name() -> 
 def test_records_of_other_settings_have_another_method() -> None:
     other = {"name": "gpaw", "cutoff_ev": 400.0}
     assert replace(record(), settings=other, settings_digest=digest_of(other)).method != record().method
+
+
+def test_records_that_ran_with_other_cutoffs_or_spins_under_one_digest_share_no_hull() -> None:
+    """As records made under updates of the user's do, from before updates were refused."""
+    incar = {"ENCUT": 500.0, "ISPIN": 2, "GGA": "Pe", "ALGO": "Fast", "NCORE": 4, "MAGMOM": [0.6, 0.6]}
+    vasp = {"engine": "vasp", "settings": {"name": "vasp"}, "settings_digest": digest_of({"name": "vasp"})}
+    common = record(**vasp, resolved={"incar": incar})
+    alike = record(**vasp, resolved={"incar": {**incar, "ALGO": "All", "NCORE": 8, "ENCUT": 500, "MAGMOM": [5.0, 0.6]}})
+    check_comparable([common, alike])
+    for changes in ({"ENCUT": 300.0}, {"ISPIN": 1}, {"METAGGA": "R2scan"}, {"GGA": "Ps"}):
+        other = record(**vasp, resolved={"incar": {**incar, **changes}})
+        assert other.settings_digest == common.settings_digest
+        with pytest.raises(MixedSettingsError, match=f"{next(iter(changes))} in INCAR: "):
+            check_comparable([common, other])
+        assert [phase.id for phase in hull_phases({"a": common, "b": other, "c": alike})] == ["a", "c"]

@@ -20,6 +20,7 @@ from flows.cli import app
 from generative import checkpoints
 from generative.crystals import Crystal, crystals_of
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
+from tasks.input_notes import shared_notes
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
@@ -193,6 +194,28 @@ def test_inputs_are_written_for_each_crystal_with_its_lineage(new: Path, tmp_pat
     for outcome in outcomes:
         names = {file.name for file in Path(outcome["folder"]).iterdir()}
         assert {"INCAR", "KPOINTS", "POSCAR", "flow.json", "lineage.json"} <= names
+
+
+def test_notes_on_inputs_are_on_the_terminal_each_once_with_the_crystals_it_is_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PMG_VASP_PSP_DIR", raising=False)
+    crystals = ROOT / "tests" / "data" / "cases" / "poscar"
+    command = ["inputs", str(crystals), "--preset", "mp-relax", "--out", str(tmp_path / "vasp")]
+    said = runner.invoke(app, command).stderr
+    assert (
+        "Inputs of poscar:YbN.vasp: The structure contains Ytterbium (Yb) and this InputSet uses the Yb_2 PSP." in said
+    )
+    assert "Inputs of poscar:MoS2_slab.vasp: 16.9 A of vacuum along c" in said
+    assert said.count("POTCAR.spec in place of POTCAR") <= 1
+    poscar = next((tmp_path / "vasp").glob("*interleaved*/POSCAR")).read_text().splitlines()
+    assert poscar[5].split() == ["Ti", "Al", "O"]
+
+
+def test_a_note_that_many_crystals_share_is_said_once_and_they_are_counted() -> None:
+    notes = {f"c-{place}": ["no POTCAR.", *(["Yb_2"] if place == 3 else [])] for place in range(5)}
+    assert shared_notes(notes) == ["Inputs of c-0, c-1, c-2 and 2 more: no POTCAR.", "Inputs of c-3: Yb_2."]
+    assert shared_notes({}) == []
 
 
 @pytest.mark.slow

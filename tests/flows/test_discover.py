@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
 import shutil
@@ -185,6 +186,14 @@ def test_the_report_loads_nothing_from_elsewhere(finished: Any) -> None:
     assert not re.search(r"""@import|url\(["']?(?:https?:)?//""", tags)
     for row in rows_of(finished):
         assert (row["id"] in page) == (row["rank"] is not None)
+
+
+def test_notes_on_the_inputs_are_in_lineage_and_report(finished: Any) -> None:
+    page = (finished.folder / "report.html").read_text(encoding="utf-8")
+    files = list((finished.folder / "dft").glob("*/lineage.json"))
+    notes = [note for file in files for note in json.loads(file.read_text(encoding="utf-8"))["inputs"]["notes"]]
+    assert notes
+    assert all(html.escape(note.removesuffix(".")) in page for note in notes)
 
 
 def test_a_rerun_computes_nothing_and_changes_nothing(finished: Any, discover: Any, tmp_path: Path) -> None:
