@@ -290,7 +290,7 @@ class _Relaxer:
             elif fmax[i] > config.explode_force_ev_per_ang and crystal.n_steps >= min(GRACE_STEPS, config.max_steps):
                 self._record(crystal, RelaxStatus.EXPLODED, None, f"the largest force is {fmax[i]:.3g} eV/A {at}")
             elif n_isolated[i] and self._is_at_its_end(crystal, fmax[i], cell_fmax[i]):
-                self._record(crystal, RelaxStatus.ISOLATED, None, f"{at} {self._isolation(i, crystal, forces)}")
+                self._record(crystal, RelaxStatus.ISOLATED, None, f"{at}, {self._isolation(i, crystal, forces)}")
             elif max(fmax[i], cell_fmax[i]) < config.fmax_ev_per_ang:
                 self._record(crystal, RelaxStatus.CONVERGED, (i, forces), "")
             elif crystal.n_steps >= config.max_steps:

@@ -143,7 +143,7 @@ def test_a_relaxation_ends_isolated_just_where_its_last_crystal_has_an_atom_with
             assert result.structure is None
             assert result.energy_ev_per_atom is None
             assert result.fmax_ev_per_ang is None
-            assert result.reason.startswith(f"after {result.n_steps} steps ")
+            assert result.reason.startswith(f"after {result.n_steps} steps, ")
         elif result.structure is not None:
             assert truly_nearest_ang(result.structure).max() <= CUTOFF_ANG
         if truly_nearest_ang(crystal).max() > CUTOFF_ANG:
@@ -211,7 +211,7 @@ def test_isolated_crystals_cost_their_neighbours_in_the_batch_nothing() -> None:
 
 def test_an_isolated_crystal_has_no_phonons_and_the_error_says_why() -> None:
     crystal = Structure(Lattice.cubic(8.0), ["Kr"], [[0, 0, 0]])
-    with pytest.raises(PhononError, match=r"'isolated' \(after 0 steps 1 of 1 atoms has no neighbour .* 8\.00 A"):
+    with pytest.raises(PhononError, match=r"'isolated' \(after 0 steps, 1 of 1 atoms has no neighbour .* 8\.00 A"):
         potential_phonons(crystal, pairs(), PhononConfig())
 
 
