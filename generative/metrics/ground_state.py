@@ -168,7 +168,7 @@ def _match_figures(
         counted(len(rms) - n_relaxed, "sample has no relaxed crystal|samples have no relaxed crystal"),
         counted(n_failures, "pair could not be matched|pairs could not be matched"),
     )
-    reason = "; ".join(r for r in reasons if r)
+    reason = "; ".join(r for r in (*reasons, _left_out(settings)) if r)
     return (
         percentage(PROTOCOL, "match rate", len(matched), len(rms), used, reason, _of(settings)),
         statistic(PROTOCOL, "mean rms", matched, "mean", RMS_UNIT, used, of="matched samples"),
@@ -181,6 +181,11 @@ def _spread(name: str, values: np.ndarray, unit: str, settings: dict[str, Settin
     titles = {"rms": f"{name} rms", "median": f"median {name}", "q05": f"{name}, 5 %", "q95": f"{name}, 95 %"}
     of = _of(settings)
     return tuple(statistic(PROTOCOL, title, values, how, unit, settings, of=of) for how, title in titles.items())
+
+
+def _left_out(settings: Mapping[str, Setting]) -> str:
+    """How many samples a rate is without."""
+    return counted(int(settings["n_isolated"] or 0), "isolated sample left out|isolated samples left out")
 
 
 def _of(settings: Mapping[str, Setting]) -> str:
@@ -196,7 +201,15 @@ def _relaxation_figures(
     drop = -de_ev_per_atom
     of = "converged samples"
     return (
-        percentage(PROTOCOL, "convergence rate", int(converged.sum()), len(converged), settings, of=_of(settings)),
+        percentage(
+            PROTOCOL,
+            "convergence rate",
+            int(converged.sum()),
+            len(converged),
+            settings,
+            _left_out(settings),
+            _of(settings),
+        ),
         statistic(PROTOCOL, "mean steps", steps, "mean", "steps", settings, of=of),
         statistic(PROTOCOL, "median steps", steps, "median", "steps", settings, of=of),
         statistic(PROTOCOL, "mean energy drop", drop, "mean", "eV/atom", settings, of=_of(settings)),

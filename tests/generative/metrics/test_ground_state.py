@@ -172,6 +172,8 @@ def test_isolated_samples_are_counted_and_leave_every_other_figure_as_it_is_with
     assert counted.n == N_REAL
     assert f"{isolated.sum()} samples with an atom" in counted.reason
     assert found_.figure("match rate").settings["n_isolated"] == isolated.sum()
+    for name in ("match rate", "convergence rate"):
+        assert f"{isolated.sum()} isolated samples left out" in found_.figure(name).reason
     columns = found_.per_sample
     assert np.flatnonzero(columns["isolated"]).tolist() == np.flatnonzero(isolated).tolist()
     for name in ("rms", "dv_ang3_per_atom", "de_ev_per_atom"):
