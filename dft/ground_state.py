@@ -23,6 +23,8 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.structure import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedError
 
+from dft.results import RelaxStatus
+
 
 class RelaxationLike(Protocol):
     """What compare() reads of a relaxation: dft.results.Relaxation has it, and so can a record of a DFT run."""
@@ -76,6 +78,7 @@ class GroundState:
         n_steps: steps of the relaxation.
         tolerances: of the match.
         note: one sentence when something is missing, else empty.
+        is_isolated: whether the relaxation ended with an atom that the potential does not see, and so says nothing.
     """
 
     match: bool
@@ -85,6 +88,7 @@ class GroundState:
     n_steps: int
     tolerances: MatchTolerances
     note: str = ""
+    is_isolated: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,8 @@ class GroundStateSummary:
         n_crystals: all of them.
         n_relaxed: those with a relaxed crystal.
         n_matched: those whose relaxed crystal matches.
-        match_rate: n_matched / n_crystals, in [0, 1]: a crystal that failed to relax counts as no match.
+        n_isolated: those whose relaxation ended isolated; they are in no other figure.
+        match_rate: n_matched / (n_crystals - n_isolated), in [0, 1]: a crystal that failed to relax counts as no match.
         rms_mean: over the matched.
         rms_median: over the matched.
         dv_median_ang3_per_atom: of the signed volume change.
@@ -109,6 +114,7 @@ class GroundStateSummary:
     n_crystals: int
     n_relaxed: int
     n_matched: int
+    n_isolated: int
     match_rate: float | None
     rms_mean: float | None
     rms_median: float | None
@@ -134,6 +140,9 @@ def compare(generated: Structure, relaxed: RelaxationLike, tolerances: MatchTole
     de = None
     if _is_known(relaxed.energy_ev_per_atom) and _is_known(relaxed.initial_energy_ev_per_atom):
         de = float(relaxed.energy_ev_per_atom or 0.0) - float(relaxed.initial_energy_ev_per_atom or 0.0)
+    if getattr(relaxed, "status", None) is RelaxStatus.ISOLATED:
+        note = "an atom of the relaxed crystal has no neighbour within the potential's cut-off"
+        return GroundState(False, None, None, None, relaxed.n_steps, used, note, is_isolated=True)
     if relaxed.structure is None:
         return GroundState(False, None, None, de, relaxed.n_steps, used, "no relaxed crystal to compare with")
     dv = relaxed.structure.volume / len(relaxed.structure) - generated.volume / len(generated)
@@ -162,11 +171,14 @@ def summarise(results: Sequence[GroundState]) -> GroundStateSummary:
     dv = [result.dv_ang3_per_atom for result in results if result.dv_ang3_per_atom is not None]
     de = [result.de_ev_per_atom for result in results if result.de_ev_per_atom is not None]
     n_matched = sum(result.match for result in results)
+    n_isolated = sum(result.is_isolated for result in results)
+    n_compared = len(results) - n_isolated
     return GroundStateSummary(
         n_crystals=len(results),
         n_relaxed=len(relaxed),
         n_matched=n_matched,
-        match_rate=n_matched / len(results) if results else None,
+        n_isolated=n_isolated,
+        match_rate=n_matched / n_compared if n_compared else None,
         rms_mean=statistics.fmean(rms) if rms else None,
         rms_median=_median(rms),
         dv_median_ang3_per_atom=_median(dv),

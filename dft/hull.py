@@ -35,12 +35,14 @@ class Phase:
         composition: any multiple of the formula unit; oxidation states are ignored.
         energy_ev_per_atom: total or formation energy, the same kind for all phases; None (or NaN) if it is not known.
         method: level of theory, such as 'M3GNet-MP-2021.2.8-PES' or 'PBE, Materials Project'.
+        reason: why it has no energy, one sentence; empty if it has one, or if that is not known.
     """
 
     id: str
     composition: Composition
     energy_ev_per_atom: float | None
     method: str
+    reason: str = ""
 
     @property
     def elements(self) -> tuple[str, ...]:
@@ -144,9 +146,9 @@ class CompetingHull:
         elements = _elements_of(composition)
         missing = [element for element in elements if element not in self.elements or element in self.missing_elements]
         if missing:
-            return HullPosition(
-                None, None, "", f"no elemental phase of {', '.join(missing)} among the competing phases"
-            )
+            why = self._lost_elements(missing)
+            note = f"no elemental phase of {', '.join(missing)} among the competing phases{why}"
+            return HullPosition(None, None, "", note)
         if energy_ev_per_atom is None or not math.isfinite(energy_ev_per_atom):
             return HullPosition(None, None, "", f"the energy is {energy_ev_per_atom}, not a finite number of eV/atom")
         diagram = self._diagram(elements)
@@ -229,12 +231,20 @@ class CompetingHull:
             self._diagrams[elements] = PhaseDiagram(inside)
         return self._diagrams[elements]
 
+    def _lost_elements(self, missing: Sequence[str]) -> str:
+        """Of elements without a phase on the hull, the first phase that there is, and why it has no energy."""
+        for phase in self.phases_without_energy:
+            if phase.elements in {(element,) for element in missing}:
+                return f": {phase.id} has no energy{f' ({phase.reason})' if phase.reason else ''}"
+        return ""
+
     def _gaps(self, elements: tuple[str, ...]) -> str:
         """One sentence on what the hull of these elements lacks; empty if nothing."""
         lost = [phase for phase in self.phases_without_energy if set(phase.elements) <= set(elements)]
         if lost:
             named = ", ".join(phase.formula for phase in lost[:3]) + (", ..." if len(lost) > 3 else "")
-            return f"{len(lost)} competing phase(s) without an energy left out of the hull: {named}"
+            why = next((f" ({phase.formula}: {phase.reason})" for phase in lost if phase.reason), "")
+            return f"{len(lost)} competing phase(s) without an energy left out of the hull: {named}{why}"
         compounds = [p for p in self.phases if len(p.elements) > 1 and set(p.elements) <= set(elements)]
         if len(elements) > 1 and not compounds:
             return f"no compound of {'-'.join(elements)} among the competing phases: the hull is that of the elements"

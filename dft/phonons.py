@@ -31,8 +31,8 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedE
 
 from dft.config import PhononConfig, RelaxConfig
 from dft.potentials import LoadedPotential
-from dft.relaxation import relax, single_points
-from dft.results import RelaxStatus
+from dft.relaxation import points_or_reasons, relax
+from dft.results import NoEnergy, RelaxStatus, SinglePoint
 
 ForcesOf = Callable[[Sequence[Structure]], Sequence[np.ndarray]]
 """Forces on the atoms of each crystal, (n, 3), eV/A."""
@@ -131,13 +131,13 @@ def potential_phonons(structure: Structure, potential: LoadedPotential, config: 
     notes = () if relaxed.status is RelaxStatus.CONVERGED else (f"relaxation before the phonons: {relaxed.reason}",)
 
     def forces_of(crystals: Sequence[Structure]) -> list[np.ndarray]:
-        points = single_points(crystals, potential)
-        if lost := sum(point is None for point in points):
+        points = points_or_reasons(crystals, potential)
+        if lost := [point.reason for point in points if isinstance(point, NoEnergy)]:
             raise PhononError(
-                f"{potential.method} has no forces for {lost} of {len(points)} supercells of "
-                f"{structure.composition.reduced_formula}: see the log for its reasons"
+                f"{potential.method} has no forces for {len(lost)} of {len(points)} supercells of "
+                f"{structure.composition.reduced_formula}: {lost[0]}"
             )
-        return [point.forces_ev_per_ang for point in points if point is not None]
+        return [point.forces_ev_per_ang for point in points if isinstance(point, SinglePoint)]
 
     found = phonons(relaxed.structure, forces_of, config, potential.method)
     return replace(found, notes=(*notes, *found.notes))

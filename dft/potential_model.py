@@ -66,7 +66,8 @@ class GraphModel(ModelInterface):
             **kwargs: ignored; torch-sim's models accept any.
 
         Returns:
-            energy (B,) in eV, forces (N, 3) in eV/A, stress (B, 3, 3) in eV/A^3; all float64.
+            energy (B,) in eV, forces (N, 3) in eV/A, stress (B, 3, 3) in eV/A^3; all float64. n_neighbours (N,), int64:
+            edges of each atom; one that has none feels no force, whatever its crystal (dft.isolation).
 
         Raises:
             ValueError: if an element is unknown to the network.
@@ -99,4 +100,5 @@ class GraphModel(ModelInterface):
         virial.index_add_(0, crystal[edges.source], vector.unsqueeze(2) * gradient.unsqueeze(1))
         virial = 0.5 * (virial + virial.transpose(1, 2))  # symmetric up to rounding, by rotation invariance
         stress = virial / torch.linalg.det(cell).abs().view(-1, 1, 1)
-        return {"energy": energy.detach().double(), "forces": forces, "stress": stress}
+        n_neighbours = torch.bincount(edges.source, minlength=len(species))
+        return {"energy": energy.detach().double(), "forces": forces, "stress": stress, "n_neighbours": n_neighbours}

@@ -12,20 +12,19 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from pymatgen.core.lattice import Lattice
-from pymatgen.core.periodic_table import Element
 from pymatgen.core.structure import Structure
 from torch import Tensor
 from torch_sim.state import SimState
 
 from dft.config import RelaxConfig
+from dft.crystal_batch import BatchCrystal, admitted, isolation_of, sim_state, take_from
 from dft.fire import FireState, fire_step
 from dft.neighbours import NeighbourLists
 from dft.potential_model import GraphModel
 from dft.potentials import LoadedPotential
-from dft.results import GPA_PER_EV_ANG3, Relaxation, RelaxStatus, SinglePoint
+from dft.results import GPA_PER_EV_ANG3, NoEnergy, Relaxation, RelaxStatus, SinglePoint
 
 logger = logging.getLogger(__name__)
 
@@ -35,19 +34,6 @@ EVALUATE_ATOMS_MAX = 512
 
 Progress = Callable[[int, int], None]
 """Called with (crystals done, crystals in all)."""
-
-
-@dataclass
-class _Crystal:
-    """A crystal on its way through the batch."""
-
-    index: int
-    numbers: Tensor
-    cell_ang: Tensor
-    cart_ang: Tensor
-    volume_ang3: float
-    n_steps: int = 0
-    initial_energy_ev_per_atom: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +47,8 @@ class _Forces:
     fmax: Tensor
     cell_fmax: Tensor
     volume: Tensor
+    n_neighbours: Tensor
+    n_isolated: Tensor
 
 
 def relax(
@@ -72,7 +60,9 @@ def relax(
     """Relax crystals; one bad crystal never costs its neighbours.
 
     Converged means: the largest force on an atom and the largest row of the cell force
-    -V (stress + pressure) / n_atoms (ASE's cell force) are both below `config.fmax_ev_per_ang`.
+    -V (stress + pressure) / n_atoms (ASE's cell force) are both below `config.fmax_ev_per_ang`, and every atom has a
+    neighbour within the potential's cut-off. A crystal in which one has none at the end is isolated (dft.isolation); on
+    the way there it may have some, as when pressure or the other atoms bring it together.
 
     Args:
         structures: ordered crystals, any size; one with more atoms than `config.batch_atoms_max` runs alone.
@@ -93,92 +83,56 @@ def evaluate(structures: Sequence[Structure], potential: LoadedPotential) -> lis
 
 def single_points(structures: Sequence[Structure], potential: LoadedPotential) -> list[SinglePoint | None]:
     """Energy, forces and stress of each crystal as it is; None, with the reason logged, where it has none."""
-    points: list[SinglePoint | None] = [None] * len(structures)
-    waiting: list[_Crystal] = []
+    points: list[SinglePoint | None] = []
+    for index, point in enumerate(points_or_reasons(structures, potential)):
+        if isinstance(point, NoEnergy):
+            logger.warning("crystal %d has no energy: %s", index, point.reason)
+        points.append(None if isinstance(point, NoEnergy) else point)
+    return points
+
+
+def points_or_reasons(structures: Sequence[Structure], potential: LoadedPotential) -> list[SinglePoint | NoEnergy]:
+    """Energy, forces and stress of each crystal as it is, or why it has none; one with an isolated atom has none."""
+    points: dict[int, SinglePoint | NoEnergy] = {}
+    waiting: list[BatchCrystal] = []
     for index, structure in enumerate(structures):
-        crystal = _admit(index, structure, potential.model)
+        crystal = admitted(index, structure, potential.model)
         if isinstance(crystal, str):
-            logger.warning("crystal %d has no energy: %s", index, crystal)
+            points[index] = NoEnergy(crystal)
         else:
             waiting.append(crystal)
     # crystals of like size share a batch, so that memory is used evenly; ties keep their order
     waiting.sort(key=lambda crystal: len(crystal.numbers))
     while waiting:
-        batch = _take(waiting, EVALUATE_ATOMS_MAX, 0)
+        batch = take_from(waiting, EVALUATE_ATOMS_MAX, 0)
         for crystal, point in _points(batch, potential.model):
             points[crystal.index] = point
-    return points
+    return [points[index] for index in range(len(structures))]
 
 
-def _points(batch: list[_Crystal], model: GraphModel) -> list[tuple[_Crystal, SinglePoint | None]]:
+def _points(batch: list[BatchCrystal], model: GraphModel) -> list[tuple[BatchCrystal, SinglePoint | NoEnergy]]:
     """Single points of a batch; on an exception each half is tried alone."""
     try:
-        output = model(_sim_state(batch, [c.cart_ang for c in batch], [c.cell_ang for c in batch]))
+        output = model(sim_state(batch, [c.cart_ang for c in batch], [c.cell_ang for c in batch]))
     except (RuntimeError, ValueError, IndexError) as error:
         if len(batch) == 1:
-            logger.warning("crystal %d has no energy: %s", batch[0].index, error)
-            return [(batch[0], None)]
+            return [(batch[0], NoEnergy(str(error)))]
         middle = len(batch) // 2
         return _points(batch[:middle], model) + _points(batch[middle:], model)
-    found: list[tuple[_Crystal, SinglePoint | None]] = []
-    forces = output["forces"].cpu().split([len(c.numbers) for c in batch])
-    rows = zip(batch, output["energy"].tolist(), forces, output["stress"].cpu(), strict=True)
-    for crystal, energy, force, stress in rows:
-        if math.isfinite(energy):
-            point = SinglePoint(energy / len(crystal.numbers), force.numpy(), stress.numpy() * GPA_PER_EV_ANG3)
-            found.append((crystal, point))
+    found: list[tuple[BatchCrystal, SinglePoint | NoEnergy]] = []
+    sizes = [len(c.numbers) for c in batch]
+    per_atom = zip(output["forces"].cpu().split(sizes), output["n_neighbours"].split(sizes), strict=True)
+    rows = zip(batch, output["energy"].tolist(), per_atom, output["stress"].cpu(), strict=True)
+    for crystal, energy, (force, neighbours), stress in rows:
+        point: SinglePoint | NoEnergy
+        if not math.isfinite(energy):
+            point = NoEnergy(f"the potential gives {energy}")
+        elif reason := isolation_of(crystal, crystal.cart_ang, crystal.cell_ang, neighbours, model):
+            point = NoEnergy(reason, is_isolated=True)
         else:
-            logger.warning("crystal %d has no energy: the potential gives %s", crystal.index, energy)
-            found.append((crystal, None))
+            point = SinglePoint(energy / len(crystal.numbers), force.numpy(), stress.numpy() * GPA_PER_EV_ANG3)
+        found.append((crystal, point))
     return found
-
-
-def _admit(index: int, structure: Structure, model: GraphModel) -> _Crystal | str:
-    """The crystal as tensors, or the reason why the potential cannot take it."""
-    if len(structure) == 0:
-        return "it has no atoms"
-    if not structure.is_ordered:
-        return "it is disordered: a site holds several species or is partly occupied"
-    symbols = [site.specie.symbol for site in structure]
-    known = set(model.network.atomic_numbers)
-    unknown = sorted({s for s in symbols if Element(s).Z not in known})
-    if unknown:
-        return f"the potential does not know {', '.join(unknown)}"
-    cell = np.array(structure.lattice.matrix, dtype=float)
-    cart = np.array(structure.cart_coords, dtype=float)
-    volume = float(np.linalg.det(cell))
-    if not (np.isfinite(cell).all() and np.isfinite(cart).all() and abs(volume) > 1e-6):
-        return f"its cell has volume {volume:.3g} A^3 or coordinates that are not numbers"
-    device = model.device
-    return _Crystal(
-        index,
-        torch.tensor([Element(s).Z for s in symbols], device=device),
-        torch.from_numpy(cell).to(device),
-        torch.from_numpy(cart).to(device),
-        abs(volume),
-    )
-
-
-def _take(waiting: list[_Crystal], atoms_max: int, n_atoms: int) -> list[_Crystal]:
-    """Remove from the front of the queue what fits beside `n_atoms` atoms; at least one if the batch is empty."""
-    taken: list[_Crystal] = []
-    while waiting and (n_atoms == 0 or n_atoms + len(waiting[0].numbers) <= atoms_max):
-        taken.append(waiting.pop(0))
-        n_atoms += len(taken[-1].numbers)
-    return taken
-
-
-def _sim_state(crystals: Sequence[_Crystal], carts: Sequence[Tensor], cells: Sequence[Tensor]) -> SimState:
-    counts = torch.tensor([len(c.numbers) for c in crystals], device=carts[0].device)
-    numbers = torch.cat([c.numbers for c in crystals])
-    return SimState(
-        positions=torch.cat(list(carts)),
-        masses=torch.ones(len(numbers), dtype=torch.float64, device=numbers.device),  # FIRE has unit masses
-        cell=torch.stack(list(cells)).transpose(1, 2).contiguous(),
-        pbc=True,
-        atomic_numbers=numbers,
-        system_idx=torch.repeat_interleave(torch.arange(len(crystals), device=numbers.device), counts),
-    )
 
 
 class _Relaxer:
@@ -190,14 +144,14 @@ class _Relaxer:
         self.structures, self.model, self.config, self.progress = structures, model, config, progress
         self.pressure = config.pressure_gpa / GPA_PER_EV_ANG3
         self.results: list[Relaxation | None] = [None] * len(structures)
-        self.waiting: list[_Crystal] = []
+        self.waiting: list[BatchCrystal] = []
         for index, structure in enumerate(structures):
-            crystal = _admit(index, structure, model)
+            crystal = admitted(index, structure, model)
             if isinstance(crystal, str):
                 self.results[index] = Relaxation(RelaxStatus.FAILED, None, None, None, None, None, 0, crystal)
             else:
                 self.waiting.append(crystal)
-        self.batch: list[_Crystal] = []
+        self.batch: list[BatchCrystal] = []
         self.state: FireState | None = None
         self.neighbours: NeighbourLists = model.neighbour_lists()
 
@@ -225,7 +179,7 @@ class _Relaxer:
 
     def _fill(self) -> None:
         n_atoms = sum(len(c.numbers) for c in self.batch)
-        taken = _take(self.waiting, self.config.batch_atoms_max, n_atoms)
+        taken = take_from(self.waiting, self.config.batch_atoms_max, n_atoms)
         if not taken:
             return
         entering = FireState.at_rest(
@@ -274,8 +228,18 @@ class _Relaxer:
         # scatter_reduce's maximum passes NaN on, which the guards below look for
         fmax = torch.zeros_like(volume).scatter_reduce(0, self.state.crystal, per_atom, "amax")
         cell_rows = (virial / self.state.n_atoms.view(-1, 1, 1)).square().sum(dim=2).sqrt()
+        neighbours = output["n_neighbours"]
+        alone = torch.zeros_like(self.state.n_atoms).index_add(0, self.state.crystal, (neighbours == 0).long())
         return _Forces(
-            output["energy"], output["forces"], output["stress"], virial, fmax, cell_rows.amax(dim=1), volume
+            output["energy"],
+            output["forces"],
+            output["stress"],
+            virial,
+            fmax,
+            cell_rows.amax(dim=1),
+            volume,
+            neighbours,
+            alone,
         )
 
     def _throw_out(self, cart: Tensor, cell: Tensor, error: Exception) -> None:
@@ -285,7 +249,7 @@ class _Relaxer:
         for i, crystal in enumerate(self.batch):
             if len(self.batch) > 1:
                 try:
-                    self.model(_sim_state([crystal], [carts[i]], [cell[i]]))
+                    self.model(sim_state([crystal], [carts[i]], [cell[i]]))
                     staying.append(i)
                     continue
                 except (RuntimeError, ValueError, IndexError) as own:
@@ -306,10 +270,11 @@ class _Relaxer:
         config = self.config
         energy, fmax = forces.energy_ev.tolist(), forces.fmax.tolist()
         cell_fmax, volume = forces.cell_fmax.tolist(), forces.volume.tolist()
+        n_isolated = forces.n_isolated.tolist()
         done: set[int] = set()
         for i, crystal in enumerate(self.batch):
             per_atom = energy[i] / len(crystal.numbers)
-            if crystal.n_steps == 0 and math.isfinite(per_atom):
+            if crystal.n_steps == 0 and math.isfinite(per_atom) and not n_isolated[i]:
                 crystal.initial_energy_ev_per_atom = per_atom
             growth = volume[i] / crystal.volume_ang3
             at = f"after {crystal.n_steps} steps"
@@ -324,6 +289,8 @@ class _Relaxer:
                 )
             elif fmax[i] > config.explode_force_ev_per_ang and crystal.n_steps >= min(GRACE_STEPS, config.max_steps):
                 self._record(crystal, RelaxStatus.EXPLODED, None, f"the largest force is {fmax[i]:.3g} eV/A {at}")
+            elif n_isolated[i] and self._is_at_its_end(crystal, fmax[i], cell_fmax[i]):
+                self._record(crystal, RelaxStatus.ISOLATED, None, f"{at}, {self._isolation(i, crystal, forces)}")
             elif max(fmax[i], cell_fmax[i]) < config.fmax_ev_per_ang:
                 self._record(crystal, RelaxStatus.CONVERGED, (i, forces), "")
             elif crystal.n_steps >= config.max_steps:
@@ -338,7 +305,19 @@ class _Relaxer:
             done.add(i)
         return done
 
-    def _record(self, crystal: _Crystal, status: RelaxStatus, final: tuple[int, _Forces] | None, reason: str) -> None:
+    def _is_at_its_end(self, crystal: BatchCrystal, fmax: float, cell_fmax: float) -> bool:
+        return max(fmax, cell_fmax) < self.config.fmax_ev_per_ang or crystal.n_steps >= self.config.max_steps
+
+    def _isolation(self, place: int, crystal: BatchCrystal, forces: _Forces) -> str:
+        assert self.state is not None
+        cart, cell = self.state.geometry()
+        start = int(self.state.n_atoms[:place].sum())
+        own = slice(start, start + len(crystal.numbers))
+        return isolation_of(crystal, cart[own], cell[place], forces.n_neighbours[own], self.model)
+
+    def _record(
+        self, crystal: BatchCrystal, status: RelaxStatus, final: tuple[int, _Forces] | None, reason: str
+    ) -> None:
         structure, energy, fmax, stress = None, None, None, None
         if final is not None:
             i, forces = final
@@ -351,7 +330,7 @@ class _Relaxer:
             status, structure, energy, crystal.initial_energy_ev_per_atom, fmax, stress, crystal.n_steps, reason
         )
 
-    def _structure(self, place: int, crystal: _Crystal) -> Structure:
+    def _structure(self, place: int, crystal: BatchCrystal) -> Structure:
         assert self.state is not None
         cart, cell = self.state.geometry()
         start = int(self.state.n_atoms[:place].sum())
@@ -366,5 +345,5 @@ class _Relaxer:
             self.progress(sum(result is not None for result in self.results), len(self.results))
 
 
-def _restarted(crystal: _Crystal) -> _Crystal:
-    return _Crystal(crystal.index, crystal.numbers, crystal.cell_ang, crystal.cart_ang, crystal.volume_ang3)
+def _restarted(crystal: BatchCrystal) -> BatchCrystal:
+    return BatchCrystal(crystal.index, crystal.numbers, crystal.cell_ang, crystal.cart_ang, crystal.volume_ang3)

@@ -17,6 +17,8 @@ class RelaxStatus(StrEnum):
 
     CONVERGED = "converged"
     STEP_CAP = "step cap"
+    ISOLATED = "isolated"
+    """an atom of the final crystal has no neighbour within the potential's cut-off, so it feels no force"""
     EXPLODED = "exploded"
     FAILED = "failed"
 
@@ -27,9 +29,9 @@ class Relaxation:
 
     Attributes:
         status: how it ended.
-        structure: the final crystal; None if it exploded or failed.
-        energy_ev_per_atom: potential energy of the final crystal, eV/atom (no PV term).
-        initial_energy_ev_per_atom: the same for the crystal as given.
+        structure: the final crystal; None unless it converged or met the step cap.
+        energy_ev_per_atom: potential energy of the final crystal, eV/atom (no PV term); None without a crystal.
+        initial_energy_ev_per_atom: the same for the crystal as given; None where it has none, as with an isolated atom.
         fmax_ev_per_ang: largest force on an atom at the end, eV/A.
         max_stress_gpa: largest absolute stress component at the end, external pressure removed, GPa.
         n_steps: optimiser steps taken.
@@ -59,6 +61,19 @@ class SinglePoint:
     energy_ev_per_atom: float
     forces_ev_per_ang: np.ndarray
     stress_gpa: np.ndarray
+
+
+@dataclass(frozen=True)
+class NoEnergy:
+    """A crystal of which a potential says nothing.
+
+    Attributes:
+        reason: one sentence.
+        is_isolated: whether the reason is an atom without a neighbour within the potential's cut-off.
+    """
+
+    reason: str
+    is_isolated: bool = False
 
 
 @dataclass(frozen=True)

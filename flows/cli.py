@@ -32,11 +32,12 @@ from flows.console import (
     say,
     show_table,
     with_phonons,
+    with_reasons,
 )
 from flows.options import AsJson, Crystals, Debug, Elements, Out, OutTable, Potential, Reference, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import pyarrow as pa
 
@@ -87,8 +88,6 @@ def _say_potential(config: DiscoverConfig) -> None:
 
     identity = identify(config.relax, config.execution)
     say(f"energies by {identity.method}, a machine-learned potential: screening energies, not DFT")
-    if identity.name != config.relax.potential:
-        say(identity.notes[0])
 
 
 @app.command()
@@ -273,9 +272,10 @@ def relax(
             relaxed = relax_crystals(read.table, config, bar)
         relaxed = with_refused(relaxed, read.refused, "relax_reason", relax_status="failed")
         write_crystals(relaxed, out, "relaxed_")
-        _finish(relaxed, None, RELAXED, as_json, give)
+        rows = plain_rows(relaxed)
+        _finish(relaxed, None, with_reasons(rows[:SHOWN], RELAXED), as_json, give)
         say(f"written to {out}", as_json)
-        if not any(row["relax_status"] == "converged" for row in plain_rows(relaxed)):
+        if not any(row["relax_status"] == "converged" for row in rows):
             say("hullward: no relaxation converged; the table says why for each crystal")
             raise typer.Exit(1)
 
@@ -307,7 +307,7 @@ def hull(
 
 
 def _finish(
-    table: pa.Table, out: Path | None, columns: dict[str, str], as_json: bool, give: Callable[[Any], None]
+    table: pa.Table, out: Path | None, columns: Mapping[str, str], as_json: bool, give: Callable[[Any], None]
 ) -> None:
     """Keep a table, show its head, and give all of it as the command's result."""
     from tasks.own_files import plain_rows, write_crystals

@@ -35,6 +35,7 @@ RELAXED = {
     "energy_ev_per_atom": "energy eV/atom",
     "fmax_ev_per_ang": "largest force eV/A",
 }
+REASON = {"relax_reason": "reason"}
 PLACED = {
     **NAMED,
     "e_above_hull_ev_per_atom": "above hull eV/atom",
@@ -149,7 +150,18 @@ def show_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], ti
 
 def with_phonons(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> Mapping[str, str]:
     """The columns, and that of phonons where a row has any."""
-    return {**columns, **PHONON} if any(row.get(key) is not None for row in rows for key in PHONON) else columns
+    return _with(PHONON, rows, columns)
+
+
+def with_reasons(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> Mapping[str, str]:
+    """The columns, and why a relaxation did not converge where a row says so."""
+    return _with(REASON, rows, columns)
+
+
+def _with(
+    further: Mapping[str, str], rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]
+) -> Mapping[str, str]:
+    return {**columns, **further} if any(row.get(key) not in (None, "") for row in rows for key in further) else columns
 
 
 def cell(value: Any) -> str:

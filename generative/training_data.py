@@ -23,6 +23,7 @@ from generative.batch import CrystalBatch
 from generative.bonds import Bonds, PackedBonds, crystal_nn_bonds
 from generative.crystals import Crystal, crystals_of, reduced
 from generative.datasets.columns import PROPERTY_NAMES, is_row_number
+from generative.isolation import isolation_reason
 from generative.systems.trainable import Trainable
 
 POOL_BATCHES = 16
@@ -179,6 +180,8 @@ def trainable_part(
 ) -> tuple[TrainingSet, dict[str, str]]:
     """The crystals that a system can be trained on, with bonds if it reads them; and why the others are left out.
 
+    A crystal with an atom that no network sees (generative.isolation) is left out whatever the system.
+
     Args:
         data: crystals without bonds.
         system: says which crystals it refuses, and whether it needs bonds.
@@ -186,7 +189,10 @@ def trainable_part(
         workers: processes that compute bonds.
     Returns: the set, and {id of a crystal left out: reason}.
     """
-    reasons = {name: system.refused(crystal) for name, crystal in zip(data.ids, data.crystals, strict=True)}
+    reasons = {
+        name: system.refused(crystal) or isolation_reason(crystal)
+        for name, crystal in zip(data.ids, data.crystals, strict=True)
+    }
     left_out = {name: reason for name, reason in reasons.items() if reason}
     kept = data.subset([i for i, name in enumerate(data.ids) if name not in left_out])
     if not system.needs_bonds or not len(kept):

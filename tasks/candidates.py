@@ -64,7 +64,7 @@ SCREENED = [
 RELAXED = [
     _field("id", pa.string(), "id of the candidate or competing phase"),
     _field("formula", pa.string(), "reduced formula"),
-    _field("relax_status", pa.string(), "converged | step cap | exploded | failed"),
+    _field("relax_status", pa.string(), "converged | step cap | isolated | exploded | failed"),
     _field("relax_reason", pa.string(), "one sentence when not converged"),
     _field("relax_steps", pa.int32(), "optimiser steps"),
     _field("energy_ev_per_atom", pa.float64(), "potential energy of the relaxed crystal, eV/atom"),

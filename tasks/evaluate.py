@@ -139,6 +139,12 @@ def _notes(judged: Judgement) -> tuple[str, ...]:
             f"Energies are of {relaxed.relaxations.potential}, a machine-learned potential, not DFT; "
             f"{len(relaxed.places):,} of {len(judged.samples):,} samples were taken for relaxation."
         )
+        n_isolated = int(np.sum(relaxed.relaxations.isolated or ()))
+        if n_isolated:
+            notes.append(
+                f"{n_isolated:,} of them ended isolated, with an atom that has no neighbour within the potential's "
+                "cut-off; they have no energy and are in no ground-state figure."
+            )
         n_unplaced = int(np.isnan(relaxed.e_above_hull_ev_per_atom).sum())
         if relaxed.hull and n_unplaced:
             why = next((relaxed.reasons[place] for place in relaxed.places if place in relaxed.reasons), "")

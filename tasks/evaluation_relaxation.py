@@ -100,6 +100,7 @@ def relax_samples(
         energy_ev_per_atom=_column(rows, places, "energy_ev_per_atom"),
         n_steps=_column(rows, places, "relax_steps"),
         converged=[rows.get(place, {}).get("relax_status") == "converged" for place in places],
+        isolated=[rows.get(place, {}).get("relax_status") == "isolated" for place in places],
         potential=f"{identity.method} ({identity.fingerprint[:12]})",
         pressure_gpa=run.relax.pressure_gpa,
     )

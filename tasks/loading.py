@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -32,6 +33,10 @@ class PotentialIdentity(BaseModel):
     method: str
     fingerprint: str
     notes: tuple[str, ...]
+
+    def stands_in_for(self, asked: str) -> bool:
+        """Whether it is not the potential that was asked for, by name or by folder."""
+        return Path(asked).name.lower() != self.name.lower()
 
 
 def device_of(execution: ExecutionConfig) -> str:

@@ -63,7 +63,7 @@ def hull_energy(
 
 
 def phases_of(relaxed: pa.Table, pressure_gpa: float) -> list[Phase]:
-    """Relaxed competing phases; those that exploded or failed have no energy, and the hull's notes name them.
+    """Relaxed competing phases; those that exploded, failed or ended isolated have none, and the hull's notes say so.
 
     One that met the step cap keeps its energy: it bounds the true one from above, so the hull it gives is nearer the
     truth than the hull without it.
@@ -78,6 +78,7 @@ def phases_of(relaxed: pa.Table, pressure_gpa: float) -> list[Phase]:
             Composition(row["formula"]),
             None if crystal is None else hull_energy(row, crystal, pressure_gpa),
             row["energy_method"],
+            row["relax_reason"] if crystal is None else "",
         )
         for row, crystal in zip(relaxed.to_pylist(), crystals_of(relaxed, "relaxed_"), strict=True)
     ]

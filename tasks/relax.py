@@ -91,10 +91,10 @@ def relax_chunk_file(
 def identify_task(config: DiscoverConfig) -> PotentialIdentity:
     """Load and check the potential, and say which one it is."""
     identity = identify(config.relax, config.execution)
-    logger = get_run_logger()
-    logger.info("energies by %s", identity.method)
-    for note in identity.notes:
-        logger.warning(note) if identity.name != config.relax.potential else logger.info(note)
+    asked = config.relax.potential
+    replaced = f" in place of {asked}" if identity.stands_in_for(asked) else ""
+    # Why, and what was corrected, the potential says itself when it is loaded, and manifest and report have it all.
+    get_run_logger().info("energies by %s%s", identity.method, replaced)
     return identity
 
 

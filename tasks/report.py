@@ -117,7 +117,9 @@ def hull_data(
         names = ", ".join(phase.id for phase in hull.phases_without_energy[:5])
         more = len(hull.phases_without_energy) - 5
         tail = f" and {more} more" if more > 0 else ""
-        notes.append(f"Competing phases left out because their relaxation exploded or failed: {names}{tail}.")
+        first = next((phase for phase in hull.phases_without_energy if phase.reason), None)
+        why = "" if first is None else f" ({first.id}: {first.reason})"
+        notes.append(f"Competing phases left out of the hull, for their relaxation gave no energy: {names}{tail}{why}.")
     placed = []
     for row in phases.to_pylist():
         if row["e_above_hull_ev_per_atom"] is None:
@@ -210,7 +212,7 @@ def gather(
     hull, notes = hull_data(phases, joined([ref.read() for ref in competing], RELAXED), config, identity)
     manifest = read_manifest(run)
     dataset = manifest["dataset"]
-    replaced = list(identity.notes) if identity.name != config.relax.potential else []
+    replaced = identity.notes[:1] if identity.stands_in_for(config.relax.potential) else ()
     failed = [f"No VASP inputs for {o.candidate_id}: {o.reason}" for o in inputs if o.folder is None]
     failed += shared_notes({o.candidate_id: o.notes for o in inputs})
     n_rejected = sum(source["n_rejected"] for source in dataset["sources"])

@@ -11,7 +11,7 @@ from dft.engines.base import EngineError, FaultKind
 from dft.engines.config import PotentialEngineConfig
 from dft.job_folder import Job, Purpose
 from dft.records import DFTRecord, enthalpy_ev
-from dft.results import RelaxStatus
+from dft.results import NoEnergy, RelaxStatus
 
 if TYPE_CHECKING:
     from dft.potentials import LoadedPotential
@@ -28,7 +28,7 @@ class PotentialEngine:
 
         Raises: EngineError: if the potential cannot be loaded, or not take the crystal.
         """
-        from dft.relaxation import relax, single_points  # torch loads here
+        from dft.relaxation import points_or_reasons, relax  # torch loads here
 
         began_s = time.monotonic()
         potential = _loaded(self.config.potential, self.config.folders, self.config.device)
@@ -51,11 +51,11 @@ class PotentialEngine:
             is_converged = relaxation.status is RelaxStatus.CONVERGED
             initial_ev_per_atom = relaxation.initial_energy_ev_per_atom
             warnings += [relaxation.reason] if relaxation.reason else []
-        (point,) = single_points([final], potential)
-        if point is None:
+        (point,) = points_or_reasons([final], potential)
+        if isinstance(point, NoEnergy):
             raise EngineError(
                 FaultKind.STRUCTURE_REFUSED,
-                f"{potential.method} gives no energy for {final.composition.reduced_formula}: do atoms coincide?",
+                f"{potential.method} gives no energy for {final.composition.reduced_formula}: {point.reason}",
                 is_retryable=False,
             )
         energy_ev = point.energy_ev_per_atom * len(final)

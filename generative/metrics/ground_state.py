@@ -10,14 +10,19 @@ mean squares of dV and dE over the relaxed, converged or not (DP-CDVAE, Sci. Rep
 number of steps of the converged, mean energy drop (ConditionCDVAE+, Sci. Rep. 2025, doi:10.1038/s41598-025-06432-9,
 Table 3, apparently per cell). A few crystals that relax far away decide a root mean square, so medians and 5 and 95 %
 quantiles stand beside it.
+
+A sample whose relaxation ended with an atom that has no neighbour within the potential's cut-off is in none of them: no
+force acts on that atom wherever it stands, and a crystal of such atoms would match itself without any displacement.
+These samples are counted beside, as 'isolated'; every other share is of the samples without them.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +54,7 @@ class Relaxations:
         converged: whether each relaxation met its criterion; False where there was none.
         potential: name of the model or DFT method.
         pressure_gpa: at which was relaxed, GPa. The energies are taken as they come, with or without a PV term.
+        isolated: whether each relaxation ended with an atom that the potential does not see; None: none did.
     """
 
     generated: Sequence[Crystal | None]
@@ -59,9 +65,12 @@ class Relaxations:
     converged: Sequence[bool] | np.ndarray
     potential: str
     pressure_gpa: float = 0.0
+    isolated: Sequence[bool] | np.ndarray | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in _COLUMNS}
+        if self.isolated is not None:
+            lengths["isolated"] = len(self.isolated)
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the columns have the lengths {lengths}: expected one entry per sample in each")
 
@@ -77,6 +86,10 @@ def ground_state(relaxations: Relaxations, workers: int = 1) -> Evaluation:
         workers: of the matcher; the result does not depend on it.
     """
     started = time.perf_counter()
+    n_samples = len(relaxations.generated)
+    flags = [False] * n_samples if relaxations.isolated is None else relaxations.isolated
+    isolated = np.asarray(flags, dtype=bool).reshape(-1)
+    relaxations = _taken(relaxations, np.flatnonzero(~isolated))
     rms, n_relaxed, n_failures = _rms(relaxations, workers)
     seconds = {"matching": time.perf_counter() - started}
     dv = np.array([_dv(*pair) for pair in zip(relaxations.generated, relaxations.relaxed, strict=True)], dtype=float)
@@ -85,7 +98,8 @@ def ground_state(relaxations: Relaxations, workers: int = 1) -> Evaluation:
     settings: dict[str, Setting] = {
         "potential": relaxations.potential,
         "pressure_gpa": relaxations.pressure_gpa,
-        "n_samples": len(relaxations.generated),
+        "n_samples": n_samples,
+        "n_isolated": int(isolated.sum()),
         "n_relaxed": n_relaxed,
     }
     figures = (
@@ -93,14 +107,34 @@ def ground_state(relaxations: Relaxations, workers: int = 1) -> Evaluation:
         *_spread("dV", dv, "A^3/atom", settings),
         *_spread("dE", de * MEV_PER_EV, "meV/atom", settings),
         *_relaxation_figures(relaxations, de, np.array(sizes, dtype=float), settings),
+        percentage(PROTOCOL, "isolated", int(isolated.sum()), n_samples, settings, _isolated_reason(isolated)),
     )
-    columns = {
-        "rms": _optional(rms),
-        "dv_ang3_per_atom": _optional(dv),
-        "de_ev_per_atom": _optional(de),
-        "converged": tuple(bool(flag) for flag in relaxations.converged),
+    columns: dict[str, tuple[object, ...]] = {
+        "rms": _optional(_spread_out(rms, ~isolated)),
+        "dv_ang3_per_atom": _optional(_spread_out(dv, ~isolated)),
+        "de_ev_per_atom": _optional(_spread_out(de, ~isolated)),
+        "converged": tuple((_spread_out(_column(relaxations.converged), ~isolated) == 1.0).tolist()),
+        "isolated": tuple(isolated.tolist()),
     }
     return Evaluation(PROTOCOL, ABOUT, figures, seconds, columns)
+
+
+def _taken(relaxations: Relaxations, places: np.ndarray) -> Relaxations:
+    """The relaxations at these places alone."""
+    columns: dict[str, Any] = {name: [getattr(relaxations, name)[place] for place in places] for name in _COLUMNS}
+    return replace(relaxations, **columns, isolated=None)
+
+
+def _spread_out(values: np.ndarray, is_there: np.ndarray) -> np.ndarray:
+    """Values of some samples as those of all, NaN for the others."""
+    column = np.full(len(is_there), math.nan)
+    column[is_there] = values
+    return column
+
+
+def _isolated_reason(isolated: np.ndarray) -> str:
+    what = "with an atom that has no neighbour within the potential's cut-off: in no other ground-state figure"
+    return counted(int(isolated.sum()), f"sample {what}|samples {what}")
 
 
 def _rms(relaxations: Relaxations, workers: int) -> tuple[np.ndarray, int, int]:
@@ -134,9 +168,9 @@ def _match_figures(
         counted(len(rms) - n_relaxed, "sample has no relaxed crystal|samples have no relaxed crystal"),
         counted(n_failures, "pair could not be matched|pairs could not be matched"),
     )
-    reason = "; ".join(r for r in reasons if r)
+    reason = "; ".join(r for r in (*reasons, _left_out(settings)) if r)
     return (
-        percentage(PROTOCOL, "match rate", len(matched), len(rms), used, reason),
+        percentage(PROTOCOL, "match rate", len(matched), len(rms), used, reason, _of(settings)),
         statistic(PROTOCOL, "mean rms", matched, "mean", RMS_UNIT, used, of="matched samples"),
         statistic(PROTOCOL, "median rms", matched, "median", RMS_UNIT, used, of="matched samples"),
     )
@@ -145,7 +179,18 @@ def _match_figures(
 def _spread(name: str, values: np.ndarray, unit: str, settings: dict[str, Setting]) -> tuple[Figure, ...]:
     """Root mean square, median, 5 and 95 % quantile of a signed difference."""
     titles = {"rms": f"{name} rms", "median": f"median {name}", "q05": f"{name}, 5 %", "q95": f"{name}, 95 %"}
-    return tuple(statistic(PROTOCOL, title, values, how, unit, settings) for how, title in titles.items())
+    of = _of(settings)
+    return tuple(statistic(PROTOCOL, title, values, how, unit, settings, of=of) for how, title in titles.items())
+
+
+def _left_out(settings: Mapping[str, Setting]) -> str:
+    """How many samples a rate is without."""
+    return counted(int(settings["n_isolated"] or 0), "isolated sample left out|isolated samples left out")
+
+
+def _of(settings: Mapping[str, Setting]) -> str:
+    """What the figures are of."""
+    return "samples without isolated atoms" if settings["n_isolated"] else "samples"
 
 
 def _relaxation_figures(
@@ -156,11 +201,19 @@ def _relaxation_figures(
     drop = -de_ev_per_atom
     of = "converged samples"
     return (
-        percentage(PROTOCOL, "convergence rate", int(converged.sum()), len(converged), settings),
+        percentage(
+            PROTOCOL,
+            "convergence rate",
+            int(converged.sum()),
+            len(converged),
+            settings,
+            _left_out(settings),
+            _of(settings),
+        ),
         statistic(PROTOCOL, "mean steps", steps, "mean", "steps", settings, of=of),
         statistic(PROTOCOL, "median steps", steps, "median", "steps", settings, of=of),
-        statistic(PROTOCOL, "mean energy drop", drop, "mean", "eV/atom", settings),
-        statistic(PROTOCOL, "mean energy drop per cell", drop * n_atoms, "mean", "eV", settings),
+        statistic(PROTOCOL, "mean energy drop", drop, "mean", "eV/atom", settings, of=_of(settings)),
+        statistic(PROTOCOL, "mean energy drop per cell", drop * n_atoms, "mean", "eV", settings, of=_of(settings)),
     )
 
 

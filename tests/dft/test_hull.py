@@ -136,6 +136,18 @@ def test_a_phase_without_energy_is_named_where_it_matters_and_nowhere_else(unkno
     assert hull.place(Composition("TaW"), -10.5, "m").note == ""
 
 
+def test_a_phase_without_energy_carries_its_reason_into_the_notes() -> None:
+    why = "after 0 steps, 1 of 1 atoms has no neighbour"
+    lost = [Phase("lost-b", Composition("B"), None, "m", why), Phase("lost-tab", Composition("TaB"), None, "m", why)]
+    phases = ta_w_b(with_boron=False).phases
+    without = CompetingHull([*phases, *lost], ["Ta", "W", "B"]).place(Composition("TaB2"), -3.0, "m").note
+    assert without == f"no elemental phase of B among the competing phases: lost-b has no energy ({why})"
+    boron = Phase("b", Composition("B"), -6.0, "m")
+    degraded = CompetingHull([*phases, *lost, boron], ["Ta", "W", "B"]).place(Composition("TaB2"), -3.0, "m")
+    assert degraded.e_above_hull_ev_per_atom is not None
+    assert f"left out of the hull: B, TaB (B: {why})" in degraded.note
+
+
 @pytest.mark.parametrize("energy", [None, math.nan, math.inf])
 def test_a_candidate_without_energy_has_no_place_and_says_why(energy: float | None) -> None:
     position = ta_w_b().place(Composition("TaW"), energy, "m")

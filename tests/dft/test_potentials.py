@@ -1,5 +1,6 @@
 """Potentials against the ASE calculators of their own packages, against finite differences, and against nonsense."""
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,13 @@ def test_stored_weights_are_corrected_and_it_is_said(name: str, loaded: Callable
     assert any("source aggregation is wrong (MgO forms at" in note for note in potential.notes)
     assert any("destination aggregation" in note and "agrees" in note for note in potential.notes)
     assert len(potential.elements) == 89
+
+
+@needs_models
+def test_a_correction_is_one_short_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    load_potential(M3GNET, fallback=None, search=[MODELS])
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert record.getMessage() == f"{M3GNET} corrected: edges summed at their destination"
 
 
 @needs_models

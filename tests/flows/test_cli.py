@@ -27,6 +27,8 @@ COMMANDS = (
     *("discover", "ingest", "train", "sample", "screen", "relax", "hull", "inputs"),
     *("report", "evaluate", "baseline", "export", "serve-optimade", "deploy"),
 )
+MODELS = Path(os.environ.get("HULLWARD_ASSETS", ROOT.parent / "shared")) / "models"
+M3GNET = "M3GNet-MP-2021.2.8-PES"
 HEAVY = ("torch", "prefect", "pymatgen", "matgl", "chgnet", "pandas", "pyarrow")
 
 runner = CliRunner()
@@ -216,6 +218,43 @@ def test_a_note_that_many_crystals_share_is_said_once_and_they_are_counted() -> 
     notes = {f"c-{place}": ["no POTCAR.", *(["Yb_2"] if place == 3 else [])] for place in range(5)}
     assert shared_notes(notes) == ["Inputs of c-0, c-1, c-2 and 2 more: no POTCAR.", "Inputs of c-3: Yb_2."]
     assert shared_notes({}) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (MODELS / M3GNET).is_dir(), reason="needs HULLWARD_ASSETS/models, pretrained matgl folders")
+def test_relax_says_once_in_one_line_that_weights_were_corrected_and_why_a_crystal_is_isolated(
+    new: Path, tmp_path: Path
+) -> None:
+    """A command in a process of its own, since a potential is loaded once per process."""
+    for old in new.iterdir():
+        old.unlink()
+    rock_salt(4.25).to(str(new / "dense.cif"))
+    caesium_chloride(9.0).to(str(new / "sparse.cif"))
+    out = tmp_path / "relaxed.parquet"
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "relax", str(new), "--out", str(out), "--potential", M3GNET],
+        cwd=ROOT,
+        env={**os.environ, "HULLWARD_ASSETS": str(MODELS.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if "M3GNet" in line]
+    corrected = [line for line in said if "corrected" in line]
+    assert len(corrected) == 1
+    assert len(corrected[0]) <= 120
+    assert [line for line in said if line not in corrected] == [
+        f"energies by {M3GNET} (destination aggregation), a machine-learned potential: screening energies, not DFT"
+    ]
+    assert "aggregation is wrong" not in done.stderr + done.stdout
+    dense, sparse = pq.read_table(out).to_pylist()
+    assert dense["relax_status"] == "converged"
+    assert (sparse["relax_status"], sparse["energy_ev_per_atom"]) == ("isolated", None)
+    assert "cut-off of 5 A" in sparse["relax_reason"]
+    assert "7.79 A" in sparse["relax_reason"]
+    assert "isolated" in done.stdout
+    assert "cut-off of 5 A" in " ".join(done.stdout.split())
 
 
 @pytest.mark.slow

@@ -280,6 +280,7 @@ def relaxations(drawn: Drawn, table: pa.Table, pressure_gpa: float) -> Relaxatio
         energy_ev_per_atom=column("energy_ev_per_atom"),
         n_steps=column("relax_steps"),
         converged=[rows.get(i, {}).get("relax_status") == "converged" for i in drawn.ids],
+        isolated=[rows.get(i, {}).get("relax_status") == "isolated" for i in drawn.ids],
         potential=", ".join(methods) or "none",
         pressure_gpa=pressure_gpa,
     )

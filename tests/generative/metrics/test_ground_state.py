@@ -65,6 +65,7 @@ def test_every_figure_is_that_of_the_arrays_written_out() -> None:
         "median steps": np.median(given.n_steps[converged]),
         "mean energy drop": -np.nanmean(de),
         "mean energy drop per cell": -np.nanmean(de * sizes),
+        "isolated": 0.0,
     }
     assert {figure.name: figure.value for figure in found().figures} == pytest.approx(truth, abs=1e-9)
     assert {f.name: f.n for f in found().figures}["mean rms"] == np.isfinite(rms).sum()
@@ -133,7 +134,7 @@ def test_nothing_relaxed_leaves_all_but_the_rates_undefined() -> None:
     nan = [math.nan] * 2
     result = ground_state(Relaxations([real_crystals()[0], None], [None, None], nan, nan, nan, [False, False], "p"))
     for figure in result.figures:
-        if figure.name in ("match rate", "convergence rate"):
+        if figure.name in ("match rate", "convergence rate", "isolated"):
             assert (figure.value, figure.n) == (0, 2)
         else:
             assert math.isnan(figure.value)
@@ -145,3 +146,52 @@ def test_an_empty_set_is_undefined_and_columns_of_unequal_length_are_refused() -
     assert all(math.isnan(figure.value) and figure.reason for figure in result.figures)
     with pytest.raises(ValueError, match="one entry per sample"):
         Relaxations([None], [], [], [], [], [], "p")
+
+
+def test_isolated_samples_are_counted_and_leave_every_other_figure_as_it_is_without_them() -> None:
+    given = relaxations()
+    rng = np.random.default_rng(11)
+    isolated = rng.random(N_REAL) < 0.3
+    crystals = [c if flag else r for c, r, flag in zip(given.generated, given.relaxed, isolated, strict=True)]
+    with_them = replace(given, relaxed=crystals, isolated=isolated)  # as if at rest: each would match itself
+    others = np.flatnonzero(~isolated)
+    without = replace(
+        given,
+        generated=[given.generated[i] for i in others],
+        relaxed=[given.relaxed[i] for i in others],
+        **{name: np.asarray(getattr(given, name))[others] for name in COLUMNS},
+    )
+    found_, expected = ground_state(with_them), ground_state(without)
+    for figure in expected.figures:
+        if figure.name != "isolated":
+            assert (found_.figure(figure.name).value, found_.figure(figure.name).n) == pytest.approx(
+                (figure.value, figure.n), abs=1e-12
+            )
+    counted = found_.figure("isolated")
+    assert counted.value == pytest.approx(100 * isolated.mean())
+    assert counted.n == N_REAL
+    assert f"{isolated.sum()} samples with an atom" in counted.reason
+    assert found_.figure("match rate").settings["n_isolated"] == isolated.sum()
+    for name in ("match rate", "convergence rate"):
+        assert f"{isolated.sum()} isolated samples left out" in found_.figure(name).reason
+    columns = found_.per_sample
+    assert np.flatnonzero(columns["isolated"]).tolist() == np.flatnonzero(isolated).tolist()
+    for name in ("rms", "dv_ang3_per_atom", "de_ev_per_atom"):
+        assert [columns[name][i] for i in others] == list(expected.per_sample[name])
+        assert all(columns[name][i] is None for i in np.flatnonzero(isolated))
+
+
+def test_of_isolated_samples_alone_there_is_no_ground_state_figure() -> None:
+    crystals = list(real_crystals()[:4])
+    energies = [-1.0] * 4
+    result = ground_state(
+        Relaxations(crystals, crystals, energies, energies, [0] * 4, [True] * 4, "p", isolated=[True] * 4)
+    )
+    assert result.figure("isolated").value == 100
+    for figure in result.figures:
+        if figure.name != "isolated":
+            assert math.isnan(figure.value)
+            assert figure.n == 0
+            assert figure.reason.startswith("there are no ")
+    assert result.figure("dE rms").reason == "there are no samples without isolated atoms"
+    assert result.per_sample["converged"] == (False,) * 4
