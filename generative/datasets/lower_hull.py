@@ -25,6 +25,9 @@ SAME_PLACE = 1e-9
 ENTERING = 8
 """Points that enter the program at once; more make programs larger, fewer make more of them."""
 
+FEW = 100
+"""So many points at most are all in the program from the start."""
+
 
 def heights_above_lower_hull(fractions: np.ndarray, energy_ev_per_atom: np.ndarray) -> np.ndarray:
     """Energy of every point above the hull of all points, (n,), eV/atom; zero on it, never negative.
@@ -50,11 +53,12 @@ def heights_above_lower_hull(fractions: np.ndarray, energy_ev_per_atom: np.ndarr
 
 def _hull(places: np.ndarray, energy: np.ndarray) -> np.ndarray:
     """The hull at each of these compositions (all different), (n,): the highest of the planes under all points."""
-    hull = np.full(len(places), -np.inf)
-    is_open = np.ones(len(places), dtype=bool)
-    entered = np.zeros(len(places), dtype=bool)
+    is_open = (places > 0).sum(axis=1) > 1
+    hull = np.where(is_open, -np.inf, energy)  # nothing mixes to an element but itself
+    entered = np.full(len(places), len(places) <= FEW)
     entered[places.argmax(axis=0)] = True
-    for place in np.argsort(energy, kind="stable"):
+    # Compositions of many elements first: the planes that touch there settle those of fewer.
+    for place in np.lexsort((energy, -(places > 0).sum(axis=1))):
         if not is_open[place]:
             continue
         plane, touching = _plane_under(place, places, energy, entered)
