@@ -137,6 +137,7 @@ def _notes(judged: Judgement) -> tuple[str, ...]:
             f"Energies are of {relaxed.relaxations.potential}, a machine-learned potential, not DFT; "
             f"{len(relaxed.places):,} of {len(judged.samples):,} samples were taken for relaxation."
         )
+        notes += [relaxed.cut] if relaxed.cut else []
         n_unplaced = int(np.isnan(relaxed.e_above_hull_ev_per_atom).sum())
         if relaxed.hull and n_unplaced:
             why = next((relaxed.reasons[place] for place in relaxed.places if place in relaxed.reasons), "")

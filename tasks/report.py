@@ -183,6 +183,7 @@ def gather(
     manifest = read_manifest(run)
     dataset = manifest["dataset"]
     replaced = list(identity.notes) if identity.name != config.relax.potential else []
+    cut = [note] if (note := (manifest.get("competing_phases") or {}).get("note")) else []
     failed = [f"No VASP inputs for {o.candidate_id}: {o.reason}" for o in inputs if o.folder is None]
     n_rejected = sum(source["n_rejected"] for source in dataset["sources"])
     quarantined = [f"{n_rejected} records of the sources are in dataset/rejected.parquet."] if n_rejected else []
@@ -190,7 +191,7 @@ def gather(
         run_name=config.name,
         elements=config.elements,
         potential_method=identity.method,
-        notes=(*replaced, *notes, *failed, *quarantined),
+        notes=(*replaced, *cut, *notes, *failed, *quarantined),
         settings=config.model_dump(mode="json"),
         provenance={
             "known crystals": {"rows": dataset["n_rows"], "fingerprint_sha256": dataset["fingerprint_sha256"]},
