@@ -127,6 +127,7 @@ def _run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
     from tasks.run import RunFolder, read_manifest
 
     table = pq.read_table(folder / "candidates.parquet")
+    cut = read_manifest(RunFolder(folder)).get("competing_phases")
     ranked = plain_rows(table.slice(0, len(table) - table.column("rank").null_count))
     report = folder / "report.html"
     if not as_json:
@@ -153,7 +154,8 @@ def _run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
         "report": str(report),
         "n_candidates": len(table),
         "n_ranked": len(ranked),
-        "competing_phases": read_manifest(RunFolder(folder))["competing_phases"],
+        "competing_phases": cut,
+        "phases_by_origin": read_manifest(RunFolder(folder))["phases_by_origin"],
         "candidates": [{key: row.get(key) for key in keys} for row in ranked],
     }
 
@@ -296,20 +298,29 @@ def hull(
 
     config = settings_of(potential_changes(potential), settings)
     with answer(as_json) as give:
+        from tasks.known import cut_of
         from tasks.own_files import place_on_hull, with_refused
 
         read, known = _read(files), _read([reference]).table
         _say_potential(config)
         with progress_bar("relaxed", as_json) as bar:
             placed = place_on_hull(read.table, known, config, bar)
+        cut = cut_of(placed)
         placed = with_refused(placed, read.refused, "hull_note")
-        _finish(placed, out, PLACED, as_json, give)
+        _finish(placed, out, PLACED, as_json, give, competing_phases=None if cut is None else cut.as_dict())
+        if cut is not None and cut.note:
+            say(cut.note)
 
 
 def _finish(
-    table: pa.Table, out: Path | None, columns: Mapping[str, str], as_json: bool, give: Callable[[Any], None]
+    table: pa.Table,
+    out: Path | None,
+    columns: Mapping[str, str],
+    as_json: bool,
+    give: Callable[[Any], None],
+    **beside: Any,
 ) -> None:
-    """Keep a table, show its head, and give all of it as the command's result."""
+    """Keep a table, show its head, and give all of it, and what goes beside it, as the command's result."""
     from tasks.own_files import plain_rows, write_crystals
 
     if out is not None:
@@ -317,7 +328,7 @@ def _finish(
     rows = plain_rows(table)
     if not as_json:
         show_table(rows[:SHOWN], columns, f"the first {SHOWN} of {len(rows)}" if len(rows) > SHOWN else "")
-    give({"crystals": rows})
+    give({"crystals": rows, **beside})
 
 
 @app.command()

@@ -145,6 +145,7 @@ def _notes(judged: Judgement) -> tuple[str, ...]:
                 f"{n_isolated:,} of them ended isolated, with an atom that has no neighbour within the potential's "
                 "cut-off; they have no energy and are in no ground-state figure."
             )
+        notes += [relaxed.cut] if relaxed.cut else []
         n_unplaced = int(np.isnan(relaxed.e_above_hull_ev_per_atom).sum())
         if relaxed.hull and n_unplaced:
             why = next((relaxed.reasons[place] for place in relaxed.places if place in relaxed.reasons), "")

@@ -19,6 +19,7 @@ from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of, structur
 from tasks.candidates import RELAXED
 from tasks.evaluation_samples import ReadCrystals
 from tasks.files import key_of, keyed
+from tasks.known import competing_phases_of, cut_of, with_cut
 from tasks.own_files import formula_of, place_on_hull, relax_crystals, systems_of
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class RelaxedSamples:
         e_above_hull_ev_per_atom: (n,), eV/atom; NaN where it is not known.
         reasons: one sentence per chosen sample (by place among all) without a relaxed crystal or a place on the hull.
         hull: what the hull is made of; empty if there is none.
+        cut: what was left out of the hull, in a sentence; may be empty.
         seconds: wall time, s.
     """
 
@@ -47,6 +49,7 @@ class RelaxedSamples:
     reasons: dict[int, str]
     hull: str
     seconds: dict[str, float]
+    cut: str = ""
 
 
 def chosen_places(n: int, limit: int | None, seed: int) -> tuple[int, ...]:
@@ -80,9 +83,11 @@ def relax_samples(
     relaxed = dict(zip(map(int, table.column("id").to_pylist()), crystals_of(table, "relaxed_"), strict=True))
     reasons = {place: rows[place]["relax_reason"] for place in rows if relaxed[place] is None}
     above = np.full(len(places), math.nan)
+    cut = None
     if known is not None and len(table):
         started = time.perf_counter()
         phases, added = relaxed_phases(known, systems_of(table), config, progress)
+        cut = cut_of(phases)
         known_name += f" and elemental prototypes of {', '.join(added)}" if added else ""
         inside, outside = _with_phases(table, phases)
         reasons |= {place: why for place, why in outside.items() if place not in reasons}
@@ -105,7 +110,7 @@ def relax_samples(
         pressure_gpa=run.relax.pressure_gpa,
     )
     hull = "" if known is None else f"{known_name}, at most {run.hull.references_max} phases per chemical system"
-    return RelaxedSamples(places, relaxations, above, reasons, hull, seconds)
+    return RelaxedSamples(places, relaxations, above, reasons, hull, seconds, "" if cut is None else cut.note)
 
 
 def static_energies(crystals: list[Crystal | None], config: JudgeConfig) -> tuple[np.ndarray, str]:
@@ -139,16 +144,16 @@ def relaxed_phases(
 ) -> tuple[pa.Table, list[str]]:
     """Competing phases of these chemical systems, relaxed, and the elements whose prototypes were added.
 
-    They are kept in the runs' folder and taken from there as long as crystals, potential and criteria stay the same.
+    cut_of the phases tells what was left out. They are kept in the runs' folder and taken from there as long as crystals, potential and criteria stay the same.
 
     Args:
-        known: all phases; of each system the `hull.references_max` of lowest stated energy are taken.
+        known: all phases; of each system competing_phases_of chooses `hull.references_max`.
         systems: elements of each sample.
         config: potential, relaxation, hull, and whether elements that `known` lacks are made from prototypes.
         progress: told of every relaxation.
     """
     run = config.as_run()
-    chosen = _chosen(known, sorted({system for system in systems if system}), run.hull.references_max)
+    chosen = competing_phases_of(known, sorted({system for system in systems if system}), run.hull.references_max)
     digests = [
         [name, c.digest] for name, c in zip(chosen.column("id").to_pylist(), crystals_of(chosen), strict=True) if c
     ]
@@ -163,7 +168,8 @@ def relaxed_phases(
         progress("relaxing elemental prototypes", n, len(lacking))
         tables.append(_kept(run, _phases_key(run, element=element), partial(_relaxed_element, element, run)))
     names = [*(f.name for f in RELAXED), *(f.name for f in STRUCTURE_FIELDS)]
-    return pa.concat_tables([table.select(names) for table in tables]) if tables else _no_phases(known), lacking
+    phases = pa.concat_tables([table.select(names) for table in tables]) if tables else _no_phases(known)
+    return with_cut(phases, cut_of(chosen)), lacking
 
 
 def elemental_prototypes(element: str) -> pa.Table:
@@ -181,22 +187,6 @@ def elemental_prototypes(element: str) -> pa.Table:
 
 def _relaxed_element(element: str, run: DiscoverConfig) -> pa.Table:
     return relax_crystals(elemental_prototypes(element), run)
-
-
-def _chosen(known: pa.Table, systems: Sequence[tuple[str, ...]], most: int) -> pa.Table:
-    """Of each chemical system the phases of lowest stated energy, each phase once; all where none is stated."""
-    from tasks.known import competing_phases
-
-    inside = [frozenset(system) for system in systems_of(known)]
-    ids = known.column("id").to_pylist()
-    wanted: set[int] = set()
-    for system in systems:
-        rows = [i for i, elements in enumerate(inside) if elements and elements <= set(system)]
-        if rows and {"e_above_hull_ev_per_atom", "method", "formula"} <= set(known.column_names):
-            kept = set(competing_phases(known.take(pa.array(rows)), most).column("id").to_pylist())
-            rows = [i for i in rows if ids[i] in kept]
-        wanted |= set(rows)
-    return known.take(pa.array(sorted(wanted), pa.int64()))
 
 
 def _phases_key(run: DiscoverConfig, **parts: Any) -> str:

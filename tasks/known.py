@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from prefect import task
 from prefect.logging import get_run_logger
 
@@ -23,8 +23,22 @@ if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
     from dft.potentials import LoadedPotential
+    from generative.datasets.competing import Choice
+    from generative.datasets.cut import Cut
     from generative.datasets.network.harvest import NetworkContext
     from generative.datasets.prototypes import ScoredCrystal
+
+CUT = b"hullward_cut"
+"""Where a table's metadata say what was left out of it."""
+
+CHOICE = (
+    "tasks/known.py",
+    "generative/datasets/competing.py",
+    "generative/datasets/cut.py",
+    "generative/datasets/levels.py",
+    "generative/datasets/lower_hull.py",
+)
+"""The code that chooses competing phases."""
 
 
 class PotentialScorer:
@@ -107,30 +121,50 @@ def ingest_known(config: DiscoverConfig, folder: Path, identity: PotentialIdenti
 
 
 def competing_phases(table: pa.Table, most: int) -> pa.Table:
-    """The competing phases: for every formula those of lowest stated energy first, at most `most` in all.
+    """The competing phases of a table: at most `most`, and all that can touch the hull by what their sources state.
 
-    Round by round (the lowest of each formula, then the next lowest), so that a cut never empties a formula. Energies
-    of different methods cannot be compared, so each method has its own order within a formula.
+    Returns: Rows of the table, most important first where some were left out; cut_of tells which these were. See
+        generative.datasets.competing for the choice, and for what it reads.
     """
-    taken: dict[tuple[str, str], int] = {}
-    order = []
-    energies = pc.coalesce(
-        table.column("e_above_hull_ev_per_atom"), table.column("formation_energy_ev_per_atom"), pa.scalar(1e9)
-    ).to_pylist()
-    formulas, ids = table.column("formula").to_pylist(), table.column("id").to_pylist()
-    methods = table.column("method").to_pylist()
-    for row in sorted(range(len(table)), key=lambda i: (formulas[i], energies[i], ids[i])):
-        kind = formulas[row], methods[row]
-        order.append((taken.get(kind, 0), formulas[row], row))
-        taken[kind] = taken.get(kind, 0) + 1
-    return table.take(pa.array([row for _, _, row in sorted(order)[:most]], type=pa.int64()))
+    from generative.datasets.competing import choose
+
+    return _taken(table, choose(table, most))
+
+
+def competing_phases_of(table: pa.Table, systems: Sequence[Sequence[str]], most: int) -> pa.Table:
+    """The competing phases of several chemical systems, at most `most` for each; otherwise as competing_phases."""
+    from generative.datasets.competing import choose_for_systems
+
+    return _taken(table, choose_for_systems(table, systems, most))
+
+
+def _taken(table: pa.Table, choice: Choice) -> pa.Table:
+    return with_cut(table.take(pa.array(choice.rows, type=pa.int64())), choice.cut)
+
+
+def with_cut(table: pa.Table, cut: Cut | None) -> pa.Table:
+    """The table with what was left out of its phases, or of the hull they make, in its metadata."""
+    if cut is None:
+        return table
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), CUT: json.dumps(cut.as_dict()).encode()})
+
+
+def cut_of(table: pa.Table) -> Cut | None:
+    """What with_cut has put there; None where phases were taken without a choice."""
+    from generative.datasets.cut import Cut
+
+    stated = (table.schema.metadata or {}).get(CUT)
+    return None if stated is None else Cut.from_dict(json.loads(stated))
 
 
 def choose_references(config: DiscoverConfig, folder: Path, dataset: FileRef) -> FileRef:
-    """The competing phases of the run's dataset; see competing_phases."""
+    """The competing phases of the run's dataset, and in its manifest what was left out; see competing_phases."""
     most = config.hull.references_max
-    key = key_of("references", ("tasks/known.py",), dataset=dataset.sha256, most=most)
-    return keyed(folder / "references.parquet", key, lambda: competing_phases(dataset.read(), most))
+    key = key_of("references", CHOICE, dataset=dataset.sha256, most=most)
+    ref = keyed(folder / "references.parquet", key, lambda: competing_phases(dataset.read(), most))
+    cut = cut_of(ref.read())
+    update_manifest(RunFolder(folder), competing_phases=None if cut is None else cut.as_dict())
+    return ref
 
 
 @task(name="ingest", retries=0)
@@ -145,5 +179,8 @@ def ingest_task(config: DiscoverConfig, folder: Path, identity: PotentialIdentit
 def references_task(config: DiscoverConfig, folder: Path, dataset: FileRef) -> FileRef:
     """Choose competing phases; see choose_references."""
     ref = choose_references(config, folder, dataset)
-    get_run_logger().info("competing phases: %d%s", len(ref.read()), ", unchanged, skipped" if ref.reused else "")
+    table = ref.read()
+    get_run_logger().info("competing phases: %d%s", len(table), ", unchanged, skipped" if ref.reused else "")
+    if (cut := cut_of(table)) is not None and cut.note:
+        get_run_logger().warning("%s", cut.note)
     return ref

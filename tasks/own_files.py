@@ -21,7 +21,7 @@ from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of
 from tasks.candidates import RELAXED, SAMPLED, Stage, table_of
 from tasks.files import sha256_of, write_table, write_text
 from tasks.generate import draw_chunk, n_chunks
-from tasks.known import competing_phases
+from tasks.known import competing_phases_of, cut_of, with_cut
 from tasks.loading import identify
 from tasks.phases import hull_energy, phases_of
 from tasks.relax import relax_table, survivors
@@ -204,11 +204,14 @@ def relax_crystals(table: pa.Table, config: DiscoverConfig, progress: Progress |
 
 def _relaxed(table: pa.Table, config: DiscoverConfig, progress: Progress | None) -> pa.Table:
     """The table if this potential has relaxed it already, else its crystals relaxed."""
-    if {field.name for field in RELAXED} <= set(table.column_names):
-        methods = pc.unique(survivors(table).column("energy_method").drop_null()).to_pylist()
-        if methods == [identify(config.relax, config.execution).method]:
-            return survivors(table)
-    return relax_crystals(table, config, progress)
+    return survivors(table) if _is_relaxed(table, config) else relax_crystals(table, config, progress)
+
+
+def _is_relaxed(table: pa.Table, config: DiscoverConfig) -> bool:
+    if not {field.name for field in RELAXED} <= set(table.column_names):
+        return False
+    methods = pc.unique(survivors(table).column("energy_method").drop_null()).to_pylist()
+    return bool(methods == [identify(config.relax, config.execution).method])
 
 
 def systems_of(table: pa.Table, prefix: str = "") -> list[tuple[str, ...]]:
@@ -224,18 +227,20 @@ def place_on_hull(
 
     Args:
         table: crystals; relaxed first unless the same potential has done so already.
-        known: competing phases, a dataset; of each chemical system those of lowest stated energy are relaxed.
+        known: competing phases, a dataset; those that competing_phases_of chooses are relaxed, unless all are already.
         config: potential, relaxation, most competing phases.
         progress: told of every relaxation, of competing phases first.
 
-    Returns: Columns PLACED, lowest above the hull first.
+    Returns: Columns PLACED, lowest above the hull first; cut_of it tells what was left out of the hull.
     """
     from pymatgen.core.composition import Composition
 
     from dft.hull import CompetingHull
 
     systems = sorted({system for system in systems_of(table) if system})
-    chosen = _competing(known, systems, config.hull.references_max)
+    known = survivors(known)
+    # Phases that are relaxed already cost nothing more: the hull takes them all.
+    chosen = known if _is_relaxed(known, config) else competing_phases_of(known, systems, config.hull.references_max)
     pressure = config.relax.pressure_gpa
     phases = phases_of(_relaxed(chosen, config, progress), pressure)
     relaxed = _relaxed(table, config, progress)
@@ -258,21 +263,7 @@ def place_on_hull(
             }
         rows.append(placed)
     rows.sort(key=lambda r: (r["e_above_hull_ev_per_atom"] is None, r["e_above_hull_ev_per_atom"] or 0.0, r["id"]))
-    return table_of(rows, PLACED)
-
-
-def _competing(known: pa.Table, systems: Sequence[tuple[str, ...]], most: int) -> pa.Table:
-    """Competing phases of all these systems, each once; those of a relaxed table are taken as they are."""
-    inside = systems_of(known)
-    wanted: list[int] = []
-    for system in systems:
-        rows = [i for i, elements in enumerate(inside) if elements and set(elements) <= set(system)]
-        subset = known.take(pa.array(rows, type=pa.int64()))
-        if "e_above_hull_ev_per_atom" in known.column_names and "formula" in known.column_names:
-            kept = set(competing_phases(subset, most).column("id").to_pylist())
-            rows = [i for i, name in zip(rows, subset.column("id").to_pylist(), strict=True) if name in kept]
-        wanted += rows
-    return known.take(pa.array(sorted(set(wanted)), type=pa.int64()))
+    return with_cut(table_of(rows, PLACED), cut_of(chosen))
 
 
 def write_inputs_of(table: pa.Table, source: Sequence[str], out: Path, config: DiscoverConfig) -> list[dict[str, Any]]:

@@ -213,6 +213,7 @@ def gather(
     manifest = read_manifest(run)
     dataset = manifest["dataset"]
     replaced = identity.notes[:1] if identity.stands_in_for(config.relax.potential) else ()
+    cut = [note] if (note := (manifest.get("competing_phases") or {}).get("note")) else []
     failed = [f"No VASP inputs for {o.candidate_id}: {o.reason}" for o in inputs if o.folder is None]
     failed += shared_notes({o.candidate_id: o.notes for o in inputs})
     n_rejected = sum(source["n_rejected"] for source in dataset["sources"])
@@ -225,7 +226,7 @@ def gather(
         run_name=config.name,
         elements=config.elements,
         potential_method=identity.method,
-        notes=(*replaced, *origin_notes(phases), *notes, *failed, *quarantined),
+        notes=(*replaced, *origin_notes(phases), *cut, *notes, *failed, *quarantined),
         settings=config.model_dump(mode="json"),
         provenance={
             "known crystals": {"rows": dataset["n_rows"], "fingerprint_sha256": dataset["fingerprint_sha256"]},
@@ -272,7 +273,7 @@ def write_run_report(report: ReportInputs, run: RunFolder, seconds: dict[str, fl
         best_of_formulas=[asdict(best) for best in report.best_of_formulas],
         phonons=[asdict(figure) for figure in report.phonons],
         potential={"method": report.potential_method, "notes": list(report.notes)},
-        competing_phases=counted(pq.read_table(run.path / "phases.parquet")),
+        phases_by_origin=counted(pq.read_table(run.path / "phases.parquet")),
     )
     write_text(run.path / "settings.json", json.dumps(dict(report.settings), indent=2, sort_keys=True) + "\n")
     return write_report(report, run.path / "report.html")
