@@ -46,6 +46,11 @@ class JudgeConfig(RoomConfig):
     cov_comp_cutoff: float | None = Field(
         None, gt=0, description="coverage: largest distance of composition fingerprints; null is the data set's own"
     )
+    magpie_scaler: Literal["cdvae", "reference"] = Field(
+        "cdvae",
+        description="coverage: what standardises composition fingerprints: CDVAE's published constants, or mean and "
+        "spread of the reference, which no paper's figure compares with",
+    )
     targets: Literal["auto", "id", "index"] = Field(
         "auto",
         description="which true crystal a sample is compared with: the one whose id it carries (ID, or ID#2, ID#3 for "

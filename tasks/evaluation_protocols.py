@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from generative.metrics.adaptive_cell import Activations
     from generative.metrics.coverage import Cutoffs
     from generative.metrics.generation import Energies, Prints
+    from generative.metrics.magpie import Scaler
     from generative.screening.matching import ReferenceSet
 
 
@@ -167,6 +168,21 @@ class Judgement:
         """Fingerprints of the reference."""
         return self._prints("fingerprints of reference", self.true_crystals)
 
+    @cached_property
+    def scaler(self) -> Scaler:
+        """Standardisation of composition fingerprints.
+
+        Raises: LeftOutError: if it is to be the reference's, and none of that has a fingerprint.
+        """
+        from generative.metrics.magpie import Scaler, cdvae_scaler
+
+        if self.config.magpie_scaler == "cdvae":
+            return cdvae_scaler()
+        try:
+            return Scaler.fit(self.reference_prints.composition.values, self.reference_name)
+        except ValueError as error:
+            raise LeftOutError(str(error)) from None
+
     def _prints(self, what: str, crystals: Sequence[Crystal | None]) -> Prints:
         from generative.metrics.generation import prints_of
 
@@ -251,6 +267,7 @@ def _generation(judged: Judgement) -> Evaluation:
             judged.true_crystals,
             cutoffs_of(judged.config),
             reference_name=judged.reference_name,
+            scaler=judged.scaler,
             with_composition=judged.config.dataset != "carbon-24",
             energies=judged.energies,
             n_drawn=judged.config.n_drawn,
@@ -324,6 +341,7 @@ def _adaptive_cell(judged: Judgement) -> Evaluation:
             judged.crystals,
             judged.true_crystals,
             reference_name=judged.reference_name,
+            scaler=judged.scaler,
             seed=judged.config.seed,
             sample_prints=judged.sample_prints,
             reference_prints=judged.reference_prints,
