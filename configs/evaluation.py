@@ -73,6 +73,12 @@ class JudgeConfig(RoomConfig):
     energies: bool = Field(
         False, description="compute energies of samples and reference with the potential, for their distribution"
     )
+    regressor: str | None = Field(
+        None,
+        description="compute these energies with a regressor instead, as CDVAE does: a file of its authors' own "
+        "(carbon, perovskite or mp20 .safetensors, with NAME.hparams.yaml beside) or a checkpoint of "
+        "`kind: dimenet-regressor`",
+    )
     limit: int | None = Field(
         None, ge=1, description="relax at most this many samples, drawn at random with the seed; null relaxes all"
     )
@@ -90,6 +96,12 @@ class JudgeConfig(RoomConfig):
                 f"cov_struct_cutoff is {self.cov_struct_cutoff} and cov_comp_cutoff {self.cov_comp_cutoff}: coverage "
                 "needs both or neither"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_model(self) -> Self:
+        if self.energies and self.regressor is not None:
+            raise ValueError(f"energies is true and regressor {self.regressor}: one model computes them, so name one")
         return self
 
     def as_run(self) -> DiscoverConfig:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from configs.evaluation import JudgeConfig
 from generative.crystals import Crystal, crystals_of
 from generative.metrics.figures import Evaluation, Figure, Setting
-from tasks.evaluation_relaxation import Progress, RelaxedSamples, relax_samples, static_energies
+from tasks.evaluation_relaxation import Progress, RelaxedSamples, relax_samples
 from tasks.evaluation_samples import EvaluationError, Pairing, ReadCrystals, paired
 
 if TYPE_CHECKING:
@@ -205,16 +205,14 @@ class Judgement:
 
     @cached_property
     def energies(self) -> Energies | None:
-        """Energies of samples and reference by the potential, if they are asked for."""
-        from generative.metrics.generation import Energies
+        """Energies of samples and reference, if they are asked for."""
+        from tasks.evaluation_energies import energies_of
 
-        if not self.config.energies:
-            return None
         started = time.perf_counter()
-        samples, model = static_energies(list(self.crystals), self.config)
-        reference, _ = static_energies(list(self.true_crystals), self.config)
-        self.seconds["energies of samples and reference"] = time.perf_counter() - started
-        return Energies(samples, reference, model)
+        made = energies_of(self.config, self.crystals, self.true_crystals, self.cache)
+        if made is not None:
+            self.seconds["energies of samples and reference"] = time.perf_counter() - started
+        return made
 
     @cached_property
     def relaxed(self) -> RelaxedSamples:

@@ -27,6 +27,7 @@ N_FEATURES = 132
 N_STATISTICS = 6
 """minimum, maximum, range, mean, mean absolute deviation, mode; per property, in this order."""
 _ELEMENTS = 119
+CDVAE_SCALER = "CDVAE's published constants (txie-93/cdvae f857f59)"
 CDVAE_CONSTANTS = Path(__file__).with_name("cdvae_magpie_scaler.csv")
 SPREAD_FLOOR = 1e-3
 """Smallest deviation of a feature that counts as variation, in standard deviations of its property over the elements.
@@ -110,7 +111,7 @@ def cdvae_scaler() -> Scaler:
             "installed matminer in its order: install a matminer whose preset 'magpie' has them"
         )
     means, stds = (np.array([float(row[column]) for row in rows]) for column in ("mean", "std"))
-    return Scaler(means, stds, "CDVAE's published constants (txie-93/cdvae f857f59)")
+    return Scaler(means, stds, CDVAE_SCALER)
 
 
 @lru_cache(maxsize=1)
