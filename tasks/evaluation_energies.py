@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from generative.metrics.generation import Energies
 from tasks.evaluation_relaxation import static_energies
 from tasks.evaluation_samples import EvaluationError
 from tasks.loading import checkpoint, device_of
+
+if TYPE_CHECKING:
+    from generative.bonds import Bonds
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ def regressed_energies(
     reference: Sequence[Crystal],
     workers: int = 1,
     cache: Path | None = None,
+    reference_bonds: Sequence[Bonds | None] | None = None,
 ) -> Energies:
     """Energies of both sides; NaN where a crystal has none.
 
@@ -85,6 +89,7 @@ def regressed_energies(
         reference: the test set.
         workers: processes for bonds.
         cache: folder that keeps bonds.
+        reference_bonds: bonds of the reference, if they are made already.
     """
     from generative.bonds import crystal_nn_bonds
     from generative.metrics.validity import verdicts
@@ -93,5 +98,5 @@ def regressed_energies(
     kept = [crystal for i in sound if (crystal := samples[i]) is not None]
     energies = np.full(len(samples), np.nan)
     energies[sound] = regressor.system.predict(kept, crystal_nn_bonds(kept, workers, cache))
-    there = regressor.system.predict(reference, crystal_nn_bonds(reference, workers, cache))
-    return Energies(energies, there, regressor.name)
+    bonds = crystal_nn_bonds(reference, workers, cache) if reference_bonds is None else reference_bonds
+    return Energies(energies, regressor.system.predict(reference, bonds), regressor.name)
