@@ -51,6 +51,11 @@ class JudgeConfig(RoomConfig):
         description="coverage: what standardises composition fingerprints: CDVAE's published constants, or mean and "
         "spread of the reference, which no paper's figure compares with",
     )
+    oxidation_states: Literal["cdvae", "smact14", "icsd24"] = Field(
+        "cdvae",
+        description="composition validity: whose oxidation states: those of SMACT 2.2.1, with which CDVAE's figures "
+        "are made, or the installed SMACT's list of 2014 or of 2024",
+    )
     targets: Literal["auto", "id", "index"] = Field(
         "auto",
         description="which true crystal a sample is compared with: the one whose id it carries (ID, or ID#2, ID#3 for "

@@ -31,7 +31,7 @@ from tasks.reporting.evaluation_model import EvaluationReport
 ROOMS = (
     "generative", "dft", "tasks/evaluate.py", "tasks/evaluation_benchmark.py", "tasks/evaluation_protocols.py",
     "tasks/evaluation_relaxation.py", "tasks/evaluation_samples.py", "tasks/evaluation_energies.py",
-    "tasks/own_files.py",
+    "tasks/evaluation_standards.py", "tasks/own_files.py",
 )  # fmt: skip
 """Code on which the results depend."""
 

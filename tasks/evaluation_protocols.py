@@ -20,10 +20,10 @@ from generative.crystals import Crystal, crystals_of
 from generative.metrics.figures import Evaluation, Figure, Setting
 from tasks.evaluation_relaxation import Progress, RelaxedSamples, relax_samples
 from tasks.evaluation_samples import EvaluationError, Pairing, ReadCrystals, paired
+from tasks.evaluation_standards import cutoffs_of, scaler_of
 
 if TYPE_CHECKING:
     from generative.metrics.adaptive_cell import Activations
-    from generative.metrics.coverage import Cutoffs
     from generative.metrics.generation import Energies, Prints
     from generative.metrics.magpie import Scaler
     from generative.screening.matching import ReferenceSet
@@ -174,12 +174,8 @@ class Judgement:
 
         Raises: LeftOutError: if it is to be the reference's, and none of that has a fingerprint.
         """
-        from generative.metrics.magpie import Scaler, cdvae_scaler
-
-        if self.config.magpie_scaler == "cdvae":
-            return cdvae_scaler()
         try:
-            return Scaler.fit(self.reference_prints.composition.values, self.reference_name)
+            return scaler_of(self.config, lambda: self.reference_prints.composition.values, self.reference_name)
         except ValueError as error:
             raise LeftOutError(str(error)) from None
 
@@ -258,6 +254,7 @@ def short_digest(digest: str) -> str:
 
 def _generation(judged: Judgement) -> Evaluation:
     from generative.metrics.generation import generation
+    from generative.screening.composition import OxidationStates
 
     return judged.keep(
         generation(
@@ -266,6 +263,7 @@ def _generation(judged: Judgement) -> Evaluation:
             cutoffs_of(judged.config),
             reference_name=judged.reference_name,
             scaler=judged.scaler,
+            states=OxidationStates(judged.config.oxidation_states),
             with_composition=judged.config.dataset != "carbon-24",
             energies=judged.energies,
             n_drawn=judged.config.n_drawn,
@@ -274,15 +272,6 @@ def _generation(judged: Judgement) -> Evaluation:
             reference_prints=judged.reference_prints,
         )
     )
-
-
-def cutoffs_of(config: JudgeConfig) -> Cutoffs:
-    """Cut-offs of coverage: as set, or those of the data set; MP-20's where none is named."""
-    from generative.metrics.coverage import CARBON_24, MP_20, PEROV_5, Cutoffs
-
-    if config.cov_struct_cutoff is not None and config.cov_comp_cutoff is not None:
-        return Cutoffs(config.cov_struct_cutoff, config.cov_comp_cutoff, "settings")
-    return {"perov-5": PEROV_5, "carbon-24": CARBON_24}.get(config.dataset, MP_20)
 
 
 def _reconstruction(judged: Judgement) -> Evaluation:

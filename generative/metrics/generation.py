@@ -102,7 +102,7 @@ def generation(
     *,
     reference_name: str,
     scaler: Scaler | None = None,
-    states: OxidationStates = OxidationStates.SMACT14,
+    states: OxidationStates = OxidationStates.CDVAE,
     with_composition: bool = True,
     energies: Energies | None = None,
     n_drawn: int | None = CDVAE_DRAWN,
@@ -120,7 +120,7 @@ def generation(
         cutoffs: of coverage: coverage.MP_20, PEROV_5, CARBON_24, or others with their source.
         reference_name: what the test set is, with version or fingerprint; part of the figures.
         scaler: standardisation of Magpie fingerprints; None takes CDVAE's constants.
-        states: SMACT's list of oxidation states.
+        states: list of oxidation states; the default is that of the published figures.
         with_composition: False where composition validity is not reported (Carbon-24).
         energies: for 'W energy'; None leaves it undefined.
         n_drawn: valid samples drawn for the property statistics; None takes all valid ones.

@@ -34,7 +34,7 @@ OTHERS: Mapping[str, tuple[tuple[str, str | None], ...]] = {
 """Our protocol -> (protocol of papers, data set if it is another) on the same question by other rules or on other data;
 shown without ours."""
 
-_AS_CDVAE: Mapping[str, object] = {"n_drawn": 1000, "scaler": CDVAE_SCALER}
+_AS_CDVAE: Mapping[str, object] = {"n_drawn": 1000, "scaler": CDVAE_SCALER, "oxidation_states": "cdvae"}
 _CUTOFFS = {
     "mp-20": (0.4, 10.0),
     "j2dh-8": (0.4, 10.0),
