@@ -61,7 +61,7 @@ def load_regressor(path: str, execution: ExecutionConfig) -> Regressor:
         if path.endswith(".safetensors"):
             published = load_published(resolve(path), device_of(execution))
             return Regressor(published.system, published.name)
-        loaded = checkpoint(str(resolve(path)), execution)
+        loaded = checkpoint(path if path.startswith("package:") else str(resolve(path)), execution)
     except (AssetError, CheckpointError, PublishedError) as error:
         raise EvaluationError(f"regressor {path}: {error}") from None
     if not isinstance(loaded.system, PropertyRegressor):
