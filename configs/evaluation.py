@@ -46,6 +46,16 @@ class JudgeConfig(RoomConfig):
     cov_comp_cutoff: float | None = Field(
         None, gt=0, description="coverage: largest distance of composition fingerprints; null is the data set's own"
     )
+    magpie_scaler: Literal["cdvae", "reference"] = Field(
+        "cdvae",
+        description="coverage: what standardises composition fingerprints: CDVAE's published constants, or mean and "
+        "spread of the reference, which no paper's figure compares with",
+    )
+    oxidation_states: Literal["cdvae", "smact14", "icsd24"] = Field(
+        "cdvae",
+        description="composition validity: whose oxidation states: those of SMACT 2.2.1, with which CDVAE's figures "
+        "are made, or the installed SMACT's list of 2014 or of 2024",
+    )
     targets: Literal["auto", "id", "index"] = Field(
         "auto",
         description="which true crystal a sample is compared with: the one whose id it carries (ID, or ID#2, ID#3 for "
@@ -68,6 +78,12 @@ class JudgeConfig(RoomConfig):
     energies: bool = Field(
         False, description="compute energies of samples and reference with the potential, for their distribution"
     )
+    regressor: str | None = Field(
+        None,
+        description="compute these energies with a regressor instead, as CDVAE does: a file of its authors' own "
+        "(carbon, perovskite or mp20 .safetensors, with NAME.hparams.yaml beside) or a checkpoint of "
+        "`kind: dimenet-regressor`",
+    )
     limit: int | None = Field(
         None, ge=1, description="relax at most this many samples, drawn at random with the seed; null relaxes all"
     )
@@ -85,6 +101,12 @@ class JudgeConfig(RoomConfig):
                 f"cov_struct_cutoff is {self.cov_struct_cutoff} and cov_comp_cutoff {self.cov_comp_cutoff}: coverage "
                 "needs both or neither"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_model(self) -> Self:
+        if self.energies and self.regressor is not None:
+            raise ValueError(f"energies is true and regressor {self.regressor}: one model computes them, so name one")
         return self
 
     def as_run(self) -> DiscoverConfig:

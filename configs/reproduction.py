@@ -40,6 +40,11 @@ class DatasetEntry(NamedEntry):
     )
     test: str = Field(description="test crystals: a file or folder that ingest reads; training never sees their ids")
     property_name: str = Field(description="column of both files that the energy regressor learns, eV/atom")
+    energy_regressor: str | None = Field(
+        None,
+        description="file of CDVAE's own regressor (carbon, perovskite or mp20 .safetensors, NAME.hparams.yaml beside) "
+        "for the energies of samples and test crystals; null takes the one that the stage `regressor` trains",
+    )
     max_atoms: int = Field(20, ge=1, description="most atoms of a cell")
     max_steps: int | None = Field(None, ge=1, description="optimiser steps of every system; null: training.max_steps")
     batch_crystals: int | None = Field(None, ge=1, description="crystals per step; null: training.batch_crystals")

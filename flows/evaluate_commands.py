@@ -56,6 +56,10 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Relax at most N samples, at random.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random choice.")] = None,
     energies: Annotated[bool, typer.Option("--energies", help="Compute energies for their distribution.")] = False,
+    regressor: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Their energies by CDVAE's own regressor (.safetensors) or a trained one."),
+    ] = None,
     potential: Potential = None,
     settings: Settings = None,
     as_json: AsJson = False,
@@ -80,6 +84,7 @@ def evaluate(
         "limit": limit,
         "seed": seed,
         "energies": energies or None,
+        "regressor": regressor,
         **potential_changes(potential),
     }
     given = {name: value for name, value in stated.items() if value is not None}

@@ -21,6 +21,7 @@ from prefect.logging import get_run_logger
 from configs.evaluation import BenchmarkConfig, GeneratorEntry
 from generative.crystals import structure_columns
 from tasks.evaluate import SETTINGS_OF_MACHINE, judge, read_known, write_evaluation
+from tasks.evaluation_energies import load_regressor
 from tasks.evaluation_protocols import Judgement
 from tasks.evaluation_relaxation import Progress
 from tasks.evaluation_samples import ReadCrystals, read_reference, read_samples
@@ -29,7 +30,8 @@ from tasks.reporting.evaluation_model import EvaluationReport
 
 ROOMS = (
     "generative", "dft", "tasks/evaluate.py", "tasks/evaluation_benchmark.py", "tasks/evaluation_protocols.py",
-    "tasks/evaluation_relaxation.py", "tasks/evaluation_samples.py", "tasks/own_files.py",
+    "tasks/evaluation_relaxation.py", "tasks/evaluation_samples.py", "tasks/evaluation_energies.py",
+    "tasks/evaluation_standards.py", "tasks/own_files.py",
 )  # fmt: skip
 """Code on which the results depend."""
 
@@ -133,6 +135,7 @@ def judge_samples(config: BenchmarkConfig, entry: GeneratorEntry, samples: FileR
         samples=samples.sha256,
         targets=[targets.digest, targets.ids],
         train=None if known is None else [known.digest, known.phases_name],
+        regressor=None if config.regressor is None else load_regressor(config.regressor, config.execution).name,
         settings=config.model_dump(mode="json", exclude=SETTINGS_OF_MACHINE | {"generators", "name", "workers"}),
         name=entry.name,
     )

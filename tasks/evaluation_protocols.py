@@ -18,13 +18,14 @@ import pyarrow as pa
 from configs.evaluation import JudgeConfig
 from generative.crystals import Crystal, crystals_of
 from generative.metrics.figures import Evaluation, Figure, Setting
-from tasks.evaluation_relaxation import Progress, RelaxedSamples, relax_samples, static_energies
+from tasks.evaluation_relaxation import Progress, RelaxedSamples, relax_samples
 from tasks.evaluation_samples import EvaluationError, Pairing, ReadCrystals, paired
+from tasks.evaluation_standards import cutoffs_of, scaler_of
 
 if TYPE_CHECKING:
     from generative.metrics.adaptive_cell import Activations
-    from generative.metrics.coverage import Cutoffs
     from generative.metrics.generation import Energies, Prints
+    from generative.metrics.magpie import Scaler
     from generative.screening.matching import ReferenceSet
 
 
@@ -167,6 +168,17 @@ class Judgement:
         """Fingerprints of the reference."""
         return self._prints("fingerprints of reference", self.true_crystals)
 
+    @cached_property
+    def scaler(self) -> Scaler:
+        """Standardisation of composition fingerprints.
+
+        Raises: LeftOutError: if it is to be the reference's, and none of that has a fingerprint.
+        """
+        try:
+            return scaler_of(self.config, lambda: self.reference_prints.composition.values, self.reference_name)
+        except ValueError as error:
+            raise LeftOutError(str(error)) from None
+
     def _prints(self, what: str, crystals: Sequence[Crystal | None]) -> Prints:
         from generative.metrics.generation import prints_of
 
@@ -189,16 +201,14 @@ class Judgement:
 
     @cached_property
     def energies(self) -> Energies | None:
-        """Energies of samples and reference by the potential, if they are asked for."""
-        from generative.metrics.generation import Energies
+        """Energies of samples and reference, if they are asked for."""
+        from tasks.evaluation_energies import energies_of
 
-        if not self.config.energies:
-            return None
         started = time.perf_counter()
-        samples, model = static_energies(list(self.crystals), self.config)
-        reference, _ = static_energies(list(self.true_crystals), self.config)
-        self.seconds["energies of samples and reference"] = time.perf_counter() - started
-        return Energies(samples, reference, model)
+        made = energies_of(self.config, self.crystals, self.true_crystals, self.cache)
+        if made is not None:
+            self.seconds["energies of samples and reference"] = time.perf_counter() - started
+        return made
 
     @cached_property
     def relaxed(self) -> RelaxedSamples:
@@ -244,6 +254,7 @@ def short_digest(digest: str) -> str:
 
 def _generation(judged: Judgement) -> Evaluation:
     from generative.metrics.generation import generation
+    from generative.screening.composition import OxidationStates
 
     return judged.keep(
         generation(
@@ -251,6 +262,8 @@ def _generation(judged: Judgement) -> Evaluation:
             judged.true_crystals,
             cutoffs_of(judged.config),
             reference_name=judged.reference_name,
+            scaler=judged.scaler,
+            states=OxidationStates(judged.config.oxidation_states),
             with_composition=judged.config.dataset != "carbon-24",
             energies=judged.energies,
             n_drawn=judged.config.n_drawn,
@@ -259,15 +272,6 @@ def _generation(judged: Judgement) -> Evaluation:
             reference_prints=judged.reference_prints,
         )
     )
-
-
-def cutoffs_of(config: JudgeConfig) -> Cutoffs:
-    """Cut-offs of coverage: as set, or those of the data set; MP-20's where none is named."""
-    from generative.metrics.coverage import CARBON_24, MP_20, PEROV_5, Cutoffs
-
-    if config.cov_struct_cutoff is not None and config.cov_comp_cutoff is not None:
-        return Cutoffs(config.cov_struct_cutoff, config.cov_comp_cutoff, "settings")
-    return {"perov-5": PEROV_5, "carbon-24": CARBON_24}.get(config.dataset, MP_20)
 
 
 def _reconstruction(judged: Judgement) -> Evaluation:
@@ -324,6 +328,7 @@ def _adaptive_cell(judged: Judgement) -> Evaluation:
             judged.crystals,
             judged.true_crystals,
             reference_name=judged.reference_name,
+            scaler=judged.scaler,
             seed=judged.config.seed,
             sample_prints=judged.sample_prints,
             reference_prints=judged.reference_prints,

@@ -132,6 +132,9 @@ Protocol: {score.protocol}.
 These figures compare with other systems trained on the same files, not with tables of papers, whose training files are
 larger.
 
+A match rate says little alone: the baselines of `docs/baselines.md`, which learn nothing, belong beside it on the same
+file.
+
 ## Training
 
 - Data, fingerprint `{training["data_fingerprint_sha256"]}`, without the ids in `{settings.get("exclude")}`:

@@ -29,6 +29,7 @@ from tasks.candidates import CANDIDATES, Stage
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("README.md")), *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+MODEL_CARD = ROOT / "generative" / "weights" / "hullward-flow" / "MODEL_CARD.md"
 COMMANDS: Any = typer.main.get_command(app)
 
 
@@ -200,3 +201,16 @@ def test_the_examples_of_the_architecture_run_as_they_stand(code: str, output: s
 def test_python_in_the_pages_compiles(page: Path) -> None:
     for code in blocks(page, "python"):
         compile(code, page.name, "exec")
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/generator.md", "generative/weights/hullward-flow/MODEL_CARD.md"])
+def test_the_shipped_generators_match_rate_stands_beside_the_baselines(name: str) -> None:
+    table = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
+    (found,) = re.findall(r"^\| all \| ([\d.]+) ± [\d.]+ % ", table, re.M)
+    (card,) = re.findall(r"^\| match rate \| (\d+)\.\d % \|", MODEL_CARD.read_text(encoding="utf-8"), re.M)
+    paragraphs = (ROOT / name).read_text(encoding="utf-8").split("\n\n")
+    stated = "\n".join(p for p in paragraphs if re.search(rf"\b{found}\b", p) and "prototypes" in p)
+    assert re.search(r"binar\w+ and ternar\w+", stated)
+    assert "20 atoms" in " ".join(stated.split())
+    assert "baselines.md" in stated
+    assert name.endswith("MODEL_CARD.md") or f"{card} %" in stated

@@ -31,11 +31,10 @@ from generative.metrics.generation import (
     Prints,
     coverage_figures,
     fingerprint_sets,
-    fitted_scaler,
     prints_of,
     wasserstein_figure,
 )
-from generative.metrics.magpie import Scaler
+from generative.metrics.magpie import Scaler, cdvae_scaler
 from generative.metrics.shares import counted
 from generative.metrics.validity import structure_settings, verdicts
 
@@ -84,7 +83,7 @@ def adaptive_cell(
         n_drawn: structurally valid samples drawn at random (published: 986); None takes all of them. With fewer valid
             ones than that every figure is undefined.
         seed: of that draw.
-        scaler: standardisation of Magpie fingerprints; None fits it to the reference set.
+        scaler: standardisation of Magpie fingerprints; None takes CDVAE's constants, as the paper did.
         activations: of a CGCNN's layer before the last; None leaves that figure undefined.
         workers: processes for fingerprints.
         cache: folder that keeps fingerprints.
@@ -113,7 +112,6 @@ def adaptive_cell(
     if missing:
         return Evaluation(PROTOCOL, ABOUT, _undefined(missing, settings))
     reference_prints = reference_prints or prints_of(reference, workers, cache)
-    used = scaler or fitted_scaler(reference_prints, reference_name)
     chosen = [samples[i] for i in drawn.tolist()]
     if sample_prints is None:
         prints = prints_of(chosen, workers, cache)
@@ -121,7 +119,7 @@ def adaptive_cell(
         prints = Prints(_rows(sample_prints.structure, drawn), _rows(sample_prints.composition, drawn))
     seconds = {"fingerprints": prints.structure.seconds + reference_prints.structure.seconds}
     started = time.perf_counter()
-    covered = coverage(*fingerprint_sets(prints, reference_prints, used), MP_20)
+    covered = coverage(*fingerprint_sets(prints, reference_prints, scaler or cdvae_scaler()), MP_20)
     settings |= prints.structure.versions
     figures = (
         *coverage_figures(PROTOCOL, covered, settings),

@@ -1,19 +1,22 @@
 """Magpie fingerprints of compositions, equal to matminer's ElementProperty preset "magpie", many at once.
 
 For each of 22 properties of the elements: minimum, maximum, range, mean, mean absolute deviation and mode over the
-atoms of a formula unit, 132 numbers. Distances between them mean something only after standardisation (`Scaler`).
+atoms of a formula unit, 132 numbers. Distances between them mean something only after standardisation (`Scaler`), and
+compare with a paper's only after the paper's: CDVAE's constants are in cdvae_magpie_scaler.csv (`cdvae_scaler`).
 
-Source: Ward et al., npj Comput. Mater. 2 (2016) 16028; element data from the installed matminer. CDVAE
-(arXiv:2110.06197) standardises by means and deviations of its own, which are not part of this project.
+Source: Ward et al., npj Comput. Mater. 2 (2016) 16028; element data from the installed matminer; CDVAE,
+arXiv:2110.06197, for its constants.
 """
 
 from __future__ import annotations
 
+import csv
 import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,16 @@ N_FEATURES = 132
 N_STATISTICS = 6
 """minimum, maximum, range, mean, mean absolute deviation, mode; per property, in this order."""
 _ELEMENTS = 119
+CDVAE_SCALER = "CDVAE's published constants (txie-93/cdvae f857f59)"
+CDVAE_CONSTANTS = Path(__file__).with_name("cdvae_magpie_scaler.csv")
+SPREAD_FLOOR = 1e-3
+"""Smallest deviation of a feature that counts as variation, in standard deviations of its property over the elements.
+
+Below lies the noise of Magpie's data: its magnetic moments of non-magnetic elements are zero to within 2e-5 Bohr
+magnetons, so a data set may have a deviation of 4.5e-7 there (MPTS-52) or 5e-6 (Perov-5), 2e-6 and 2e-5 of the spread.
+Variation that is real lies above: the smallest of Perov-5, MP-20, MPTS-52 and WBM is 0.0034 of it."""
+ROUNDING_FLOOR = 1e-9
+"""The same for a table of any other features, in units of the column's largest magnitude: sums in double precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +62,12 @@ class Scaler:
 
     @classmethod
     def fit(cls, values: np.ndarray, source: str) -> Scaler:
-        """Means and population deviations of the finite rows of `values`, (n, f); a deviation of zero becomes 1.
+        """Means and population deviations of the finite rows of `values`, (n, f).
+
+        A feature that does not vary must not be divided by the noise of its data: a deviation below SPREAD_FLOOR of the
+        property's spread over the elements is replaced by that spread, so that a crystal which differs there is as far
+        as the elements are apart. In a table that is not of Magpie's width, a deviation of rounding noise
+        (ROUNDING_FLOOR) becomes 1, which only shifts.
 
         Raises: ValueError: if no row is finite.
         """
@@ -60,7 +78,15 @@ class Scaler:
                 "the training set"
             )
         stds = rows.std(axis=0)
-        return cls(rows.mean(axis=0), np.where(stds > 0, stds, 1.0), f"{source}, {len(rows)} fingerprints")
+        if rows.shape[1] == N_FEATURES:
+            instead = _spread_of_features()
+            constant = stds <= SPREAD_FLOOR * instead
+        else:
+            instead = np.ones_like(stds)
+            constant = stds <= ROUNDING_FLOOR * np.abs(rows).max(axis=0)
+        n_constant = f", {constant.sum()} features constant" if constant.any() else ""
+        name = f"{source}, {len(rows)} fingerprints{n_constant}"
+        return cls(rows.mean(axis=0), np.where(constant, instead, stds), name)
 
     def transform(self, values: np.ndarray) -> np.ndarray:
         """(values - means) / stds, (n, f); NaN stays NaN."""
@@ -69,6 +95,29 @@ class Scaler:
     def as_dict(self) -> dict[str, Any]:
         """Source, means and deviations as plain numbers."""
         return {"source": self.source, "means": self.means.tolist(), "stds": self.stds.tolist()}
+
+
+@lru_cache(maxsize=1)
+def cdvae_scaler() -> Scaler:
+    """The constants that are part of CDVAE's coverage, whatever the data set.
+
+    Raises: ValueError: if they are not those of the features that the installed matminer computes.
+    """
+    with CDVAE_CONSTANTS.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    if tuple(row["feature"] for row in rows) != feature_names():
+        raise ValueError(
+            f"{CDVAE_CONSTANTS.name} has {len(rows)} features, which are not the {len(feature_names())} of the "
+            "installed matminer in its order: install a matminer whose preset 'magpie' has them"
+        )
+    means, stds = (np.array([float(row[column]) for row in rows]) for column in ("mean", "std"))
+    return Scaler(means, stds, CDVAE_SCALER)
+
+
+@lru_cache(maxsize=1)
+def _spread_of_features() -> np.ndarray:
+    """Standard deviation over the elements of the property behind each feature, (132,)."""
+    return np.repeat(np.nanstd(element_table(), axis=0), N_STATISTICS)
 
 
 @lru_cache(maxsize=2)

@@ -2,9 +2,9 @@
 
 A crystal is structurally valid by CDVAE's own rule (distances between different atoms >= 0.5 A, cell volume >= 0.1
 A^3; generative.screening.validity.satisfies_cdvae_rule), which is looser than this project's screening. Its composition
-is valid if it is a single element, or made of metals only, or balances by SMACT (generative.screening.composition); the
-list of oxidation states and SMACT's version move the share by points, so both are in the figures. The composition of
-numbers that are no crystal is judged all the same, as published: only the structure is invalid then.
+is valid if it is a single element, or made of metals only, or balances by SMACT (generative.screening.composition), as
+published with the tables of SMACT 2.2.1; another list of states moves the share by points, so it is in the figures. The
+composition of numbers that are no crystal is judged all the same, as published: only the structure is invalid then.
 
 Source: CDVAE (arXiv:2110.06197), scripts/eval_utils.py (smact_validity, structure_validity) and compute_metrics.py,
 class Crystal.
@@ -111,12 +111,12 @@ def too_elongated(crystal: Crystal) -> str:
     )
 
 
-def verdicts(samples: Sequence[Crystal | None], states: OxidationStates = OxidationStates.SMACT14) -> Verdicts:
+def verdicts(samples: Sequence[Crystal | None], states: OxidationStates = OxidationStates.CDVAE) -> Verdicts:
     """The rules' verdict on every sample.
 
     Args:
         samples: None is a sample that is no crystal: invalid by both rules.
-        states: SMACT's list of oxidation states.
+        states: list of oxidation states; the default is that of the published figures.
     """
     structure, compositions, reasons = [], [], {}
     for index, sample in enumerate(samples):
@@ -136,14 +136,14 @@ def verdicts(samples: Sequence[Crystal | None], states: OxidationStates = Oxidat
 
 def validity(
     samples: Sequence[Crystal | None],
-    states: OxidationStates = OxidationStates.SMACT14,
+    states: OxidationStates = OxidationStates.CDVAE,
     with_composition: bool = True,
 ) -> Evaluation:
     """Structural, composition and joint validity in % of all samples.
 
     Args:
         samples: in order; None is a sample that is no crystal.
-        states: SMACT's list of oxidation states.
+        states: list of oxidation states; the default is that of the published figures.
         with_composition: False where the field does not report it (Carbon-24, one element); the joint share is that of
             the structure alone then.
     """

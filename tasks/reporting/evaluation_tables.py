@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from generative.metrics.figures import Evaluation, Figure
+from generative.metrics.magpie import CDVAE_SCALER
 from generative.metrics.papers import PaperRow, rows_for
+from generative.systems.published_targets import TARGETS, published_name
 from tasks.reporting.evaluation_model import EvaluationReport, heading, value_text
 
 OURS = "these samples"
@@ -32,18 +34,26 @@ OTHERS: Mapping[str, tuple[tuple[str, str | None], ...]] = {
 """Our protocol -> (protocol of papers, data set if it is another) on the same question by other rules or on other data;
 shown without ours."""
 
+_AS_CDVAE: Mapping[str, object] = {"n_drawn": 1000, "scaler": CDVAE_SCALER, "oxidation_states": "cdvae"}
+_CUTOFFS = {
+    "mp-20": (0.4, 10.0),
+    "j2dh-8": (0.4, 10.0),
+    "perov-5": (0.2, 4.0),
+    "carbon-24": (0.2, 4.0),
+}
 PUBLISHED: Mapping[str, Mapping[str, Mapping[str, object]]] = {
     "cdvae generation": {
-        "mp-20": {"n_drawn": 1000, "cutoff_structure": 0.4, "cutoff_composition": 10.0},
-        "j2dh-8": {"n_drawn": 1000, "cutoff_structure": 0.4, "cutoff_composition": 10.0},
-        "perov-5": {"n_drawn": 1000, "cutoff_structure": 0.2, "cutoff_composition": 4.0},
-        "carbon-24": {"n_drawn": 1000, "cutoff_structure": 0.2, "cutoff_composition": 4.0},
+        dataset: {**_AS_CDVAE, "cutoff_structure": structure, "cutoff_composition": composition}
+        for dataset, (structure, composition) in _CUTOFFS.items()
     },
 }
 """Protocol and data set -> settings as published; a figure made with others does not stand beside papers' figures."""
 
 MODEL_BOUND = frozenset({"W energy", "Frechet distance, CGCNN"})
-"""Figures that depend on a network which the papers trained for them: ours never stand beside theirs."""
+"""Figures that depend on a network which the papers trained for them: ours stand beside theirs only by that network."""
+
+NETWORKS: Mapping[str, str] = {target.dataset: published_name(model) for model, target in TARGETS.items()}
+"""Data set -> the setting `model` of figures that its papers' own network made."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +142,7 @@ def comparison(protocol: str, ours: Mapping[str, Evaluation], dataset: str) -> C
 def _our_row(name: str, evaluation: Evaluation, units: Mapping[str, str], dataset: str) -> TableRow:
     published = PUBLISHED.get(evaluation.protocol, {}).get(dataset, {})
     found = {f.name: f for f in evaluation.figures if f.name in units and f.unit == units[f.name]}
-    shown = {key: f for key, f in found.items() if key not in MODEL_BOUND and _as_published(f, published)}
+    shown = {key: f for key, f in found.items() if _by_their_network(f, dataset) and _as_published(f, published)}
     cells = tuple(value_text(shown[column].value, unit) if column in shown else "–" for column, unit in units.items())
     conditions = [f"n = {n:,}" for n in sorted({f.n for f in shown.values() if f.n})][:1]
     if len({f.n for f in shown.values() if f.n}) > 1:
@@ -140,6 +150,10 @@ def _our_row(name: str, evaluation: Evaluation, units: Mapping[str, str], datase
     if left := [key for key in found if key not in shown]:
         conditions.append(f"not as published, so not here: {', '.join(left)}")
     return TableRow(name, cells, OURS, "; ".join(conditions), True)
+
+
+def _by_their_network(figure: Figure, dataset: str) -> bool:
+    return figure.name not in MODEL_BOUND or figure.settings.get("model", "") == NETWORKS.get(dataset)
 
 
 def _as_published(figure: Figure, published: Mapping[str, object]) -> bool:

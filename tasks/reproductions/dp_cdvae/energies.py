@@ -12,13 +12,16 @@ from configs.reproduction import DatasetEntry, ReproductionConfig
 from generative.crystals import Crystal
 from generative.metrics.figures import Figure
 from generative.metrics.generation import Energies
+from tasks.evaluation_energies import Regressor, load_regressor, regressed_energies
 from tasks.reproductions.dp_cdvae.sampling import bonds_of, test_set
 from tasks.reproductions.dp_cdvae.training import checkpoint_of
 from tasks.reproductions.results import Measured, NotReadyError, Place, mean_error
 
 
 def regressor_inputs(config: ReproductionConfig, entry: DatasetEntry) -> str:
-    """Digest of the regressor; empty where it is not trained, which leaves energies undefined."""
+    """Digest or name of the regressor; empty where it is not trained, which leaves energies undefined."""
+    if entry.energy_regressor is not None:
+        return load_regressor(entry.energy_regressor, config.execution).name
     try:
         return checkpoint_of(config, entry.name, "")[1]
     except NotReadyError:
@@ -32,25 +35,20 @@ def energies_of(
     crystals: Sequence[Crystal],
     truths: Sequence[Crystal],
 ) -> tuple[Energies | None, tuple[str, ...]]:
-    """Energies of both sides; or None, and the sentence that says why there are none.
-
-    Only samples of sound structure have an energy: others do not enter the comparison, and cost the most bonds.
-    """
+    """Energies of both sides; or None, and the sentence that says why there are none."""
     try:
-        checkpoint, digest = checkpoint_of(config, entry.name, "")
+        regressor = _regressor(config, entry)
     except NotReadyError as reason:
         return None, (f"No distance of energies: {reason}.",)
-    from generative.bonds import crystal_nn_bonds
-    from generative.metrics.validity import verdicts
+    bonds = bonds_of(config, entry, truths)
+    return regressed_energies(regressor, crystals, truths, config.workers, place.folder(config) / "bonds", bonds), ()
 
-    system = _loaded(config, checkpoint)
-    sound = [i for i, good in enumerate(verdicts(crystals).structure) if good]
-    kept = [crystals[i] for i in sound]
-    bonds = crystal_nn_bonds(kept, workers=config.workers, cache=place.folder(config) / "bonds")
-    samples = np.full(len(crystals), np.nan)
-    samples[sound] = system.predict(kept, bonds)
-    reference = system.predict(truths, bonds_of(config, entry, truths))
-    return Energies(samples, reference, f"DimeNet++ regressor {digest[:12]} of {entry.property_name}"), ()
+
+def _regressor(config: ReproductionConfig, entry: DatasetEntry) -> Regressor:
+    if entry.energy_regressor is not None:
+        return load_regressor(entry.energy_regressor, config.execution)
+    checkpoint, digest = checkpoint_of(config, entry.name, "")
+    return Regressor(_loaded(config, checkpoint), f"DimeNet++ regressor {digest[:12]} of {entry.property_name}")
 
 
 def regressor_figures(config: ReproductionConfig, dataset: str, checkpoint: Path) -> tuple[Measured, ...]:

@@ -47,6 +47,7 @@ from tasks.reproductions.results import (
 JUDGING = (
     *DECODING, "generative/metrics", "generative/screening", "generative/datasets",
     "tasks/reproductions/dp_cdvae/figures.py", "tasks/reproductions/dp_cdvae/energies.py",
+    "tasks/evaluation_energies.py",
 )  # fmt: skip
 RELAXING = (*JUDGING, "dft", "tasks/relax.py", "tasks/candidates.py")
 """Code on which figures depend."""

@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 
 from generative.metrics import coverage as module
-from generative.metrics.coverage import CARBON_24, MP_20, PEROV_5, Cutoffs, FingerprintSet, coverage, nearest
+from generative.metrics.coverage import (
+    CARBON_24,
+    MP_20,
+    PEROV_5,
+    Cutoffs,
+    FingerprintSet,
+    coverage,
+    dominant_feature,
+    nearest,
+)
+from generative.metrics.generation import coverage_figures
+from generative.metrics.magpie import feature_names
 
 TIGHT = Cutoffs(1.0, 2.0, "this test")
 
@@ -79,6 +90,39 @@ def test_the_size_of_blocks_changes_nothing(rows, monkeypatch):
     of_first, of_second = nearest(first, second)
     np.testing.assert_allclose(of_first, expected.min(axis=1), atol=1e-12)
     np.testing.assert_allclose(of_second, expected.min(axis=0), atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_nearest_rows_are_the_first_of_the_nearest_by_brute_force(seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    first, second = (rng.integers(0, 3, (rng.integers(1, 40), 3)).astype(float) for _ in range(2))  # many ties
+    monkeypatch.setattr(module, "BLOCK_ROWS", int(rng.integers(1, 12)))
+    distances = np.linalg.norm(first[:, None] - second[None], axis=2)
+    of_first, of_second = module.nearest_rows(first, second)
+    np.testing.assert_array_equal(of_first.row, distances.argmin(axis=1))
+    np.testing.assert_array_equal(of_second.row, distances.argmin(axis=0))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_feature_that_makes_most_of_the_distances_is_named_and_no_other(seed):
+    rng = np.random.default_rng(seed)
+    samples, reference = random_set(30, seed), random_set(20, seed + 100)
+    plain = coverage(samples, reference, TIGHT)
+    assert (plain.dominant_recall, plain.dominant_precision) == ("", "")
+    column, far = int(rng.integers(132)), 10.0 ** rng.uniform(3, 6)
+    reference.composition[0, column] += far  # one crystal of the reference: recall sees it, precision goes elsewhere
+    found = coverage(samples, reference, TIGHT)
+    assert found.dominant_recall.startswith(f"{feature_names()[column]}, ")
+    assert found.dominant_precision == ""
+    figures = {figure.name: figure for figure in coverage_figures("p", found, {})}
+    assert feature_names()[column] in figures["AMCD-R"].reason
+    assert figures["AMCD-P"].reason == figures["COV-R"].reason == ""
+
+
+def test_equal_sets_and_tables_of_other_features_have_a_name_for_what_dominates_or_none():
+    assert dominant_feature(np.zeros((3, 132))) == ""
+    assert dominant_feature(np.array([[0.0, 3.0, 4.0]])) == "feature 2, 64 % of the squared distances"
+    assert dominant_feature(np.array([[3.0, 3.0]])) == ""
 
 
 def test_without_any_fingerprint_nothing_is_covered_and_distances_are_undefined():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from functools import lru_cache
 
@@ -11,6 +12,7 @@ import pytest
 from generative.crystals import Crystal
 from generative.metrics import magpie
 from generative.metrics.fingerprints import composition_fingerprints
+from tests.generative.metrics.crystal_sets import real_crystals
 
 
 @lru_cache(maxsize=2)
@@ -92,3 +94,71 @@ def test_scalers_that_cannot_standardise_are_refused():
         magpie.Scaler(np.zeros(3), np.array([1.0, 0.0, 1.0]), "mine")
     with pytest.raises(ValueError, match="none of 2 fingerprints is finite"):
         magpie.Scaler.fit(np.full((2, 132), np.nan), "nothing")
+
+
+def test_cdvaes_constants_are_read_as_they_are_written_by_the_names_of_matminers_features():
+    lines = magpie.CDVAE_CONSTANTS.read_text(encoding="utf-8").splitlines()
+    rows = list(csv.reader(line for line in lines if not line.startswith("#")))[1:]
+    scaler = magpie.cdvae_scaler()
+    assert [row[0] for row in rows] == featurizer(False).feature_labels()
+    np.testing.assert_array_equal(scaler.means, [float(row[1]) for row in rows])
+    np.testing.assert_array_equal(scaler.stds, [float(row[2]) for row in rows])
+    assert any("MIT License" in line for line in lines)
+    assert any("Tian Xie, Xiang Fu" in line for line in lines)
+    # First and last of each list as in the source, so that no line was lost or moved.
+    assert (scaler.means[0], scaler.means[-1]) == (21.194441759304013, 136.4664572257129)
+    assert (scaler.stds[0], scaler.stds[-1]) == (16.35781741152948, 85.980205895116)
+
+
+def test_the_constants_standardise_real_compositions_to_about_zero_and_one():
+    crystals = [crystal for crystal in real_crystals() if crystal is not None]
+    standard = magpie.cdvae_scaler().transform(composition_fingerprints(crystals).values)
+    assert np.abs(np.nanmean(standard, axis=0)).mean() < 0.3
+    assert 0.6 < np.median(np.nanstd(standard, axis=0)) < 1.2
+
+
+def noisy_table(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fingerprints of random compositions, (n, 132), and which features were then made constant.
+
+    A constant feature has a value of its property's size and one kind of noise: none, rounding, a sum in another order,
+    or what Magpie's data have where the truth is zero.
+    """
+    rng = np.random.default_rng(seed)
+    table = composition_fingerprints(random_compositions(60)).values
+    spread = np.repeat(np.nanstd(magpie.element_table(), axis=0), magpie.N_STATISTICS)
+    constant = rng.random(132) < rng.uniform(0.05, 0.9)
+    for column in np.flatnonzero(constant):
+        size = rng.choice([0.0, 1.0, 1e3]) * spread[column]
+        noise = rng.choice([0.0, 1e-16, 1e-13]) * max(size, 1e-3) + rng.choice([0.0, 1e-6, 1e-4]) * spread[column]
+        table[:, column] = size + noise * rng.standard_normal(len(table))
+    return table, constant
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_features_that_vary_are_standardised_as_sklearn_does_and_noise_never_divides(seed):
+    from sklearn.preprocessing import StandardScaler
+
+    table, constant = noisy_table(seed)
+    scaler = magpie.Scaler.fit(table, "generated")
+    expected = StandardScaler().fit(table)
+    spread = np.repeat(np.nanstd(magpie.element_table(), axis=0), magpie.N_STATISTICS)
+    varies = ~constant & (table.std(axis=0) > 0)
+    np.testing.assert_allclose(scaler.means, expected.mean_, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(scaler.stds[varies], expected.scale_[varies], rtol=1e-9)
+    np.testing.assert_allclose(scaler.stds[constant], spread[constant], rtol=1e-12)
+    # A crystal that differs where the table does not is as far away as the elements are apart, and no further.
+    other = np.where(constant, scaler.means + spread, scaler.means)
+    np.testing.assert_allclose(scaler.transform(other[None])[0], constant.astype(float), atol=1e-9)
+    assert f"{(~varies).sum()} features constant" in scaler.source
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_in_any_other_table_a_deviation_of_rounding_only_shifts_as_in_sklearn(seed):
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(seed)
+    table = 10.0 ** rng.uniform(-6, 6, 7) * rng.standard_normal((50, 7))
+    n_constant = int(rng.integers(1, 6))
+    table[:, :n_constant] = 10.0 ** rng.uniform(-6, 6, n_constant)
+    table[:, :n_constant] *= 1 + rng.choice([0.0, 1e-16, 2e-16]) * rng.standard_normal((50, n_constant))
+    np.testing.assert_allclose(magpie.Scaler.fit(table, "any").stds, StandardScaler().fit(table).scale_, rtol=1e-9)

@@ -21,6 +21,7 @@ from generative.metrics.adaptive_cell import Activations, adaptive_cell
 from generative.metrics.coverage import MP_20, Cutoffs
 from generative.metrics.figures import Evaluation
 from generative.metrics.generation import Energies, Prints, generation, prints_of
+from generative.metrics.magpie import CDVAE_CONSTANTS
 from generative.metrics.validity import too_elongated, verdicts
 from tests.generative.metrics.crystal_sets import (
     N_REAL,
@@ -33,6 +34,7 @@ from tests.servers.real import real_records
 
 TIGHT = Cutoffs(0.25, 6.0, "chosen for the test, so that some are covered and some are not")
 N_DRAWN = 40
+CONSTANTS_BEGIN = CDVAE_CONSTANTS.read_text(encoding="utf-8").splitlines().index("feature,mean,std") + 1
 
 
 @lru_cache(maxsize=1)
@@ -64,8 +66,7 @@ def matminer_prints(structures: list[Structure | None]) -> tuple[np.ndarray, np.
 def truth() -> dict[str, np.ndarray]:
     sample, there = prints()
     composition = there.composition.values
-    means, stds = np.nanmean(composition, axis=0), np.nanstd(composition, axis=0)
-    stds[stds == 0] = 1
+    means, stds = np.genfromtxt(CDVAE_CONSTANTS, delimiter=",", skip_header=CONSTANTS_BEGIN, usecols=(1, 2)).T
     return {
         "sample": sample.structure.values,
         "sample composition": (sample.composition.values - means) / stds,
@@ -148,7 +149,7 @@ def test_coverage_is_that_of_the_definitions_written_out() -> None:
     assert 0 < expected["COV-P"] < 100
     assert (found.figure("COV-P").n, found.figure("COV-R").n) == (N_REAL, len(reference()))
     assert {"cutoff_structure": 0.25, "reference": "test"}.items() <= found.figure("COV-P").settings.items()
-    assert found.figure("COV-P").settings["scaler"].startswith("test, ")
+    assert found.figure("COV-P").settings["scaler"].startswith("CDVAE's published constants")
 
 
 def test_validity_needs_structure_composition_and_fingerprint() -> None:
