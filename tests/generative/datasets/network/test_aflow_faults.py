@@ -156,7 +156,7 @@ def test_pages_in_another_order_bring_the_same_records() -> None:
 @pytest.mark.parametrize(
     ("instead", "message"),
     [
-        (1, "sent page 1 of its list of ids again as page 2"),
+        (1, "sent the 400 ids before number 400 of its list again"),
         (3, "listed 600 ids and counts 1000 records"),  # page 3 is not full, so it looks like the last one
     ],
 )
