@@ -225,24 +225,24 @@ class Aflow:
         What is not listed is removed from a download, so a list with holes must never pass for a whole one.
 
         Raises:
-            BrokenReplyError: if a page repeats the one before, or fewer ids come than AFLOW counts.
+            BrokenReplyError: if a page brings nothing new, or fewer ids come than AFLOW counts.
         """
         n_listed = 0
         for leg in range(len(self._legs)):
-            n_after, size, before, is_last = 0, LISTING_PAGE, frozenset[str](), False
+            n_after, size, is_last, listed = 0, LISTING_PAGE, False, set[str]()
             while not is_last:
                 n_before = n_after
                 reply, n_after, is_last, size = self._part(leg, ("auid", "aflowlib_date"), n_before, size)
                 records = [_record(body) for body in reply.bodies]
-                names = frozenset(record.id for record in records)
-                if names and names <= before:
+                names = {record.id for record in records}
+                if names and names <= listed:
                     raise BrokenReplyError(
                         f"AFLOW sent the {len(names)} ids before number {n_before} of its list again in place of the "
                         "next ones; what has come so far is kept, so run the same command again"
                     )
-                n_listed += len(names - before)
                 yield {record.id: record.stamp for record in records}
-                before = names
+                listed |= names
+            n_listed += len(listed)
         n_counted = self.count()
         if n_listed < n_counted:
             raise BrokenReplyError(

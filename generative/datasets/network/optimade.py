@@ -151,16 +151,17 @@ class Optimade:
         Raises:
             BrokenReplyError: if the pages end before as many came as the provider counts.
         """
-        n_listed, total = 0, 0
+        listed, total = set[str](), 0
         for reply in self._pages(self._filter, ("id", "last_modified"), self._config.page_size):
             records = self._records(reply)
-            n_listed, total = n_listed + len(records), _total(reply.meta) or 0
+            listed.update(record.id for record in records)
+            total = _total(reply.meta) or 0
             yield {record.id: record.stamp for record in records}
-        if n_listed < total:
+        if len(listed) < total:
             raise BrokenReplyError(
-                f"{self.name}: its pages end after {n_listed} of the {total} structures that it counts, expected all: "
+                f"{self.name}: its pages end after {len(listed)} of the {total} structures it counts, expected all: "
                 "what has come is kept; try again later, report it to the provider, or set the source's limit to "
-                f"{n_listed} to take what it gives"
+                f"{len(listed)} to take what it gives"
             )
 
     def fetch(self, ids: Sequence[str]) -> list[Record]:
