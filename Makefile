@@ -48,10 +48,10 @@ discover: $(INSTALLED)
 	@$(BIN)/hullward discover $(CONFIG)
 
 test: $(INSTALLED)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder tests
 
 test-dft: $(INSTALLED)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m dft_real -rs tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m dft_real -rs tests/dft
 
 ui: $(INSTALLED)
 	@exec $(BIN)/python -m flows.serve --port $(PORT)

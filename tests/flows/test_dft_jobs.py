@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from dft.campaign import Campaign
 from dft.config import StoreConfig
 from dft.job_folder import read_job, read_record
 from dft.records import DFTRecord
 from dft.stores import open_job_store
+from flows.cli import app
 from tasks.dft_campaign import advance, campaign_folders, campaign_of_run, look, submitter_of
 from tests.flows.conftest import ROOT, prefect_client
 from tests.flows.test_deployments import Served, request, wait_for
@@ -33,11 +35,20 @@ PATIENCE_S = 240
 
 
 def command(folder: Path, *words: str) -> dict[str, Any]:
-    """What `hullward dft WORDS --json` says."""
+    """What `hullward dft WORDS --json` says in a process of its own."""
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(folder)}
     line = [sys.executable, "-m", "flows.cli", "dft", *words, "--json"]
     done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
+    answered = json.loads(done.stdout)
+    assert isinstance(answered, dict)
+    return answered
+
+
+def said_here(*words: str) -> dict[str, Any]:
+    """What the same command says in this process."""
+    done = CliRunner().invoke(app, ["dft", *words, "--json"])
+    assert done.exit_code == 0, done.stderr
     answered = json.loads(done.stdout)
     assert isinstance(answered, dict)
     return answered
@@ -116,16 +127,17 @@ def test_a_damaged_record_and_a_damaged_entry_of_the_store_are_made_good(begun: 
 
 
 @pytest.mark.usefixtures("answered")
-def test_commands_cancel_retry_export_and_import(begun: Any, tmp_path: Path) -> None:
+def test_commands_cancel_retry_export_and_import(begun: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     folder = str(begun.folder)
-    exported = command(tmp_path, "export", folder, str(tmp_path / "jobs.jsonl.gz"))
+    exported = said_here("export", folder, str(tmp_path / "jobs.jsonl.gz"))
     assert exported["n_documents"]["jobs"] == 9  # seven records, and inputs of two candidates
     (tmp_path / "other").mkdir()
-    imported = command(tmp_path, "import", str(tmp_path / "other"), str(tmp_path / "jobs.jsonl.gz"))
+    imported = said_here("import", str(tmp_path / "other"), str(tmp_path / "jobs.jsonl.gz"))
     assert imported["n_documents"] == {"jobs": 9}
-    assert command(tmp_path, "cancel", folder)["jobs"] == []  # all are done
-    assert command(tmp_path, "retry", folder)["jobs"] == []
-    assert command(tmp_path, "status", folder, "Al")["jobs"][0]["formula"] == "Al"
+    assert said_here("cancel", folder)["jobs"] == []  # all are done
+    assert said_here("retry", folder)["jobs"] == []
+    assert said_here("status", folder, "Al")["jobs"][0]["formula"] == "Al"
 
 
 def states_of(served: Served, run: str) -> str:
@@ -137,6 +149,12 @@ def started(served: Served, deployment: str, config: dict[str, Any]) -> str:
     body = {"parameters": {"config": config}, "state": {"type": "SCHEDULED"}}
     # A busy server answers 503; wait_for asks again.
     return str(wait_for(lambda: request(f"{served.api}/deployments/{id}/create_flow_run", body), served.process)["id"])
+
+
+def all_there(run: Path) -> bool:
+    """Whether every job of a run's campaign has its record."""
+    made = Campaign.read(run)
+    return all((made.root / key / "record.json").is_file() for key in made.keys)
 
 
 def test_a_deployed_run_is_suspended_until_its_jobs_have_ended_and_then_completes(
@@ -151,7 +169,9 @@ def test_a_deployed_run_is_suspended_until_its_jobs_have_ended_and_then_complete
         assert states_of(served, run) == "Suspended"
         schedules = wait_for(lambda: request(f"{served.api}/deployments/name/dft/collect"), served.process)["schedules"]
         assert [schedule["active"] for schedule in schedules] == [True]
-        for _ in range(20):
+        for turn in range(20):
+            if turn == 1:  # each follower is a process of its own: the second one starts when all is there
+                wait_for(lambda: all_there(tmp_path / "runs" / "tiny"), served.process)
             follower = started(served, "dft/collect", {"action": "collect"})
             wait_for(lambda id=follower: states_of(served, id) in {"Completed", "Failed"}, served.process)
             assert states_of(served, follower) == "Completed"

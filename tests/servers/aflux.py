@@ -30,6 +30,7 @@ U_METALS = frozenset({"V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu"})
 
 Entry = dict[str, Any]
 Form = Literal["list", "dictionary", "text"]
+Steps = Literal["granted", "asked"]
 Test = Callable[[Any], bool]
 
 
@@ -136,12 +137,23 @@ class Aflux(Loopback):
 
     Attributes:
         entries: may be changed between requests.
+        page_max: most records that it hands out at once, whatever is asked for; None is no limit. May be changed too.
+        steps: whether pages beyond the first are counted in pages that it grants, or that were asked for.
+        counts: whether a numbered reply tells how many match, or, with False, how many there are up to its end.
         endpoint: for the settings of the client.
     """
 
-    def __init__(self, entries: Sequence[Entry], form: Form = "list") -> None:
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        form: Form = "list",
+        page_max: int | None = None,
+        steps: Steps = "granted",
+        counts: bool = True,
+    ) -> None:
         super().__init__()
         self.entries, self.form = list(entries), form
+        self.page_max, self.steps, self.counts = page_max, steps, counts
 
     @property
     def endpoint(self) -> str:
@@ -154,11 +166,14 @@ class Aflux(Loopback):
         found = [e for e in self.entries if all(test(e.get(name)) for name, test in keywords.items() if test)]
         order = next(iter(keywords))
         found.sort(key=lambda entry: (entry[order] is None, entry[order]))
-        chosen = found[(page - 1) * size : page * size]
+        granted = min(size, self.page_max or size)
+        start = (page - 1) * (granted if self.steps == "granted" else size)
+        chosen = found[start : start + granted]
         sent = [{name: entry.get(name) for name in dict.fromkeys([*keywords, *ALWAYS])} for entry in chosen]
         if self.form == "dictionary":
             # The numbers say where a record stands, the order of the keys does not.
-            numbered = [(f"{(page - 1) * size + k} of {len(found)}", body) for k, body in enumerate(sent, 1)]
+            total = len(found) if self.counts else start + len(chosen)
+            numbered = [(f"{start + k} of {total}", body) for k, body in enumerate(sent, 1)]
             return dict(reversed(numbered))
         return (
             [{name: as_text(value) for name, value in body.items()} for body in sent] if self.form == "text" else sent

@@ -5,6 +5,7 @@
 | a process dies at any page | the next one goes on at the page after the last one written |
 | a page comes twice, pages come in another order | records are kept by id; repeats are counted |
 | records slip between pages while a database changes | it counts more than came: all ids are listed, the rest fetched |
+| a database gives more or fewer than it counts | the same; where that does not settle it, a warning has both numbers |
 | the database moves to another release half-way | all ids are listed; what changed is fetched, what is gone removed |
 | a refresh is asked for | the same, with counts of added, changed and removed records |
 """
@@ -82,9 +83,10 @@ class Download:
         elif moved:
             # Records without stamps came minutes ago: only a refresh asks for all of them once more.
             self._reconcile(lambda before, now: before != now)
-        elif expected is not None and len(store) < expected:
+        elif expected is not None and len(store) != expected:
             self._reconcile(lambda before, now: False)
-            if len(store) < expected:
+            if len(store) != expected:
+                store.put(total=expected)  # so that nobody reads "64 of 64" where the database counts 300
                 self._warn(f"the database counts {expected} records, but gives {len(store)} when all are asked for")
         if moved:
             self._warn(
@@ -176,19 +178,28 @@ class Download:
                 break
         gone = [name for name in store.ids() if name not in listed]
         store.remove(gone, n_removed=store.number("n_removed") + len(gone))
+        lost: list[str] = []
         for start in range(0, len(wanted), self._database.fetch_size):
-            self._fetch(wanted[start : start + self._database.fetch_size])
+            lost += self._fetch(wanted[start : start + self._database.fetch_size])
             self._tell(len(listed))
+        if lost:
+            self._warn(
+                f"{len(lost)} of {len(listed)} records that the database lists, such as {lost[0]!r}, did not come when "
+                "asked for by id: refresh the download later"
+            )
         if self._limit is None:
             store.put(total=len(listed))
 
-    def _fetch(self, names: list[str]) -> None:
-        store = self._store
+    def _fetch(self, names: list[str]) -> list[str]:
+        """Bring these records; the names of those that did not come."""
+        store, records = self._store, self._database.fetch(names)
         n_added, n_changed = store.number("n_added"), store.number("n_changed")
         store.add(
-            self._database.fetch(names),
+            records,
             lambda added: {"n_added": n_added + added.n_new, "n_changed": n_changed + added.n_changed},
         )
+        came = {record.id for record in records}
+        return [name for name in names if name not in came]
 
     def _tell(self, expected: int | None) -> None:
         if self._progress is not None:

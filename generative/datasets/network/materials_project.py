@@ -133,7 +133,7 @@ class MaterialsProject:
         """Materials of these ids that still match; at most 200."""
         # Elements and formula of an id do not change, and their lists may fill the address.
         criteria = {key: value for key, value in self._criteria.items() if key not in ("chemsys", "formula")}
-        summaries, _ = self._whole("summary", criteria | {"material_ids": ",".join(ids)}, _SUMMARY)
+        summaries = self._whole("summary", criteria | {"material_ids": ",".join(ids)}, _SUMMARY)
         require_fields(summaries, _REQUIRED_SUMMARY, "Materials Project, summary")
         return list(self._joined(summaries))
 
@@ -271,12 +271,21 @@ class MaterialsProject:
             raise BrokenReplyError(f"Materials Project, summary: nothing came after {skip} of {total} materials")
         return summaries, total
 
-    def _whole(self, route: str, criteria: Mapping[str, Any], fields: Sequence[str]) -> tuple[list[Body], int]:
-        """All documents that match; fewer than LIMIT_MAX are expected."""
+    def _whole(self, route: str, criteria: Mapping[str, Any], fields: Sequence[str]) -> list[Body]:
+        """All documents that match; one request brings them unless the API hands out fewer at once than it says."""
         documents, total = self._ask(route, criteria, fields, LIMIT_MAX)
-        if len(documents) < total:
-            raise BrokenReplyError(f"Materials Project, {route}: {len(documents)} of {total} documents came")
-        return documents, total
+        if len(documents) >= total:
+            return documents
+        found: dict[str, Body] = {}
+        n_came = 0
+        while n_came < total:  # from the start, since what came first came in no stated order
+            page = criteria | {"_sort_fields": "material_id", "_skip": n_came}
+            documents, total = self._ask(route, page, fields, LIMIT_MAX)
+            if not set(_ids(documents)) - found.keys():
+                raise BrokenReplyError(f"Materials Project, {route}: {len(found)} of {total} documents came")
+            found |= dict(zip(_ids(documents), documents, strict=True))
+            n_came += len(documents)
+        return list(found.values())
 
     def _thermo(self, ids: Sequence[str], fields: Sequence[str], required: Sequence[str]) -> dict[str, Body]:
         """Id -> its thermo document; ids without one are left out."""
@@ -284,7 +293,7 @@ class MaterialsProject:
         distinct = list(dict.fromkeys(ids))
         for start in range(0, len(distinct), IDS_MAX):
             batch = distinct[start : start + IDS_MAX]
-            documents, _ = self._whole("thermo", {"material_ids": ",".join(batch)} | self._thermo_criteria, fields)
+            documents = self._whole("thermo", {"material_ids": ",".join(batch)} | self._thermo_criteria, fields)
             require_fields(documents, required, "Materials Project, thermo")
             if documents and not set(_ids(documents)) & set(batch):
                 raise SchemaChangedError(

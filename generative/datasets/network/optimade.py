@@ -144,9 +144,25 @@ class Optimade:
         return Page(records, reply.cursor, _total(reply.meta))
 
     def stamps(self) -> Iterator[Mapping[str, str | None]]:
-        """See `Database.stamps`; the stamp is `last_modified`, which is null with providers that keep no dates."""
-        for records in self._pages(self._filter, ("id", "last_modified"), self._config.page_size):
+        """See `Database.stamps`; the stamp is `last_modified`, which is null with providers that keep no dates.
+
+        What is not listed is removed from a download, so a list with holes must never pass for a whole one.
+
+        Raises:
+            BrokenReplyError: if the pages end before as many came as the provider counts.
+        """
+        listed, total = set[str](), 0
+        for reply in self._pages(self._filter, ("id", "last_modified"), self._config.page_size):
+            records = self._records(reply)
+            listed.update(record.id for record in records)
+            total = _total(reply.meta) or 0
             yield {record.id: record.stamp for record in records}
+        if len(listed) < total:
+            raise BrokenReplyError(
+                f"{self.name}: its pages end after {len(listed)} of the {total} structures it counts, expected all: "
+                "what has come is kept; try again later, report it to the provider, or set the source's limit to "
+                f"{len(listed)} to take what it gives"
+            )
 
     def fetch(self, ids: Sequence[str]) -> list[Record]:
         """See `Database.fetch`."""
@@ -154,7 +170,7 @@ class Optimade:
             return []
         wanted = set(ids)
         pages = self._pages(filter_of_ids(ids), self._fields, len(wanted))
-        return [record for records in pages for record in records if record.id in wanted]
+        return [record for reply in pages for record in self._records(reply) if record.id in wanted]
 
     def raw_record(self, record: Record) -> RawRecord:
         """See `Database.raw_record`."""
@@ -164,12 +180,12 @@ class Optimade:
         """See `Database.close`."""
         self._access.close()
 
-    def _pages(self, filter_: str, fields: Sequence[str], page_limit: int) -> Iterator[tuple[Record, ...]]:
+    def _pages(self, filter_: str, fields: Sequence[str], page_limit: int) -> Iterator[_Reply]:
         cursor: str | None = None
         seen: set[str] = set()
         while True:
             reply = self._ask("structures", filter_, fields, page_limit, cursor, self._sort)
-            yield self._records(reply)
+            yield reply
             cursor = reply.cursor
             if cursor is None:
                 return

@@ -11,7 +11,8 @@ import pytest
 
 from generative.config import AflowSource, FilterConfig
 from generative.datasets.network import aflow
-from generative.datasets.network.aflow import Aflow, legs, parse_where
+from generative.datasets.network.aflow import Aflow
+from generative.datasets.network.aflow_query import legs, parse_where
 from generative.datasets.network.errors import (
     EndlessReplyError,
 )
@@ -283,7 +284,7 @@ def test_a_count_found_by_probing_is_right_for_every_size(monkeypatch: pytest.Mo
         listing = Listing(n)
         source = Aflow(AflowSource(), FilterConfig(), None, listing)  # type: ignore[arg-type]
         assert source.count() == n
-        assert len(listing.requests) <= 2 + 2 * math.log2(max(1, n / 4))
+        assert len(listing.requests) <= 3 + 2 * math.log2(max(1, n / 4))
 
 
 def test_counting_a_database_without_end_ends() -> None:

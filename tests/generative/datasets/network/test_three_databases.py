@@ -68,9 +68,11 @@ def secret(kind: str) -> SecretStr | None:
     return SecretStr(KEY) if kind == "materials-project" else None
 
 
-def ingested(folder: Path, sources: list[dict[str, Any]], elements: Any = None, **data: Any) -> Dataset:
+def ingested(
+    folder: Path, sources: list[dict[str, Any]], elements: Any = None, downloads: Path | None = None, **data: Any
+) -> Dataset:
     config = DataConfig.model_validate({"sources": sources, **data})
-    ingest(config, elements, folder, resolve, network=NetworkContext(folder / "downloads", secret))
+    ingest(config, elements, folder, resolve, network=NetworkContext(downloads or folder / "downloads", secret))
     return read_dataset(folder)
 
 
@@ -167,8 +169,8 @@ def test_sources_merge_into_one_row_per_crystal_with_all_ids_and_each_energy_by_
 ) -> None:
     system = ("Al", "Co", "Ni", "O", "Ti")
     sources = [servers.source(kind) for kind in servers.doors]
-    apart = ingested(tmp_path / "apart", sources, system)
-    merged = ingested(tmp_path / "merged", sources, system, merge=True)
+    apart = ingested(tmp_path / "apart", sources, system, tmp_path / "downloads")
+    merged = ingested(tmp_path / "merged", sources, system, tmp_path / "downloads", merge=True)
     rows = merged.table.to_pylist()
     assert len(rows) < len(apart.table)
     assert sum(source.n_merged for source in merged.manifest.sources) == len(apart.table) - len(rows)

@@ -1,0 +1,42 @@
+"""What every test gets: pymatgen's space groups, each made once; and the order of the files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymatgen.symmetry.groups import SpaceGroup
+
+_make_or_find = SpaceGroup.__new__
+_KEPT: dict[int, SpaceGroup] = {}
+
+
+def _make_or_find_and_keep(cls: type[SpaceGroup], *args: Any, **kwargs: Any) -> SpaceGroup:
+    group = _make_or_find(cls, *args, **kwargs)
+    _KEPT[id(group)] = group
+    return group
+
+
+# pymatgen finds a group again only while somebody holds it, and makes it by comparing all its operations with each
+# other: half a second of each `Structure.from_spacegroup("Fm-3m", ...)`, of which the tests have hundreds.
+SpaceGroup.__new__ = _make_or_find_and_keep  # type: ignore[method-assign,assignment]
+
+FIRST = ("flows", "generative/datasets/network/test_three_databases.py", "tasks", "dft")
+"""Where tests take minutes, below this folder. A worker runs whole files, so the longest go first: of a long file that
+begins last, the other worker would wait for the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        file = item.path.relative_to(here).as_posix()
+        return next((rank for rank, start in enumerate(FIRST) if file.startswith(start)), len(FIRST))
+
+    strays = [item.nodeid for item in items if item.get_closest_marker("dft_real") and "tests/dft/" not in item.nodeid]
+    if strays:
+        raise pytest.UsageError(
+            f"{strays[0]} has the mark dft_real: expected below tests/dft, where `make test-dft` looks"
+        )
+    items.sort(key=place)
