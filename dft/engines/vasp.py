@@ -246,6 +246,7 @@ class VaspEngine:
             data=_potcar_digests(last),
             resolved=_resolved(last, run),
             magmoms=run.magmoms,
+            kpoints=run.kpoints,
         )
 
 
@@ -341,6 +342,7 @@ def _resolved(folder: Path, run: VaspRun) -> dict[str, Any]:
         "kpoints": _text(folder, "KPOINTS"),
         "run_type": run.run_type,
         "hubbards_ev": run.hubbards_ev,
+        "bandgap_ev": run.bandgap_ev,
         "potcars": list(run.potcars),
         "versions": {"vasp": run.version, **{name: version(name) for name in ("atomate2", "custodian", "pymatgen")}},
     }
