@@ -13,8 +13,8 @@ from jobflow.core.store import JobStore
 
 from dft.analysis import AnalysisSummary, CandidateAnalysis, analyse, summarise_candidates
 from dft.campaign import Campaign, Job
-from dft.dft_hull import record_phases
-from dft.hull import CompetingHull, Phase
+from dft.dft_hull import place_among_others, record_phases
+from dft.hull import Phase
 from dft.job_folder import Purpose, read_record
 from dft.jobs import FLOW_NAMESPACE
 from dft.kpoint_notes import kpoint_notes
@@ -197,12 +197,7 @@ def _place(key: str, phases: list[Phase], kpoint_note: str) -> dict[str, Any]:
     own = next((phase for phase in phases if phase.id == key), None)
     if own is None:
         return {}
-    elements = sorted({symbol for phase in phases for symbol in phase.elements})
-    others = [phase for phase in phases if phase.id != key]
-    place = CompetingHull(others, elements).place(own.composition, own.energy_ev_per_atom, own.method)
-    if len(own.elements) == 1 and place.e_above_hull_ev_per_atom is None:
-        # The only phase of its element spans the hull itself.
-        place = CompetingHull(phases, elements).place(own.composition, own.energy_ev_per_atom, own.method)
+    place = place_among_others(own, phases)
     return {
         "formation_energy_ev_per_atom": place.formation_energy_ev_per_atom,
         "e_above_hull_ev_per_atom": place.e_above_hull_ev_per_atom,

@@ -172,7 +172,7 @@ class DFTRecord:
         names = {one.name for one in fields(cls)}
         if missing := sorted(names - set(document) - {"kpoints"}):  # older records state k-points in `resolved` alone
             raise RecordError(f"the record lacks {', '.join(missing)}: is the file whole?")
-        values = {name: document.get(name) for name in names}
+        values: dict[str, Any] = {name: document.get(name) for name in names}
         try:
             for name in ("structure", "initial_structure"):
                 values[name] = Structure.from_dict(values[name])
