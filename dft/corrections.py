@@ -10,6 +10,7 @@ sulfide, which it takes for plain ones where there is no crystal. What cannot be
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from pymatgen.core.periodic_table import Element
 from pymatgen.core.structure import Structure
 from pymatgen.entries.compatibility import CompatibilityError, MaterialsProject2020Compatibility
 from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
+from pymatgen.io.vasp.sets import MPRelaxSet
 
 from dft.oxidation import OxidationStates, StateSource, is_nonmetal, oxidation_states
 from dft.records import DFTRecord
@@ -78,7 +80,8 @@ def correct(entry: ComputedEntry) -> Corrected:
     uncorrected = float(entry.uncorrected_energy / composition.num_atoms)
     crystal = getattr(entry, "structure", None)
     structure = None if crystal is None else _plain(crystal)
-    if refusal := _run_type_fault(entry) or _bonds_fault(entry, composition, structure):
+    other_u = other_hubbards(composition, entry.parameters.get("hubbards"))
+    if refusal := _run_type_fault(entry) or "; ".join(other_u) or _bonds_fault(entry, composition, structure):
         return Corrected(uncorrected, None, refusal=refusal)
     states, notes = _NO_STATES, list[str]()
     if anions := _correctable(composition):
@@ -94,7 +97,7 @@ def correct(entry: ComputedEntry) -> Corrected:
     except KeyError as error:
         refusal = f"its parameters have no {error.args[0]}: pseudopotentials cannot be checked"
     except (CompatibilityError, ValueError) as error:
-        refusal = str(error).split(" for {")[0]  # of a wrong U pymatgen adds the whole entry
+        refusal = str(error)
     if refusal:
         return Corrected(uncorrected, None, states=states, refusal=refusal)
     total = sum(float(one.value) for one in adjustments)
@@ -118,6 +121,15 @@ def entry_of_record(record: DFTRecord) -> ComputedStructureEntry:
     return ComputedStructureEntry(
         _plain(record.structure), record.energy_ev, parameters=parameters, entry_id=record.key
     )
+
+
+def other_hubbards(composition: Composition, hubbards: Mapping[str, float] | None) -> list[str]:
+    """Where U differs from the Materials Project's: 'U of Fe: 0 / 5.3 eV'; of elements too, unlike pymatgen's check."""
+    elements = sorted(composition.element_composition, key=lambda element: element.X)
+    table = MPRelaxSet.CONFIG["INCAR"]["LDAUU"]
+    expected = table.get(elements[-1].symbol, {}) if len(elements) > 1 else {}
+    pairs = ((e.symbol, float((hubbards or {}).get(e.symbol, 0)), float(expected.get(e.symbol, 0))) for e in elements)
+    return [f"U of {symbol}: {ours:g} / {theirs:g} eV" for symbol, ours, theirs in pairs if ours != theirs]
 
 
 def _plain(structure: Structure) -> Structure:
@@ -157,7 +169,7 @@ def _judged(anions: list[str], composition: Composition, states: OxidationStates
     for anion in anions:
         state = states.states.get(anion)
         if state is not None:
-            if ANION_STATE_MAX < state < 0:
+            if ANION_STATE_MAX < state < -ANION_STATE_MAX:
                 notes.append(f"{anion} at {state:+.3g} on average lies above the scheme's bound of -1: not corrected")
             continue
         if anion == strongest:

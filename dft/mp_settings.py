@@ -13,9 +13,14 @@ from pymatgen.io.vasp.inputs import Incar
 from pymatgen.io.vasp.sets import MPRelaxSet
 
 from dft.config import Preset
-from dft.corrections import RUN_TYPES
+from dft.corrections import RUN_TYPES, other_hubbards
+from dft.kpoint_notes import METAL_GAP_EV
 from dft.presets import MP_POTCAR_FUNCTIONAL
 from dft.records import DFTRecord
+
+SMEARING_TAGS = ("ISMEAR", "SIGMA")
+METAL_ISMEAR, METAL_SIGMA_EV = (0, 1, 2), 0.2
+"""Smearings that the validator takes where there is no gap, pymatgen.io.validation.check_incar."""
 
 
 def differences_from_materials_project(record: DFTRecord) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -35,17 +40,21 @@ def differences_from_materials_project(record: DFTRecord) -> tuple[tuple[str, ..
     family = MP_POTCAR_FUNCTIONAL if preset == Preset.MP_RELAX.value else record.settings.get("potcar_functional")
     if family != MP_POTCAR_FUNCTIONAL:
         found.append(f"pseudopotential family: {family} / {MP_POTCAR_FUNCTIONAL}")
-    found += [*_other_potcars(record), *_other_hubbards(record)]
+    found += _other_potcars(record)
+    found += other_hubbards(record.structure.composition, record.resolved.get("hubbards_ev"))
     incar = record.resolved.get("incar")
     if not incar:
         return (*found, *([] if preset == Preset.MP_RELAX.value else [f"preset: {preset} / mp-relax"])), (
             "its INCAR is not in the record: the preset vouches for it",
         )
-    return (*found, *_incar_faults(record.structure, incar, has_functional_tag="GGA" in incar)), ()
+    return (*found, *_incar_faults(record, incar)), ()
 
 
 def _other_potcars(record: DFTRecord) -> list[str]:
-    expected = {e.symbol: str(MPRelaxSet.CONFIG["POTCAR"].get(e.symbol)) for e in _elements(record)}
+    expected = {
+        element.symbol: str(MPRelaxSet.CONFIG["POTCAR"].get(element.symbol))
+        for element in record.structure.composition.element_composition
+    }
     titles = [str(title).split() for title in record.resolved.get("potcars", ())]
     symbols = {words[1] for words in titles if len(words) > 1}
     if not symbols:
@@ -55,24 +64,21 @@ def _other_potcars(record: DFTRecord) -> list[str]:
     return []
 
 
-def _other_hubbards(record: DFTRecord) -> list[str]:
-    elements = sorted(_elements(record), key=lambda element: element.X)
-    expected = MPRelaxSet.CONFIG["INCAR"]["LDAUU"].get(elements[-1].symbol, {}) if len(elements) > 1 else {}
-    used = record.resolved.get("hubbards_ev") or {}
-    pairs = ((e.symbol, float(used.get(e.symbol, 0)), float(expected.get(e.symbol, 0))) for e in elements)
-    return [f"U of {symbol}: {ours:g} / {theirs:g} eV" for symbol, ours, theirs in pairs if ours != theirs]
-
-
-def _elements(record: DFTRecord) -> Any:
-    return list(record.structure.composition.element_composition)
-
-
-def _incar_faults(structure: Structure, incar: dict[str, Any], *, has_functional_tag: bool) -> list[str]:
+def _incar_faults(record: DFTRecord, incar: dict[str, Any]) -> list[str]:
     """The validator's reasons; PBE written out where POTCAR decided on it, since the validator sees no POTCAR."""
-    tags = incar if has_functional_tag else {**incar, "GGA": "PE"}
-    plain = Structure(structure.lattice, [site.specie.symbol for site in structure], structure.frac_coords)
+    tags = incar if "GGA" in incar else {**incar, "GGA": "PE"}
+    symbols = [site.specie.symbol for site in record.structure]
+    plain = Structure(record.structure.lattice, symbols, record.structure.frac_coords)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         files = VaspFiles(user_input=VaspInputSafe(incar=Incar(tags), structure=plain))
         reasons, _ = VaspValidator.run_checks(files, [CheckIncar])
-    return [f"INCAR: {reason.removeprefix('INPUT SETTINGS --> ').rstrip('.')}" for reason in reasons]
+    said = [reason.removeprefix("INPUT SETTINGS --> ").rstrip(".") for reason in reasons]
+    return [f"INCAR: {one}" for one in said if not (_is_metal_s_smearing(record) and one.startswith(SMEARING_TAGS))]
+
+
+def _is_metal_s_smearing(record: DFTRecord) -> bool:
+    """Whether no gap was found and the smearing is one that the validator takes for metals; it is not told the gap."""
+    incar, gap_ev = record.resolved["incar"], record.resolved.get("bandgap_ev")
+    ismear, sigma = int(incar.get("ISMEAR", 1)), float(incar.get("SIGMA", 0.2))
+    return gap_ev is not None and gap_ev < METAL_GAP_EV and ismear in METAL_ISMEAR and sigma <= METAL_SIGMA_EV

@@ -1,8 +1,9 @@
 """Oxidation states of a crystal's elements, the same for every side of a comparison.
 
 Found as the Materials Project finds those of its own entries (emmet's OxidationStateDoc): by bond valences from the
-crystal, else guessed from the reduced formula by how often states occur in the ICSD. Where that list admits no neutral
-formula (KClO4: it knows no Cl 7+), a guess of one common state per element is taken.
+crystal, else guessed from the reduced formula by how often states occur in the ICSD. Of guesses, the most probable one
+is taken in which no element is anion and cation at once, if there is one. Where that list admits no neutral formula
+(KClO4: it knows no Cl 7+), a guess of one common state per element is taken.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def oxidation_states(
     common = {e.symbol: tuple(e.common_oxidation_states or ()) for e in formula.elements}
     icsd = {e.symbol: tuple(e.icsd_oxidation_states or ()) or common[e.symbol] for e in formula.elements}
     if guesses := _guesses(formula, icsd):
-        return OxidationStates(guesses[0], StateSource.GUESS)
+        whole = (guess for guess in guesses if all(_is_of_one_sign(m, icsd[symbol]) for symbol, m in guess.items()))
+        return OxidationStates(next(whole, guesses[0]), StateSource.GUESS)
     for guess in _guesses(formula, common):
         if all(state in common[symbol] for symbol, state in guess.items()):
             return OxidationStates(guess, StateSource.COMMON)
@@ -117,6 +119,12 @@ def _guesses(formula: Composition, states: Mapping[str, tuple[int, ...]]) -> lis
             return []
     found = formula.oxi_state_guesses(oxi_states_override={k: list(v) for k, v in states.items()}, max_sites=-1)
     return [{symbol: float(state) for symbol, state in guess.items()} for guess in found]
+
+
+def _is_of_one_sign(mean: float, states: tuple[int, ...]) -> bool:
+    """Whether a mean comes about without the same element as anion and cation (SeBr4 as Se 2-, Br 1- and 5+)."""
+    signs = ([s for s in states if s < 0], [s for s in states if s > 0])
+    return any(min(sign) <= mean <= max(sign) for sign in signs if sign)
 
 
 def is_nonmetal(symbol: str) -> bool:

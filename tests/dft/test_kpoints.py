@@ -17,8 +17,6 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 from pymatgen.io.vasp.inputs import Kpoints
 
-from dft.config import Preset
-from dft.engines.config import VaspEngineConfig
 from dft.engines.vasp_outputs import read_run
 from dft.kpoint_notes import KPointNotes, is_metal, kpoint_notes
 from dft.kpoints import (
@@ -28,37 +26,15 @@ from dft.kpoints import (
     sampling_of_kpoints,
     sampling_of_mesh,
 )
-from dft.records import DFTRecord, RecordError, enthalpy_ev
-from dft.structures import digest_of
+from dft.records import DFTRecord, RecordError
+from tests.dft import made_records
 
 ASSETS = Path(os.environ.get("HULLWARD_ASSETS", Path(__file__).parents[3] / "shared"))
-SETTINGS = VaspEngineConfig.model_validate({"preset": Preset.DP_CDVAE}).settings()
 
 
 def record(structure: Structure, mesh: tuple[int, int, int] | None = None, **changes: Any) -> DFTRecord:
-    energy = -1.0 * len(structure)
-    values: dict[str, Any] = {
-        "key": "0" * 24,
-        "engine": "vasp",
-        "engine_version": "1",
-        "settings": SETTINGS,
-        "settings_digest": digest_of(SETTINGS),
-        "candidate_id": "c-1",
-        "purpose": "reference",
-        "structure": structure,
-        "initial_structure": structure,
-        "energy_ev": energy,
-        "pressure_gpa": 0.0,
-        "enthalpy_ev": enthalpy_ev(energy, 0.0, float(structure.volume)),
-        "forces_ev_per_ang": np.zeros((len(structure), 3)),
-        "stress_gpa": np.zeros((3, 3)),
-        "n_ionic_steps": 1,
-        "n_electronic_steps": 10,
-        "is_converged": True,
-        "wall_time_s": 1.0,
-        "kpoints": None if mesh is None else sampling_of_mesh(mesh, structure.lattice),
-    }
-    return DFTRecord(**{**values, **changes})
+    kpoints = None if mesh is None else sampling_of_mesh(mesh, structure.lattice)
+    return made_records.record(structure, -1.0, **{"kpoints": kpoints, **changes})
 
 
 def cells(n: int, seed: int) -> list[Structure]:
@@ -73,7 +49,8 @@ def cells(n: int, seed: int) -> list[Structure]:
 
 
 def copper() -> Structure:
-    return Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.61), ["Cu"], [[0, 0, 0]]).get_primitive_structure()
+    half = 3.61 / 2
+    return Structure([[0, half, half], [half, 0, half], [half, half, 0]], ["Cu"], [[0, 0, 0]])
 
 
 def test_density_and_spacing_of_random_meshes_are_their_closed_forms() -> None:
@@ -210,7 +187,7 @@ def test_a_metal_with_too_few_k_points_is_named_and_an_insulator_is_not() -> Non
 
 
 def test_whether_a_crystal_is_a_metal_is_the_gap_s_to_say_before_its_elements() -> None:
-    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.2), ["Ti", "N"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    salt = made_records.rock_salt("Ti", "N", 4.2)
     assert is_metal(record(copper()))
     assert not is_metal(record(salt))
     assert is_metal(record(salt, resolved={"bandgap_ev": 0.0}))
