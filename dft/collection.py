@@ -13,10 +13,11 @@ from jobflow.core.store import JobStore
 
 from dft.analysis import AnalysisSummary, CandidateAnalysis, analyse, summarise_candidates
 from dft.campaign import Campaign, Job
-from dft.dft_hull import record_phases
-from dft.hull import CompetingHull, Phase
+from dft.dft_hull import place_among_others, record_phases
+from dft.hull import Phase
 from dft.job_folder import Purpose, read_record
 from dft.jobs import FLOW_NAMESPACE
+from dft.kpoint_notes import kpoint_notes
 from dft.records import DFTRecord, differences, level_tags
 from dft.structures import digest_of
 from dft.submission.states import JobState, JobStatus
@@ -102,14 +103,14 @@ def _document(campaign: Campaign, job: Job, record: DFTRecord) -> dict[str, Any]
     }
 
 
-def hull_phases(records: dict[str, DFTRecord]) -> list[Phase]:
-    """Relaxed records as phases of one hull, named by their keys; those of other settings than most are left out."""
+def hull_records(records: dict[str, DFTRecord]) -> dict[str, DFTRecord]:
+    """Relaxed records that share a hull, by key; those of other settings than most are left out."""
     relaxed = {key: record for key, record in records.items() if record.purpose != Purpose.STATIC}
     levels = {key: (record.method, digest_of(level_tags(record))) for key, record in relaxed.items()}
     if not levels:
-        return []
+        return {}
     level = max(sorted(set(levels.values())), key=list(levels.values()).count)
-    return record_phases({key: record for key, record in relaxed.items() if levels[key] == level})
+    return {key: record for key, record in relaxed.items() if levels[key] == level}
 
 
 def rows_of(campaign: Campaign, statuses: dict[str, JobStatus], records: dict[str, DFTRecord]) -> list[dict[str, Any]]:
@@ -119,7 +120,8 @@ def rows_of(campaign: Campaign, statuses: dict[str, JobStatus], records: dict[st
     what the job began with), all by the same engine at the same settings. The energy above hull is that over all other
     phases of the campaign.
     """
-    phases = hull_phases(records)
+    together = hull_records(records)
+    phases, said = record_phases(together), kpoint_notes(together).of_record
     rows = []
     for job in campaign.jobs:
         status = statuses[job.key]
@@ -142,9 +144,10 @@ def rows_of(campaign: Campaign, statuses: dict[str, JobStatus], records: dict[st
                 "ionic_steps": record.n_ionic_steps,
                 "wall_time_s": record.wall_time_s,
                 "warnings": list(record.warnings),
+                **_sampling(record),
             }
             if job.purpose != Purpose.STATIC:
-                row |= _change(analysed(job, record, records)) | _place(job.key, phases)
+                row |= _change(analysed(job, record, records)) | _place(job.key, phases, said.get(job.key, ""))
         rows.append(row)
     return rows
 
@@ -185,19 +188,20 @@ def _change(analysis: CandidateAnalysis) -> dict[str, Any]:
     }
 
 
-def _place(key: str, phases: list[Phase]) -> dict[str, Any]:
+def _sampling(record: DFTRecord) -> dict[str, Any]:
+    kpoints = record.kpoints
+    mesh = None if kpoints is None or kpoints.mesh is None else list(kpoints.mesh)
+    return {"kpoint_mesh": mesh, "kpoint_density_ang3": None if kpoints is None else kpoints.density_ang3}
+
+
+def _place(key: str, phases: list[Phase], kpoint_note: str) -> dict[str, Any]:
     own = next((phase for phase in phases if phase.id == key), None)
     if own is None:
         return {}
-    elements = sorted({symbol for phase in phases for symbol in phase.elements})
-    others = [phase for phase in phases if phase.id != key]
-    place = CompetingHull(others, elements).place(own.composition, own.energy_ev_per_atom, own.method)
-    if len(own.elements) == 1 and place.e_above_hull_ev_per_atom is None:
-        # The only phase of its element spans the hull itself.
-        place = CompetingHull(phases, elements).place(own.composition, own.energy_ev_per_atom, own.method)
+    place = place_among_others(own, phases)
     return {
         "formation_energy_ev_per_atom": place.formation_energy_ev_per_atom,
         "e_above_hull_ev_per_atom": place.e_above_hull_ev_per_atom,
         "decomposition": place.decomposition,
-        "hull_note": place.note,
+        "hull_note": "; ".join(note for note in (place.note, kpoint_note) if note),
     }

@@ -4,31 +4,23 @@ Competing phases are jobs as candidates' are, in folders named by engine setting
 (dft/job_folder.py). So a phase is computed once with given settings: the folder that holds its record is the cache,
 shared by every chemical system that the phase belongs to.
 
-Energies of a hull come from one engine with one set of settings and data, or from the Materials Project's scheme: its
-own uncorrected entries and records of the preset mp-relax, all corrected together by MaterialsProject2020Compatibility
-(Wang et al., Sci. Rep. 11, 15496 (2021)). Anything else is refused with what differs.
+Energies of a hull come from one engine with one set of settings and data; anything else is refused with what differs.
+The other kind of hull, with the Materials Project's entries in its scheme, is dft/corrected_hull.py's.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pymatgen.core.structure import Structure
-from pymatgen.entries.compatibility import CompatibilityError, MaterialsProject2020Compatibility
-from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
 
-from dft.config import Preset
 from dft.engines.config import EngineConfig
 from dft.hull import CompetingHull, Phase
 from dft.job_folder import Purpose, make_job_folder, read_record
-from dft.records import DFTRecord, MixedSettingsError, check_comparable
-
-MP2020 = "PBE / PBE+U with Materials Project 2020 corrections"
-"""Method label of a hull in the Materials Project's scheme."""
+from dft.records import DFTRecord, check_comparable
+from dft.results import HullPosition
 
 
 class ReferencesError(ValueError):
@@ -180,70 +172,16 @@ def hull_of_records(records: Mapping[str, DFTRecord], elements: Sequence[str]) -
     return CompetingHull(record_phases(records), elements)
 
 
-def hull_with_materials_project(
-    records: Mapping[str, DFTRecord], entries: Sequence[ComputedEntry], elements: Sequence[str]
-) -> CompetingHull:
-    """The hull of Materials Project entries and own records, all corrected by its scheme of 2020.
+def place_among_others(own: Phase, phases: Sequence[Phase]) -> HullPosition:
+    """A phase's place on the hull of all others, which it may break. The only one of an element spans the hull itself.
 
     Args:
-        records: by id, of the VASP preset mp-relax, converged.
-        entries: of the Materials Project, GGA or GGA+U, with the parameters it delivers (run_type, hubbards,
-            potcar_spec); corrections they carry are replaced.
-        elements: symbols of the chemical system; entries with others are left out.
-
-    Returns: A hull of corrected energies; of a record it takes `corrected_ev_per_atom`.
-
-    Raises:
-        MixedSettingsError: if a record is not of mp-relax, or the scheme does not take an entry.
+        own: one of the phases.
+        phases: all of them, with one method.
     """
-    system = set(elements)
-    phases = [
-        Phase(name, record.structure.composition, corrected_ev_per_atom(record), MP2020)
-        for name, record in sorted(records.items())
-    ]
-    for entry in entries:
-        if {element.symbol for element in entry.composition.element_composition} <= system:
-            phases.append(Phase(str(entry.entry_id), entry.composition, _corrected(entry, str(entry.entry_id)), MP2020))
-    return CompetingHull(phases, elements)
-
-
-def corrected_ev_per_atom(record: DFTRecord) -> float | None:
-    """A record's energy with the Materials Project's corrections of 2020, eV/atom; None if it did not converge.
-
-    Raises: MixedSettingsError: if the settings are not the Materials Project's.
-    """
-    preset = record.settings.get("preset")
-    if record.engine != "vasp" or preset != Preset.MP_RELAX.value or record.pressure_gpa:
-        raise MixedSettingsError(
-            f"record {record.key} is of engine {record.engine}, preset {preset}, {record.pressure_gpa} GPa (settings "
-            f"{record.settings_digest[:12]}): expected VASP with preset {Preset.MP_RELAX.value} at no pressure, the "
-            "only energies that the Materials Project's corrections hold for; compute the competing phases with the "
-            "same settings instead"
-        )
-    if not record.is_converged:
-        return None
-    hubbards = record.resolved.get("hubbards_ev") or {}
-    parameters: dict[str, Any] = {
-        "run_type": "GGA+U" if hubbards else "GGA",
-        "is_hubbard": bool(hubbards),
-        "hubbards": hubbards,
-        "potcar_spec": [{"titel": title, "hash": None} for title in record.resolved.get("potcars", ())],
-    }
-    plain = Structure(record.structure.lattice, record.structure.species, record.structure.frac_coords)
-    entry = ComputedStructureEntry(plain, record.energy_ev, parameters=parameters, entry_id=record.key)
-    return _corrected(entry, record.key)
-
-
-def _corrected(entry: ComputedEntry, name: str) -> float:
-    scheme = MaterialsProject2020Compatibility(check_potcar_hash=False)
-    fresh = copy.deepcopy(entry)
-    fresh.energy_adjustments = []
-    try:
-        adjustments = scheme.get_adjustments(fresh)
-    except CompatibilityError as error:
-        raise MixedSettingsError(
-            f"the Materials Project's scheme of 2020 does not take {name} ({entry.composition.reduced_formula}): "
-            f"{error}; leave it out, or compute it with preset mp-relax"
-        ) from error
-    fresh.energy_adjustments = adjustments
-    return float(fresh.energy_per_atom)
+    elements = sorted({symbol for phase in phases for symbol in phase.elements})
+    others = [phase for phase in phases if phase.id != own.id]
+    place = CompetingHull(others, elements).place(own.composition, own.energy_ev_per_atom, own.method)
+    if len(own.elements) == 1 and place.e_above_hull_ev_per_atom is None:
+        place = CompetingHull(phases, elements).place(own.composition, own.energy_ev_per_atom, own.method)
+    return place

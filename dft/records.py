@@ -15,6 +15,7 @@ import numpy as np
 from pymatgen.core.structure import Structure
 
 from dft.incar_tags import LEVEL_TAGS, changed, physics_tags
+from dft.kpoints import KPointSampling, sampling_of_resolved
 from dft.results import GPA_PER_EV_ANG3
 from dft.structures import digest_of
 
@@ -64,6 +65,8 @@ class DFTRecord:
         resolved: what the settings came to for this crystal: cut-off, k-point mesh, spin; plain JSON.
         initial_energy_ev: energy of the initial structure with the same settings, without PV, eV; None if not known.
         magmoms: magnetic moment of each atom, Bohr magnetons, (n,); None where the calculation had no spin.
+        kpoints: how densely the zone of the final crystal was sampled; None for an engine without electrons, or where
+            it is not known.
     """
 
     key: str
@@ -92,6 +95,7 @@ class DFTRecord:
     resolved: dict[str, Any] = field(default_factory=dict)
     initial_energy_ev: float | None = None
     magmoms: tuple[float, ...] | None = None
+    kpoints: KPointSampling | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be true."""
@@ -143,6 +147,8 @@ class DFTRecord:
             value = getattr(self, one.name)
             if isinstance(value, Structure):
                 value = value.as_dict()
+            elif isinstance(value, KPointSampling):
+                value = value.as_document()
             elif isinstance(value, np.ndarray):
                 value = value.tolist()
             document[one.name] = list(value) if isinstance(value, tuple) else value
@@ -165,9 +171,9 @@ class DFTRecord:
                 f"schema_version is {found!r}: expected {SCHEMA_VERSION!r}; was it written by a later version?"
             )
         names = {one.name for one in fields(cls)}
-        if missing := sorted(names - set(document)):
+        if missing := sorted(names - set(document) - {"kpoints"}):  # older records state k-points in `resolved` alone
             raise RecordError(f"the record lacks {', '.join(missing)}: is the file whole?")
-        values = {name: document[name] for name in names}
+        values: dict[str, Any] = {name: document.get(name) for name in names}
         try:
             for name in ("structure", "initial_structure"):
                 values[name] = Structure.from_dict(values[name])
@@ -177,6 +183,7 @@ class DFTRecord:
                 values[name] = tuple(str(sentence) for sentence in values[name])
             if values["magmoms"] is not None:
                 values["magmoms"] = tuple(float(moment) for moment in values["magmoms"])
+            values["kpoints"] = _kpoints(document, values["structure"])
             return cls(**values)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise RecordError(
@@ -196,6 +203,16 @@ class DFTRecord:
         if not isinstance(document, dict):
             raise RecordError(f"the record is a {type(document).__name__}: expected a JSON object")
         return cls.from_document(document)
+
+
+def _kpoints(document: dict[str, Any], final: Structure) -> KPointSampling | None:
+    if "kpoints" not in document:
+        return sampling_of_resolved(document["resolved"], final.lattice)
+    stated = document["kpoints"]
+    try:
+        return None if stated is None else KPointSampling.from_document(stated)
+    except ValueError as error:
+        raise RecordError(f"the record's kpoints cannot be read ({error}): is the file whole?") from error
 
 
 def enthalpy_ev(energy_ev: float, pressure_gpa: float, volume_ang3: float) -> float:

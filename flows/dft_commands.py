@@ -30,6 +30,19 @@ JOBS = {
     "reason": "reason",
 }
 """Columns of the job table, with their headings."""
+HULL = {
+    "id": "id",
+    "formula": "formula",
+    "role": "role",
+    "e_above_hull_ev_per_atom": "above hull eV/atom",
+    "formation_energy_ev_per_atom": "formation eV/atom",
+    "corrected_ev_per_atom": "corrected eV/atom",
+    "correction_ev_per_atom": "correction eV/atom",
+    "oxidation_states": "oxidation states",
+    "decomposition": "decomposes into",
+    "why": "note",
+}
+"""Columns of the corrected hull on the terminal; its file has more."""
 KEY_SHOWN = 10
 """Characters of a key on the terminal: enough to name the job by."""
 
@@ -119,6 +132,36 @@ def status(folder: Folder, names: Names = None, as_json: AsJson = False, debug: 
     with answer(as_json) as give:
         campaign = Campaign.read(folder)
         _show(look(campaign), as_json, give, campaign.chosen(names or []))
+
+
+@group.command()
+@guarded
+def hull(
+    folder: Folder,
+    reference: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="FILE", help="JSON of the Materials Project's entries, uncorrected energies and parameters in them."
+        ),
+    ],
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Own DFT records and Materials Project entries on one hull, corrected alike; needs its own DFT settings."""
+    from tasks.dft_hull import corrected_hull
+
+    with answer(as_json) as give:
+        found = corrected_hull(folder, reference)
+        for note in found.notes:
+            say(note)
+        if not as_json:
+            shown = [{**row, "why": "; ".join(filter(None, (row["left_out"], row["note"])))} for row in found.own]
+            show_table(shown, HULL, f"{found.name}: {found.scheme}")
+            typer.echo(f"\nall {len(found.rows)} phases: {found.file}")
+        give(
+            {"campaign": found.name, "scheme": found.scheme, "file": str(found.file), "notes": list(found.notes)}
+            | {"rows": found.rows}
+        )
 
 
 @group.command()

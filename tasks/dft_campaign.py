@@ -165,12 +165,14 @@ def submitter_of(campaign: Campaign) -> Submitter:
 
 def look(campaign: Campaign) -> Progress:
     """Where a campaign stands, as far as the files say; asks no queue and writes nothing."""
-    from dft.collection import records_of, rows_of, summary_of
+    from dft.collection import hull_records, records_of, rows_of, summary_of
+    from dft.kpoint_notes import kpoint_notes
 
     submitter, records = submitter_of(campaign), records_of(campaign)
     statuses = submitter.statuses(campaign.keys)
     rows, summary = rows_of(campaign, statuses, records), summary_of(campaign, statuses, records)
-    return Progress(campaign, rows, submitter.n_open(statuses), summary=summary)
+    notes = kpoint_notes(hull_records(records)).of_hull
+    return Progress(campaign, rows, submitter.n_open(statuses), notes, summary=summary)
 
 
 def advance(campaign: Campaign, *, submit: bool = True) -> Progress:
@@ -180,7 +182,8 @@ def advance(campaign: Campaign, *, submit: bool = True) -> Progress:
 
 def collected(campaign: Campaign, step: Step) -> Progress:
     """Bring home what a step has found finished."""
-    from dft.collection import collect_records, records_of, rows_of, summary_of
+    from dft.collection import collect_records, hull_records, records_of, rows_of, summary_of
+    from dft.kpoint_notes import kpoint_notes
     from dft.stores import open_job_store
 
     records = records_of(campaign)
@@ -190,7 +193,7 @@ def collected(campaign: Campaign, step: Step) -> Progress:
     table = {"name": campaign.name, "summary": asdict(summary), "jobs": rows}
     write_text(campaign.folder / TABLE, json.dumps(table, indent=1) + "\n")
     repaired = [f"{done.n_repaired} entries of the job store were not what the records say and were written anew"]
-    notes = (*step.notes, *(repaired if done.n_repaired else ()))
+    notes = (*step.notes, *(repaired if done.n_repaired else ()), *kpoint_notes(hull_records(records)).of_hull)
     return Progress(campaign, rows, step.n_open, notes, done.n_new, summary)
 
 

@@ -17,6 +17,7 @@ from dft.engines.base import RESERVE_BYTES, EngineError, FaultKind, digests
 from dft.engines.config import MAGNETIC_MOMENTS, GPAWConfig, Spin
 from dft.engines.programs import DISK_FULL_WORDS, free_bytes, last_words, run_program
 from dft.job_folder import Job, Purpose
+from dft.kpoints import sampling_of_mesh
 from dft.records import DFTRecord, enthalpy_ev
 from dft.submission.files import read_json, write_json
 
@@ -149,6 +150,7 @@ class GPAWEngine:
             data=dict(result["data"]),
             resolved={**resolved, "versions": versions},
             magmoms=magmoms,
+            kpoints=sampling_of_mesh(resolved["mesh"], final.lattice),
             initial_energy_ev=_initial_energy_ev(folder),
         )
 

@@ -290,6 +290,7 @@ class VaspEngine:
             data=_potcar_digests(last),
             resolved={**_resolved(last, run), "settings_sha256": written_digest(first)},
             magmoms=run.magmoms,
+            kpoints=run.kpoints,
         )
 
 
@@ -344,6 +345,7 @@ def _resolved(folder: Path, run: VaspRun) -> dict[str, Any]:
         "kpoints": text_of(folder, "KPOINTS"),
         "run_type": run.run_type,
         "hubbards_ev": run.hubbards_ev,
+        "bandgap_ev": run.bandgap_ev,
         "potcars": list(run.potcars),
         "versions": {"vasp": run.version, **{name: version(name) for name in ("atomate2", "custodian", "pymatgen")}},
     }

@@ -28,6 +28,7 @@ from pymatgen.core.structure import Structure
 from pymatgen.io.vasp.inputs import Poscar
 from pymatgen.io.vasp.outputs import Vasprun
 
+from dft.kpoints import KPointSampling, sampling_of_kpoints
 from dft.presets import KBAR_PER_GPA
 from dft.results import GPA_PER_EV_ANG3
 from dft.structures import is_same_crystal
@@ -73,6 +74,8 @@ class VaspRun:
         hubbards_ev: U by element; empty without.
         potcars: titles such as 'PAW_PBE Si 05Jan2001'.
         magmoms: moment of each atom, Bohr magnetons; None where OUTCAR has none (LORBIT not set).
+        kpoints: of the last start, in the final cell; None where vasprun.xml states none.
+        bandgap_ev: of the last start, at its own k-points; None where it cannot be told.
     """
 
     version: str
@@ -95,6 +98,8 @@ class VaspRun:
     hubbards_ev: dict[str, float]
     potcars: tuple[str, ...]
     magmoms: tuple[float, ...] | None
+    kpoints: KPointSampling | None
+    bandgap_ev: float | None
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,8 @@ def read_run(folder: Path, earlier: tuple[Path, ...] = ()) -> VaspRun:
         hubbards_ev={str(k): float(v) for k, v in (final.input.hubbards or {}).items()},
         potcars=tuple(str(spec.titel) for spec in (task.input.potcar_spec or [])),
         magmoms=_magmoms(final.output.outcar, len(last.final_structure)),
+        kpoints=sampling_of_kpoints(last.kpoints, last.final_structure.lattice),
+        bandgap_ev=None if final.output.bandgap is None else float(final.output.bandgap),
     )
 
 

@@ -72,6 +72,7 @@ def hull_markdown(progress: Progress) -> str:
             escape_markdown(row["decomposition"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    unplaced = [row for row in progress.rows if row["state"] == "done" and row not in placed]
-    lines += ["", *(f"- {row['formula']} ({escape_markdown(row['id'])}): {row.get('hull_note')}" for row in unplaced)]
+    noted = [row for row in placed if row["hull_note"]]
+    noted += [row for row in progress.rows if row["state"] == "done" and row not in placed]
+    lines += ["", *(f"- {row['formula']} ({escape_markdown(row['id'])}): {row.get('hull_note')}" for row in noted)]
     return "\n".join(lines) + "\n"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,60 +10,28 @@ from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core.composition import Composition
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
-from pymatgen.entries.computed_entries import ComputedEntry
-from pymatgen.io.vasp.inputs import Poscar
 
 from dft.config import Preset
 from dft.dft_hull import (
     ReferencePhase,
     ReferencesError,
     choose_references,
-    corrected_ev_per_atom,
     hull_of_records,
-    hull_with_materials_project,
     references,
 )
 from dft.engines.config import PotentialEngineConfig, VaspEngineConfig
-from dft.engines.vasp_outputs import read_run
 from dft.hull import GPA_PER_EV_ANG3
-from dft.records import DFTRecord, MixedSettingsError, enthalpy_ev
+from dft.records import MixedSettingsError
 from dft.run_job import run_folder
-from dft.structures import digest_of
+from tests.dft.made_records import record
 
-ASSETS = Path(os.environ.get("HULLWARD_ASSETS", Path(__file__).parents[3] / "shared"))
 CHGNET = PotentialEngineConfig.model_validate({"potential": "CHGNet"})
-MP = VaspEngineConfig.model_validate({"preset": Preset.MP_RELAX}).settings()
 
 
 def crystal(formula: dict[str, int], edge_ang: float = 4.0) -> Structure:
     symbols = [symbol for symbol, n in formula.items() for _ in range(n)]
     frac = np.random.default_rng(len(symbols)).random((len(symbols), 3))
     return Structure(Lattice.cubic(edge_ang), symbols, frac)
-
-
-def record(structure: Structure, ev_per_atom: float, settings: dict[str, Any] = MP, **changes: Any) -> DFTRecord:
-    energy, pressure = ev_per_atom * len(structure), changes.pop("pressure_gpa", 0.0)
-    values: dict[str, Any] = {
-        "key": "0" * 24,
-        "engine": settings["name"],
-        "engine_version": "1",
-        "settings": settings,
-        "settings_digest": digest_of(settings),
-        "candidate_id": "c-1",
-        "purpose": "reference",
-        "structure": structure,
-        "initial_structure": structure,
-        "energy_ev": energy,
-        "pressure_gpa": pressure,
-        "enthalpy_ev": enthalpy_ev(energy, pressure, float(structure.volume)),
-        "forces_ev_per_ang": np.zeros((len(structure), 3)),
-        "stress_gpa": np.zeros((3, 3)),
-        "n_ionic_steps": 3,
-        "n_electronic_steps": 30,
-        "is_converged": True,
-        "wall_time_s": 1.0,
-    }
-    return DFTRecord(**{**values, **changes})
 
 
 def table() -> list[ReferencePhase]:
@@ -160,67 +125,3 @@ def test_records_of_different_settings_or_data_share_no_hull() -> None:
             },
             ["Ni", "Al"],
         )
-
-
-def nickel_oxide() -> DFTRecord:
-    """A real VASP run with the Materials Project's settings, as the record that the engine would make of it."""
-    folder = ASSETS / "vasp_runs" / "vasp_mp_run1"
-    if not folder.is_dir():
-        pytest.skip(f"no recorded VASP runs under {ASSETS}: set HULLWARD_ASSETS to the folder that holds vasp_runs/")
-    run = read_run(folder)
-    resolved = {"hubbards_ev": run.hubbards_ev, "potcars": list(run.potcars)}
-    return record(run.structure, run.energy_ev / 2, resolved=resolved)
-
-
-def mp_entry(name: str, formula: str, ev_per_atom: float, **parameters: Any) -> ComputedEntry:
-    titles = {"Ni": "PAW_PBE Ni_pv 06Sep2000", "O": "PAW_PBE O 08Apr2002"}
-    composition = Composition(formula)
-    spec = [{"titel": titles[element.symbol], "hash": None} for element in composition]
-    stated = {"run_type": "GGA", "is_hubbard": False, "hubbards": {}, "potcar_spec": spec, **parameters}
-    return ComputedEntry(composition, ev_per_atom * composition.num_atoms, parameters=stated, entry_id=name)
-
-
-def test_a_real_oxide_gets_the_published_corrections_of_2020() -> None:
-    """Wang et al. 2021, Table 2: oxides -0.687 eV per O, GGA+U of Ni -2.541 eV per Ni."""
-    found = nickel_oxide()
-    corrected = corrected_ev_per_atom(found)
-    assert corrected == pytest.approx(found.energy_ev_per_atom + (-0.687 - 2.541) / 2, abs=1e-6)
-
-
-def test_materials_project_entries_and_own_records_meet_on_one_corrected_hull() -> None:
-    entries = [mp_entry("mp-23", "Ni", -5.78), mp_entry("mp-12957", "O2", -4.95, data={})]
-    own = nickel_oxide()
-    hull = hull_with_materials_project({"own": own}, entries, ["Ni", "O"])
-    corrected = corrected_ev_per_atom(own)
-    assert corrected is not None
-    place = hull.place(Composition("NiO"), corrected, str(hull.method))
-    assert place.e_above_hull_ev_per_atom is not None
-    expected = corrected - (-5.78 - 4.95) / 2
-    assert place.formation_energy_ev_per_atom == pytest.approx(expected)
-    assert "2020" in str(hull.method)
-    outside = [*entries, mp_entry("mp-x", "O2", -9.0)]
-    outside[-1].parameters["run_type"] = "R2SCAN"
-    with pytest.raises(MixedSettingsError, match="does not take mp-x"):
-        hull_with_materials_project({"own": own}, outside, ["Ni", "O"])
-
-
-def test_records_of_other_settings_are_never_corrected() -> None:
-    ni, settings = crystal({"Ni": 4}), VaspEngineConfig.model_validate({}).settings()
-    with pytest.raises(MixedSettingsError, match="preset conditional-generation, 0.0 GPa .*expected VASP with preset"):
-        hull_with_materials_project({"ni": record(ni, -5.0, settings)}, [], ["Ni"])
-    with pytest.raises(MixedSettingsError, match="engine gpaw, preset None"):
-        corrected_ev_per_atom(record(ni, -5.0, {"name": "gpaw", "cutoff_ev": 500.0}))
-    with pytest.raises(MixedSettingsError, match="10.0 GPa"):
-        corrected_ev_per_atom(record(ni, -5.0, pressure_gpa=10.0))
-    assert corrected_ev_per_atom(record(ni, -5.0, is_converged=False)) is None
-    wrong = {"hubbards_ev": {"Ni": 4.0}, "potcars": ["PAW_PBE Ni_pv 06Sep2000", "PAW_PBE O 08Apr2002"]}
-    nio = Poscar.from_str(_poscar()).structure
-    with pytest.raises(MixedSettingsError, match="does not take"):
-        corrected_ev_per_atom(record(nio, -5.0, resolved=wrong))
-
-
-def _poscar() -> str:
-    folder = ASSETS / "vasp_runs" / "vasp_mp_run1"
-    if not folder.is_dir():
-        pytest.skip(f"no recorded VASP runs under {ASSETS}: set HULLWARD_ASSETS to the folder that holds vasp_runs/")
-    return gzip.decompress((folder / "POSCAR.gz").read_bytes()).decode()
