@@ -21,9 +21,7 @@ from flows import (
     reproduce_commands,
 )
 from flows.console import (
-    PHONON,
     PLACED,
-    RANKED,
     RELAXED,
     SCREENED,
     answer,
@@ -31,16 +29,12 @@ from flows.console import (
     progress_bar,
     say,
     show_table,
-    with_phonons,
     with_reasons,
 )
 from flows.options import AsJson, Crystals, Debug, Elements, Out, OutTable, Potential, Reference, Settings
+from flows.results import SHOWN, finish, run_summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    import pyarrow as pa
-
     from configs.schema import DiscoverConfig
     from tasks.own_files import ReadFiles
 
@@ -51,9 +45,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="A chemical system goes in, ranked new crystals with VASP inputs come out.",
 )
-
-SHOWN = 10
-"""Rows of a table on the terminal; files and JSON hold all."""
 
 
 def _version(show: bool) -> None:
@@ -115,49 +106,7 @@ def discover(
 
         if not debug:
             hush_engine()
-        give(_run_summary(flow(parsed), as_json))
-
-
-def _run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
-    """What a run has found; shown as a table unless it is wanted as JSON."""
-    import pyarrow.parquet as pq
-
-    from tasks.own_files import plain_rows
-    from tasks.phases import phase_lines
-    from tasks.run import RunFolder, read_manifest
-
-    table = pq.read_table(folder / "candidates.parquet")
-    cut = read_manifest(RunFolder(folder)).get("competing_phases")
-    ranked = plain_rows(table.slice(0, len(table) - table.column("rank").null_count))
-    report = folder / "report.html"
-    if not as_json:
-        head = f"; the first {SHOWN}" if len(ranked) > SHOWN else ""
-        show_table(
-            ranked[:SHOWN], with_phonons(ranked, RANKED), f"{len(ranked)} of {len(table)} candidates ranked{head}"
-        )
-        typer.echo("\n" + "\n".join(phase_lines(folder)))
-        typer.echo(f"\nreport      {report}\ncandidates  {folder / 'candidates.parquet'}\nVASP inputs {folder / 'dft'}")
-    keys = [
-        *RANKED,
-        "known_match",
-        "prototype_match",
-        "decomposition",
-        "relax_status",
-        "energy_method",
-        "hull_note",
-        *PHONON,
-        "dynamically_stable",
-        "phonon_note",
-    ]
-    return {
-        "run_folder": str(folder),
-        "report": str(report),
-        "n_candidates": len(table),
-        "n_ranked": len(ranked),
-        "competing_phases": cut,
-        "phases_by_origin": read_manifest(RunFolder(folder))["phases_by_origin"],
-        "candidates": [{key: row.get(key) for key in keys} for row in ranked],
-    }
+        give(run_summary(flow(parsed), as_json))
 
 
 ingest_commands.register(app)
@@ -246,7 +195,7 @@ def screen(
         read = _read(files)
         table = screen_crystals(read.table, _read([reference]).table, config, read.refused)
         alive = table.column("rejected_by").null_count
-        _finish(table, out, SCREENED, as_json, give)
+        finish(table, out, SCREENED, as_json, give)
         if not as_json:
             typer.echo(f"{alive} of {len(table)} crystals are valid, novel and unique")
 
@@ -275,7 +224,7 @@ def relax(
         relaxed = with_refused(relaxed, read.refused, "relax_reason", relax_status="failed")
         write_crystals(relaxed, out, "relaxed_")
         rows = plain_rows(relaxed)
-        _finish(relaxed, None, with_reasons(rows[:SHOWN], RELAXED), as_json, give)
+        finish(relaxed, None, with_reasons(rows[:SHOWN], RELAXED), as_json, give)
         say(f"written to {out}", as_json)
         if not any(row["relax_status"] == "converged" for row in rows):
             say("hullward: no relaxation converged; the table says why for each crystal")
@@ -307,28 +256,9 @@ def hull(
             placed = place_on_hull(read.table, known, config, bar)
         cut = cut_of(placed)
         placed = with_refused(placed, read.refused, "hull_note")
-        _finish(placed, out, PLACED, as_json, give, competing_phases=None if cut is None else cut.as_dict())
+        finish(placed, out, PLACED, as_json, give, competing_phases=None if cut is None else cut.as_dict())
         if cut is not None and cut.note:
             say(cut.note)
-
-
-def _finish(
-    table: pa.Table,
-    out: Path | None,
-    columns: Mapping[str, str],
-    as_json: bool,
-    give: Callable[[Any], None],
-    **beside: Any,
-) -> None:
-    """Keep a table, show its head, and give all of it, and what goes beside it, as the command's result."""
-    from tasks.own_files import plain_rows, write_crystals
-
-    if out is not None:
-        write_crystals(table, out.with_suffix(".parquet"))
-    rows = plain_rows(table)
-    if not as_json:
-        show_table(rows[:SHOWN], columns, f"the first {SHOWN} of {len(rows)}" if len(rows) > SHOWN else "")
-    give({"crystals": rows, **beside})
 
 
 @app.command()

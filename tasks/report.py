@@ -118,7 +118,7 @@ def hull_data(
         more = len(hull.phases_without_energy) - 5
         tail = f" and {more} more" if more > 0 else ""
         first = next((phase for phase in hull.phases_without_energy if phase.reason), None)
-        why = "" if first is None else f" ({first.id}: {first.reason})"
+        why = "" if first is None else f"; {first.id}: {first.reason}"
         notes.append(f"Competing phases left out of the hull, for their relaxation gave no energy: {names}{tail}{why}.")
     placed = []
     for row in phases.to_pylist():
@@ -272,8 +272,12 @@ def write_run_report(report: ReportInputs, run: RunFolder, seconds: dict[str, fl
         asked=[asdict(figure) for figure in report.asked],
         best_of_formulas=[asdict(best) for best in report.best_of_formulas],
         phonons=[asdict(figure) for figure in report.phonons],
-        potential={"method": report.potential_method, "notes": list(report.notes)},
         phases_by_origin=counted(pq.read_table(run.path / "phases.parquet")),
+        potential={
+            "method": report.potential_method,
+            "check": report.provenance["potential"]["check"],
+            "notes": list(report.notes),
+        },
     )
     write_text(run.path / "settings.json", json.dumps(dict(report.settings), indent=2, sort_keys=True) + "\n")
     return write_report(report, run.path / "report.html")

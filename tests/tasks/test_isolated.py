@@ -96,7 +96,7 @@ def test_an_isolated_candidate_is_turned_away_with_its_reason_and_an_isolated_ph
     assert dense["e_above_hull_ev_per_atom"] is None
     assert dense["hull_note"].startswith("no elemental phase of Ne among the competing phases: ne-sparse has no energy")
     _, notes = hull_data(references.read(), settings(), identity)
-    assert any("gave no energy: ne-sparse (ne-sparse: after 0 steps, 1 of 1 atoms" in note for note in notes)
+    assert any("gave no energy: ne-sparse; ne-sparse: after 0 steps, 1 of 1 atoms" in note for note in notes)
     (rejection,) = rejections_of(list(rows.values()))
     assert (rejection.reason, rejection.count) == ("isolated", 1)
 
