@@ -291,7 +291,7 @@ class MaterialsProject:
         found: dict[str, Body] = {}
         n_came = 0
         while n_came < total:  # from the start, since what came first came in no stated order
-            page = criteria | {"_sort_fields": "material_id", "_skip": n_came}
+            page = {**criteria, "_sort_fields": "material_id", "_skip": n_came}
             documents, total = self._ask(route, page, fields, LIMIT_MAX)
             if not set(_ids(documents)) - found.keys():
                 raise BrokenReplyError(f"Materials Project, {route}: {len(found)} of {total} documents came")
