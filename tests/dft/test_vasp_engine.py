@@ -23,6 +23,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from dft.config import Preset
 from dft.job_folder import Purpose
+from dft.kpoints import sampling_of_mesh
 from tests.dft.vasp_machine import Machine, argon, error_of, record_of
 
 
@@ -58,6 +59,7 @@ def test_a_relaxation_gives_the_energy_volume_and_forces_of_its_potential(machin
     assert record.n_electronic_steps == 3 * record.n_ionic_steps
     assert record.wall_time_s > 0
     assert record.resolved["incar"]["ENCUT"] == 500
+    assert record.kpoints == sampling_of_mesh((1, 1, 1), record.structure.lattice)
     assert record.resolved["potcars"] == ["PAW_PBE Ar 01Jan2000"]
     assert record.resolved["versions"]["custodian"]
     assert set(record.data) == {"Ar"}

@@ -22,7 +22,9 @@ from pymatgen.core.structure import Structure
 from dft.engines.config import GPAWConfig, Spin
 from dft.engines.gpaw_engine import mesh, resolve
 from dft.engines.programs import run_program
-from dft.job_folder import make_job_folder
+from dft.job_folder import make_job_folder, read_record
+from dft.kpoints import sampling_of_mesh
+from dft.run_job import run_folder
 
 
 def diamond(a_ang: float = 3.5) -> Structure:
@@ -134,6 +136,25 @@ def test_the_mpi_command_of_the_job_script_is_put_before(
     config = GPAWConfig(command=("no-such-gpaw",))
     error = error_of(make_job_folder(tmp_path, diamond(), config, candidate_id="c"))
     assert error["reason"].startswith("mpirun-of-mine" if mpi else "no-such-gpaw")
+
+
+def test_a_record_has_the_density_of_its_mesh_in_the_relaxed_cell(tmp_path: Path) -> None:
+    code = """
+asked = json.load(open('gpaw_input.json'))
+cell = [[0.97 * x for x in row] for row in asked['cell_ang']]
+n = len(asked['symbols'])
+step = {'cell_ang': cell, 'cart_ang': [[0.9 * i] * 3 for i in range(n)], 'magmoms': None, 'energy_ev': -1.0,
+        'forces_ev_per_ang': [[0.0] * 3] * n, 'stress_gpa': [[0.0] * 3] * 3, 'corrections': []}
+open('gpaw_steps.jsonl', 'w').write(json.dumps(step))
+json.dump({'status': 'done', 'step': step, 'versions': {'gpaw': '1', 'ase': '1', 'libxc': '1'}, 'is_converged': True,
+           'n_ionic_steps': 1, 'n_electronic_steps': 1, 'seconds': 1.0, 'data': {}}, open('gpaw_result.json', 'w'))
+"""
+    folder = make_job_folder(tmp_path, diamond(), stand_in(tmp_path, code), candidate_id="c")
+    assert run_folder(folder)
+    record = read_record(folder)
+    assert record is not None
+    assert record.kpoints == sampling_of_mesh(mesh(diamond().lattice, 3.5), record.structure.lattice)
+    assert record.structure.volume == pytest.approx(0.97**3 * diamond().volume)
 
 
 def is_alive(pid: int) -> bool:
