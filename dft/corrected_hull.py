@@ -7,7 +7,7 @@ missing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dft.corrections import MP2020, Corrected, correct, entry_of_record
@@ -143,7 +143,8 @@ def hull_with_materials_project(
         elements: symbols of the chemical system; those of the records by default.
 
     Raises:
-        MixedSettingsError: if no record was computed with the Materials Project's settings, with what differs.
+        MixedSettingsError: if no record was computed with the Materials Project's settings, with what differs; or two
+            were with other pseudopotentials of one name.
     """
     records = {key: one for key, one in sorted(records.items()) if one.purpose != Purpose.STATIC}
     held = {e.symbol for one in records.values() for e in one.structure.composition.element_composition}
@@ -160,6 +161,7 @@ def hull_with_materials_project(
     ]
     hull = CompetingHull(phases, system)
     used = {member.phase.id: member.record for member in own if member.record and not member.corrected.refusal}
+    _refuse_other_data(used.values())
     said = kpoint_notes(used)
     apart = _corrected_otherwise([*own, *entries])
     rows = [
@@ -179,6 +181,20 @@ def _own(key: str, record: DFTRecord) -> _Member:
         apart, _ = differences_from_materials_project(record)
         corrected = Corrected(record.energy_ev_per_atom, None, refusal=_OTHER_SETTINGS + "; ".join(apart))
     return _Member(Phase(key, record.structure.composition, corrected.energy_ev_per_atom, MP2020), corrected, record)
+
+
+def _refuse_other_data(records: Iterable[DFTRecord]) -> None:
+    """Titles tell no edition of a pseudopotential from another; digests of its data do, among own records."""
+    first: dict[str, DFTRecord] = {}
+    for record in records:
+        for symbol, digest in record.data.items():
+            there = first.setdefault(symbol, record)
+            if there.data[symbol] != digest:
+                raise MixedSettingsError(
+                    f"records {there.key} and {record.key} were computed with other data of {symbol} "
+                    f"({there.data[symbol][:12]} / {digest[:12]}): their energies share no hull; compute both with one "
+                    "pseudopotential library"
+                )
 
 
 def _of_database(one: ReferenceEntry) -> _Member:

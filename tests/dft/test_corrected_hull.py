@@ -239,6 +239,15 @@ def test_one_record_of_other_settings_costs_itself_and_nothing_but_such_records_
         hull_with_materials_project({"low": low}, lithia())
 
 
+def test_own_records_of_two_pseudopotentials_with_one_title_share_no_hull() -> None:
+    salt = rock_salt("Li", "Cl", 5.1)
+    records = {name: own(salt, -3.4, name, data={"Li": "11", "Cl": cl}) for name, cl in (("a", "22"), ("b", "33"))}
+    with pytest.raises(MixedSettingsError, match="records a and b .*other data of Cl .*22 / 33"):
+        hull_with_materials_project(records, lithia())
+    records["b"] = own(salt, -3.4, "b", data={"Li": "11"})
+    assert len(hull_with_materials_project(records, lithia()).rows) == 5  # both, Li, Cl2, LiCl
+
+
 def test_own_records_of_unlike_k_points_say_so_on_the_corrected_hull_too() -> None:
     small, large = simple(["Li"], 2.5), simple(["Li"] * 8, 3.0)
     records = {

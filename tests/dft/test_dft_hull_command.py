@@ -18,7 +18,10 @@ from dft.campaign_config import DftConfig
 from dft.config import StoreConfig
 from dft.corrections import MP2020
 from dft.job_folder import read_job, write_record
+from dft.kpoints import sampling_of_mesh
 from flows.cli import app
+from tasks.dft_campaign import look
+from tasks.reporting.dft_artifacts import hull_markdown
 from tests.dft.made_records import MP_INCAR, antiperovskite, potcar_titles, record, rock_salt
 
 ENERGIES = {"relaxation": -4.0, "reference": -3.3}
@@ -117,6 +120,33 @@ def test_what_cannot_be_a_hull_is_one_sentence(campaign: Path, entries: Path, tm
     unfinished = run(str(empty.folder), "--reference", str(entries))
     assert unfinished.exit_code == 1
     assert "campaign new has no finished relaxation yet" in unfinished.stderr
+
+
+def test_a_campaign_with_one_fixed_mesh_says_so_in_its_rows_and_notes(tmp_path: Path) -> None:
+    """`hullward dft status` of the preset dp-cdvae: 5x5x5 in a cell of one atom, and in one of 27."""
+    dft = DftConfig.model_validate({"engine": {"name": "vasp", "preset": "dp-cdvae"}})
+    small = Structure(Lattice.cubic(2.5), ["Li"], [[0, 0, 0]])
+    wanted = [Wanted("small", small, "relaxation"), Wanted("large", small * (3, 3, 3), "relaxation")]
+    made = make_campaign(tmp_path / "run", "fixed", tmp_path / ".dft", dft, StoreConfig(), wanted)
+    for key in made.keys:
+        job = read_job(made.root / key)
+        kpoints = sampling_of_mesh((5, 5, 5), job.structure.lattice)
+        settings = job.engine.settings()
+        write_record(
+            made.root / key,
+            record(job.structure, -1.9, settings, key=key, candidate_id=job.candidate_id, kpoints=kpoints),
+        )
+    progress = look(made)
+    assert [note.split(",")[0] for note in progress.notes] == [
+        "k-points of unlike density share this hull",
+        "metals with fewer k-points than 43 per A^-3 of the reciprocal cell: 1",
+    ]
+    rows = {row["id"]: row for row in progress.rows}
+    assert rows["small"]["kpoint_mesh"] == [5, 5, 5]
+    assert rows["large"]["kpoint_density_ang3"] == pytest.approx(27 * rows["small"]["kpoint_density_ang3"])
+    assert "sparser than those of Li large" in rows["small"]["hull_note"]
+    assert rows["large"]["hull_note"] == ""
+    assert "sparser than those of Li large" in hull_markdown(progress)
 
 
 def test_records_of_another_engine_are_refused_with_what_differs(entries: Path, tmp_path: Path) -> None:
