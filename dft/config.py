@@ -42,7 +42,10 @@ class HullConfig(RoomConfig):
     """Competing phases and the convex hull."""
 
     references_max: int = Field(
-        400, ge=1, description="most competing phases relaxed for one chemical system, lowest stated energy first"
+        400,
+        ge=1,
+        description="most competing phases relaxed for one chemical system: all on the hull of their stated energies, "
+        "even if these are more, then the nearest to it; what is left out is counted",
     )
     prototypes_within_ev_per_atom: float | None = Field(
         0.0,

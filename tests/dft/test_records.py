@@ -10,7 +10,7 @@ import pytest
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from dft.collection import hull_phases
+from dft.collection import hull_records
 from dft.records import DFTRecord, MixedSettingsError, RecordError, check_comparable, enthalpy_ev
 from dft.structures import digest_of, structure_digest
 
@@ -123,4 +123,4 @@ def test_records_that_ran_with_other_cutoffs_or_spins_under_one_digest_share_no_
         assert other.settings_digest == common.settings_digest
         with pytest.raises(MixedSettingsError, match=f"{next(iter(changes))} in INCAR: "):
             check_comparable([common, other])
-        assert [phase.id for phase in hull_phases({"a": common, "b": other, "c": alike})] == ["a", "c"]
+        assert list(hull_records({"a": common, "b": other, "c": alike})) == ["a", "c"]

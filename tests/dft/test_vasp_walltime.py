@@ -74,7 +74,7 @@ def test_outside_of_an_allocation_the_clock_is_the_job_s_own_and_without_a_limit
     assert limit.left_s == pytest.approx(4000, abs=SLACK_S)
 
 
-@pytest.mark.parametrize("began", ["1700000000.N", "", "nan", "inf", "-5", str(time.time() + 1e6)])
+@pytest.mark.parametrize("began", ["1700000000.N", "", "nan", "inf", "-5", "9e9"])  # the last lies in the far future
 def test_a_clock_that_cannot_be_read_is_none(monkeypatch: pytest.MonkeyPatch, began: str) -> None:
     monkeypatch.setenv("HULLWARD_BEGAN", began)
     monkeypatch.setenv("HULLWARD_WALLTIME_S", "9000")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -276,6 +277,37 @@ def test_relax_and_hull_go_on_from_each_others_files(known: Path, new: Path, tmp
     )
     assert first["formation_energy_ev_per_atom"] < -1.0
     assert relaxed.read_bytes() == before
+
+
+def test_hull_keeps_the_stable_phase_of_a_long_list_and_says_what_it_left_out(new: Path, tmp_path: Path) -> None:
+    def chloride(first: str, second: str) -> Structure:
+        return Structure(Lattice.cubic(2.7), [first, second], [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+    phases = [(rock_salt(4.25), -1.89), (Structure(Lattice.cubic(2.5), ["N"], [[0, 0, 0]]), 0.0)]
+    phases.append((Structure(Lattice.cubic(2.6), ["Ti"], [[0, 0, 0]]), 0.0))
+    # Their formulas come before TiN in the alphabet, and there are more of them than may be relaxed.
+    chains = [["N"] * n + ["Ti"] for n in (2, 3, 4)]
+    decoys = [Structure(Lattice.cubic(7.0), chain, [[0, 0, k / 5] for k in range(len(chain))]) for chain in chains]
+    phases += [(decoy, 0.4) for decoy in decoys] + [(chloride("Ti", "N"), -1.0)]
+    table = pd.DataFrame(
+        {
+            "material_id": [f"p{n}" for n in range(len(phases))],
+            "cif": [str(structure.to(fmt="cif")) for structure, _ in phases],
+            "formation_energy_per_atom": [energy for _, energy in phases],
+        }
+    )
+    table.to_csv(tmp_path / "known.csv", index=False)
+    few = ["--potential", "CHGNet", "--set", "relax.max_steps=1", "--set", "hull.references_max=3", "--json"]
+    done = runner.invoke(app, ["hull", str(new / "other.cif"), "--reference", str(tmp_path / "known.csv"), *few])
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["competing_phases"]["n_cut"] == len(phases) - 3
+    (placed,) = found["crystals"]
+    assert placed["decomposition"] == "1.00 TiN"
+    assert placed["e_above_hull_ev_per_atom"] > 0.3  # above rock salt, which a cut by name would have dropped
+    note = found["competing_phases"]["note"]
+    assert note.startswith("4 of 7 competing phases were left out of the hull (hull.references_max 3); the nearest of")
+    assert note in done.stderr
 
 
 def test_json_stands_alone_even_where_a_library_writes_to_the_terminal(known: Path, tmp_path: Path) -> None:

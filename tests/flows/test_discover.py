@@ -28,6 +28,10 @@ from generative.crystals import crystals_of
 from generative.datasets.manifest import fingerprint_of
 from generative.sampling import sample_chunk
 from tasks.candidates import Stage
+from tasks.files import FileRef
+from tasks.known import choose_references
+from tasks.report import finished_run, gather, render_again
+from tasks.reporting.markdown import markdown_report
 
 PATIENCE_S = 240  # busy cores; alone it takes a tenth
 
@@ -94,6 +98,21 @@ def test_hull_values_are_those_of_pymatgens_diagram_of_the_competing_phases(fini
             diagram.get_e_above_hull(entry, allow_negative=True), abs=1e-9
         )
         assert row["formation_energy_ev_per_atom"] == pytest.approx(diagram.get_form_energy_per_atom(entry), abs=1e-9)
+
+
+def test_phases_that_a_run_left_out_of_its_hull_are_in_its_report(finished: Any, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "runs") / finished.folder.name
+    dataset = FileRef.of(run / "dataset" / "dataset.parquet")
+    few = finished.config.model_copy(update={"hull": finished.config.hull.model_copy(update={"references_max": 4})})
+    choose_references(few, run, dataset)
+    page = render_again(run).read_text(encoding="utf-8")
+    said = "5 of 9 competing phases were left out of the hull (hull.references_max 4); 5 of them have no stated energy"
+    assert said in page
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["competing_phases"]["note"].startswith(said)
+    config, identity, candidates, competing = finished_run(run)
+    report = gather(config, run, identity, candidates, competing, [], manifest["stage_seconds"])
+    assert said in markdown_report(report)
 
 
 def test_an_id_follows_from_checkpoint_condition_settings_seed_and_place(finished: Any, campaign: Any) -> None:
