@@ -77,8 +77,10 @@ def oxidation_states(
     if guesses := _guesses(formula, icsd):
         whole = (guess for guess in guesses if all(_is_of_one_sign(m, icsd[symbol]) for symbol, m in guess.items()))
         return OxidationStates(next(whole, guesses[0]), StateSource.GUESS)
+    strongest = max(formula, key=lambda element: element.X).symbol
     for guess in _guesses(formula, common):
-        if all(state in common[symbol] for symbol, state in guess.items()):
+        # No compound has its most electronegative element for a cation: CeSiI is no Ce 3+, Si 4-, I 1+.
+        if guess[strongest] < 0 and all(state in common[symbol] for symbol, state in guess.items()):
             return OxidationStates(guess, StateSource.COMMON)
     return OxidationStates({}, StateSource.NONE)
 

@@ -209,6 +209,12 @@ def test_a_perchlorate_s_chlorine_is_known_to_be_no_anion() -> None:
     assert found.correction_ev_per_atom == pytest.approx(-0.687 * 4 / 6)
 
 
+def test_no_guess_makes_a_cation_of_the_most_electronegative_element() -> None:
+    """CeSiI, a metal: Ce 3+, Si 4-, I 1+ are common states and neutral, and nonsense."""
+    assert oxidation_states(Composition("CeSiI")).source is StateSource.NONE
+    assert "whether Si is an anion beside I" in correct(entry("CeSiI")).refusal
+
+
 def test_an_oxide_or_a_sulfide_without_a_crystal_is_refused_unless_its_kind_is_stated() -> None:
     assert "no crystal and no oxide_type" in correct(entry("Na2O2", oxide_type=None)).refusal
     assert "S beside O may or may not be an anion" in correct(entry("CaSO4", sulfide_type=None)).refusal
