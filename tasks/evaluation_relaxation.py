@@ -143,7 +143,8 @@ def relaxed_phases(
 ) -> tuple[pa.Table, list[str]]:
     """Competing phases of these chemical systems, relaxed, and the elements whose prototypes were added.
 
-    cut_of the phases tells what was left out. They are kept in the runs' folder and taken from there as long as crystals, potential and criteria stay the same.
+    cut_of the phases tells what was left out. They are kept in the runs' folder and taken from there as long as
+    crystals, potential and criteria stay the same.
 
     Args:
         known: all phases; of each system competing_phases_of chooses `hull.references_max`.
