@@ -73,7 +73,8 @@ class Cut:
         limit = f"hull.references_max {self.most}" + (" for each chemical system" if self.n_systems > 1 else "")
         said = []
         if self.n_cut:
-            parts = [f"{self.n_cut} of {self.n_phases} competing phases were left out of the hull ({limit})"]
+            verb = "was" if self.n_cut == 1 else "were"
+            parts = [f"{self.n_cut} of {self.n_phases} competing phases {verb} left out of the hull ({limit})"]
             if self.nearest_ev_per_atom is not None:
                 parts.append(f"the nearest of them lies {self.nearest_ev_per_atom:.3f} eV/atom above it as stated")
             parts += self._doubts()
@@ -89,13 +90,16 @@ class Cut:
         """Why phases left out could lie on the hull all the same."""
         if self.n_near:
             margin = f"{REORDERED_WITHIN_EV_PER_ATOM:g} eV/atom, the potential's own error"
-            yield f"{self.n_near} of them lie within {margin}, and could lie on its hull"
+            verb = "lies" if self.n_near == 1 else "lie"
+            yield f"{self.n_near} of them {verb} within {margin}, and could lie on its hull"
         if self.n_unstated:
-            yield f"{self.n_unstated} of them have no stated energy and could lie on the hull"
+            verb = "has" if self.n_unstated == 1 else "have"
+            yield f"{self.n_unstated} of them {verb} no stated energy and could lie on the hull"
         if self.n_unbound:
+            verb = "states" if self.n_unbound == 1 else "state"
             yield (
-                f"{self.n_unbound} of them state only a distance above their database's hull and could lie on this one "
-                "if phases of that one are missing here"
+                f"{self.n_unbound} of them {verb} only a distance above the hull of its database, and could lie on this "
+                "one if phases of that one are missing here"
             )
 
     def as_dict(self) -> dict[str, Any]:

@@ -7,8 +7,12 @@ been found to lie above them, so programs stay small (hundreds of columns of 20,
 
 Nothing is added to the points, elements neither: compositions that only lie on the rim of the others are met exactly,
 and points that span no volume (one composition, a tie line) need no case of their own. qhull was tried and given up: on
-18,000 points over six elements its facets on the rim, where most points are coplanar, ended in a merge error; with
-artificial corners outside the rim it took minutes over seven elements, where it makes all facets, hit or not.
+18,000 points over six elements the facets on the rim, where most points are coplanar, ended it in a merge error, and
+with artificial corners outside the rim heights were off by up to 3e-5 eV/atom.
+
+The worst table is one of random energies, where nearly every point lies over a facet of its own: 20,000 such points
+take 0.2 s over four elements, 1 s over five, 8 s over six, 43 s over seven (one core); 1,875 rows of MP-20 over twenty
+elements 5 s, and a chemical system of it less than 1 s.
 """
 
 from __future__ import annotations
@@ -80,9 +84,9 @@ def _plane_under(
 
     `entered` says which points have entered the programs so far, and is added to.
     """
-    entered[place] = True
     while True:
-        columns = np.flatnonzero(entered)
+        # With the point itself there is always a mixture; for good it enters only where it is part of the lowest.
+        columns = np.union1d(np.flatnonzero(entered), [place])
         solved = linprog(
             energy[columns],
             A_eq=places[columns].T,
@@ -94,10 +98,12 @@ def _plane_under(
             return None, columns[:0]
         plane = solved.eqlin.marginals
         above = places @ plane - energy
-        above[entered] = -np.inf
+        above[columns] = -np.inf
         lying_below = np.flatnonzero(above > FLOAT_NOISE_EV)
         if not len(lying_below):
-            return plane, columns[solved.x > SAME_PLACE]
+            touching = columns[solved.x > SAME_PLACE]
+            entered[touching] = True
+            return plane, touching
         entered[lying_below[np.argsort(-above[lying_below], kind="stable")[:ENTERING]]] = True
 
 

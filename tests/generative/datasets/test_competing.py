@@ -164,7 +164,7 @@ def test_rows_without_energies_come_before_what_lies_far_above_elements_first_in
     assert order[4:] == ["AlTi_b", "u4", "u2", "u0", "u1"]
     cut = choose(table_of(*rows), 8).cut
     assert (cut.n_unstated, cut.could_lie_on_hull) == (1, True)
-    assert "1 of them have no stated energy and could lie on the hull" in cut.note
+    assert "1 of them has no stated energy and could lie on the hull" in cut.note
 
 
 def test_the_rows_order_in_the_table_chooses_nothing() -> None:
@@ -181,11 +181,11 @@ def test_what_lies_nearer_than_the_potentials_error_could_lie_on_its_hull() -> N
     cut = choose(table_of(*rows), 3).cut
     assert (cut.n_near, cut.could_lie_on_hull) == (1, True)
     assert cut.nearest_ev_per_atom == pytest.approx(0.05)
-    assert f"1 of them lie within {REORDERED_WITHIN_EV_PER_ATOM:g} eV/atom" in cut.note
+    assert f"1 of them lies within {REORDERED_WITHIN_EV_PER_ATOM:g} eV/atom" in cut.note
     far = choose(table_of(*rows), 4).cut
     assert not far.could_lie_on_hull
     assert far.note == (
-        "1 of 5 competing phases were left out of the hull (hull.references_max 4); the nearest of them lies 0.400 "
+        "1 of 5 competing phases was left out of the hull (hull.references_max 4); the nearest of them lies 0.400 "
         "eV/atom above it as stated."
     )
     assert Cut.from_dict(json.loads(json.dumps(far.as_dict()))) == far
