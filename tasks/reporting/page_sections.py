@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from tasks.candidates import Proposer
 from tasks.reporting.candidate_table import safe, space_group
 from tasks.reporting.hull_geometry import phase_counts, placed_candidates
 from tasks.reporting.hull_interactive import html_formula
@@ -21,6 +22,8 @@ from tasks.reporting.summary import (
 )
 
 N_GALLERY = 8
+
+PROTOTYPE_TAG = ' <span class="tag plain">prototype</span>'
 
 
 def header(inputs: ReportInputs) -> str:
@@ -93,11 +96,12 @@ def gallery_section(inputs: ReportInputs) -> str:
     cards = []
     for c in best:
         above = number(c.e_above_hull_ev_per_atom)
+        tag = PROTOTYPE_TAG if c.proposed_by == Proposer.PROTOTYPE else ""
         cards.append(
             f'<article class="card"><canvas class="crystal" data-crystal="{safe(c.id)}" role="img" tabindex="0" '
             f'aria-label="Crystal structure of {safe(c.formula)}; drag or use the arrow keys to turn it"></canvas>'
             f'<div class="name"><h3>{html_formula(c.formula)}</h3><span class="rank">no. {c.rank}</span></div>'
-            f"<p>{space_group(c)}</p><p>{above + ' eV/atom above hull' if above else 'no place on the hull'}</p>"
+            f"<p>{space_group(c)}{tag}</p><p>{above + ' eV/atom above hull' if above else 'no place on the hull'}</p>"
             f'<button type="button" class="pill" data-inspect="{safe(c.id)}">Open</button></article>'
         )
     return (
