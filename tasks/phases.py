@@ -194,7 +194,7 @@ def prototype_candidates(phases: pa.Table, known: pa.Table, config: DiscoverConf
     rows = []
     for row, crystal in zip(prototypes.to_pylist(), crystals_of(prototypes), strict=True):
         # An element is no discovery: its prototypes are what formation energies are counted from.
-        if row["id"] not in chosen or crystal is None or row["n_elements"] < 2:
+        if row["id"] not in chosen or crystal is None or len(set(row["atomic_numbers"])) < 2:
             continue
         named = {f.name: row[f.name] for f in SAMPLED if f.name in row}
         rows.append({**named, "id": candidate_id(row["id"]), "proposed_by": Proposer.PROTOTYPE.value})

@@ -31,6 +31,7 @@ from tasks.known import PotentialScorer
 from tasks.loading import PotentialIdentity
 from tasks.modification import PROPOSED, judge_polymorphs
 from tasks.own_files import as_candidates
+from tasks.phases import phases_file
 from tasks.relax import relax_table
 from tasks.report import hull_data, rejections_of
 from tests.dft.test_isolation import pairs
@@ -81,11 +82,11 @@ def test_an_isolated_candidate_is_turned_away_with_its_reason_and_an_isolated_ph
     )
     phases = {"ar": DENSE_AR, "ne-sparse": cubic(8.0, ["Ne"], [[0, 0, 0]])}
     relaxed = written(relax_table(given, settings()), tmp_path / "relaxed.parquet")
-    references = written(relax_table(crystal_table(phases), settings()), tmp_path / "phases.parquet")
+    references = written(relax_table(crystal_table(phases), settings()), tmp_path / "competing.parquet")
     identity = PotentialIdentity(name="springs", method=springs.method, fingerprint="0" * 64, notes=())
-    judged = judge_file(
-        settings(), tmp_path, identity, written(screened, tmp_path / "screened.parquet"), [relaxed], [references]
-    )
+    drawn = written(screened, tmp_path / "screened.parquet")
+    known = written(crystal_table(phases), tmp_path / "known.parquet")
+    judged = judge_file(settings(), tmp_path, identity, known, drawn, [relaxed], [references])
     rows = {row["id"]: row for row in judged.read().to_pylist()}
     sparse, dense = rows["sparse"], rows["dense"]
     assert (sparse["relax_status"], sparse["rejected_by"], sparse["rank"]) == ("isolated", "relaxation", None)
@@ -95,7 +96,8 @@ def test_an_isolated_candidate_is_turned_away_with_its_reason_and_an_isolated_ph
     assert dense["rank"] == 1
     assert dense["e_above_hull_ev_per_atom"] is None
     assert dense["hull_note"].startswith("no elemental phase of Ne among the competing phases: ne-sparse has no energy")
-    _, notes = hull_data(references.read(), settings(), identity)
+    places = phases_file(settings(), tmp_path, known, [references]).read()
+    _, notes = hull_data(places, references.read(), settings(), identity)
     assert any("gave no energy: ne-sparse; ne-sparse: after 0 steps, 1 of 1 atoms" in note for note in notes)
     (rejection,) = rejections_of(list(rows.values()))
     assert (rejection.reason, rejection.count) == ("isolated", 1)

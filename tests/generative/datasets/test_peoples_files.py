@@ -85,7 +85,8 @@ def test_two_names_of_one_column_pass_where_they_agree_and_are_refused_where_not
 
 @pytest.mark.parametrize("index", ["", "index", "Unnamed: 0", "INDEX"])
 def test_a_row_number_is_no_id_so_its_repeats_drop_nothing(tmp_path: Path, index: str) -> None:
-    rows = [[number % 2, CIF.replace("4.1000", f"4.{number}000")] for number in range(1, 6)]
+    cells = [SALT.copy().scale_lattice(SALT.volume * (1 + number / 10)) for number in range(1, 6)]
+    rows = [[number % 2, str(CifWriter(cell))] for number, cell in enumerate(cells)]
     found = read(tmp_path, csv_file(tmp_path / "x.csv", [index, "cif"], *rows))
     assert found.table.column("id").to_pylist() == [f"x:row-{i}" for i in range(5)]
     assert found.table.column("extra").to_pylist() == [None] * 5
