@@ -198,7 +198,8 @@ def _phase_trace(
         "hovertemplate": "%{hovertext}<extra></extra>",
         "marker": {
             "symbol": style.symbol_3d if solid else style.symbol,
-            "size": (5 if solid else 10) if stable else (3 if solid else 6),
+            # In a triangle a candidate of the same composition (size 10) lies on top: the phase shows as a ring.
+            "size": (5 if solid else 14) if stable else (3 if solid else 6),
             "color": colour if stable else "#ffffff",
             "line": {"width": 1, "color": colour if stable else MUTED},
         },
