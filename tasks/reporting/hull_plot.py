@@ -220,7 +220,8 @@ def _marker_key(figure: Figure, hull: HullData, placed: Sequence[PlacedCandidate
         if shown
     ]  # fmt: skip
     figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0.01, 0.99), frameon=False, fontsize=8.5, labelcolor=INK,
+        handles=handles, loc="upper left", bbox_to_anchor=(0.01, 0.99), frameon=False, labelcolor=INK,
+        fontsize=8.5 if len(handles) <= 6 else 7.0, labelspacing=0.5 if len(handles) <= 6 else 0.35,
         ncols=1 if ternary else 2, handletextpad=0.3, columnspacing=1.2,
     )  # fmt: skip
 
