@@ -83,6 +83,7 @@ class Campaign:
         dft: engine and submission.
         store: where records go.
         jobs: in the order in which they are submitted.
+        notes: what the user should know of the choice of jobs.
     """
 
     folder: Path
@@ -91,6 +92,7 @@ class Campaign:
     dft: DftConfig
     store: StoreConfig
     jobs: tuple[Job, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def keys(self) -> list[str]:
@@ -126,6 +128,7 @@ class Campaign:
             "dft": self.dft.model_dump(mode="json"),
             "store": self.store.model_dump(mode="json"),
             "jobs": [asdict(job) for job in self.jobs],
+            "notes": list(self.notes),
         }
         write_json(self.folder / FILE, document)
 
@@ -149,11 +152,18 @@ class Campaign:
             dft=DftConfig.model_validate(stated["dft"]),
             store=StoreConfig.model_validate(stated["store"]),
             jobs=tuple(Job(**job) for job in stated["jobs"]),
+            notes=tuple(stated.get("notes", ())),
         )
 
 
 def make_campaign(
-    folder: Path, name: str, root: Path, dft: DftConfig, store: StoreConfig, wanted: Sequence[Wanted]
+    folder: Path,
+    name: str,
+    root: Path,
+    dft: DftConfig,
+    store: StoreConfig,
+    wanted: Sequence[Wanted],
+    notes: Sequence[str] = (),
 ) -> Campaign:
     """Make the job folders and write the campaign; done twice, the same. Nothing is submitted.
 
@@ -166,6 +176,7 @@ def make_campaign(
         dft: engine and submission.
         store: where records are to go.
         wanted: crystals in the order in which they are to be submitted; repeats (same key) are one job.
+        notes: what the user should know of the choice.
 
     Returns: The campaign, as written.
     """
@@ -184,7 +195,7 @@ def make_campaign(
     if (folder / FILE).exists():
         for job in Campaign.read(folder).jobs:
             jobs.setdefault(job.key, job)
-    Campaign(folder, name, root, dft, store, tuple(jobs.values())).write()
+    Campaign(folder, name, root, dft, store, tuple(jobs.values()), tuple(notes)).write()
     return Campaign.read(folder)
 
 

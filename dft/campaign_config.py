@@ -17,7 +17,11 @@ class DftConfig(RoomConfig):
     run: bool = Field(False, description="submit DFT jobs at the end of a run; the run then waits without a process")
     top_n: int = Field(5, ge=0, le=10_000, description="this many best-ranked candidates are computed")
     references_max: int = Field(
-        20, ge=0, le=10_000, description="most competing phases computed, lowest above the potential's hull first"
+        20,
+        ge=0,
+        le=10_000,
+        description="most competing phases computed, lowest above the potential's hull first, of these what the "
+        "candidates decompose into; phases of the hull that are left out are named",
     )
     references_within_ev_per_atom: float = Field(
         0.05, ge=0, le=10, description="competing phases this near the potential's hull are computed, eV/atom"

@@ -10,7 +10,7 @@ The other kind of hull, with the Materials Project's entries in its scheme, is d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,10 @@ from dft.results import HullPosition
 
 class ReferencesError(ValueError):
     """A chemical system whose competing phases do not suffice for a hull."""
+
+
+HEIGHT_DIGITS = 9
+"""Heights above a hull are compared to so many digits, eV/atom: beyond them they are noise of the arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,11 @@ class ReferencePhase:
     def elements(self) -> tuple[str, ...]:
         """Element symbols, sorted."""
         return tuple(sorted(element.symbol for element in self.structure.composition.element_composition))
+
+    @property
+    def formula(self) -> str:
+        """Reduced formula."""
+        return str(self.structure.composition.reduced_formula)
 
 
 @dataclass(frozen=True)
@@ -72,23 +81,31 @@ def choose_references(
     *,
     most: int,
     within_ev_per_atom: float | None = None,
+    wanted_formulas: Collection[str] = (),
 ) -> tuple[ReferencePhase, ...]:
     """The competing phases of a chemical system that are worth computing, most important first.
 
     First the lowest phase of each element, without which nothing has a formation energy; then the rest by rising energy
-    above the hull, those of unknown energy last.
+    above the hull, those of unknown energy last. Of phases equally high, as all on the hull are, those of wanted
+    formulas come first: what the candidates would decompose into.
 
     Args:
         table: phases of any systems; those with other elements are left out.
         elements: symbols of the chemical system.
         most: so many at most, but never fewer than one for each element.
         within_ev_per_atom: leave out compounds thought to lie higher; None takes all.
+        wanted_formulas: reduced formulas.
 
     Raises:
         ReferencesError: if an element has no elemental phase in the table, or two phases share an id.
     """
     system = set(elements)
-    inside = sorted((phase for phase in table if set(phase.elements) <= system), key=_height)
+
+    def place(phase: ReferencePhase) -> tuple[float, bool, str]:
+        height = _height(phase)
+        return round(height, HEIGHT_DIGITS), phase.formula not in wanted_formulas, phase.id
+
+    inside = sorted((phase for phase in table if set(phase.elements) <= system), key=place)
     ids = [phase.id for phase in inside]
     if repeated := sorted({name for name in ids if ids.count(name) > 1}):
         raise ReferencesError(f"two competing phases share the id {repeated[0]!r}: expected one id for each phase")
@@ -106,14 +123,33 @@ def choose_references(
     rest = [
         phase
         for phase in inside
-        if phase.id not in first_ids and (within_ev_per_atom is None or _height(phase)[0] <= within_ev_per_atom)
+        if phase.id not in first_ids and (within_ev_per_atom is None or _height(phase) <= within_ev_per_atom)
     ]
     return tuple([*firsts, *rest][: max(most, len(firsts))])
 
 
-def _height(phase: ReferencePhase) -> tuple[float, str]:
+def _height(phase: ReferencePhase) -> float:
     height = phase.e_above_hull_ev_per_atom
-    return (float("inf") if height is None else height, phase.id)
+    return float("inf") if height is None else height
+
+
+def left_out_note(table: Sequence[ReferencePhase], chosen: Sequence[ReferencePhase], most: int) -> str:
+    """A sentence on phases of the hull that are not computed, so that the hull of DFT may lie too high; or empty.
+
+    Args:
+        table: phases of the chemical system.
+        chosen: of them, those that are computed.
+        most: the limit that left the others out.
+    """
+    taken = {phase.id for phase in chosen}
+    on_hull = [phase for phase in table if round(_height(phase), HEIGHT_DIGITS) <= 0 and phase.id not in taken]
+    if not on_hull:
+        return ""
+    named = ", ".join(sorted({phase.formula for phase in on_hull})[:5]) + (", ..." if len(on_hull) > 5 else "")
+    return (
+        f"{len(on_hull)} phases on the potential's hull are not computed (dft.references_max {most}): {named}; without "
+        "them the hull of DFT may lie too high and candidates look too stable"
+    )
 
 
 def references(phases: Sequence[ReferencePhase], engine: EngineConfig, root: Path) -> References:

@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.crystals import crystals_of
-from tasks.candidates import RELAXED, joined
+from tasks.candidates import RELAXED, Proposer, joined
 from tasks.files import FileRef, write_text
 from tasks.inputs import lineage_of
 from tasks.loading import PotentialIdentity
@@ -83,10 +83,22 @@ def wanted_candidates(
     return found
 
 
-def wanted_references(config: DiscoverConfig, identity: PotentialIdentity, relaxed: pa.Table) -> list[Wanted]:
-    """The competing phases near the potential's hull, elements first; see dft.dft_hull.choose_references."""
+def wanted_references(
+    config: DiscoverConfig, identity: PotentialIdentity, relaxed: pa.Table, best: Sequence[dict[str, Any]]
+) -> tuple[list[Wanted], str]:
+    """The competing phases near the potential's hull, elements first; see dft.dft_hull.choose_references.
+
+    Args:
+        config: of the run.
+        identity: the potential.
+        relaxed: competing phases, columns RELAXED.
+        best: rows of the candidates to be computed: their decompositions go first, and a prototype among them is not
+            computed a second time as a competing phase.
+
+    Returns: The phases, and a sentence on those of the hull that the limit leaves out, or an empty one.
+    """
     from dft.campaign import Wanted
-    from dft.dft_hull import ReferencePhase, choose_references
+    from dft.dft_hull import ReferencePhase, choose_references, left_out_note
 
     hull = competing_hull(relaxed, config)
     above = hull.phases_above_hull()
@@ -95,13 +107,19 @@ def wanted_references(config: DiscoverConfig, identity: PotentialIdentity, relax
         for row, crystal in zip(relaxed.to_pylist(), crystals_of(relaxed, "relaxed_"), strict=True)
         if crystal is not None and (height := above.get(row["id"])) is not None
     ]
+    offered = {row["prototype_match"] for row in best if row["proposed_by"] == Proposer.PROTOTYPE}
+    phases = [phase for phase in phases if phase.id not in offered]
+    # '0.60 TaB2 + 0.40 W'
+    formulas = {part.split()[-1] for row in best for part in (row["decomposition"] or "").split(" + ") if part}
     # An element without a phase costs the candidates that hold it, and no other: the hull says so.
     elements = [element for element in config.elements if element not in hull.missing_elements]
     settings = config.dft
     within = settings.references_within_ev_per_atom
-    chosen = choose_references(phases, elements, most=settings.references_max, within_ev_per_atom=within)
+    most = settings.references_max
+    chosen = choose_references(phases, elements, most=most, within_ev_per_atom=within, wanted_formulas=formulas)
     lineage = {"run": config.name, "relaxation": {"potential": identity.method}}
-    return [Wanted(one.id, one.structure, "reference", None, {**lineage, "phase": one.id}) for one in chosen]
+    wanted = [Wanted(one.id, one.structure, "reference", None, {**lineage, "phase": one.id}) for one in chosen]
+    return wanted, left_out_note(phases, chosen, most)
 
 
 def campaign_of(
@@ -111,9 +129,11 @@ def campaign_of(
     from dft.campaign import make_campaign
 
     relaxed = joined([ref.read() for ref in competing], RELAXED)
-    wanted = [*wanted_candidates(config, folder, identity, candidates), *wanted_references(config, identity, relaxed)]
+    best = [row for row in candidates.read().slice(0, config.dft.top_n).to_pylist() if row["rank"] is not None]
+    phases, note = wanted_references(config, identity, relaxed, best)
+    wanted = [*wanted_candidates(config, folder, identity, candidates), *phases]
     root = jobs_folder(config.dft, folder.parent)
-    return make_campaign(folder, config.name, root, config.dft, config.store, wanted)
+    return make_campaign(folder, config.name, root, config.dft, config.store, wanted, [note] if note else [])
 
 
 def campaign_of_run(folder: Path, dft: DftConfig | None = None) -> Campaign:
@@ -171,7 +191,7 @@ def look(campaign: Campaign) -> Progress:
     submitter, records = submitter_of(campaign), records_of(campaign)
     statuses = submitter.statuses(campaign.keys)
     rows, summary = rows_of(campaign, statuses, records), summary_of(campaign, statuses, records)
-    notes = kpoint_notes(hull_records(records)).of_hull
+    notes = (*campaign.notes, *kpoint_notes(hull_records(records)).of_hull)
     return Progress(campaign, rows, submitter.n_open(statuses), notes, summary=summary)
 
 
@@ -193,7 +213,12 @@ def collected(campaign: Campaign, step: Step) -> Progress:
     table = {"name": campaign.name, "summary": asdict(summary), "jobs": rows}
     write_text(campaign.folder / TABLE, json.dumps(table, indent=1) + "\n")
     repaired = [f"{done.n_repaired} entries of the job store were not what the records say and were written anew"]
-    notes = (*step.notes, *(repaired if done.n_repaired else ()), *kpoint_notes(hull_records(records)).of_hull)
+    notes = (
+        *campaign.notes,
+        *step.notes,
+        *(repaired if done.n_repaired else ()),
+        *kpoint_notes(hull_records(records)).of_hull,
+    )
     return Progress(campaign, rows, step.n_open, notes, done.n_new, summary)
 
 

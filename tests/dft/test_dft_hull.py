@@ -17,6 +17,7 @@ from dft.dft_hull import (
     ReferencesError,
     choose_references,
     hull_of_records,
+    left_out_note,
     references,
 )
 from dft.engines.config import PotentialEngineConfig, VaspEngineConfig
@@ -53,6 +54,29 @@ def test_references_are_the_elements_first_then_the_rest_by_height() -> None:
     assert [p.id for p in choose_references(table(), ["Ni", "Al"], most=0)] == ["al", "ni-fcc"]
     near = choose_references(table(), ["Ni", "Al"], most=20, within_ev_per_atom=0.05)
     assert [phase.id for phase in near] == ["al", "ni-fcc", "nial", "ni3al"]
+
+
+def test_what_candidates_decompose_into_goes_first_and_the_hull_s_phases_left_out_are_named() -> None:
+    rng = np.random.default_rng(0)
+    for trial in range(30):
+        heights = rng.choice([0.0, 1e-13, 0.01, 0.2], size=12)
+        phases = [
+            ReferencePhase(f"{i:02d}", crystal({"Ni": int(rng.integers(1, 6)), "Al": i + 1}), float(height))
+            for i, height in enumerate(heights)
+        ]
+        phases += [ReferencePhase("ni", crystal({"Ni": 1}), 0.0), ReferencePhase("al", crystal({"Al": 1}), 0.0)]
+        wanted = {phase.formula for phase in phases if rng.random() < 0.3}
+        most = int(rng.integers(0, 14))
+        chosen = choose_references(phases, ["Ni", "Al"], most=most, wanted_formulas=wanted)
+        assert len(chosen) == max(most, 2), trial
+        left = [phase for phase in phases if phase not in chosen]
+        on_hull_left = [phase for phase in left if phase.e_above_hull_ev_per_atom < 1e-12]
+        if any(phase.formula in wanted for phase in on_hull_left):  # then nothing less wanted was taken
+            compounds = [phase for phase in chosen if len(phase.elements) > 1]
+            assert all(phase.formula in wanted for phase in compounds)
+        note = left_out_note(phases, chosen, most)
+        assert bool(note) is bool(on_hull_left)
+        assert not note or note.startswith(f"{len(on_hull_left)} phases on the potential's hull are not computed")
 
 
 def test_a_system_without_an_element_is_refused_by_name() -> None:
