@@ -98,8 +98,8 @@ class Cut:
         if self.n_unbound:
             verb = "states" if self.n_unbound == 1 else "state"
             yield (
-                f"{self.n_unbound} of them {verb} only a distance above the hull of its database, and could lie on this "
-                "one if phases of that one are missing here"
+                f"{self.n_unbound} of them {verb} only a distance above the hull of its database, and could lie on "
+                "this one if phases of that one are missing here"
             )
 
     def as_dict(self) -> dict[str, Any]:
