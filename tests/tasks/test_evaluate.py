@@ -7,6 +7,7 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,8 @@ from generative.metrics.novelty import condition_cdvae_novelty, novelty, uniquen
 from generative.metrics.reconstruction import evaluate as reconstruct
 from generative.metrics.reconstruction_sets import airi_accuracy, metre
 from generative.screening.matching import ReferenceSet
-from tasks.evaluate import evaluate
-from tasks.evaluation_relaxation import chosen_places, relaxed_phases
+from tasks.evaluate import _notes, evaluate
+from tasks.evaluation_relaxation import chosen_places, relax_samples, relaxed_phases
 from tasks.evaluation_samples import EvaluationError, paired, read_reference, read_samples
 from tasks.own_files import read_crystals
 from tasks.reporting.evaluation_model import EvaluationReport
@@ -483,3 +484,24 @@ def test_a_hull_without_its_elements_gets_their_prototypes_and_keeps_what_it_rel
     assert "relaxing phases" not in told
     off = config.model_copy(update={"elemental_prototypes": False})
     assert relaxed_phases(known, systems, off, lambda what, done, total: None)[1] == []
+
+
+def test_phases_left_out_of_the_hull_are_a_note_of_the_evaluation(tmp_path: Path) -> None:
+    cells = {name: cubic(a, ["Al", "Ni"], [[0, 0, 0], [0.5, 0.5, 0.5]]) for name, a in (("high", 2.7), ("low", 2.89))}
+    table, _ = read_crystals([str(write_csv(tmp_path / "t.csv", rows_of(cells)))])
+    energies = pa.array([-0.2, -0.6], pa.float64())
+    place = table.schema.get_field_index("formation_energy_ev_per_atom")
+    known = table.set_column(place, table.schema.field(place), energies)
+    config = EvaluateConfig(
+        samples="none",
+        elemental_prototypes=False,
+        hull={"references_max": 1},
+        relax={"potential": "CHGNet", "fallback": None, "max_steps": 1},
+        execution={"runs_folder": str(tmp_path / "runs"), "torch_threads": 1, "device": "cpu"},
+    )
+    samples = read_samples(str(tmp_path / "t.csv"))
+    relaxed = relax_samples(samples, known, "known", config, lambda what, done, total: None)
+    said = "1 of 2 competing phases was left out of the hull (hull.references_max 1); the nearest of them lies 0.400"
+    assert relaxed.cut.startswith(said)
+    judged: Any = SimpleNamespace(relaxed=relaxed, samples=samples, reference=None)
+    assert relaxed.cut in _notes(judged)
