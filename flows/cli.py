@@ -247,10 +247,12 @@ def hull(
 
     config = settings_of(potential_changes(potential), settings)
     with answer(as_json) as give:
+        from generative.datasets.origins import origin_counts
         from tasks.known import cut_of
         from tasks.own_files import place_on_hull, with_refused
 
         read, known = _read(files), _read([reference]).table
+        say(f"phases to compete with: {origin_counts(known)}")
         _say_potential(config)
         with progress_bar("relaxed", as_json) as bar:
             placed = place_on_hull(read.table, known, config, bar)

@@ -6,6 +6,7 @@ guess) competes on the hull, but a candidate like it may still be new.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
@@ -76,6 +77,12 @@ def origins_of(table: pa.Table) -> list[str]:
         names = table.column("source").to_pylist()
         return [Origin.PROTOTYPE.value if name == "prototypes" else Origin.UNSTATED.value for name in names]
     return [Origin.UNSTATED.value] * len(table)
+
+
+def origin_counts(table: pa.Table) -> str:
+    """How many rows are of each origin, in words: '13 reported; 305 decorated from a prototype, in no database'."""
+    counts = Counter(origins_of(table))
+    return "; ".join(f"{counts[origin]} {label}" for origin, label in LABELS.items() if counts[origin])
 
 
 def split_by_origin(table: pa.Table) -> tuple[pa.Table, pa.Table]:

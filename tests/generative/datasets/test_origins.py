@@ -17,7 +17,15 @@ from generative.datasets.ingest import ingest
 from generative.datasets.manifest import read_dataset
 from generative.datasets.network.aflow_entries import entry_record
 from generative.datasets.network.database import Record
-from generative.datasets.origins import DATABASE_ORIGINS, Origin, origins_of, split_by_origin, stated_origin, strongest
+from generative.datasets.origins import (
+    DATABASE_ORIGINS,
+    Origin,
+    origin_counts,
+    origins_of,
+    split_by_origin,
+    stated_origin,
+    strongest,
+)
 
 ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.24), ["Ti", "N"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 
@@ -105,3 +113,4 @@ def test_a_table_from_before_origins_were_kept_tells_prototypes_by_their_source(
     databases, prototypes = split_by_origin(old)
     assert (databases.column("id").to_pylist(), prototypes.column("id").to_pylist()) == (["b"], ["a"])
     assert origins_of(pa.table({"id": ["c"]})) == ["unstated"]
+    assert origin_counts(old) == "1 in a database, origin not stated; 1 decorated from a prototype, in no database"
