@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +24,15 @@ from generative.batch import CrystalBatch
 from generative.bonds import Bonds, PackedBonds, crystal_nn_bonds
 from generative.crystals import Crystal, crystals_of, reduced
 from generative.datasets.columns import PROPERTY_NAMES, is_row_number
+from generative.datasets.levels import level_of
 from generative.isolation import isolation_reason
 from generative.systems.trainable import Trainable
 
 POOL_BATCHES = 16
 """Batches of like sizes are cut from pools of this many, sorted by size, so that little padding is computed."""
+
+
+_ENERGIES = frozenset({"energy_ev_per_atom", "formation_energy_ev_per_atom", "e_above_hull_ev_per_atom"})
 
 
 class TrainingError(RuntimeError):
@@ -227,6 +232,27 @@ def property_values(table: pa.Table, name: str | None) -> list[float | None]:
             f"({', '.join(keys[:12]) or 'this dataset has none'})"
         )
     return [_number(extra.get(name)) for extra in extras]
+
+
+def level_note(table: pa.Table, name: str | None) -> str:
+    """A sentence where energies to learn from are of several levels of theory, whose zeros and errors differ; or empty.
+
+    Args:
+        table: of the columns of generative/datasets/table.py.
+        name: of the property, as in property_values.
+    """
+    column = next((column for column, names in PROPERTY_NAMES.items() if name in names), name)
+    if column not in _ENERGIES:
+        return ""
+    stated = zip(*(table.column(c).to_pylist() for c in (column, "method", "run_type")), strict=True)
+    levels = Counter(level_of(method, run_type) for value, method, run_type in stated if value is not None)
+    if len(levels) < 2:
+        return ""
+    named = "; ".join(f"{n:,} of {level!r}" for level, n in levels.most_common(5))
+    return (
+        f"{column} of the training crystals is of {len(levels)} levels of theory ({named}): a generator that is asked "
+        "for an energy learns their mixture, so name one where they are not comparable"
+    )
 
 
 def _number(value: Any) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,12 +100,14 @@ def train(
     """
     from generative.datasets.manifest import read_dataset
     from generative.training import system_settings
-    from generative.training_data import training_set
+    from generative.training_data import level_note, training_set
 
     system_settings(config)  # a wrong name is told before hours of download
     initial = _initial(config)
     _prepare(config, folder, resume)
     dataset = read_dataset(folder / "dataset")
+    if note := level_note(dataset.table, config.property):
+        logging.getLogger(__name__).warning(note)
     exclude = excluded_ids(config, folder)
     data = training_set(dataset.table, exclude, config.property)
     held = None

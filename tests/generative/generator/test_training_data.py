@@ -13,7 +13,7 @@ from generative.batch import CrystalBatch
 from generative.bonds import crystal_nn_bonds, pack_bonds
 from generative.crystals import Crystal, structure_columns
 from generative.datasets.table import DATASET_SCHEMA
-from generative.training_data import TrainingError, TrainingSet, property_values, split, training_set
+from generative.training_data import TrainingError, TrainingSet, level_note, property_values, split, training_set
 
 
 @pytest.fixture
@@ -94,3 +94,24 @@ def test_an_epoch_of_random_batches_holds_every_crystal_once(data: TrainingSet) 
     assert [len(batch) for batch in batches] == [16, 16, 16, 12]
     sizes = [{len(data.crystals[i].atomic_numbers) for i in batch} for batch in batches]
     assert min(map(len, sizes)) > 2
+
+
+def test_energies_of_several_levels_of_theory_are_told_before_a_training() -> None:
+    rng = np.random.default_rng(5)
+    labels = [("PBE", None), ("PBE", "GGA+U"), ("r2SCAN (Materials Project)", "R2SCAN"), ("unknown", None)]
+    for _ in range(20):
+        drawn = rng.integers(0, len(labels), size=6)
+        stated = [None if rng.random() < 0.4 else float(rng.normal()) for _ in drawn]
+        table = pa.table(
+            {
+                "formation_energy_ev_per_atom": pa.array(stated, pa.float64()),
+                "band_gap_ev": pa.array(stated, pa.float64()),
+                "method": [labels[i][0] for i in drawn],
+                "run_type": pa.array([labels[i][1] for i in drawn], pa.string()),
+            }
+        )
+        n_levels = len({int(i) for i, value in zip(drawn, stated, strict=True) if value is not None})
+        note = level_note(table, "formation_energy_per_atom")
+        assert bool(note) is (n_levels > 1)
+        assert not note or f"of {n_levels} levels of theory" in note
+        assert level_note(table, "band_gap") == level_note(table, None) == ""
