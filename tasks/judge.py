@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.crystals import Crystal, crystals_of
-from generative.datasets.origins import LABELS, Origin
+from generative.datasets.origins import LABELS, Origin, origins_of
 from tasks.candidates import JUDGED, RELAXED, SCREENED, Proposer, Stage, joined, table_of
 from tasks.files import FileRef, key_of, keyed
 from tasks.loading import PotentialIdentity
@@ -80,6 +80,7 @@ def _turn_away_repeats(
     crystals: list[Crystal | None],
     references: pa.Table,
     origins: Mapping[str, str],
+    same_as: Mapping[str, str],
     tol: Tolerances,
 ) -> None:
     """After relaxation: candidates that became a known phase, then all but the lowest of each group of like ones.
@@ -89,6 +90,7 @@ def _turn_away_repeats(
         crystals: of the candidates, relaxed.
         references: relaxed competing phases, columns RELAXED.
         origins: origin of each of them, by id; prototypes are not known, that a candidate became one is only noted.
+        same_as: id of a prototype -> id of the database's crystal that it is.
         tol: of the matcher.
     """
     from generative.screening.matching import ReferenceSet, find_known, group
@@ -102,12 +104,10 @@ def _turn_away_repeats(
     alive = [i for i, row in enumerate(rows) if row.get("rejected_by") is None and crystals[i] is not None]
     for i, match in zip(alive, matches(alive, prototypes=False), strict=True):
         if match is not None:
-            origin = origins.get(match.reference_id, Origin.UNSTATED.value)
-            rows[i] |= {"rejected_by": Stage.KNOWN_RELAXED.value, "known_match": match.reference_id}
-            rows[i] |= {
-                "known_origin": origin,
-                "reason": f"relaxed into {match.reference_id}, {LABELS[origin]} ({tol})",
-            }
+            known = same_as.get(match.reference_id, match.reference_id)
+            origin = origins.get(known, Origin.UNSTATED.value)
+            rows[i] |= {"rejected_by": Stage.KNOWN_RELAXED.value, "known_match": known, "known_origin": origin}
+            rows[i]["reason"] = f"relaxed into {known}, {LABELS[origin]} ({tol})"
     alive = [i for i in alive if rows[i].get("rejected_by") is None]
     for i, match in zip(alive, matches(alive, prototypes=True), strict=True):
         if rows[i].get("proposed_by") != Proposer.PROTOTYPE:
@@ -202,7 +202,8 @@ def judge_file(
 
         tolerances = Tolerances.from_config(config.screen)
         places, competing = phases.read(), joined([ref.read() for ref in references], RELAXED)
-        proposed = prototype_candidates(places, known.read(), config)
+        dataset = known.read()
+        proposed = prototype_candidates(places, dataset, config)
         table, done = with_prototypes(
             screened.read(), joined([ref.read() for ref in relaxed], RELAXED), proposed, competing
         )
@@ -220,8 +221,11 @@ def judge_file(
                 is_phase = row["proposed_by"] == Proposer.PROTOTYPE
                 others = hull.without(row["prototype_match"]) if is_phase else hull
                 _compare(row, generated, crystal, others, tolerances, config.relax.pressure_gpa)
-        origins = dict(zip(places.column("id").to_pylist(), places.column("origin").to_pylist(), strict=True))
-        _turn_away_repeats(rows, crystals, competing, origins, tolerances)
+        named = {row["id"]: row for row in places.select(["id", "origin", "same_as"]).to_pylist()}
+        origins = dict(zip(dataset.column("id").to_pylist(), origins_of(dataset), strict=True))
+        origins |= {name: row["origin"] for name, row in named.items()}
+        same_as = {name: row["same_as"] for name, row in named.items() if row["same_as"] is not None}
+        _turn_away_repeats(rows, crystals, competing, origins, same_as, tolerances)
         return table_of(_rank(rows), JUDGED)
 
     return keyed(RunFolder(folder).judged, key, compute)
