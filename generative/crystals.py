@@ -16,10 +16,16 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.periodic_table import Element
 from pymatgen.core.structure import Structure
 
+
+def field_of(name: str, kind: pa.DataType, about: str) -> pa.Field:
+    """A column of a table, which says in its metadata what it holds, unit included."""
+    return pa.field(name, kind, metadata={"about": about})
+
+
 STRUCTURE_FIELDS = (
-    pa.field("lattice_ang", pa.list_(pa.float64()), metadata={"about": "3x3 lattice rows, flattened, angstrom"}),
-    pa.field("frac_coords", pa.list_(pa.float64()), metadata={"about": "n_atoms x 3, flattened, in [0, 1)"}),
-    pa.field("atomic_numbers", pa.list_(pa.int16()), metadata={"about": "one per atom"}),
+    field_of("lattice_ang", pa.list_(pa.float64()), "3x3 lattice rows, flattened, angstrom"),
+    field_of("frac_coords", pa.list_(pa.float64()), "n_atoms x 3, flattened, in [0, 1)"),
+    field_of("atomic_numbers", pa.list_(pa.int16()), "one per atom"),
 )
 """The three Parquet columns that hold one ordered crystal per row."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from generative.crystals import STRUCTURE_FIELDS
+from generative.crystals import STRUCTURE_FIELDS, field_of
 
 
 class Stage(StrEnum):
@@ -34,82 +34,82 @@ class Proposer(StrEnum):
     PROTOTYPE = "prototype"
 
 
-def _field(name: str, kind: pa.DataType, about: str) -> pa.Field:
-    return pa.field(name, kind, metadata={"about": about})
-
-
 _RELAXED_STRUCTURE = [pa.field(f"relaxed_{f.name}", f.type, metadata=f.metadata) for f in STRUCTURE_FIELDS]
 
 SAMPLED = [
-    _field("id", pa.string(), "hash of checkpoint, condition, sampler settings, seed and index"),
-    _field("proposed_by", pa.string(), "generator | prototype: a stable decorated prototype that no database holds"),
-    _field("index", pa.int64(), "place in the run's plan; null for a prototype"),
-    _field("formula", pa.string(), "reduced formula"),
-    _field("condition", pa.string(), "what was asked of the generator, JSON; null for a prototype"),
-    _field("n_atoms", pa.int16(), "atoms in the generated cell"),
+    field_of("id", pa.string(), "hash of checkpoint, condition, sampler settings, seed and index"),
+    field_of("proposed_by", pa.string(), "generator | prototype: a stable decorated prototype that no database holds"),
+    field_of("index", pa.int64(), "place in the run's plan; null for a prototype"),
+    field_of("formula", pa.string(), "reduced formula"),
+    field_of("condition", pa.string(), "what was asked of the generator, JSON; null for a prototype"),
+    field_of("n_atoms", pa.int16(), "atoms in the generated cell"),
     *STRUCTURE_FIELDS,
 ]
 SCREENED = [
     *SAMPLED,
-    _field("min_distance_ang", pa.float64(), "shortest distance of the generated crystal, self-images included, A"),
-    _field("volume_ang3_per_atom", pa.float64(), "volume per atom of the generated crystal, A^3"),
-    _field("smact_valid", pa.bool_(), "charge balance by SMACT; information unless screen.smact_filter is on"),
-    _field("known_match", pa.string(), "id of the database's crystal it matches, or null"),
-    _field("known_origin", pa.string(), "reported | hypothetical | unstated: origin of that crystal, or null"),
-    _field("prototype_match", pa.string(), "id of the decorated prototype it is like, or null; no reason to reject it"),
-    _field("duplicate_of", pa.string(), "id of the earlier candidate it matches, or null"),
-    _field("rejected_by", pa.string(), "stage that turned it away, or null"),
-    _field("reason", pa.string(), "one sentence, or null"),
+    field_of("min_distance_ang", pa.float64(), "shortest distance of the generated crystal, self-images included, A"),
+    field_of("volume_ang3_per_atom", pa.float64(), "volume per atom of the generated crystal, A^3"),
+    field_of("smact_valid", pa.bool_(), "charge balance by SMACT; information unless screen.smact_filter is on"),
+    field_of("known_match", pa.string(), "id of the database's crystal it matches, or null"),
+    field_of("known_origin", pa.string(), "reported | hypothetical | unstated: origin of that crystal, or null"),
+    field_of(
+        "prototype_match", pa.string(), "id of the decorated prototype it is like, or null; no reason to reject it"
+    ),
+    field_of("duplicate_of", pa.string(), "id of the earlier candidate it matches, or null"),
+    field_of("rejected_by", pa.string(), "stage that turned it away, or null"),
+    field_of("reason", pa.string(), "one sentence, or null"),
 ]
 RELAXED = [
-    _field("id", pa.string(), "id of the candidate or competing phase"),
-    _field("formula", pa.string(), "reduced formula"),
-    _field("relax_status", pa.string(), "converged | step cap | isolated | exploded | failed"),
-    _field("relax_reason", pa.string(), "one sentence when not converged"),
-    _field("relax_steps", pa.int32(), "optimiser steps"),
-    _field("energy_ev_per_atom", pa.float64(), "potential energy of the relaxed crystal, eV/atom"),
-    _field("generated_energy_ev_per_atom", pa.float64(), "the same of the crystal as generated"),
-    _field("fmax_ev_per_ang", pa.float64(), "largest force at the end, eV/A"),
-    _field("max_stress_gpa", pa.float64(), "largest stress component at the end, GPa"),
-    _field("energy_method", pa.string(), "the potential: level of theory of the energies"),
+    field_of("id", pa.string(), "id of the candidate or competing phase"),
+    field_of("formula", pa.string(), "reduced formula"),
+    field_of("relax_status", pa.string(), "converged | step cap | isolated | exploded | failed"),
+    field_of("relax_reason", pa.string(), "one sentence when not converged"),
+    field_of("relax_steps", pa.int32(), "optimiser steps"),
+    field_of("energy_ev_per_atom", pa.float64(), "potential energy of the relaxed crystal, eV/atom"),
+    field_of("generated_energy_ev_per_atom", pa.float64(), "the same of the crystal as generated"),
+    field_of("fmax_ev_per_ang", pa.float64(), "largest force at the end, eV/A"),
+    field_of("max_stress_gpa", pa.float64(), "largest stress component at the end, GPa"),
+    field_of("energy_method", pa.string(), "the potential: level of theory of the energies"),
     *_RELAXED_STRUCTURE,
 ]
 JUDGED = [
-    _field("rank", pa.int32(), "1 is the lowest above the hull; null if rejected"),
+    field_of("rank", pa.int32(), "1 is the lowest above the hull; null if rejected"),
     *SCREENED,
     *(f for f in RELAXED if f.name not in {"id", "formula"}),
-    _field("delta_e_ev_per_atom", pa.float64(), "relaxed minus generated energy, eV/atom"),
-    _field("delta_v_ang3_per_atom", pa.float64(), "relaxed minus generated volume, A^3/atom"),
-    _field(
+    field_of("delta_e_ev_per_atom", pa.float64(), "relaxed minus generated energy, eV/atom"),
+    field_of("delta_v_ang3_per_atom", pa.float64(), "relaxed minus generated volume, A^3/atom"),
+    field_of(
         "rms",
         pa.float64(),
         "displacement generated to relaxed by StructureMatcher, units of (V/N)^(1/3); null if no match",
     ),
-    _field("generated_spacegroup", pa.int16(), "international number of the crystal as generated (spglib, 0.1 A)"),
-    _field("spacegroup", pa.int16(), "international number of the relaxed crystal (spglib)"),
-    _field("spacegroup_symbol", pa.string(), "its Hermann-Mauguin symbol"),
-    _field(
+    field_of("generated_spacegroup", pa.int16(), "international number of the crystal as generated (spglib, 0.1 A)"),
+    field_of("spacegroup", pa.int16(), "international number of the relaxed crystal (spglib)"),
+    field_of("spacegroup_symbol", pa.string(), "its Hermann-Mauguin symbol"),
+    field_of(
         "formation_energy_ev_per_atom",
         pa.float64(),
         "from the elements, with the potential, eV/atom; an enthalpy under pressure",
     ),
-    _field(
+    field_of(
         "generated_formation_energy_ev_per_atom",
         pa.float64(),
         "the same of the crystal as generated, to compare with what was asked",
     ),
-    _field(
+    field_of(
         "e_above_hull_ev_per_atom",
         pa.float64(),
         "above (negative: below) the hull of competing phases, eV/atom; of enthalpies under pressure",
     ),
-    _field("decomposition", pa.string(), "competing phases it would decompose into"),
-    _field("hull_note", pa.string(), "why a hull value is missing or degraded"),
+    field_of("decomposition", pa.string(), "competing phases it would decompose into"),
+    field_of("hull_note", pa.string(), "why a hull value is missing or degraded"),
 ]
 DYNAMICS = [
-    _field("lowest_phonon_thz", pa.float64(), "lowest phonon frequency, THz, negative: imaginary; null: not computed"),
-    _field("dynamically_stable", pa.bool_(), "whether no phonon is imaginary; null: not computed"),
-    _field("phonon_note", pa.string(), "why there are no phonons, or what weakens them, one sentence; or null"),
+    field_of(
+        "lowest_phonon_thz", pa.float64(), "lowest phonon frequency, THz, negative: imaginary; null: not computed"
+    ),
+    field_of("dynamically_stable", pa.bool_(), "whether no phonon is imaginary; null: not computed"),
+    field_of("phonon_note", pa.string(), "why there are no phonons, or what weakens them, one sentence; or null"),
 ]
 CANDIDATES = [*JUDGED, *DYNAMICS]
 

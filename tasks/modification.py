@@ -17,7 +17,7 @@ from prefect.logging import get_run_logger
 
 from configs.modification import ModifyConfig
 from configs.paths import project_version
-from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of, structure_columns
+from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of, field_of, structure_columns
 from generative.datasets.origins import split_by_origin
 from tasks.candidates import DYNAMICS, RELAXED
 from tasks.files import FileRef, key_of, keyed, write_text
@@ -28,28 +28,26 @@ from tasks.relax import relax_table
 ROOMS = ("generative", "dft", "tasks/modification.py", "tasks/relax.py", "tasks/candidates.py", "tasks/own_files.py")
 
 
-def _field(name: str, kind: pa.DataType, about: str) -> pa.Field:
-    return pa.field(name, kind, metadata={"about": about})
-
-
 PROPOSED = [
-    _field("id", pa.string(), "hash of the draw; of a given crystal its own id"),
-    _field("source_id", pa.string(), "id of the given crystal; null for one itself"),
-    _field("formula", pa.string(), "reduced formula"),
-    _field("asked", pa.string(), "space group and change of energy, JSON"),
+    field_of("id", pa.string(), "hash of the draw; of a given crystal its own id"),
+    field_of("source_id", pa.string(), "id of the given crystal; null for one itself"),
+    field_of("formula", pa.string(), "reduced formula"),
+    field_of("asked", pa.string(), "space group and change of energy, JSON"),
     *STRUCTURE_FIELDS,
-    _field("rejected_by", pa.string(), "validity | duplicate | relaxation | source | higher, or null"),
-    _field("reason", pa.string(), "one sentence, or null"),
+    field_of("rejected_by", pa.string(), "validity | duplicate | relaxation | source | higher, or null"),
+    field_of("reason", pa.string(), "one sentence, or null"),
 ]
 POLYMORPHS = [
-    _field("rank", pa.int32(), "among the lower polymorphs of one crystal, 1 is the lowest; null if turned away"),
+    field_of("rank", pa.int32(), "among the lower polymorphs of one crystal, 1 is the lowest; null if turned away"),
     *PROPOSED,
     *(f for f in RELAXED if f.name not in {"id", "formula"}),
-    _field("source_energy_ev_per_atom", pa.float64(), "of the given crystal, relaxed with the same potential, eV/atom"),
-    _field("energy_change_ev_per_atom", pa.float64(), "polymorph less given crystal, both relaxed, eV/atom"),
-    _field("spacegroup", pa.int16(), "international number of the relaxed polymorph (spglib, 0.1 A)"),
-    _field("spacegroup_symbol", pa.string(), "its Hermann-Mauguin symbol"),
-    _field("known_match", pa.string(), "id of the known crystal it matches, or null"),
+    field_of(
+        "source_energy_ev_per_atom", pa.float64(), "of the given crystal, relaxed with the same potential, eV/atom"
+    ),
+    field_of("energy_change_ev_per_atom", pa.float64(), "polymorph less given crystal, both relaxed, eV/atom"),
+    field_of("spacegroup", pa.int16(), "international number of the relaxed polymorph (spglib, 0.1 A)"),
+    field_of("spacegroup_symbol", pa.string(), "its Hermann-Mauguin symbol"),
+    field_of("known_match", pa.string(), "id of the known crystal it matches, or null"),
     *DYNAMICS,
 ]
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.schema import DiscoverConfig
-from generative.crystals import Crystal, crystals_of
+from generative.crystals import Crystal, crystals_of, field_of
 from generative.datasets.origins import LABELS, Origin, origins_of, split_by_origin
 from tasks.candidates import RELAXED, SAMPLED, SCREENED, Proposer, joined, table_of
 from tasks.files import FileRef, key_of, keyed
@@ -34,20 +34,16 @@ NAMED_MAX = 12
 """Stable formulas named on one line of the terminal."""
 
 
-def _field(name: str, kind: pa.DataType, about: str) -> pa.Field:
-    return pa.field(name, kind, metadata={"about": about})
-
-
 PHASES = [
-    _field("id", pa.string(), "id of the crystal in the run's dataset"),
-    _field("formula", pa.string(), "reduced formula"),
-    _field("origin", pa.string(), "reported | hypothetical | unstated (all in a database) | prototype (ours)"),
-    _field("same_as", pa.string(), "of a prototype: id of the known crystal that it is, which lends it its origin"),
-    _field("relax_status", pa.string(), "how the relaxation ended"),
-    _field("formation_energy_ev_per_atom", pa.float64(), "from the elements, with the potential, eV/atom; or null"),
-    _field("e_above_hull_ev_per_atom", pa.float64(), "above the hull of all these phases, eV/atom, >= 0; or null"),
-    _field("on_hull", pa.bool_(), "whether it is a vertex of that hull; null without an energy"),
-    _field("energy_method", pa.string(), "the potential: level of theory of the energies"),
+    field_of("id", pa.string(), "id of the crystal in the run's dataset"),
+    field_of("formula", pa.string(), "reduced formula"),
+    field_of("origin", pa.string(), "reported | hypothetical | unstated (all in a database) | prototype (ours)"),
+    field_of("same_as", pa.string(), "of a prototype: id of the known crystal that it is, which lends it its origin"),
+    field_of("relax_status", pa.string(), "how the relaxation ended"),
+    field_of("formation_energy_ev_per_atom", pa.float64(), "from the elements, with the potential, eV/atom; or null"),
+    field_of("e_above_hull_ev_per_atom", pa.float64(), "above the hull of all these phases, eV/atom, >= 0; or null"),
+    field_of("on_hull", pa.bool_(), "whether it is a vertex of that hull; null without an energy"),
+    field_of("energy_method", pa.string(), "the potential: level of theory of the energies"),
 ]
 
 

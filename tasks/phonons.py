@@ -15,7 +15,7 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
-from generative.crystals import Crystal, crystals_of
+from generative.crystals import Crystal, crystals_of, field_of
 from tasks.candidates import CANDIDATES, DYNAMICS, table_of
 from tasks.files import FileRef, key_of, keyed, write_table
 from tasks.loading import PotentialIdentity, potential
@@ -25,20 +25,16 @@ if TYPE_CHECKING:
     from tasks.reporting.model import PhononFigure
 
 
-def _field(name: str, kind: pa.DataType, about: str) -> pa.Field:
-    return pa.field(name, kind, metadata={"about": about})
-
-
 PHONONS = [
-    _field("id", pa.string(), "id of the candidate"),
-    _field("lowest_thz", pa.float64(), "lowest frequency, THz, negative for an imaginary one; null if none were had"),
-    _field("n_imaginary", pa.int32(), "modes below -phonons.imaginary_thz at the q-points looked at"),
-    _field("q_point", pa.list_(pa.float64()), "of the lowest imaginary mode, in the reciprocal primitive cell"),
-    _field("supercell", pa.list_(pa.int32()), "multiples of the conventional cell"),
-    _field("n_displacements", pa.int32(), "supercells whose forces were computed"),
-    _field("residual_force_ev_per_ang", pa.float64(), "largest force before any displacement, eV/A"),
-    _field("method", pa.string(), "the potential"),
-    _field("notes", pa.string(), "why there are none, or what the reader must know"),
+    field_of("id", pa.string(), "id of the candidate"),
+    field_of("lowest_thz", pa.float64(), "lowest frequency, THz, negative for an imaginary one; null if none were had"),
+    field_of("n_imaginary", pa.int32(), "modes below -phonons.imaginary_thz at the q-points looked at"),
+    field_of("q_point", pa.list_(pa.float64()), "of the lowest imaginary mode, in the reciprocal primitive cell"),
+    field_of("supercell", pa.list_(pa.int32()), "multiples of the conventional cell"),
+    field_of("n_displacements", pa.int32(), "supercells whose forces were computed"),
+    field_of("residual_force_ev_per_ang", pa.float64(), "largest force before any displacement, eV/A"),
+    field_of("method", pa.string(), "the potential"),
+    field_of("notes", pa.string(), "why there are none, or what the reader must know"),
 ]
 
 
