@@ -15,9 +15,9 @@ from dft.analysis import TOLERANCES, CandidateAnalysis, TableProtocol, analyse, 
 from dft.engines.config import PotentialEngineConfig
 from dft.hull import GPA_PER_EV_ANG3
 from dft.job_folder import Purpose, make_job_folder, read_record
-from dft.records import DFTRecord, MixedSettingsError, enthalpy_ev
+from dft.records import DFTRecord, MixedSettingsError
 from dft.run_job import run_folder
-from dft.structures import digest_of
+from tests.dft.made_records import record as made_record
 
 SETTINGS = {"name": "gpaw", "cutoff_ev": 500.0}
 
@@ -29,29 +29,8 @@ def rock_salt(edge_ang: float, shift: float = 0.0) -> Structure:
 
 
 def record(final: Structure, initial: Structure, energy_ev: float, **changes: Any) -> DFTRecord:
-    settings = changes.pop("settings", SETTINGS)
-    pressure = changes.pop("pressure_gpa", 0.0)
-    values: dict[str, Any] = {
-        "key": "0" * 24,
-        "engine": "gpaw",
-        "engine_version": "GPAW 22.8.0",
-        "settings": settings,
-        "settings_digest": digest_of(settings),
-        "candidate_id": "c-1",
-        "purpose": "relaxation",
-        "structure": final,
-        "initial_structure": initial,
-        "energy_ev": energy_ev,
-        "pressure_gpa": pressure,
-        "enthalpy_ev": enthalpy_ev(energy_ev, pressure, float(final.volume)),
-        "forces_ev_per_ang": np.zeros((len(final), 3)),
-        "stress_gpa": np.zeros((3, 3)),
-        "n_ionic_steps": 7,
-        "n_electronic_steps": 90,
-        "is_converged": True,
-        "wall_time_s": 10.0,
-    }
-    return DFTRecord(**{**values, **changes})
+    values = {"initial_structure": initial, "purpose": "relaxation", "energy_ev": energy_ev, "n_ionic_steps": 7}
+    return made_record(final, energy_ev / len(final), changes.pop("settings", SETTINGS), **{**values, **changes})
 
 
 def test_differences_are_relaxed_minus_start_per_atom_in_the_engine_s_own_energies() -> None:
