@@ -192,6 +192,8 @@ def _comments(candidate: ReportCandidate, lineage: Mapping[str, str]) -> list[st
     def energy(value: float | None) -> str:
         return "unknown" if value is None else f"{value:.4f} eV/atom (screening energy, not DFT)"
 
+    # A prototype was not drawn: neither generator nor seed lead to it.
+    skipped = {"generator sha256", "seed"} if candidate.proposed_by == Proposer.PROTOTYPE else set()
     return [
         f"Hullward candidate {candidate.id}, rank {candidate.rank}, {candidate.formula}",
         f"energy above hull: {energy(candidate.e_above_hull_ev_per_atom)}",
@@ -199,7 +201,7 @@ def _comments(candidate: ReportCandidate, lineage: Mapping[str, str]) -> list[st
         f"relaxation: {candidate.relax_status} after {candidate.relax_steps} steps",
         f"in a database: {candidate.known_match or 'not in the data set'}",
         f"proposed by: {candidate.proposed_by}; prototype: {prototype_name(candidate) or 'like none'}",
-        *(f"{key}: {value}" for key, value in sorted(lineage.items())),
+        *(f"{key}: {value}" for key, value in sorted(lineage.items()) if key not in skipped),
         "lineage: the row of this id in candidates.parquet, and manifest.json of the run",
     ]
 

@@ -115,6 +115,21 @@ def test_the_symmetrised_twin_has_the_space_group_and_the_crystal(inputs: Report
     assert StructureMatcher().fit(structure, candidate.structure)
 
 
+def test_the_cif_of_a_prototype_names_no_generator_and_no_seed(inputs: ReportInputs, tmp_path: Path) -> None:
+    drawn = inputs.candidates[0]
+    offered = dataclasses.replace(
+        drawn, proposed_by="prototype", prototype_match="prototypes:AB_cF8_225_a_b[Cl=N]", cif_path="cifs/other.cif"
+    )
+    lineage = {"generator sha256": "41ac", "seed": "7", "run": "quickstart"}
+    first, second = (path.read_text(encoding="utf-8") for path in write_cifs([drawn, offered], tmp_path, lineage))
+    assert "# generator sha256: 41ac" in first
+    assert "# seed: 7" in first
+    assert "generator" not in second
+    assert "# seed" not in second
+    assert "# proposed by: prototype; prototype: AB_cF8_225_a_b[Cl=N]" in second
+    assert "# run: quickstart" in second
+
+
 def test_a_cif_path_outside_the_run_folder_is_refused(inputs: ReportInputs, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="inside the run folder"):
         write_cifs([dataclasses.replace(inputs.candidates[0], cif_path="../x.cif")], tmp_path)
