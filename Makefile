@@ -1,14 +1,15 @@
 # Everything a target needs is installed into .venv first, from requirements.lock, once and again when the lock changes.
-# Variables: PYTHON=python3.11  CONFIG=ternary  PORT=4200  TEST_WORKERS=2  DATA=folder-of-official-splits
+# Variables: PYTHON=python3.11  CONFIG=ternary  PORT=4200  TEST_WORKERS=2  FUZZ=20  DATA=folder-of-official-splits
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help discover test test-dft ui lint benchmark train reproduce-dp-cdvae reproduce-unet lock
+.PHONY: help discover test test-dft fuzz ui lint benchmark train reproduce-dp-cdvae reproduce-unet lock
 
 CONFIG ?= quickstart
 PORT ?= 4200
 TEST_WORKERS ?= 2
+FUZZ ?= 20
 PYTHON ?= $(firstword $(foreach p,python3 python3.11 python3.12,$(shell $(p) -c \
 	'import sys; (3, 11) <= sys.version_info < (3, 13) and print("$(p)")' 2>/dev/null)))
 
@@ -22,6 +23,7 @@ help:
 	@echo "make discover   a whole run: ranked new crystals with VASP inputs (CONFIG=quickstart)"
 	@echo "make test       all tests but benchmarks"
 	@echo "make test-dft   real DFT and a real Slurm, where their Debian packages are installed; else skipped, with the reason"
+	@echo "make fuzz       damaged files, hostile input and odd queries, many of each, with counts (FUZZ=20 times \`make test\`'s)"
 	@echo "make ui         Prefect server, worker and UI on this machine (PORT=4200)"
 	@echo "make lint       ruff and mypy --strict"
 	@echo "make benchmark  rates of sampling, relaxation, ..."
@@ -52,6 +54,9 @@ test: $(INSTALLED)
 
 test-dft: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m dft_real -rs tests/dft
+
+fuzz: $(INSTALLED)
+	@HULLWARD_FUZZ=$(FUZZ) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) -m fuzz tests
 
 ui: $(INSTALLED)
 	@exec $(BIN)/python -m flows.serve --port $(PORT)

@@ -1,12 +1,15 @@
-"""What every test gets: pymatgen's space groups, each made once; and the order of the files."""
+"""What every test gets: pymatgen's space groups, each made once; the order of the files; counts of fuzzed cases."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pymatgen.symmetry.groups import SpaceGroup
+
+from tests.fuzzing import Fuzz, table_of
 
 _make_or_find = SpaceGroup.__new__
 _KEPT: dict[int, SpaceGroup] = {}
@@ -40,3 +43,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             f"{strays[0]} has the mark dft_real: expected below tests/dft, where `make test-dft` looks"
         )
     items.sort(key=place)
+
+
+@pytest.fixture
+def fuzz(request: pytest.FixtureRequest) -> Fuzz:
+    """Seeded cases and their counts; the test fails after its last case if any has failed."""
+    return Fuzz(request.node.name.removeprefix("test_").replace("_", " "))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    cases = pyfuncitem.funcargs.get("fuzz")
+    try:
+        result = yield
+        if isinstance(cases, Fuzz):
+            cases.settle()
+    finally:
+        if isinstance(cases, Fuzz):
+            pyfuncitem.user_properties.append(("fuzz", cases.row))
+    return result
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
+    if lines := table_of(reports):
+        terminalreporter.section("fuzzed: test | attempts | failures | others")
+        for line in lines:
+            terminalreporter.write_line(line)
