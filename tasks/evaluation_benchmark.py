@@ -28,13 +28,6 @@ from tasks.evaluation_samples import ReadCrystals, read_reference, read_samples
 from tasks.files import FileRef, key_of, keyed, write_text
 from tasks.reporting.evaluation_model import EvaluationReport
 
-ROOMS = (
-    "generative", "dft", "tasks/evaluate.py", "tasks/evaluation_benchmark.py", "tasks/evaluation_protocols.py",
-    "tasks/evaluation_relaxation.py", "tasks/evaluation_samples.py", "tasks/evaluation_energies.py",
-    "tasks/evaluation_standards.py", "tasks/own_files.py",
-)  # fmt: skip
-"""Code on which the results depend."""
-
 
 def targets_of(config: BenchmarkConfig) -> ReadCrystals:
     """The true crystals of the benchmark: `config.n` of the reference, drawn at random, or all if it has no more.
@@ -81,7 +74,7 @@ def draw_samples(config: BenchmarkConfig, entry: GeneratorEntry) -> FileRef:
     settings = _sampler(config, entry)
     key = key_of(
         "benchmark-draw",
-        ("generative", "tasks/evaluation_benchmark.py"),
+        draw_samples,
         checkpoint=digest(entry.checkpoint),
         targets=[targets.digest, targets.ids],
         sampler=settings.model_dump(mode="json", exclude={"checkpoint", "n_candidates"}),
@@ -131,7 +124,7 @@ def judge_samples(config: BenchmarkConfig, entry: GeneratorEntry, samples: FileR
     known = None if config.train is None else read_known(config.train, config.phases)
     key = key_of(
         "benchmark-judge",
-        ROOMS,
+        judge_samples,
         samples=samples.sha256,
         targets=[targets.digest, targets.ids],
         train=None if known is None else [known.digest, known.phases_name],

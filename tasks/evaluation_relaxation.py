@@ -195,7 +195,8 @@ def _phases_key(run: DiscoverConfig, **parts: Any) -> str:
 
     return key_of(
         "phases",
-        ("dft", "generative/datasets", "tasks/relax.py", "tasks/candidates.py", "tasks/evaluation_relaxation.py"),
+        elemental_prototypes,
+        relax_crystals,
         potential=identify(run.relax, run.execution).fingerprint,
         relax=run.relax.model_dump(mode="json", exclude={"potential", "fallback", "chunk_size"}),
         **parts,

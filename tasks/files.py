@@ -1,7 +1,7 @@
 """What travels between tasks: references to files that check themselves; and tables that know what they were made from.
 
-A chunk's file carries, in its Parquet metadata, the key it was computed for: a digest of the stage, the code of the
-rooms involved, package versions, the settings that matter, and the digests of its inputs. A file with the right key is
+A chunk's file carries, in its Parquet metadata, the key it was computed for: a digest of the stage, the code that it
+runs, package versions, the settings that matter, and the digests of its inputs. A file with the right key is
 not computed again; anything else is a miss. Files appear by rename, so a killed process leaves none half written.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from configs.paths import PROJECT
+from tasks.source_code import Entry, code_digest
 
 KEY = b"hullward_key"
 PACKAGES = (
@@ -71,17 +71,6 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@lru_cache(maxsize=8)
-def code_digest(rooms: tuple[str, ...]) -> str:
-    """Digest over the source of these rooms (folders, or single files): a changed helper is a changed result."""
-    h = hashlib.sha256()
-    for room in rooms:
-        place = PROJECT / room
-        for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
-            h.update(str(file.relative_to(PROJECT)).encode() + b"\0" + file.read_bytes() + b"\0")
-    return h.hexdigest()
-
-
 @lru_cache(maxsize=1)
 def package_versions() -> dict[str, str]:
     """Versions of the packages that results depend on."""
@@ -94,9 +83,16 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def key_of(stage: str, rooms: Sequence[str], **parts: Any) -> str:
-    """The key of a result: stage, code, package versions, and what else it depends on (settings, digests of inputs)."""
-    word = json.dumps([stage, code_digest(tuple(rooms)), package_versions(), parts], sort_keys=True, default=str)
+def key_of(stage: str, *computed_by: Entry, **parts: Any) -> str:
+    """The key of a result: stage, code, package versions, and what else it depends on.
+
+    Args:
+        stage: its name.
+        computed_by: the function that computes it, and what that reaches by other ways than imports; see
+            tasks.source_code. None for an identity, which no code may change.
+        parts: settings and digests of inputs.
+    """
+    word = json.dumps([stage, code_digest(*computed_by), package_versions(), parts], sort_keys=True, default=str)
     return hashlib.sha256(word.encode()).hexdigest()
 
 

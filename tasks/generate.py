@@ -112,7 +112,7 @@ def sample_chunk_file(
     hull = known_hull(config, dataset.read()) if config.conditions.policy == "grid" else None
     key = key_of(
         "sample",
-        ("generative", "tasks/generate.py", "tasks/candidates.py"),
+        sample_chunk_file,
         checkpoint=digest(settings.checkpoint),
         conditions=config.conditions.model_dump(mode="json"),
         elements=sorted(config.elements),

@@ -186,7 +186,7 @@ def judge_file(
     phases = phases_file(config, folder, known, references)
     key = key_of(
         "judge",
-        ("dft", "generative", "tasks/judge.py", "tasks/phases.py", "tasks/screen.py", "tasks/candidates.py"),
+        judge_file,
         known=known.sha256,
         phases=phases.sha256,
         prototypes_within_ev_per_atom=config.hull.prototypes_within_ev_per_atom,

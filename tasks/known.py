@@ -31,15 +31,6 @@ if TYPE_CHECKING:
 CUT = b"hullward_cut"
 """Where a table's metadata say what was left out of it."""
 
-CHOICE = (
-    "tasks/known.py",
-    "generative/datasets/competing.py",
-    "generative/datasets/cut.py",
-    "generative/datasets/levels.py",
-    "generative/datasets/lower_hull.py",
-)
-"""The code that chooses competing phases."""
-
 
 class PotentialScorer:
     """Scores prototypes with a potential: relaxed crystal and energy, or the reason why not."""
@@ -75,7 +66,7 @@ def source_digest(config: DiscoverConfig) -> dict[str, str]:
             path = resolve(source.path)
             # A file that is not there is for ingest to say.
             files = sorted(p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
-            digests[source.path] = key_of("source", (), files=[(p.name, sha256_of(p)) for p in files])
+            digests[source.path] = key_of("source", files=[(p.name, sha256_of(p)) for p in files])
     return digests
 
 
@@ -101,7 +92,7 @@ def ingest_known(config: DiscoverConfig, folder: Path, identity: PotentialIdenti
     needs_potential = any(source.kind == "prototypes" for source in config.data.sources)
     key = key_of(
         "ingest",
-        ("generative", "dft") if needs_potential else ("generative",),
+        *((ingest, PotentialScorer) if needs_potential else (ingest,)),
         data=settled.model_dump(mode="json", exclude={"workers"}),
         elements=sorted(config.elements),
         sources=source_digest(config),
@@ -160,7 +151,7 @@ def cut_of(table: pa.Table) -> Cut | None:
 def choose_references(config: DiscoverConfig, folder: Path, dataset: FileRef) -> FileRef:
     """The competing phases of the run's dataset, and in its manifest what was left out; see competing_phases."""
     most = config.hull.references_max
-    key = key_of("references", CHOICE, dataset=dataset.sha256, most=most)
+    key = key_of("references", competing_phases, dataset=dataset.sha256, most=most)
     ref = keyed(folder / "references.parquet", key, lambda: competing_phases(dataset.read(), most))
     cut = cut_of(ref.read())
     update_manifest(RunFolder(folder), competing_phases=None if cut is None else cut.as_dict())

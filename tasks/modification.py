@@ -25,9 +25,6 @@ from tasks.loading import PotentialIdentity, identify
 from tasks.phonons import phonon_file, with_phonons
 from tasks.relax import relax_table
 
-ROOMS = ("generative", "dft", "tasks/modification.py", "tasks/relax.py", "tasks/candidates.py", "tasks/own_files.py")
-
-
 PROPOSED = [
     field_of("id", pa.string(), "hash of the draw; of a given crystal its own id"),
     field_of("source_id", pa.string(), "id of the given crystal; null for one itself"),
@@ -124,7 +121,7 @@ def propose(given: pa.Table, config: ModifyConfig) -> pa.Table:
             drawn = system.sample([numbers] * len(asked), rng, config.sample, groups, energies)
         for number, ((wish, change), found) in enumerate(zip(asked, drawn, strict=True)):
             row: dict[str, Any] = {
-                "id": key_of("modify", (), of=name, checkpoint=loaded.digest, seed=config.seed, n=number)[:16],
+                "id": key_of("modify", of=name, checkpoint=loaded.digest, seed=config.seed, n=number)[:16],
                 "source_id": name,
                 "formula": formula,
                 "asked": json.dumps({"spacegroup": wish, "energy_change_ev_per_atom": change}),
@@ -285,7 +282,7 @@ def proposals_file(config: ModifyConfig, given: pa.Table) -> FileRef:
     named = zip(given.column("id").to_pylist(), crystals_of(given), strict=True)
     key = key_of(
         "modify-propose",
-        ROOMS,
+        proposals_file,
         checkpoint=digest(config.sample.checkpoint),
         crystals=[[name, c.digest] for name, c in named if c],
         asked=asked_of(config),
@@ -302,7 +299,7 @@ def relaxed_file(config: ModifyConfig, proposed: FileRef, identity: PotentialIde
 
     key = key_of(
         "modify-relax",
-        ROOMS,
+        relaxed_file,
         proposed=proposed.sha256,
         potential=identity.fingerprint,
         relax=config.relax.model_dump(mode="json", exclude={"potential", "fallback", "chunk_size"}),

@@ -157,7 +157,7 @@ def phases_file(config: DiscoverConfig, folder: Path, known: FileRef, references
     """The competing phases with origin and place: phases.parquet; see phases_table."""
     key = key_of(
         "phases",
-        ("dft", "generative", "tasks/phases.py", "tasks/screen.py", "tasks/candidates.py"),
+        phases_file,
         screen=config.screen.model_dump(mode="json"),
         elements=sorted(config.elements),
         pressure_gpa=config.relax.pressure_gpa,

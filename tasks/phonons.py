@@ -74,7 +74,7 @@ def phonon_file(
     """The phonons of one candidate, computed once."""
     key = key_of(
         "phonons",
-        ("dft", "tasks/phonons.py"),
+        phonon_file,
         potential=identity.fingerprint,
         phonons=config.phonons.model_dump(mode="json", exclude={"n_best"}),
         pressure_gpa=config.relax.pressure_gpa,
@@ -115,7 +115,7 @@ def candidates_file(folder: Path, judged: FileRef, shaken: list[FileRef]) -> Fil
         details.unlink(missing_ok=True)  # of a run with other settings
     key = key_of(
         "candidates",
-        ("tasks/phonons.py", "tasks/candidates.py"),
+        candidates_file,
         judged=judged.sha256,
         phonons=[ref.sha256 for ref in shaken],
     )

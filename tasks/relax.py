@@ -77,7 +77,7 @@ def relax_chunk_file(
     named = zip(rows.column("id").to_pylist(), crystals_of(rows), strict=True)
     key = key_of(
         "relax",
-        ("dft", "tasks/relax.py", "tasks/candidates.py"),
+        relax_chunk_file,
         potential=identity.fingerprint,
         relax=config.relax.model_dump(mode="json", exclude={"potential", "fallback", "chunk_size"}),
         crystals=[[name, c.digest] for name, c in named if c],

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import DiscoverConfig
-from tasks.files import code_digest, package_versions, write_text
-
-ROOMS = ("configs", "dft", "generative", "tasks")
+from tasks.files import package_versions, write_text
+from tasks.source_code import project_digest
 
 
 class RunBusyError(RuntimeError):
@@ -85,7 +84,7 @@ def open_run(config: DiscoverConfig) -> Iterator[RunFolder]:
             name=config.name,
             settings=config.model_dump(mode="json"),
             seed=config.seed,
-            code_sha256=code_digest(ROOMS),
+            code_sha256=project_digest(),
             packages=package_versions(),
             hardware=hardware(),
         )

@@ -80,7 +80,7 @@ def screen_chunk_file(config: DiscoverConfig, folder: Path, sampled: FileRef, da
     """Screen one chunk; see screen_table."""
     key = key_of(
         "screen",
-        ("generative", "tasks/screen.py", "tasks/candidates.py"),
+        screen_chunk_file,
         screen=config.screen.model_dump(mode="json"),
         sampled=sampled.sha256,
         dataset=dataset.sha256,
@@ -93,7 +93,7 @@ def unique_file(config: DiscoverConfig, folder: Path, screened: list[FileRef]) -
     """All candidates in one table; see unique_table."""
     key = key_of(
         "unique",
-        ("generative", "tasks/screen.py", "tasks/candidates.py"),
+        unique_file,
         screen=config.screen.model_dump(mode="json"),
         screened=[ref.sha256 for ref in screened],
     )

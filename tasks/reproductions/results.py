@@ -21,6 +21,7 @@ import numpy as np
 
 from generative.metrics.figures import Figure
 from tasks.files import key_of, write_text
+from tasks.source_code import Entry
 
 N_BOOTSTRAP = 200
 
@@ -178,11 +179,11 @@ def digest_of(parts: Mapping[str, Any]) -> str:
 
 
 def kept(
-    config: Reproduction, place: Place, rooms: Sequence[str], inputs: Mapping[str, Any], make: Callable[[], Made]
+    config: Reproduction, place: Place, measure: Entry, inputs: Mapping[str, Any], make: Callable[[], Made]
 ) -> Result:
     """The result that lies there if it was made from the same by the same code, else made and written."""
     file = place.file(config)
-    key = key_of(place.stage, rooms, inputs=inputs)
+    key = key_of(place.stage, measure, inputs=inputs)
     with locked(place.folder(config)):
         found = Result.read(file)
         if found is not None and found.key == key:

@@ -16,11 +16,11 @@ from typing import Protocol
 from configs.schema import ExecutionConfig
 from generative.metrics.figures import Figure
 from generative.training_config import TrainConfig
-from tasks.files import code_digest, write_text
+from tasks.files import write_text
 from tasks.reproductions.results import Measured, NotReadyError, Place, Reproduction, Result
 from tasks.run import hardware
+from tasks.source_code import code_digest
 
-CODE = ("generative", "tasks/train.py")
 MACHINE = {"device", "n_devices", "torch_threads"}
 """Settings that change no result."""
 
@@ -78,7 +78,7 @@ def training_result(config: Trained, place: Place, settings: TrainConfig, inputs
         "torch_threads": config.execution.torch_threads,
         "hardware": hardware(),
         "checkpoint_sha256": digest(str(checkpoint)),
-        "code_sha256": code_digest(CODE),
+        "code_sha256": code_digest("tasks.train"),
         "data_fingerprint_sha256": training.get("data_fingerprint_sha256"),
         "seed": settings.seed,
     }

@@ -21,7 +21,6 @@ from generative.metrics.reconstruction import Gate, evaluate
 from generative.metrics.shares import percentage
 from tasks.reproductions.dp_cdvae.energies import energies_of, regressor_inputs
 from tasks.reproductions.dp_cdvae.sampling import (
-    DECODING,
     Drawn,
     Progress,
     decoding_inputs,
@@ -43,14 +42,6 @@ from tasks.reproductions.results import (
     mean_error,
     share_error,
 )
-
-JUDGING = (
-    *DECODING, "generative/metrics", "generative/screening", "generative/datasets",
-    "tasks/reproductions/dp_cdvae/figures.py", "tasks/reproductions/dp_cdvae/energies.py",
-    "tasks/evaluation_energies.py",
-)  # fmt: skip
-RELAXING = (*JUDGING, "dft", "tasks/relax.py", "tasks/candidates.py")
-"""Code on which figures depend."""
 
 GATED, UNGATED = "published gate", "no gate"
 CUTOFFS: dict[str, Cutoffs] = {"perov-5": PEROV_5, "carbon-24": CARBON_24, "mp-20": MP_20}
@@ -84,7 +75,7 @@ def reconstruct(config: ReproductionConfig, place: Place, progress: Progress = s
         truths = targets(config, config.dataset(place.dataset)).crystals
         return Made(reconstruction_figures(drawn.crystals, truths, config.workers), drawn.sampling)
 
-    return kept(config, place, JUDGING, reconstruct_inputs(config, place), make)
+    return kept(config, place, reconstruct, reconstruct_inputs(config, place), make)
 
 
 def reconstruction_figures(
@@ -145,7 +136,7 @@ def generate(config: ReproductionConfig, place: Place, progress: Progress = sile
         figures = generation_figures(config, entry, drawn.crystals, truths, energies)
         return Made(figures, drawn.sampling, notes=notes)
 
-    return kept(config, place, JUDGING, generate_inputs(config, place), make)
+    return kept(config, place, generate, generate_inputs(config, place), make)
 
 
 def ceiling_inputs(config: ReproductionConfig, place: Place) -> dict[str, Any]:
@@ -176,7 +167,7 @@ def ceiling(config: ReproductionConfig, place: Place, progress: Progress = silen
         matched = reconstruction_figures(own, own, config.workers)
         return Made((*matched, *generation_figures(config, entry, drawn, truths, energies)), notes=notes)
 
-    return kept(config, place, JUDGING, ceiling_inputs(config, place), make)
+    return kept(config, place, ceiling, ceiling_inputs(config, place), make)
 
 
 def generation_figures(
@@ -261,7 +252,7 @@ def relax(config: ReproductionConfig, place: Place, progress: Progress = silent)
         made = relaxations(first, table, config.ground_state.relax.pressure_gpa)
         return Made(ground_state_figures(made, config.workers, config.seed), {"potential": made.potential})
 
-    return kept(config, place, RELAXING, ground_state_inputs(config, place), make)
+    return kept(config, place, relax, ground_state_inputs(config, place), make)
 
 
 def relaxations(drawn: Drawn, table: pa.Table, pressure_gpa: float) -> Relaxations:

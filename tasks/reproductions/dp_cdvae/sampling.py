@@ -33,12 +33,6 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how many of how many are."""
 
-DECODING = (
-    "generative/systems", "generative/networks", "generative/processes", "generative/batch.py", "generative/bonds.py",
-    "generative/crystals.py", "tasks/reproductions/dp_cdvae/sampling.py",
-)  # fmt: skip
-"""Code on which decoded crystals depend."""
-
 
 @dataclass(frozen=True)
 class Drawn:
@@ -95,7 +89,7 @@ def some_training_crystals(config: ReproductionConfig, entry: DatasetEntry) -> t
 def _made_ready(config: ReproductionConfig, entry: DatasetEntry, file: str, name: str) -> TestSet:
     path = config.folder / entry.name / f"{name}.parquet"
     key = key_of(
-        "reproduce-test", ("generative/datasets", "generative/crystals.py", "tasks/reproductions/dp_cdvae/sampling.py"),
+        "reproduce-test", _table,
         file=digest_of_file(file), n_atoms_max=entry.max_atoms, property_name=entry.property_name,
     )  # fmt: skip
     with locked(path.parent):
@@ -179,7 +173,7 @@ def reconstructed(config: ReproductionConfig, place: Place, progress: Progress) 
         return drawn
 
     digests = [crystal.digest for crystal in truths.crystals]
-    return _in_chunks(config, place, truths.ids, digests, inputs, decode, progress)
+    return _in_chunks(config, place, reconstructed, truths.ids, digests, inputs, decode, progress)
 
 
 def generated(config: ReproductionConfig, place: Place, progress: Progress) -> Drawn:
@@ -196,12 +190,13 @@ def generated(config: ReproductionConfig, place: Place, progress: Progress) -> D
         drawn: list[Crystal] = system.generate(len(ids[rows]), rng, settings)
         return drawn
 
-    return _in_chunks(config, place, ids, list(ids), inputs, decode, progress)
+    return _in_chunks(config, place, generated, ids, list(ids), inputs, decode, progress)
 
 
 def _in_chunks(
     config: ReproductionConfig,
     place: Place,
+    computed_by: Callable[..., Drawn],
     ids: Sequence[str],
     digests: Sequence[str],
     inputs: dict[str, Any],
@@ -213,7 +208,7 @@ def _in_chunks(
     refs, seconds, calls = [], 0.0, 0
     for chunk, first in enumerate(range(0, len(ids), size)):
         rows = slice(first, first + size)
-        key = key_of(f"reproduce-{place.stage}", DECODING, **inputs, chunk=chunk, rows=[ids[rows], digests[rows]])
+        key = key_of(f"reproduce-{place.stage}", computed_by, **inputs, chunk=chunk, rows=[ids[rows], digests[rows]])
         path = folder / f"{chunk:05d}.parquet"
         refs.append(keyed(path, key, lambda: _chunk(config, place, checkpoint, ids, rows, path, chunk, decode)))  # noqa: B023
         taken = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
@@ -315,7 +310,7 @@ def relaxed(config: ReproductionConfig, drawn: Drawn, folder: Path, progress: Pr
         )
         key = key_of(
             "reproduce-relax",
-            ("dft", "tasks/relax.py", "tasks/candidates.py"),
+            _relaxed_chunk,
             potential=identify(run.relax, run.execution).fingerprint,
             relax=run.relax.model_dump(mode="json", exclude={"potential", "fallback"}),
             crystals=[[name, crystal.digest] for name, crystal in part],

@@ -12,8 +12,7 @@ from tasks.files import key_of
 from tasks.reporting.evaluation_model import heading, value_text
 from tasks.reproductions.dp_cdvae.claims import OUR_FIGURES, PAPER_NAMES, OurNumbers, PaperNumbers, claims, name_of
 from tasks.reproductions.dp_cdvae.figures import (
-    JUDGING,
-    RELAXING,
+    MEASURES,
     UNGATED,
     ceiling_inputs,
     generate_inputs,
@@ -26,13 +25,13 @@ from tasks.reproductions.gathering import Collected, collect
 from tasks.reproductions.results import Measured, Place, Result, digest_of
 from tasks.reproductions.tables import Claims, Table, with_error
 
-INPUTS: dict[str, tuple[Callable[[ReproductionConfig, Place], dict[str, Any]], tuple[str, ...]]] = {
-    "ceiling": (ceiling_inputs, JUDGING),
-    "reconstruct": (reconstruct_inputs, JUDGING),
-    "generate": (generate_inputs, JUDGING),
-    "ground-state": (ground_state_inputs, RELAXING),
+INPUTS: dict[str, Callable[[ReproductionConfig, Place], dict[str, Any]]] = {
+    "ceiling": ceiling_inputs,
+    "reconstruct": reconstruct_inputs,
+    "generate": generate_inputs,
+    "ground-state": ground_state_inputs,
 }
-"""Stage -> what its result depends on, and on which code."""
+"""Stage -> what its result depends on, beside the code."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,8 @@ def _expected(config: ReproductionConfig, place: Place) -> tuple[str, str]:
     if place.stage not in INPUTS:
         inputs = training_inputs(config, config.dataset(place.dataset), place.system)
         return inputs, inputs
-    of, rooms = INPUTS[place.stage]
-    stated = of(config, place)
-    return digest_of(stated), key_of(place.stage, rooms, inputs=stated)
+    stated = INPUTS[place.stage](config, place)
+    return digest_of(stated), key_of(place.stage, MEASURES[place.stage], inputs=stated)
 
 
 def tables(found: Gathered) -> list[Table]:

@@ -17,13 +17,6 @@ from tasks.reproductions.results import Made, Measured, Place, Result, digest_of
 from tasks.reproductions.unet.data import Targets, Task, kept_settings, parts_of, targets_of
 from tasks.reproductions.unet.places import COPY, SAME, TRAINED_AS, train_place
 
-JUDGING = (
-    "generative/metrics", "generative/screening", "generative/systems", "generative/networks", "generative/processes",
-    "generative/datasets", "generative/standard_setting.py", "generative/structure_matrix.py",
-    "tasks/reproductions/unet/data.py", "tasks/reproductions/unet/measures.py",
-)  # fmt: skip
-"""Code on which figures depend."""
-
 PROTOCOL = "airi accuracy"
 SYMPREC_ANG = 0.1
 """At which a generated crystal's space group is told, as elsewhere in Hullward."""
@@ -127,7 +120,7 @@ def measured(config: UNetReproductionConfig, place: Place, progress: Progress) -
         budget = {"n": len(drawn), "seconds": round(seconds, 2), "device": str(config.execution.device)}
         return Made(figures_of(drawn, targets, known), budget)
 
-    return kept(config, place, JUDGING, measure_inputs(config, place), make)
+    return kept(config, place, measured, measure_inputs(config, place), make)
 
 
 def figures_of(

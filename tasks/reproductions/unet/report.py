@@ -13,7 +13,7 @@ from tasks.reproductions.page import Report, curves_png
 from tasks.reproductions.results import Place, digest_of
 from tasks.reproductions.tables import Claims, Table, with_error
 from tasks.reproductions.unet.claims import BASELINES, PAPER_NAMES, OurNumbers, PaperNumbers, claims, name_of
-from tasks.reproductions.unet.measures import JUDGING, measure_inputs, training_inputs
+from tasks.reproductions.unet.measures import measure_inputs, measured, training_inputs
 from tasks.reproductions.unet.places import places, train_place
 
 PAPER = (
@@ -59,7 +59,7 @@ def _expected(config: UNetReproductionConfig, place: Place) -> tuple[str, str]:
         inputs = training_inputs(config, config.dataset(place.dataset), place.system)
         return inputs, inputs
     stated = measure_inputs(config, place)
-    return digest_of(stated), key_of(place.stage, JUDGING, inputs=stated)
+    return digest_of(stated), key_of(place.stage, measured, inputs=stated)
 
 
 def report_of(found: Gathered) -> Report:

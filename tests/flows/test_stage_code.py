@@ -1,0 +1,62 @@
+"""What a stage really runs lies in the code that its key holds, as an interpreter's own account of calls shows."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from configs.paths import PROJECT
+from tasks.generate import sample_chunk_file
+from tasks.judge import judge_file
+from tasks.known import choose_references, ingest_known
+from tasks.loading import identify
+from tasks.phonons import candidates_file
+from tasks.relax import relax_chunk_file
+from tasks.run import open_run
+from tasks.screen import screen_chunk_file, unique_file
+from tasks.source_code import sources
+from tests.flows.conftest import Campaign
+
+
+def run_and_compare(stage: Callable[..., Any], *arguments: Any) -> Any:
+    """What the stage returns; fails if a function of a file was called that its key does not hold."""
+    executed: set[str] = set()
+
+    def note(frame: Any, event: str, argument: Any) -> None:
+        if event == "call":
+            executed.add(frame.f_code.co_filename)
+
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        result = stage(*arguments)
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)  # type: ignore[arg-type]
+    assert not result.reused
+    ours = {Path(name) for name in executed if Path(name).is_relative_to(PROJECT) and ".venv" not in Path(name).parts}
+    ours -= {Path(__file__)}
+    assert len(ours) > 3  # it did run
+    assert not ours - set(sources(stage))
+    return result
+
+
+def test_every_function_that_a_stage_calls_lies_in_the_code_of_its_key(campaign: Campaign, tmp_path: Path) -> None:
+    config = campaign.config(tmp_path)
+    with open_run(config) as run:
+        identity = identify(config.relax, config.execution)
+        known = run_and_compare(ingest_known, config, run.path, identity)
+        references = run_and_compare(choose_references, config, run.path, known)
+        sampled = run_and_compare(sample_chunk_file, config, run.path, known, 0)
+        screened = run_and_compare(screen_chunk_file, config, run.path, sampled, known, 0)
+        unique = run_and_compare(unique_file, config, run.path, [screened])
+        competing = [
+            run_and_compare(relax_chunk_file, config, run.path, identity, references, i, True)
+            for i in range(-(-len(references.read()) // config.relax.chunk_size))
+        ]
+        relaxed = run_and_compare(relax_chunk_file, config, run.path, identity, unique, 0, False)
+        judged = run_and_compare(judge_file, config, run.path, identity, known, unique, [relaxed], competing)
+        run_and_compare(candidates_file, run.path, judged, [])
