@@ -30,6 +30,7 @@ from generative.config import (
     NetworkSource,
     OptimadeSource,
     PrototypesSource,
+    SampleConfig,
 )
 from generative.training_config import TrainConfig
 
@@ -52,6 +53,9 @@ For `hullward discover FILE.yaml`, and the parameter `config` of the `discover` 
 SOURCE = """\
 `data.sources` is a list; each entry says its `kind`. On the command line an entry is named by its place, from 0:
 `--set data.sources.0.limit=100`.
+"""
+SAMPLER = """\
+Settings of the generator that `sample.checkpoint` holds; a setting that it does not know is refused by name.
 """
 NETWORK = """\
 Sources on the network, `materials-project`, `aflow` and `optimade`, share these settings; each one's own follow. Where
@@ -166,6 +170,9 @@ def _sections(model: type[BaseModel], prefix: str = "", skip: tuple[str, ...] = 
         for database in (MaterialsProjectSource, AflowSource, OptimadeSource):
             shared = set(NetworkSource.model_fields) - set(database.__annotations__)
             yield _source(database, skip=tuple(shared))
+    if model is SampleConfig:
+        yield f"## sample.sampler\n\n{SAMPLER}"
+        yield from _samplers()
     for name, nested in inner.items():
         if issubclass(nested, EngineConfig):
             continue
@@ -179,14 +186,26 @@ def engine_models() -> list[type[EngineConfig]]:
     return [model for model in (get_args(union) or (union,)) if issubclass(model, EngineConfig)]
 
 
+def _samplers() -> Iterator[str]:
+    """Settings of sampling of every system that has any, once for all that share them."""
+    from generative.systems.registry import places, system_type  # loads torch
+
+    owners: dict[type[BaseModel], list[str]] = {}
+    for name in places():
+        owners.setdefault(system_type(name).sampler_type, []).append(name)
+    for model, names in owners.items():
+        if model.model_fields:
+            yield f"### sampler of {', '.join(names)}\n\n{_about(model)}\n\n{_table(model, 'sample.sampler.')}"
+
+
 def _systems() -> Iterator[str]:
     """The settings of every system that can be trained; of those that are another's, what differs from it."""
-    from generative.checkpoints import SYSTEMS  # loads torch
-    from generative.training import trainable_kinds
+    from generative.systems.registry import of_kind, system_type  # loads torch
+    from generative.systems.trainable import Trainable
 
     above: dict[type[BaseModel], str] = {}
-    for kind in trainable_kinds():
-        config = SYSTEMS[kind][1]
+    for kind in of_kind(Trainable):
+        config = system_type(kind).config_type
         base = next((model for model in config.__mro__ if model in above), None)
         text = f"### kind: {kind}\n\n{_about(config)}\n\n"
         if base is None:

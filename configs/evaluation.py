@@ -134,10 +134,21 @@ class GeneratorEntry(RoomConfig):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="name in tables and of its folder")
     checkpoint: str = Field(description="folder of a checkpoint; 'package:NAME' is one shipped with Hullward")
-    n_steps: int | None = Field(None, ge=1, le=1000, description="sampler steps; null is the default")
+    sampler: dict[str, Any] = Field(
+        {}, description="settings of this generator's sampler, such as {n_steps: 100}; see `sample.sampler`"
+    )
     missing: Literal["error", "skip"] = Field(
         "error", description="what a checkpoint that is not there means: an error, or a row that says so"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_before(cls, given: Any) -> Any:
+        """`n_steps` by itself, as an earlier version wrote it."""
+        if not isinstance(given, dict) or "n_steps" not in given:
+            return given
+        steps, kept = given["n_steps"], {name: value for name, value in given.items() if name != "n_steps"}
+        return kept if steps is None else {**kept, "sampler": {"n_steps": steps, **dict(kept.get("sampler") or {})}}
 
 
 class BenchmarkConfig(JudgeConfig):

@@ -91,7 +91,8 @@ class ReproductionConfig(ComparisonConfig[DatasetEntry]):
         TrainConfig(), description="of the energy regressor of each data set; the same ones are set for each"
     )
     sample: SampleConfig = Field(
-        SampleConfig(), description="decoding: denoising and chunk_size are heeded, denoising.reverse is set for each"
+        SampleConfig(),
+        description="decoding: chunk_size, and in sampler settings of the CDVAE family, of which reverse is set for each",
     )
     n_drawn: int | None = Field(
         1000, ge=1, description="valid samples drawn for the distances of distributions, published: 1000; null: all"

@@ -74,7 +74,8 @@ class UNetReproductionConfig(ComparisonConfig[PolymorphData]):
         TrainConfig(), description="of every system alike; kind, name, data, seed and device are set for each"
     )
     sample: SampleConfig = Field(
-        SampleConfig(n_steps=100), description="n_steps (published: 100) and chunk_size are heeded"
+        SampleConfig(sampler={"n_steps": 100}),
+        description="chunk_size, and the samplers' settings, of which n_steps is published as 100",
     )
     workers: int = Field(1, ge=1, le=64, description="processes that bring crystals into the standard setting")
 

@@ -52,7 +52,7 @@ def ingest(
         list[str] | None, typer.Option(help="Only this reduced formula, such as TiO2; may be repeated.")
     ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Most records of each source.")] = None,
-    where: Annotated[str | None, typer.Option(metavar="TEXT", help="Condition in the database's own language.")] = None,
+    where: Annotated[str | None, typer.Option(metavar="TEXT", help="Request in the database's own language.")] = None,
     endpoint: Annotated[
         str | None, typer.Option(metavar="URL", help="Address of the database, if not its own.")
     ] = None,

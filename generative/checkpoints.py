@@ -14,30 +14,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from generative.config import RoomConfig
-from generative.systems.baselines import StoredConfig
-from generative.systems.cdvae_family import FAMILY
-from generative.systems.conditional_unet import GENERATORS
-from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
-from generative.systems.property_regressor import PropertyRegressor, PropertyRegressorConfig
-from generative.systems.random_symmetric import RandomSymmetric, RandomSymmetricConfig
-from generative.systems.structure_modifier import MODIFIERS
-from generative.systems.substitution import PrototypeSubstitution, SubstitutionConfig
-from generative.systems.training_copies import TrainingCopies
+from generative.systems.interface import Generator, Modifier, Regressor, System
+from generative.systems.registry import UnknownSystemError, system_type
 
 SCHEMA_VERSION = 1
 PACKAGED = Path(__file__).parent / "weights"
-SYSTEMS: dict[str, tuple[type[Any], type[RoomConfig]]] = {
-    CrystalFlow.name: (CrystalFlow, CrystalFlowConfig),
-    TrainingCopies.name: (TrainingCopies, StoredConfig),
-    PrototypeSubstitution.name: (PrototypeSubstitution, SubstitutionConfig),
-    RandomSymmetric.name: (RandomSymmetric, RandomSymmetricConfig),
-    **{member.name: (member, member.config_type) for member in FAMILY},
-    **{generator.name: (generator, generator.config_type) for generator in GENERATORS},
-    **{modifier.name: (modifier, modifier.config_type) for modifier in MODIFIERS},
-    PropertyRegressor.name: (PropertyRegressor, PropertyRegressorConfig),
-}
-"""Every system that a checkpoint may name."""
 
 
 class CheckpointError(ValueError):
@@ -46,17 +27,42 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded generator with what is known of its making.
+    """A loaded system with what is known of its making.
 
     Attributes:
-        system: the module, in evaluation mode; one of SYSTEMS, so a torch.nn.Module with name, config and sample.
+        system: the module, in evaluation mode.
         digest: SHA-256 over both files: part of every candidate's id.
         training: how it was made: data fingerprint, settings, steps, versions.
     """
 
-    system: Any
+    system: System
     digest: str
     training: dict[str, Any]
+
+    @property
+    def generator(self) -> Generator:
+        """The system. Raises: CheckpointError: if it draws no crystals."""
+        if not isinstance(self.system, Generator):
+            raise CheckpointError(f"{self._what} draws no crystals: name the checkpoint of a generator")
+        return self.system
+
+    @property
+    def modifier(self) -> Modifier:
+        """The system. Raises: CheckpointError: if it modifies none."""
+        if not isinstance(self.system, Modifier):
+            raise CheckpointError(f"{self._what} modifies no crystals: name the checkpoint of a modifier")
+        return self.system
+
+    @property
+    def regressor(self) -> Regressor:
+        """The system. Raises: CheckpointError: if it predicts nothing."""
+        if not isinstance(self.system, Regressor):
+            raise CheckpointError(f"{self._what} predicts no property: name the checkpoint of a regressor")
+        return self.system
+
+    @property
+    def _what(self) -> str:
+        return f"the checkpoint of {self.system.name}, SHA-256 {self.digest[:12]},"
 
 
 def locate(checkpoint: str) -> Path:
@@ -90,7 +96,7 @@ def stored_as(precision: str) -> torch.dtype:
     return torch.float16 if precision == "bf16" else torch.float32
 
 
-def save(folder: Path, system: Any, training: Mapping[str, Any], dtype: torch.dtype = torch.float16) -> None:
+def save(folder: Path, system: System, training: Mapping[str, Any], dtype: torch.dtype = torch.float16) -> None:
     """Write a checkpoint; parameters are stored as `dtype` (half the size; sampling runs in float32).
 
     The folder appears whole or not at all.
@@ -133,20 +139,34 @@ def about(checkpoint: str) -> dict[str, Any]:
     return found
 
 
+def generator_type(checkpoint: str) -> type[Generator]:
+    """The class of the generator that a checkpoint holds, without its weights.
+
+    Raises: CheckpointError: if it holds none, or a system that this version does not know.
+    """
+    try:
+        kind = system_type(about(checkpoint)["system"])
+    except UnknownSystemError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from None
+    if not issubclass(kind, Generator):
+        raise CheckpointError(f"{checkpoint}: {kind.name} draws no crystals: name the checkpoint of a generator")
+    return kind
+
+
 def load(checkpoint: str, device: torch.device | str = "cpu") -> Checkpoint:
-    """Load a generator.
+    """Load a system.
 
     Raises: CheckpointError: if files are missing, damaged, or name a system or shape this version does not know.
     """
     folder = locate(checkpoint)
     try:
         description = about(checkpoint)
-        system_type, config_type = SYSTEMS[description["system"]]
-        system = system_type(config_type.model_validate(description["config"]))
+        kind = system_type(description["system"])
+        system = kind(kind.config_type.model_validate(description["config"]))
         # Each tensor takes the system's own type: weights float32, stored crystals the float64 they were saved in.
         system.load_state_dict(load_file(folder / "model.safetensors"))
-    except KeyError as error:
-        raise CheckpointError(f"{checkpoint}: names {error}, expected a system of: {', '.join(SYSTEMS)}") from None
+    except UnknownSystemError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from None
     except Exception as error:  # safetensors, json and torch each raise their own kinds
         raise CheckpointError(
             f"{checkpoint}: not a readable checkpoint: {' '.join(str(error).split())[:300]}"

@@ -7,7 +7,7 @@ these defaults (see configs/schema.py for how they are composed and read).
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -273,44 +273,15 @@ class ConditionsConfig(RoomConfig):
         return self
 
 
-class DenoisingConfig(RoomConfig):
-    """How the CDVAE family decodes a latent vector; the defaults are the published ones."""
+class SamplerSettings(RoomConfig):
+    """How a system draws or modifies crystals; a system without settings has these."""
 
-    reverse: Literal["eq7", "eq6", "ddim"] = Field(
-        "eq7",
-        description="reverse step of DP-CDVAE's diffusion: eq7 is the paper's own, eq6 the standard one, ddim draws no "
-        "noise and takes few steps best; unet-ddpm heeds ddim",
-    )
-    stride: int = Field(
-        1, ge=1, le=500, description="DP-CDVAE: take every so many-th of the 999 reverse steps; 1 is published"
-    )
-    level_stride: int = Field(
-        1, ge=1, le=50, description="CDVAE: take every so many-th of the 50 noise levels; 1 is published"
-    )
-    steps_per_level: int = Field(100, ge=1, le=1000, description="CDVAE: Langevin steps per noise level")
-    step_scale: float = Field(1e-4, gt=0, le=1, description="CDVAE: Langevin step at the finest level, A^2")
-    stop_below_ang: float = Field(0.0, ge=0, description="CDVAE: leave out noise levels below this; 0 takes all")
-    type_noise: float = Field(
-        0.0,
-        ge=0,
-        le=100,
-        description="types shown to the denoiser while it decodes are exchanged by chance as in training, at this "
-        "multiple of the level that goes with the coordinates'; 0 shows them as last named, as published",
-    )
-    keep_composition: bool = Field(
-        False,
-        description="elements are shared out among the atoms so that the composition read from the latent vector is "
-        "kept; false: each atom takes its likeliest element at every step, as published",
-    )
-    force_atom_count: bool = Field(False, description="reconstruction takes the true number of atoms")
-    force_types: bool = Field(False, description="reconstruction takes the true elements, and their number")
-    latent_steps: int = Field(
-        200, ge=0, le=20_000, description="steps of Adam on the latent vector toward what is asked; 0 asks nothing"
-    )
-    latent_rate: float = Field(0.05, gt=0, le=1, description="learning rate of Adam on the latent vector")
-    latent_prior: float = Field(
-        0.01, ge=0, description="weight of the latent vector's own square length, which keeps it where it was trained"
-    )
+    def in_id(self) -> dict[str, Any]:
+        """What of it enters a candidate's id: what differs from the defaults. So a setting that comes with a later
+        version leaves the ids that were given before as they are.
+        """
+        defaults = type(self)().model_dump(mode="json")
+        return {name: value for name, value in self.model_dump(mode="json").items() if value != defaults[name]}
 
 
 class SampleConfig(RoomConfig):
@@ -321,17 +292,29 @@ class SampleConfig(RoomConfig):
     )
     n_candidates: int = Field(256, ge=1, le=1_000_000, description="crystals to draw")
     chunk_size: int = Field(64, ge=1, le=8192, description="crystals per chunk (one task, one file)")
-    n_steps: int = Field(50, ge=1, le=1000, description="integration steps of the flow, network calls per crystal")
-    velocity_slope: float = Field(
-        5.0, ge=0, le=50, description="velocity of coordinates is scaled by 1 + slope * t (anti-annealing)"
+    sampler: dict[str, Any] = Field(
+        {},
+        description="settings of the generator that the checkpoint holds, where they differ from its defaults, such as "
+        "{n_steps: 100} for crystal-flow; every system has its own, listed below",
     )
-    churn: float = Field(
-        0.1, ge=0, le=1, description="noise on coordinates early in the path, fractional units; separates equal atoms"
-    )
-    guidance: float = Field(
-        1.0, ge=0, le=10, description="classifier-free guidance weight on space group and energy; 1 is plain"
-    )
-    denoising: DenoisingConfig = Field(DenoisingConfig(), description="how the CDVAE family decodes")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_before(cls, given: Any) -> Any:
+        """Settings of a sampler that an earlier version wrote beside the others: those that were changed."""
+        if not isinstance(given, dict) or not given.keys() & {*_FLAT_BEFORE, "denoising"}:
+            return given
+        from generative.systems.cdvae_config import CDVAESampler
+
+        defaults = {**_FLAT_BEFORE, **CDVAESampler().model_dump()}
+        written = {name: given[name] for name in _FLAT_BEFORE if name in given} | dict(given.get("denoising") or {})
+        kept = {name: value for name, value in given.items() if name not in {*_FLAT_BEFORE, "denoising"}}
+        changed = {name: value for name, value in written.items() if name not in defaults or value != defaults[name]}
+        return {**kept, "sampler": {**changed, **dict(given.get("sampler") or {})}}
+
+
+_FLAT_BEFORE = {"n_steps": 50, "velocity_slope": 5.0, "churn": 0.1, "guidance": 1.0}
+"""Settings that stood in SampleConfig itself, whichever system read them, and their defaults."""
 
 
 class ScreenConfig(RoomConfig):

@@ -11,16 +11,19 @@ IMPROVEMENT = 1e-4
 """A loss counts as lower if it is so by this share of itself: torch's ReduceLROnPlateau, which both CDVAE codes use."""
 
 
-def learning_factor(step: int, config: TrainConfig) -> float:
+def learning_factor(step: int, config: TrainConfig, n_steps: int | None = None) -> float:
     """Warm-up, then by schedule 'linear-decay' a plateau and linear decay to zero over the last part of the steps.
+
+    Args: step, counted from 0; settings; how many steps there are, None for config.max_steps.
 
     The plateau can be cut short at any step. Under schedule 'plateau' only the warm-up is a function of the step.
     """
     rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
     if config.schedule == "plateau":
         return rise
-    decay = max(1, round(config.decay_fraction * config.max_steps))
-    return rise * min(1.0, max(0.0, (config.max_steps - step) / decay))
+    n_steps = config.max_steps if n_steps is None else n_steps
+    decay = max(1, round(config.decay_fraction * n_steps))
+    return rise * min(1.0, max(0.0, (n_steps - step) / decay))
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,23 @@
-"""Conditions to crystals, one seeded chunk at a time."""
+"""Requests to crystals, one seeded chunk at a time."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from generative.checkpoints import Checkpoint
-from generative.conditions import Condition
-from generative.config import DenoisingConfig, SampleConfig
+from generative.config import SampleConfig, SamplerSettings
 from generative.crystals import Crystal
+from generative.requests import Request
+from generative.systems.interface import Progress
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,28 +25,33 @@ class Sampled:
     """A crystal as drawn.
 
     Attributes:
-        id: hash of (checkpoint, condition, sampler settings, seed, index): the same on every machine.
+        id: hash of (checkpoint, request, sampler settings, seed, index): the same on every machine.
         index: place in the run's plan.
-        condition: what was asked.
+        request: what was asked.
         crystal: what came.
     """
 
     id: str
     index: int
-    condition: Condition
+    request: Request
     crystal: Crystal
 
 
-def candidate_id(checkpoint_digest: str, condition: Condition, settings: SampleConfig, seed: int, index: int) -> str:
+_IN_EVERY_ID = {"n_steps": 50, "velocity_slope": 5.0, "churn": 0.1, "guidance": 1.0}
+"""What ids have held since the first version, whose only generator had these settings at these defaults: they are held
+still, so that a draw keeps its name, and a system's own settings stand beside them or in their place."""
+
+
+def candidate_id(
+    checkpoint_digest: str, request: Request, chunk_size: int, settings: SamplerSettings, seed: int, index: int
+) -> str:
     """Sixteen hexadecimal digits that name a draw before it is made.
 
-    The number of candidates and the path of the checkpoint folder do not enter: they do not change the draw. Nor does
-    `denoising` at its defaults, so that draws of systems that heed none keep the names they had before it was there.
+    The number of candidates and the path of the checkpoint folder do not enter: they do not change the draw. Of the
+    settings only those enter that the system reads and that differ from its defaults.
     """
-    sampler = settings.model_dump(mode="json", exclude={"checkpoint", "n_candidates"})
-    if settings.denoising == DenoisingConfig():
-        del sampler["denoising"]
-    word = json.dumps([checkpoint_digest, condition.digest, sampler, seed, index], sort_keys=True)
+    sampler = {"chunk_size": chunk_size, **_IN_EVERY_ID, **settings.in_id()}
+    word = json.dumps([checkpoint_digest, request.digest, sampler, seed, index], sort_keys=True)
     return hashlib.sha256(word.encode()).hexdigest()[:16]
 
 
@@ -55,32 +64,37 @@ def chunk_generator(seed: int, stage: str, chunk: int) -> torch.Generator:
 
 def sample_chunk(
     checkpoint: Checkpoint,
-    conditions: Sequence[Condition],
+    requests: Sequence[Request],
     settings: SampleConfig,
     seed: int,
     chunk: int,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Sampled]:
-    """Draw chunk number `chunk` of a plan: one crystal per condition, in order.
+    """Draw chunk number `chunk` of a plan: one crystal per request, in order.
 
     Args:
         checkpoint: the generator.
-        conditions: those of this chunk; the first has index chunk * settings.chunk_size in the plan.
-        settings: sampler settings.
+        requests: those of this chunk; the first has index chunk * settings.chunk_size in the plan.
+        settings: size of chunks, and `sampler` for the generator.
         seed: the run's seed.
         chunk: number of the chunk.
-        progress: called with the number of finished integration steps.
+        progress: told of the share of the work done.
+
+    Raises: CheckpointError: if the checkpoint holds no generator.
+        ValueError: if a setting of the sampler is none of the generator's, or it cannot answer a request.
     """
-    crystals = checkpoint.system.sample(
-        [c.atomic_numbers for c in conditions],
-        chunk_generator(seed, "sample", chunk),
-        settings,
-        [c.spacegroup for c in conditions],
-        [c.formation_energy_ev_per_atom for c in conditions],
-        progress,
-    )
+    generator = checkpoint.generator
+    sampler = generator.sampler_settings(settings.sampler)
+    if unheeded := sorted(frozenset().union(*(request.asks for request in requests)) - generator.heeds):
+        logger.warning("%s does not heed what is asked of %s", generator.name, ", ".join(unheeded))
+    crystals = generator.sample(requests, chunk_generator(seed, "sample", chunk), sampler, progress)
     first = chunk * settings.chunk_size
     return [
-        Sampled(candidate_id(checkpoint.digest, condition, settings, seed, first + i), first + i, condition, crystal)
-        for i, (condition, crystal) in enumerate(zip(conditions, crystals, strict=True))
+        Sampled(
+            candidate_id(checkpoint.digest, request, settings.chunk_size, sampler, seed, first + i),
+            first + i,
+            request,
+            crystal,
+        )
+        for i, (request, crystal) in enumerate(zip(requests, crystals, strict=True))
     ]

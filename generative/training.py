@@ -22,7 +22,6 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
-from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from generative import checkpoints
@@ -30,6 +29,8 @@ from generative.batch import CrystalBatch
 from generative.config import RoomConfig
 from generative.processor import prepare_processor
 from generative.selection import KeepBest
+from generative.settings_errors import validated
+from generative.systems.registry import UnknownSystemError, of_kind, system_type
 from generative.systems.trainable import Trainable
 from generative.training_callbacks import Clock, SaveState, StopAtStep, TrainingCurve, Validation, save_state
 from generative.training_config import TrainConfig
@@ -39,9 +40,18 @@ from generative.training_module import SystemTraining
 logger = logging.getLogger(__name__)
 
 
-def trainable_kinds() -> list[str]:
-    """Names of the systems that have something to train."""
-    return [name for name, (kind, _) in checkpoints.SYSTEMS.items() if hasattr(kind, "muon_parameters")]
+def trainable_type(config: TrainConfig) -> type[Trainable]:
+    """The class of the system that is to be trained.
+
+    Raises: TrainingError: if no system of that kind can be trained.
+    """
+    try:
+        kind = system_type(config.kind)
+    except UnknownSystemError:
+        kind = None
+    if kind is None or not issubclass(kind, Trainable):
+        raise TrainingError(f"kind is {config.kind!r}: expected one of {', '.join(of_kind(Trainable))}")
+    return kind
 
 
 def system_settings(config: TrainConfig) -> RoomConfig:
@@ -49,20 +59,11 @@ def system_settings(config: TrainConfig) -> RoomConfig:
 
     Raises: TrainingError: if no system of that kind can be trained, or `system` holds what it does not know.
     """
-    if config.kind not in trainable_kinds():
-        raise TrainingError(f"kind is {config.kind!r}: expected one of {', '.join(trainable_kinds())}")
-    _, settings = checkpoints.SYSTEMS[config.kind]
+    kind = trainable_type(config)
     try:
-        return settings.model_validate(config.system)
-    except ValidationError as error:
-        faults = []
-        for fault in error.errors():
-            name = ".".join(["system", *map(str, fault["loc"])])
-            if fault["type"] == "extra_forbidden":
-                faults.append(f"{name} is no setting of {config.kind}: expected {', '.join(settings.model_fields)}")
-            else:
-                faults.append(f"{name} is {fault['input']!r}: {fault['msg']}")
-        raise TrainingError("; ".join(faults)) from None
+        return validated(kind.config_type, config.system, config.kind, "system")
+    except ValueError as error:
+        raise TrainingError(str(error)) from None
 
 
 def new_system(config: TrainConfig) -> Trainable:
@@ -73,8 +74,7 @@ def new_system(config: TrainConfig) -> Trainable:
     settings = system_settings(config)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        system: Trainable = checkpoints.SYSTEMS[config.kind][0](settings)
-    return system
+        return trainable_type(config)(settings)
 
 
 @contextmanager
@@ -137,12 +137,11 @@ def _parts(
             f"{len(data)} crystals leave {len(train)} for training, {len(held)} for validation{why}: expected at least "
             f"one in each; add data or change validation_fraction{hint}"
         )
-    if (arranged := getattr(system, "arranged", None)) is not None:
-        train = arranged(train, cache, workers)
-        try:
-            held = arranged(held, cache, workers)
-        except TrainingError as error:
-            raise TrainingError(f"the part held out for validation: {error}; or raise validation_fraction") from error
+    train = system.arranged(train, cache, workers)
+    try:
+        held = system.arranged(held, cache, workers)
+    except TrainingError as error:
+        raise TrainingError(f"the part held out for validation: {error}; or raise validation_fraction") from error
     return train, held, left_out
 
 
@@ -203,7 +202,7 @@ def fit(
         steps = 0
     else:
         module.on_load_checkpoint(saved)
-        steps = int(saved["global_step"]) // len(saved["optimizer_states"])
+        steps = module.steps_done
     if saved is not None and (steps >= config.max_steps or module.is_stale):
         # It is finished: Lightning would take one step more.
         module.load_state_dict(saved["state_dict"])
@@ -237,6 +236,7 @@ def fit(
     if not (folder / "best" / "model.json").is_file():
         raise TrainingError(f"no validation in {steps} steps was finite: expected one; lower the rates")
     best = checkpoints.load(str(folder / "best"))
+    assert isinstance(best.system, Trainable)  # KeepBest saved the one that was trained
     return best.system, {**record, "kept": best.training}
 
 

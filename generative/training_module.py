@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import lightning
@@ -16,7 +17,7 @@ import torch
 from generative.batch import CrystalBatch
 from generative.learning_rates import Plateau, learning_factor
 from generative.muon import Muon
-from generative.systems.trainable import Loss, Trainable
+from generative.systems.trainable import Loss, Objective, Phase, Trainable
 from generative.training_config import TrainConfig
 from generative.training_data import TrainingError, TrainingSet
 
@@ -29,6 +30,30 @@ VALIDATION_STEP = 2**30
 def _described(batch: CrystalBatch) -> str:
     volume = batch.lattice_ang.det().abs().min().item()
     return f"its smallest cell is {volume:.3g} A^3, its first atomic numbers {batch.atomic_numbers[:8].tolist()}"
+
+
+class _Turn:
+    """An objective with its optimisers, and the peak rates of their groups."""
+
+    def __init__(self, objective: Objective, optimisers: tuple[torch.optim.Optimizer, ...]) -> None:
+        self.objective, self.optimisers = objective, optimisers
+        self.peaks = [[float(group["lr"]) for group in optimiser.param_groups] for optimiser in optimisers]
+
+
+@dataclass(frozen=True)
+class _PlannedPhase:
+    """A phase, the steps from `first` up to `last`, and its objectives in order."""
+
+    phase: Phase
+    first: int
+    last: int
+    turns: tuple[_Turn, ...]
+
+
+def _named(objective: str, loss: Loss) -> dict[str, torch.Tensor]:
+    """Total and parts under the names of the curves."""
+    before = f"{objective}_" if objective else ""
+    return {f"{before}loss": loss.total, **{f"{before}{name}": part for name, part in loss.parts.items()}}
 
 
 class SystemTraining(lightning.LightningModule):
@@ -49,19 +74,16 @@ class SystemTraining(lightning.LightningModule):
         self.best_loss, self.validations_since_best = math.inf, 0
         self.watched_loss = math.nan
         self.learning_rate = 0.0
+        self.steps_done = 0
+        """Batches that the training has seen; Lightning counts the steps of each optimiser."""
         self._batches_per_epoch = batches_per_epoch
-        self._last: Loss | None = None
+        self._last: dict[str, torch.Tensor] = {}
 
     def _step_rng(self, step: int, rank: int = 0) -> torch.Generator:
         """A generator seeded by (seed, step, rank): noise is the same whether or not the run was interrupted."""
         seed = np.random.SeedSequence((self.config.seed, step, rank)).generate_state(1)[0]
         device = self.device if self.device.type == "cuda" else torch.device("cpu")
         return torch.Generator(device=device).manual_seed(int(seed))
-
-    @property
-    def steps_done(self) -> int:
-        """Optimiser steps; Lightning counts each optimiser's."""
-        return int(self.global_step) // len(self.trainer.optimizers)
 
     def epoch_of(self, step: int) -> int:
         """Passes over the training set finished before this step."""
@@ -73,44 +95,78 @@ class SystemTraining(lightning.LightningModule):
         limit = self.config.early_stop_validations
         return limit is not None and self.validations_since_best > limit
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Adam for all; or Muon for the system's matrices, if it names any, and AdamW for the rest."""
-        config = self.config
+    @cached_property
+    def _phases(self) -> tuple[_PlannedPhase, ...]:
+        """The system's phases with the steps at which they begin and end, and their optimisers."""
+        phases = self.system.phases()
+        ends = np.cumsum([phase.share for phase in phases])
+        marks = [0, *(round(self.config.max_steps * float(end / ends[-1])) for end in ends)]
+        return tuple(
+            _PlannedPhase(phase, first, last, tuple(_Turn(o, tuple(self._optimisers(o))) for o in phase.objectives))
+            for phase, first, last in zip(phases, marks, marks[1:], strict=False)
+        )
+
+    def _optimisers(self, objective: Objective) -> Sequence[torch.optim.Optimizer]:
+        """Its own; or Adam for all its weights; or Muon for the matrices that the system names, AdamW for the rest."""
+        config, parameters = self.config, list(objective.parameters)
+        if objective.optimisers is not None:
+            return objective.optimisers
         if config.optimiser == "adam":
-            return [torch.optim.Adam(self.system.parameters(), lr=config.adam_lr, betas=(0.9, 0.999))]
-        matrices = self.system.muon_parameters()
-        chosen = {id(p) for p in matrices}
-        rest = [p for p in self.system.parameters() if id(p) not in chosen]
-        adam = torch.optim.AdamW(rest, lr=config.adam_lr, weight_decay=config.weight_decay, betas=(0.9, 0.98))
-        if not matrices:
-            return [adam]
-        muon = Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
-        return [muon, adam]
+            return [torch.optim.Adam(parameters, lr=config.adam_lr, betas=(0.9, 0.999))]
+        named, own = {id(p) for p in self.system.muon_parameters()}, {id(p) for p in parameters}
+        matrices = [p for p in self.system.muon_parameters() if id(p) in own]
+        rest = [p for p in parameters if id(p) not in named]
+        made: list[torch.optim.Optimizer] = []
+        if matrices:
+            rate, decay = config.muon_lr, config.weight_decay
+            made.append(Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        if rest:
+            rate, decay = config.adam_lr, config.weight_decay
+            made.append(torch.optim.AdamW(rest, lr=rate, weight_decay=decay, betas=(0.9, 0.98)))
+        return made
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Those of all phases and objectives, in order."""
+        return [optimiser for phase in self._phases for turn in phase.turns for optimiser in turn.optimisers]
+
+    @property
+    def phase(self) -> _PlannedPhase:
+        """The one that the next step belongs to; the last after all steps."""
+        return next((p for p in self._phases if p.first <= self.steps_done < p.last), self._phases[-1])
 
     def training_step(self, batch: CrystalBatch, batch_idx: int) -> None:
-        """One update of weights and of their average."""
-        step = self.steps_done
-        try:
-            loss = self.system.loss(batch, self._step_rng(step, self.global_rank), self.epoch_of(step))
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            raise TrainingError(f"a lattice is singular at step {step}: {_described(batch)}") from None
-        optimizers = self.trainer.optimizers
-        stepped: Any = self.optimizers()  # the same in Lightning's wrapping, which counts the steps
-        for optimizer in optimizers:
-            peak = self.config.muon_lr if isinstance(optimizer, Muon) else self.config.adam_lr
-            self.learning_rate = peak * learning_factor(step, self.config) * self.plateau.factor
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate
-            optimizer.zero_grad()
-        self.manual_backward(loss.total)
-        self._check(loss.total.detach(), self._clip(), step, batch)
-        for optimizer in stepped if isinstance(stepped, list) else [stepped]:
-            optimizer.step()
+        """Every objective that has its turn in this step, then the average of the weights."""
+        step, phase = self.steps_done, self.phase
+        factor = learning_factor(step - phase.first, self.config, phase.last - phase.first) * self.plateau.factor
+        rng, epoch = self._step_rng(step, self.global_rank), self.epoch_of(step)
+        stepped = self.optimizers()  # the same in Lightning's wrapping, which knows of precision and devices
+        wrapped = dict(
+            zip(self.configure_optimizers(), stepped if isinstance(stepped, list) else [stepped], strict=True)
+        )
+        losses: dict[str, torch.Tensor] = {}
+        for turn in phase.turns:
+            if (step - phase.first + 1) % turn.objective.every:
+                continue
+            try:
+                loss = turn.objective.loss(self.system, batch, rng, epoch)
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+                raise TrainingError(f"a lattice is singular at step {step}: {_described(batch)}") from None
+            for optimiser, peaks in zip(turn.optimisers, turn.peaks, strict=True):
+                for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+                    group["lr"] = self.learning_rate = peak * factor
+            for parameter in self.system.parameters():
+                parameter.grad = None  # of other objectives too: what theirs left behind must not be clipped with this
+            self.manual_backward(loss.total)
+            self._check(loss.total.detach(), self._clip(turn.objective.parameters), step, batch)
+            for optimiser in turn.optimisers:
+                wrapped[optimiser].step()
+            losses |= _named(turn.objective.name, Loss(loss.total.detach(), loss.parts))
         # The average forgets initialisation quickly: its decay rises to the configured one over the first steps.
         decay = min(self.config.ema, 1 - 1 / (0.1 * step + 1))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.averaged.parameters()), list(self.system.parameters()), 1 - decay)
-        self._last = Loss(loss.total.detach(), {name: part.detach() for name, part in loss.parts.items()})
+        self._last = {**self._last, **{name: value.detach() for name, value in losses.items()}}
+        self.steps_done = step + 1
 
     def _check(self, loss: torch.Tensor, gradient: torch.Tensor, step: int, batch: CrystalBatch) -> None:
         if torch.isfinite(loss + gradient):  # one question: each stalls a GPU
@@ -122,9 +178,9 @@ class SystemTraining(lightning.LightningModule):
             f"lower {rates}, or resume from the last checkpoint"
         )
 
-    def _clip(self) -> torch.Tensor:
+    def _clip(self, of: Sequence[torch.nn.Parameter]) -> torch.Tensor:
         """Clip the gradient; its norm (its largest value, where values are clipped) before that."""
-        parameters, limit = list(self.system.parameters()), self.config.clip_limit
+        parameters, limit = list(of), self.config.clip_limit
         if self.config.clip == "norm":
             return torch.nn.utils.clip_grad_norm_(parameters, limit)
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -133,9 +189,8 @@ class SystemTraining(lightning.LightningModule):
         return largest
 
     def losses_of_last_step(self) -> dict[str, float]:
-        """Of the last training step: train_loss and train_<part>."""
-        assert self._last is not None
-        named = {"train_loss": self._last.total, **{f"train_{k}": v for k, v in self._last.parts.items()}}
+        """Of the last step in which each objective had its turn: train_loss and train_<part>."""
+        named = {f"train_{name}": value for name, value in self._last.items()}
         row = dict(zip(named, torch.stack([v.float() for v in named.values()]).tolist(), strict=True))
         self.metrics.update(row)
         self.log_dict(row, prog_bar=True, logger=False)
@@ -148,10 +203,12 @@ class SystemTraining(lightning.LightningModule):
         epoch, sums, n = self.epoch_of(self.steps_done), dict[str, torch.Tensor](), 0
         for i, rows in enumerate(held.batches(self.config.batch_crystals, None)):
             batch = held[rows].to(self.device)
+            rng = self._step_rng(VALIDATION_STEP + i)
             with self.trainer.precision_plugin.forward_context():
-                loss = self.averaged.loss(batch, self._step_rng(VALIDATION_STEP + i), epoch)
-            for name, value in {"val_loss": loss.total, **{f"val_{k}": v for k, v in loss.parts.items()}}.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(batch)
+                for turn in self.phase.turns:
+                    found = _named(turn.objective.name, turn.objective.loss(self.averaged, batch, rng, epoch))
+                    for name, value in found.items():
+                        sums[f"val_{name}"] = sums.get(f"val_{name}", torch.zeros_like(value)) + value * len(batch)
             n += len(batch)
         means = torch.stack([v.float() for v in sums.values()]) / n
         return dict(zip(sums, means.tolist(), strict=True))
@@ -159,7 +216,10 @@ class SystemTraining(lightning.LightningModule):
     def validated(self, measured: Mapping[str, float]) -> None:
         """Take note of a validation: for the rates, for what is best, for an early end."""
         self.metrics.update(measured)
-        self.watched_loss = measured.get("val_validation", measured["val_loss"])
+        # Of several objectives the last is watched: it is the one that the others serve.
+        name = self.phase.turns[-1].objective.name
+        before = f"val_{name}_" if name else "val_"
+        self.watched_loss = measured.get(f"{before}validation", measured[f"{before}loss"])
         if not math.isfinite(self.watched_loss):
             logger.warning("the validation loss at step %d is %g", self.steps_done, self.watched_loss)
         if self.config.schedule == "plateau":
@@ -180,6 +240,7 @@ class SystemTraining(lightning.LightningModule):
             "best_loss": self.best_loss,
             "validations_since_best": self.validations_since_best,
             "metrics": self.metrics,
+            "steps": self.steps_done,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -188,3 +249,5 @@ class SystemTraining(lightning.LightningModule):
         self.plateau = Plateau(**saved["plateau"])
         self.best_loss, self.validations_since_best = saved["best_loss"], saved["validations_since_best"]
         self.metrics = dict(saved["metrics"])
+        # States of earlier versions held Lightning's own count alone.
+        self.steps_done = int(saved.get("steps", checkpoint["global_step"] // len(checkpoint["optimizer_states"])))

@@ -109,9 +109,11 @@ def _fingerprint(table: pa.Table) -> str:
 def _with_crystals(
     name: str, dataset: str, out: Path, settings: dict[str, Any], progress: Callable[[int, int], None] | None
 ) -> MadeBaseline:
-    from generative.checkpoints import SYSTEMS, save
+    from generative.checkpoints import save
     from generative.crystals import crystals_of
     from generative.datasets.checks import SYMPREC_ANG, spacegroup_of
+    from generative.systems.baselines import StoringBaseline
+    from generative.systems.registry import system_type
 
     table, reasons = read_known(dataset)
     crystals = [crystal for crystal in crystals_of(table) if crystal is not None]
@@ -123,7 +125,9 @@ def _with_crystals(
         groups.append(spacegroup_of(crystal))
         if progress is not None:
             progress(n_done, len(crystals))
-    system = SYSTEMS[name][0].of(crystals, groups, settings)
+    kind = system_type(name)
+    assert issubclass(kind, StoringBaseline)
+    system = kind.of(crystals, groups, settings)
     fingerprint = _fingerprint(table)
     record = {
         "data_fingerprint_sha256": fingerprint,
@@ -137,10 +141,11 @@ def _with_crystals(
 
 
 def _without_crystals(name: str, out: Path, settings: dict[str, Any]) -> MadeBaseline:
-    from generative.checkpoints import SYSTEMS, save
+    from generative.checkpoints import save
+    from generative.systems.registry import system_type
 
-    system, config = SYSTEMS[name]
-    save(out, system(config.model_validate(settings)), {"pyxtal": version("pyxtal"), **_made_by()})
+    kind = system_type(name)
+    save(out, kind(kind.config_type.model_validate(settings)), {"pyxtal": version("pyxtal"), **_made_by()})
     return MadeBaseline(out, name, 0, 0, (), None)
 
 

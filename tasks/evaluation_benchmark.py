@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +18,9 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from configs.evaluation import BenchmarkConfig, GeneratorEntry
+from generative.config import SampleConfig
 from generative.crystals import structure_columns
+from generative.requests import Request
 from tasks.evaluate import SETTINGS_OF_MACHINE, judge, read_known, write_evaluation
 from tasks.evaluation_energies import load_regressor
 from tasks.evaluation_protocols import Judgement
@@ -68,13 +69,14 @@ def draw_samples(config: BenchmarkConfig, entry: GeneratorEntry) -> FileRef:
 
     A sample that the generator could not make stays in the table, as numbers that are no crystal.
     """
-    from generative.checkpoints import digest
+    from generative.checkpoints import digest, generator_type
 
     targets, folder = targets_of(config), config.folder / entry.name
     settings = _sampler(config, entry)
     key = key_of(
         "benchmark-draw",
         draw_samples,
+        generator_type(entry.checkpoint),
         checkpoint=digest(entry.checkpoint),
         targets=[targets.digest, targets.ids],
         sampler=settings.model_dump(mode="json", exclude={"checkpoint", "n_candidates"}),
@@ -83,10 +85,8 @@ def draw_samples(config: BenchmarkConfig, entry: GeneratorEntry) -> FileRef:
     return keyed(folder / "samples.parquet", key, lambda: _drawn(config, entry, targets, folder))
 
 
-def _sampler(config: BenchmarkConfig, entry: GeneratorEntry) -> Any:
-    changes: dict[str, Any] = {"checkpoint": entry.checkpoint}
-    if entry.n_steps is not None:
-        changes["n_steps"] = entry.n_steps
+def _sampler(config: BenchmarkConfig, entry: GeneratorEntry) -> SampleConfig:
+    changes = {"checkpoint": entry.checkpoint, "sampler": {**config.sample.sampler, **entry.sampler}}
     return config.sample.model_copy(update=changes)
 
 
@@ -96,21 +96,24 @@ def _drawn(config: BenchmarkConfig, entry: GeneratorEntry, targets: ReadCrystals
 
     settings = _sampler(config, entry)
     loaded = checkpoint(settings.checkpoint, config.execution)
-    numbers = [sorted(c.atomic_numbers.tolist()) for c in targets.crystals if c is not None]
+    generator, size = loaded.generator, settings.chunk_size
+    sampler = generator.sampler_settings(settings.sampler)
+    requests = [Request.for_atoms(c.atomic_numbers) for c in targets.crystals if c is not None]
     crystals, started = [], time.perf_counter()
-    for chunk, first in enumerate(range(0, len(numbers), settings.chunk_size)):
+    for chunk, first in enumerate(range(0, len(requests), size)):
         rng = chunk_generator(config.seed, "benchmark", chunk)
-        crystals += loaded.system.sample(numbers[first : first + settings.chunk_size], rng, settings)
+        crystals += generator.sample(requests[first : first + size], rng, sampler)
     seconds = time.perf_counter() - started
     sampling = {
         "checkpoint_sha256": loaded.digest,
-        "system": loaded.system.name,
+        "system": generator.name,
         "n": len(crystals),
         "seconds": round(seconds, 3),
         "crystals_per_second": round(len(crystals) / seconds, 3),
         "device": device_of(config.execution),
         "torch_threads": config.execution.torch_threads,
-        "sampler": settings.model_dump(mode="json", exclude={"checkpoint", "n_candidates"}),
+        "chunk_size": size,
+        "sampler": sampler.model_dump(mode="json"),
     }
     write_text(folder / "sampling.json", json.dumps(sampling, indent=2) + "\n")
     return pa.table({"id": pa.array(targets.ids, pa.string()), **structure_columns(crystals)})

@@ -27,7 +27,7 @@ def draw_chunk(
     chunk: int,
     n: int,
     training_formulas: Sequence[str] = (),
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[float], None] | None = None,
     hull_ev_per_atom: Mapping[str, float] | None = None,
 ) -> pa.Table:
     """The first n crystals of a chunk of the plan, in the columns SAMPLED.
@@ -35,16 +35,16 @@ def draw_chunk(
     A plan is a prefix of every longer plan, and the whole chunk is drawn even where the last one is cut: so a
     candidate, whose id names its draw, does not depend on how many others were asked for.
     """
-    from generative.conditions import plan
     from generative.datasets.records import formula_of
+    from generative.plans import plan
     from generative.sampling import sample_chunk
 
     settings = config.sample
     first = chunk * settings.chunk_size
     n_planned = first + settings.chunk_size
-    conditions = plan(config.conditions, config.elements, n_planned, config.seed, training_formulas, hull_ev_per_atom)
+    requests = plan(config.conditions, config.elements, n_planned, config.seed, training_formulas, hull_ev_per_atom)
     loaded = checkpoint(settings.checkpoint, config.execution)
-    drawn = sample_chunk(loaded, conditions[first:], settings, config.seed, chunk, progress)[:n]
+    drawn = sample_chunk(loaded, requests[first:], settings, config.seed, chunk, progress)[:n]
     return table_of(
         [
             {
@@ -53,7 +53,7 @@ def draw_chunk(
                 "index": s.index,
                 # The crystal's own: a baseline may hand out another composition than was asked for.
                 "formula": formula_of(s.crystal.atomic_numbers),
-                "condition": s.condition.to_json(),
+                "condition": s.request.to_json(),
                 "n_atoms": len(s.crystal.atomic_numbers),
                 "lattice_ang": s.crystal.lattice_ang.ravel(),
                 "frac_coords": s.crystal.frac.ravel(),
@@ -102,23 +102,24 @@ def sample_chunk_file(
     folder: Path,
     dataset: FileRef,
     chunk: int,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> FileRef:
-    """Draw one chunk of the run's plan; `progress` is called with the number of finished integration steps."""
-    from generative.checkpoints import digest
+    """Draw one chunk of the run's plan; `progress` is told of the share of the work done."""
+    from generative.checkpoints import digest, generator_type
 
-    settings = config.sample
+    settings, generator = config.sample, generator_type(config.sample.checkpoint)
     n = min(settings.chunk_size, settings.n_candidates - chunk * settings.chunk_size)
     hull = known_hull(config, dataset.read()) if config.conditions.policy == "grid" else None
     key = key_of(
         "sample",
         sample_chunk_file,
+        generator,
         checkpoint=digest(settings.checkpoint),
         conditions=config.conditions.model_dump(mode="json"),
         elements=sorted(config.elements),
         training=dataset.sha256 if config.conditions.policy == "training" else None,
         hull=hull,
-        sampler=settings.model_dump(mode="json", exclude={"checkpoint", "n_candidates"}),
+        sampler=[settings.chunk_size, generator.sampler_settings(settings.sampler).model_dump(mode="json")],
         n=n,
         seed=config.seed,
         chunk=chunk,
@@ -136,9 +137,8 @@ def sample_task(config: DiscoverConfig, folder: Path, dataset: FileRef, chunk: i
     """Draw a chunk; see sample_chunk_file."""
     from tasks.reporting.artifacts import Progress  # draws pictures too, so it loads on the worker
 
-    total = config.sample.n_steps
     with Progress(f"sample-{config.name}-{chunk}", f"sampling chunk {chunk}") as progress:
-        ref = sample_chunk_file(config, folder, dataset, chunk, lambda done: progress.update(done, total))
+        ref = sample_chunk_file(config, folder, dataset, chunk, lambda share: progress.update(round(100 * share), 100))
     get_run_logger().info(
         "chunk %d: %d candidates%s", chunk, len(ref.read()), ", unchanged, skipped" if ref.reused else ""
     )

@@ -60,6 +60,7 @@ def score_generator(
     from generative.datasets.ingest import ingest
     from generative.datasets.manifest import read_dataset
     from generative.metrics.reconstruction import evaluate
+    from generative.requests import Request
     from generative.sampling import chunk_generator
     from generative.screening.validity import satisfies_cdvae_rule
 
@@ -69,11 +70,12 @@ def score_generator(
     chosen = np.random.default_rng(seed).permutation(len(known))[:limit]
     # Batches of like sizes waste no padding.
     truths = [known[i] for i in sorted(chosen, key=lambda i: (len(known[i].atomic_numbers), i))]
-    system = checkpoints.load(settings.checkpoint).system
+    generator = checkpoints.load(settings.checkpoint).generator
+    sampler = generator.sampler_settings(settings.sampler)
     drawn, size, started = [], settings.chunk_size, time.perf_counter()
     for chunk, first in enumerate(range(0, len(truths), size)):
-        numbers = [sorted(c.atomic_numbers.tolist()) for c in truths[first : first + size]]
-        drawn += system.sample(numbers, chunk_generator(seed, "score", chunk), settings)
+        requests = [Request.for_atoms(c.atomic_numbers) for c in truths[first : first + size]]
+        drawn += generator.sample(requests, chunk_generator(seed, "score", chunk), sampler)
     seconds = time.perf_counter() - started
     result = evaluate(drawn, truths, workers=workers)
     return GeneratorScore(
@@ -85,7 +87,7 @@ def score_generator(
         valid=sum(satisfies_cdvae_rule(c.to_structure()) for c in drawn) / len(drawn),
         crystals_per_second=len(drawn) / seconds,
         threads=torch.get_num_threads(),
-        sampler=settings.model_dump(include={"n_steps", "velocity_slope", "churn", "guidance"}),
+        sampler=sampler.model_dump(mode="json"),
     )
 
 
@@ -97,7 +99,8 @@ def card_text(checkpoint: Path, score: GeneratorScore) -> str:
     training, system = description["training"], load(str(checkpoint)).system
     settings = training["settings"]
     sources = "\n".join(f"  - `{s['path']}`: {s['method']}" for s in settings["data"]["sources"])
-    hardware, sampler = training["hardware"], score.sampler
+    hardware = training["hardware"]
+    sampler = ", ".join(f"{name} {value:g}" for name, value in score.sampler.items()) or "nothing to set"
     rows = {
         "match rate": f"{100 * score.match_rate:.1f} %",
         "mean rms of the matches, units of (V/N)^(1/3)": f"{score.rms:.3f}",
@@ -121,8 +124,8 @@ A `{description["system"]}` generator: crystal structures of a given composition
 
 ## Figures
 
-One crystal per composition of `{score.test}` (n = {score.n}), nothing but the composition given,
-{sampler["n_steps"]} steps, velocity slope {sampler["velocity_slope"]:g}, churn {sampler["churn"]:g}.
+One crystal per composition of `{score.test}` (n = {score.n}), nothing but the composition given.
+Sampler: {sampler}.
 Protocol: {score.protocol}.
 
 | figure | value |

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,9 @@ from tasks.files import FileRef, key_of, keyed, write_text
 from tasks.loading import PotentialIdentity, identify
 from tasks.phonons import phonon_file, with_phonons
 from tasks.relax import relax_table
+
+if TYPE_CHECKING:
+    from generative.systems.interface import Change
 
 PROPOSED = [
     field_of("id", pa.string(), "hash of the draw; of a given crystal its own id"),
@@ -76,11 +79,13 @@ def given_crystals(config: ModifyConfig) -> tuple[pa.Table, list[str]]:
     return given, refused
 
 
-def asked_of(config: ModifyConfig) -> list[tuple[int | None, float | None]]:
+def asked_of(config: ModifyConfig) -> list[Change]:
     """Space group and change of energy of every draw for one crystal: every pair in turn."""
+    from generative.systems.interface import Change
+
     groups = [None, *config.spacegroups]
     changes: list[float | None] = list(config.energy_changes_ev_per_atom) or [None]
-    pairs = itertools.cycle((group, change) for change in changes for group in groups)
+    pairs = itertools.cycle(Change(group, change) for change in changes for group in groups)
     return list(itertools.islice(pairs, config.n_candidates))
 
 
@@ -89,14 +94,17 @@ def propose(given: pa.Table, config: ModifyConfig) -> pa.Table:
 
     A modifier starts from the crystal; any other system is asked for its composition.
     """
+    from generative.requests import Request
     from generative.sampling import chunk_generator
     from generative.screening import validity
     from generative.screening.matching import Tolerances, group
+    from generative.systems.interface import Modifier
     from tasks.loading import checkpoint
     from tasks.own_files import formula_of
 
     loaded = checkpoint(config.sample.checkpoint, config.execution)
     system, asked = loaded.system, asked_of(config)
+    sampler = system.sampler_settings(config.sample.sampler)
     known_energy = (
         given.column("formation_energy_ev_per_atom").to_pylist()
         if "formation_energy_ev_per_atom" in given.column_names
@@ -111,14 +119,19 @@ def propose(given: pa.Table, config: ModifyConfig) -> pa.Table:
         rows.append({"id": name, "source_id": None, "formula": formula})
         crystals.append(crystal)
         rng = chunk_generator(config.seed, "modify", place)
-        groups, changes = [g for g, _ in asked], [c for _, c in asked]
-        if hasattr(system, "modify"):
-            drawn = system.modify([crystal] * len(asked), rng, config.sample, groups, changes)
+        if isinstance(system, Modifier):
+            drawn = system.modify([crystal] * len(asked), asked, rng, sampler)
         else:
             start = known_energy[place]
-            energies = [None if start is None or change is None else start + change for change in changes]
-            numbers = sorted(crystal.atomic_numbers.tolist())
-            drawn = system.sample([numbers] * len(asked), rng, config.sample, groups, energies)
+            requests = [
+                Request.for_atoms(
+                    crystal.atomic_numbers,
+                    change.spacegroup,
+                    None if start is None or change.energy_ev_per_atom is None else start + change.energy_ev_per_atom,
+                )
+                for change in asked
+            ]
+            drawn = loaded.generator.sample(requests, rng, sampler)
         for number, ((wish, change), found) in enumerate(zip(asked, drawn, strict=True)):
             row: dict[str, Any] = {
                 "id": key_of("modify", of=name, checkpoint=loaded.digest, seed=config.seed, n=number)[:16],

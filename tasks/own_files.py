@@ -110,14 +110,14 @@ def _own_table(path: Path) -> pa.Table | None:
 
 
 def sample_crystals(config: DiscoverConfig, progress: Progress | None = None) -> pa.Table:
-    """Draw `sample.n_candidates` crystals; the table of columns SAMPLED. Progress counts integration steps."""
-    n, size, n_steps = config.sample.n_candidates, config.sample.chunk_size, config.sample.n_steps
+    """Draw `sample.n_candidates` crystals; the table of columns SAMPLED. Progress counts hundredths of a chunk."""
+    n, size = config.sample.n_candidates, config.sample.chunk_size
     n_all = n_chunks(n, size)
 
     def drawn(chunk: int) -> pa.Table:
-        def tell(step: int) -> None:
+        def tell(share: float) -> None:
             if progress is not None:
-                progress(chunk * n_steps + step, n_all * n_steps)
+                progress(round(100 * (chunk + share)), 100 * n_all)
 
         return draw_chunk(config, chunk, min(size, n - chunk * size), progress=tell)
 

@@ -147,9 +147,13 @@ def train_on(
     Raises: TrainingError: if the settings or the data do not fit, or a loss is not finite.
     """
     from generative import checkpoints
+    from generative.systems.trainable import Trainable
     from generative.training import fit
+    from generative.training_data import TrainingError
 
     start = None if initial is None else initial.system
+    if start is not None and not isinstance(start, Trainable):
+        raise TrainingError(f"init holds a {start.name}, which learns nothing: expected a {config.kind}")
     system, record = fit(data, config, folder, callbacks, resume, start, held, cache)
     if initial is not None:
         record |= {"init_sha256": initial.digest, "init_training": initial.training}

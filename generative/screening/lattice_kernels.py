@@ -193,7 +193,7 @@ def _signs_step(g: np.ndarray, e: float) -> None:
 
 @compiled
 def _wants_shift(x: float, side: float, other: float, third: float, e: float) -> bool:
-    """Condition of steps A5 to A7: |x| too long for `side`, or at its edge and the tie rule asks for a step."""
+    """Request of steps A5 to A7: |x| too long for `side`, or at its edge and the tie rule asks for a step."""
     at_plus = abs(x - side) < e and other - e > 2 * third
     at_minus = abs(x + side) < e and -e > other
     return abs(x) > side + e or at_plus or at_minus

@@ -11,48 +11,25 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from generative.config import ELEMENTS, RoomConfig, SampleConfig
+from generative.config import RoomConfig, SamplerSettings
 from generative.crystals import Crystal
-from generative.species import MAX_Z
+from generative.requests import Content, Request
+from generative.systems.interface import Generator, Progress, of_steps, own_settings, require_cells
 
 logger = logging.getLogger(__name__)
-
-Content = tuple[tuple[int, int], ...]
-"""What a cell or a formula unit holds: (atomic number, atoms), ascending by atomic number."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What one sample is asked to be.
-
-    Attributes:
-        atomic_numbers: one per atom of the cell, in the order wanted; empty leaves the composition open.
-        spacegroup: international number; None leaves it open.
-    """
-
-    atomic_numbers: tuple[int, ...]
-    spacegroup: int | None = None
-
-    @cached_property
-    def content(self) -> Content:
-        """The atoms by element."""
-        return content_of(self.atomic_numbers)
-
-    def __str__(self) -> str:
-        group = "" if self.spacegroup is None else f" in space group {self.spacegroup}"
-        return "a cell of " + " ".join(f"{ELEMENTS[z - 1]}{n}" for z, n in self.content) + group
 
 
 @dataclass(frozen=True)
@@ -85,16 +62,6 @@ def failed_sample(atomic_numbers: Sequence[int]) -> Crystal:
     """The asked atoms without a place: lattice and coordinates are NaN, which no validity check passes."""
     numbers = np.array(atomic_numbers, dtype=np.int16)
     return Crystal(np.full((3, 3), np.nan), np.full((len(numbers), 3), np.nan), numbers)
-
-
-def refuse_cells(cells: Sequence[Sequence[int]], atoms_max: int) -> None:
-    """Raises: ValueError: if a cell is empty, too large, or holds an unknown atomic number; the first is named."""
-    for i, cell in enumerate(cells):
-        if not 1 <= len(cell) <= atoms_max or not all(1 <= z <= MAX_Z for z in cell):
-            raise ValueError(
-                f"composition {i} has {len(cell)} atoms, numbers {sorted(set(cell))}: expected 1 to {atoms_max} atoms "
-                f"with atomic numbers 1 to {MAX_Z}"
-            )
 
 
 def repeated(crystal: Crystal, n_cells: int) -> Crystal:
@@ -133,73 +100,45 @@ def shuffled(n: int, rng: torch.Generator) -> list[int]:
     return [int(i) for i in torch.randperm(n, generator=rng).numpy()]
 
 
-class Baseline(nn.Module, ABC):
+class Baseline(Generator, ABC):
     """A system without weights to learn. Subclasses say how crystals are drawn; this class does what sampling asks.
 
     Attributes:
-        name: as checkpoints name it.
-        config: settings.
-        open_composition: whether an empty composition, 'anything', can be answered.
+        open_composition: whether a request that names no composition, 'anything', can be answered.
     """
 
-    name: ClassVar[str]
+    heeds = frozenset({"composition", "spacegroup"})
     open_composition: ClassVar[bool] = True
-    config: RoomConfig
 
     @abstractmethod
     def draw(
-        self, asked: Sequence[Asked], rng: torch.Generator, done: Callable[[int], None] | None = None
+        self, requests: Sequence[Request], rng: torch.Generator, done: Callable[[int], None] | None = None
     ) -> list[Drawn]:
-        """One sample for each thing asked, in order; `done` is called with the number of finished samples."""
+        """One sample for each request, in order; `done` is called with the number of finished samples."""
 
     def sample(
         self,
-        atomic_numbers: Sequence[Sequence[int]],
+        requests: Sequence[Request],
         rng: torch.Generator,
-        settings: SampleConfig,
-        spacegroups: Sequence[int | None] | None = None,
-        energies_ev_per_atom: Sequence[float | None] | None = None,
-        progress: Callable[[int], None] | None = None,
+        settings: SamplerSettings | None = None,
+        progress: Progress | None = None,
     ) -> list[Crystal]:
-        """Draw one crystal per composition; see `failed_sample` for what stands where none could be made.
-
-        Args:
-            atomic_numbers: one list per crystal; an empty one leaves the composition open.
-            rng: every random choice; the same state gives the same crystals.
-            settings: of these only n_steps is used, as the unit of progress.
-            spacegroups: international numbers asked for, None where open.
-            energies_ev_per_atom: not heeded.
-            progress: called with the number of finished steps of settings.n_steps.
+        """See Generator.sample. Where a composition is open, a failed sample has no atoms.
 
         Raises: ValueError: if a composition holds an unknown atomic number, or is open and cannot be.
         """
-        groups = spacegroups or [None] * len(atomic_numbers)
-        asked = [Asked(tuple(z), group) for z, group in zip(atomic_numbers, groups, strict=True)]
-        self._refuse(asked)
-
-        def done(n: int) -> None:
-            if progress is not None:
-                progress(settings.n_steps * n // len(asked))
-
-        drawn = self.draw(asked, rng, done)
+        own_settings(SamplerSettings, settings)
+        require_cells([r for r in requests if r.formula_counts or not self.open_composition], sys.maxsize)
+        drawn = self.draw(requests, rng, of_steps(progress, len(requests)))
         failures = [d.reason for d in drawn if d.crystal is None]
         if failures:
             logger.warning(
                 "%s: %d of %d samples failed, the first: %s", self.name, len(failures), len(drawn), failures[0]
             )
         return [
-            failed_sample(wish.atomic_numbers) if d.crystal is None else d.crystal
-            for wish, d in zip(asked, drawn, strict=True)
+            failed_sample(request.atomic_numbers) if d.crystal is None else d.crystal
+            for request, d in zip(requests, drawn, strict=True)
         ]
-
-    def _refuse(self, asked: Sequence[Asked]) -> None:
-        for i, wish in enumerate(asked):
-            if not all(1 <= z <= MAX_Z for z in wish.atomic_numbers):
-                raise ValueError(
-                    f"composition {i} has the atomic numbers {sorted(set(wish.atomic_numbers))}: expected 1 to {MAX_Z}"
-                )
-            if not wish.atomic_numbers and not self.open_composition:
-                raise ValueError(f"composition {i} is empty: {self.name} holds no crystals, so name the cell's atoms")
 
 
 class StoredConfig(RoomConfig):
@@ -270,6 +209,28 @@ class StoredCrystals(nn.Module):
     def groups(self) -> list[int]:
         """International space-group numbers, 0 for unknown."""
         return [int(number) for number in self.spacegroup.cpu()]
+
+
+class StoringBaseline(Baseline, ABC):
+    """A baseline that is made of known crystals and keeps them."""
+
+    @classmethod
+    @abstractmethod
+    def of(
+        cls,
+        crystals: Sequence[Crystal],
+        spacegroups: Sequence[int | None],
+        settings: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """The baseline made of these crystals.
+
+        Args:
+            crystals: at least one.
+            spacegroups: their international numbers by spglib, None where unknown.
+            settings: fields of its config_type that differ from the defaults.
+
+        Raises: ValidationError: if a setting is wrong.
+        """
 
 
 class Deck:

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,18 +30,20 @@ from torch.nn import functional
 from generative.batch import CrystalBatch
 from generative.bonds import Bonds, crystal_nn_bonds, pack_bonds
 from generative.cell_parameters import cell_parameters, lattice_rows
-from generative.config import SampleConfig
+from generative.config import SamplerSettings
 from generative.crystals import Crystal, reduced
 from generative.networks.dimenet import Z_MAX
 from generative.processes import annealed_langevin, coordinate_ddpm
 from generative.processes.type_noise import N_TYPES, corrupted
+from generative.requests import FORMATION_ENERGY, Request
 from generative.systems.baselines import failed_sample
 from generative.systems.cdvae_cells import Cells, lattice_numbers
-from generative.systems.cdvae_config import SIZES, CDVAEConfig
+from generative.systems.cdvae_config import SIZES, CDVAEConfig, CDVAESampler
 from generative.systems.cdvae_decoding import FINEST_ANG, FINEST_TYPE, N_TIMES, WIDEST_ANG, WIDEST_TYPE, decode
 from generative.systems.cdvae_networks import Denoiser, Encoder, multilayer
+from generative.systems.interface import Generator, Progress, own_settings, require_cells
 from generative.systems.latent_search import Wanted, search_latent
-from generative.systems.trainable import Loss
+from generative.systems.trainable import Loss, Trainable
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +65,15 @@ class Latent(NamedTuple):
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
 
 
-class CDVAE(nn.Module):
+class CDVAE(Generator, Trainable):
     """Encoder, heads, denoiser; the loss and both ways down: reconstruction of a crystal, generation from noise."""
 
-    name: ClassVar[str] = "cdvae"
-    config_type: ClassVar[type[CDVAEConfig]] = CDVAEConfig
-    needs_bonds: ClassVar[bool] = True
+    name = "cdvae"
+    config_type = CDVAEConfig
+    sampler_type = CDVAESampler
+    heeds = frozenset({"composition", FORMATION_ENERGY})
+    needs_bonds = True
+    config: CDVAEConfig
 
     lattice_shift: Tensor
     lattice_scale: Tensor
@@ -80,8 +85,7 @@ class CDVAE(nn.Module):
     type_times: Tensor
 
     def __init__(self, config: CDVAEConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         sizes = SIZES[config.size]
         latent, hidden = sizes.latent, sizes.hidden
         self.latent_width = latent
@@ -257,18 +261,18 @@ class CDVAE(nn.Module):
         self,
         crystals: Sequence[Crystal],
         rng: torch.Generator,
-        settings: SampleConfig,
+        settings: CDVAESampler | None = None,
         bonds: Sequence[Bonds | None] | None = None,
-        progress: Callable[[int], None] | None = None,
+        batch_crystals: int = 64,
     ) -> list[Crystal]:
         """Encode each crystal, draw one latent vector, decode it: one crystal for each, in order.
 
         Args:
             crystals: what to reconstruct.
             rng: draws latent vectors and the noise of decoding.
-            settings: chunk_size crystals are decoded at a time; `denoising` says how.
+            settings: how latent vectors are decoded; None takes the published way.
             bonds: CrystalNN's, of these cells; None reduces the cells (Niggli) and computes them.
-            progress: called with the number of crystals finished.
+            batch_crystals: how many are decoded at a time.
 
         Returns: crystals; a failed_sample where one cannot be encoded, or its decoded cell holds no atoms.
         """
@@ -279,16 +283,14 @@ class CDVAE(nn.Module):
         usable = [i for i, bond in enumerate(bonds) if bond is not None and not self.refused(crystals[i])]
         if len(usable) < len(crystals):
             logger.warning("%d of %d crystals cannot be encoded", len(crystals) - len(usable), len(crystals))
-        how = settings.denoising
-        for rows in _chunks(usable, settings.chunk_size):
+        how = settings or CDVAESampler()
+        for rows in _chunks(usable, batch_crystals):
             batch = self.pack([crystals[i] for i in rows], [bonds[i] for i in rows])
             z = self.encode(batch).draw(rng)
             n_atoms = batch.n_atoms if how.force_atom_count or how.force_types else self._likeliest_counts(z)
             fixed = batch.atomic_numbers if how.force_types else None
-            for i, crystal in zip(rows, decode(self, z, n_atoms, fixed, rng, settings), strict=True):
+            for i, crystal in zip(rows, decode(self, z, n_atoms, fixed, rng, how), strict=True):
                 results[i] = crystal
-            if progress is not None:
-                progress(rows[-1] + 1)
         return results
 
     @torch.no_grad()
@@ -296,72 +298,51 @@ class CDVAE(nn.Module):
         self,
         n: int,
         rng: torch.Generator,
-        settings: SampleConfig,
-        progress: Callable[[int], None] | None = None,
+        settings: CDVAESampler | None = None,
+        batch_crystals: int = 64,
     ) -> list[Crystal]:
         """Decode n latent vectors drawn from the prior; nothing is asked of them.
 
-        Args: n; rng of all draws; settings as in reconstruct; progress as in reconstruct.
+        Args: n; rng of all draws; settings and batch_crystals as in reconstruct.
         """
         results: list[Crystal] = []
-        for rows in _chunks(range(n), settings.chunk_size):
+        for rows in _chunks(range(n), batch_crystals):
             z = self._prior(len(rows), rng)
-            results += decode(self, z, self._likeliest_counts(z), None, rng, settings)
-            if progress is not None:
-                progress(len(results))
+            results += decode(self, z, self._likeliest_counts(z), None, rng, settings or CDVAESampler())
         return results
 
     def sample(
         self,
-        atomic_numbers: Sequence[Sequence[int]],
+        requests: Sequence[Request],
         rng: torch.Generator,
-        settings: SampleConfig,
-        spacegroups: Sequence[int | None] | None = None,
-        energies_ev_per_atom: Sequence[float | None] | None = None,
-        progress: Callable[[int], None] | None = None,
+        settings: SamplerSettings | None = None,
+        progress: Progress | None = None,
     ) -> list[Crystal]:
-        """Draw one crystal per composition, of exactly these atoms.
-
-        A latent vector from the prior is moved to where the heads read the asked number, composition and energy; the
-        cell is what it then decodes to, and the atoms keep the asked types while they are placed.
-
-        Args:
-            atomic_numbers: one list per crystal; an empty one leaves the composition open.
-            rng: every draw; the same state gives the same crystals.
-            settings: `denoising` says how latent vectors are moved and decoded.
-            spacegroups: not heeded: the family knows no symmetry.
-            energies_ev_per_atom: asked for, None where open; heeded where a head predicts the energy.
-            progress: called with the number of finished steps of settings.n_steps.
+        """See Generator.sample. A latent vector from the prior is moved to where the heads read the asked number,
+        composition and energy; the cell is what it then decodes to, and the atoms keep the asked types while they are
+        placed. An energy is heeded where a head predicts it.
 
         Raises: ValueError: if a composition is too large, or holds an atomic number that is not 1 to 100.
         """
-        for i, cell in enumerate(atomic_numbers):
-            if len(cell) > self.config.max_atoms or not all(1 <= z <= N_TYPES for z in cell):
-                raise ValueError(
-                    f"composition {i} has {len(cell)} atoms, numbers {sorted(set(cell))}: expected at most "
-                    f"{self.config.max_atoms} atoms with atomic numbers 1 to {N_TYPES}"
-                )
-        if not atomic_numbers:
+        how = own_settings(CDVAESampler, settings)
+        require_cells([r for r in requests if r.formula_counts], self.config.max_atoms, N_TYPES)
+        if not requests:
             return []
         device = self.lattice_shift.device
-        wanted = Wanted.of(atomic_numbers, energies_ev_per_atom or [None] * len(atomic_numbers), device)
+        wanted = Wanted.of(requests, device)
         if self.to_energy is None and not wanted.energy_ev_per_atom.isnan().all():
             logger.warning("%s was trained without predict_energy: energies asked for are not heeded", self.name)
-        z = search_latent(self, self._prior(len(atomic_numbers), rng), wanted, settings.denoising)
+        z = search_latent(self, self._prior(len(requests), rng), wanted, how)
         with torch.no_grad():
             n_atoms = torch.where(wanted.n_atoms > 0, wanted.n_atoms, self._likeliest_counts(z))
             fixed = torch.cat(
                 [
-                    torch.tensor(list(cell) or [0] * int(n), dtype=torch.int64)
-                    for cell, n in zip(atomic_numbers, n_atoms.tolist(), strict=True)
+                    torch.tensor(list(request.atomic_numbers) or [0] * int(n), dtype=torch.int64)
+                    for request, n in zip(requests, n_atoms.tolist(), strict=True)
                 ]
             ).to(device)
 
-            def finished(share: float) -> None:
-                if progress is not None:
-                    progress(round(share * settings.n_steps))
-
-            return decode(self, z, n_atoms, fixed, rng, settings, finished)
+            return decode(self, z, n_atoms, fixed, rng, how, progress)
 
     # --- small parts --------------------------------------------------------------------------------------------------
 

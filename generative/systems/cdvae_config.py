@@ -12,9 +12,53 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from generative.config import MAX_ATOMS, RoomConfig
+from generative.config import MAX_ATOMS, RoomConfig, SamplerSettings
 
 SizeName = Literal["paper", "cpu", "tiny"]
+
+
+class CDVAESampler(SamplerSettings):
+    """How the family decodes a latent vector; the defaults are the published ones."""
+
+    reverse: Literal["eq7", "eq6", "ddim"] = Field(
+        "eq7",
+        description="reverse step of DP-CDVAE's diffusion: eq7 is the paper's own, eq6 the standard one, ddim draws no "
+        "noise and takes few steps best",
+    )
+    stride: int = Field(
+        1, ge=1, le=500, description="DP-CDVAE: take every so many-th of the 999 reverse steps; 1 is published"
+    )
+    level_stride: int = Field(
+        1, ge=1, le=50, description="CDVAE: take every so many-th of the 50 noise levels; 1 is published"
+    )
+    steps_per_level: int = Field(100, ge=1, le=1000, description="CDVAE: Langevin steps per noise level")
+    step_scale: float = Field(1e-4, gt=0, le=1, description="CDVAE: Langevin step at the finest level, A^2")
+    stop_below_ang: float = Field(0.0, ge=0, description="CDVAE: leave out noise levels below this; 0 takes all")
+    type_noise: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="types shown to the denoiser while it decodes are exchanged by chance as in training, at this "
+        "multiple of the level that goes with the coordinates'; 0 shows them as last named, as published",
+    )
+    keep_composition: bool = Field(
+        False,
+        description="elements are shared out among the atoms so that the composition read from the latent vector is "
+        "kept; false: each atom takes its likeliest element at every step, as published",
+    )
+    force_atom_count: bool = Field(False, description="reconstruction takes the true number of atoms")
+    force_types: bool = Field(False, description="reconstruction takes the true elements, and their number")
+    latent_steps: int = Field(
+        200, ge=0, le=20_000, description="steps of Adam on the latent vector toward what is asked; 0 asks nothing"
+    )
+    latent_rate: float = Field(0.05, gt=0, le=1, description="learning rate of Adam on the latent vector")
+    latent_prior: float = Field(
+        0.01, ge=0, description="weight of the latent vector's own square length, which keeps it where it was trained"
+    )
+
+    def in_id(self) -> dict[str, Any]:
+        """As ids have held these settings since there are any: all of them, by the name they had then, or none."""
+        return {} if self == CDVAESampler() else {"denoising": self.model_dump(mode="json")}
 
 
 @dataclass(frozen=True)

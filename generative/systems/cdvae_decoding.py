@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from generative.batch import CrystalBatch
-from generative.config import SampleConfig
 from generative.crystals import Crystal
 from generative.processes import annealed_langevin, coordinate_ddpm
 from generative.processes.annealed_langevin import Point
 from generative.processes.type_noise import corrupted, initial_types, shared_out
 from generative.systems.baselines import failed_sample
 from generative.systems.cdvae_cells import Cells
+from generative.systems.cdvae_config import CDVAESampler
+from generative.systems.interface import Progress, of_steps
 
 if TYPE_CHECKING:
     from generative.systems.cdvae import CDVAE
@@ -42,8 +42,8 @@ def decode(
     n_atoms: Tensor,
     fixed: Tensor | None,
     rng: torch.Generator,
-    settings: SampleConfig,
-    finished: Callable[[float], None] | None = None,
+    how: CDVAESampler,
+    progress: Progress | None = None,
 ) -> list[Crystal]:
     """One crystal per latent vector.
 
@@ -53,8 +53,8 @@ def decode(
         n_atoms: (B,).
         fixed: atomic numbers that atoms keep, 0 where free, (A,); None frees all.
         rng: draws types, coordinates and noise.
-        settings: `denoising` is used.
-        finished: called with the share of network calls done.
+        how: settings of decoding.
+        progress: told of the share of network calls done.
     """
     composition = system.to_composition(z).softmax(-1)
     lattice_ang = system.lattice(system.to_lattice(z), n_atoms)
@@ -68,7 +68,7 @@ def decode(
     types = initial_types(composition, n_atoms, rng)
     if fixed is not None:
         types = torch.where(fixed > 0, fixed, types)
-    end = _denoised(system, z, cells, composition, types, fixed, rng, settings, finished)
+    end = _denoised(system, z, cells, composition, types, fixed, rng, how, progress)
     drawn = CrystalBatch(
         frac=end.frac,
         atomic_numbers=end.types,
@@ -93,11 +93,11 @@ def _denoised(
     types: Tensor,
     fixed: Tensor | None,
     rng: torch.Generator,
-    settings: SampleConfig,
-    finished: Callable[[float], None] | None,
+    how: CDVAESampler,
+    progress: Progress | None,
 ) -> Point:
     """Atoms placed in their cells, types as last named."""
-    how, crystal, pool = settings.denoising, cells.crystal, types
+    crystal, pool = cells.crystal, types
     search = system.denoiser.neighbours(cells.lattice_ang, cells.n_atoms)
 
     def called(frac: Tensor, types: Tensor, time: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -110,9 +110,6 @@ def _denoised(
         level = composition.new_full((len(crystal),), how.type_noise * sigma)
         drawn = corrupted(types, composition[crystal], level, rng)
         return drawn if fixed is None else torch.where(fixed > 0, fixed, drawn)
-
-    def counted(n_calls: int) -> Callable[[int], None] | None:
-        return None if finished is None else lambda done: finished(done / n_calls)
 
     shape = (len(crystal), 3)
     if system.config.process == "langevin":
@@ -130,7 +127,7 @@ def _denoised(
             step_scale=how.step_scale,
             sigma_last_ang=FINEST_ANG,
             stop_below_ang=how.stop_below_ang,
-            progress=counted(len(levels_taken) * how.steps_per_level),
+            progress=of_steps(progress, len(levels_taken) * how.steps_per_level),
             shown=(lambda types, sigma_ang: noisy(types, _type_level(sigma_ang))) if how.type_noise else None,
         )
     n_crystals = len(cells.n_atoms)
@@ -145,7 +142,7 @@ def _denoised(
         kind=how.reverse,
         stride=how.stride,
         recentre=system.config.recentre,
-        progress=counted(-(-(N_TIMES - 1) // how.stride)),
+        progress=of_steps(progress, -(-(N_TIMES - 1) // how.stride)),
         shown=(lambda types, t: noisy(types, float(system.type_times[t]))) if how.type_noise else None,
     )
 

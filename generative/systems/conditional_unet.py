@@ -18,7 +18,7 @@ Source: conditional generation and modification of crystals by diffusion and flo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 
 from generative.batch import CrystalBatch
-from generative.config import SampleConfig
+from generative.config import SamplerSettings
 from generative.crystals import Crystal
 from generative.processes import gaussian_diffusion, straight_flow
+from generative.requests import FORMATION_ENERGY, Request
 from generative.structure_matrix import (
     MAX_SITES,
     N_ROWS,
@@ -38,17 +39,20 @@ from generative.structure_matrix import (
     sorted_sites,
     to_matrix,
 )
-from generative.systems.baselines import in_order, refuse_cells
-from generative.systems.conditional_unet_config import ConditionalUNetConfig, Way
+from generative.systems.baselines import in_order
+from generative.systems.conditional_unet_config import ConditionalUNetConfig, UNetSampler, Way
+from generative.systems.interface import Generator, Progress, of_steps, own_settings, require_cells
 from generative.systems.structure_matrix_system import N_TIMES, StructureMatrixSystem
 from generative.systems.trainable import Loss
 
 
-class ConditionalUNet(StructureMatrixSystem):
+class ConditionalUNet(StructureMatrixSystem, Generator):
     """The generators: loss and sampler; `way` tells the four apart."""
 
     way: ClassVar[Way]
-    config_type: ClassVar[type[ConditionalUNetConfig]] = ConditionalUNetConfig
+    config_type = ConditionalUNetConfig
+    sampler_type = UNetSampler
+    heeds = frozenset({"composition", "spacegroup", FORMATION_ENERGY})
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -94,56 +98,50 @@ class ConditionalUNet(StructureMatrixSystem):
     @torch.no_grad()
     def sample(
         self,
-        atomic_numbers: Sequence[Sequence[int]],
+        requests: Sequence[Request],
         rng: torch.Generator,
-        settings: SampleConfig,
-        spacegroups: Sequence[int | None] | None = None,
-        energies_ev_per_atom: Sequence[float | None] | None = None,
-        progress: Callable[[int], None] | None = None,
+        settings: SamplerSettings | None = None,
+        progress: Progress | None = None,
     ) -> list[Crystal]:
-        """Draw one crystal per composition.
+        """See Generator.sample.
 
-        Args:
-            atomic_numbers: one list per crystal, 1 to 60 atoms; the crystal's sites come in its order.
-            rng: every draw; the same state gives the same crystals.
-            settings: n_steps network calls, published: 100; denoising.reverse ddim walks unet-ddpm without noise.
-            spacegroups: international numbers asked for, None where open.
-            energies_ev_per_atom: formation energies asked for, None where open.
-            progress: called with the number of finished steps.
-
-        Raises: ValueError: if a composition is empty, too large, or holds an unknown atomic number.
+        Raises: ValueError: if a request names no composition, or one of more than 60 atoms.
         """
-        refuse_cells(atomic_numbers, MAX_SITES)
-        if not atomic_numbers:
+        how = own_settings(UNetSampler, settings)
+        require_cells(requests, MAX_SITES)
+        if not requests:
             return []
+        cells = [request.atomic_numbers for request in requests]
         asked = CrystalBatch.pack(
-            [_unplaced([cell[i] for i in in_row_order(cell)]) for cell in atomic_numbers],
-            spacegroups,
-            energies_ev_per_atom,
+            [_unplaced([cell[i] for i in in_row_order(cell)]) for cell in cells],
+            [request.spacegroup for request in requests],
+            [request.formation_energy_ev_per_atom for request in requests],
         ).to(self.energy_mean.device)
         numbers, counted = number_rows(asked), self._counted(asked.n_atoms)
         condition = self._condition(asked, numbers, None)
         start = self._start(len(asked), rng).to(condition) * counted
 
+        told_steps = of_steps(progress, how.n_steps)
+
         def told(time: float, matrix: Tensor) -> Tensor:
             return self._told(matrix, condition.new_full((len(asked),), time), condition) * counted
 
         if self.way.process == "diffusion":
-            deterministic = self.way.deterministic or settings.denoising.reverse == "ddim"
+            deterministic = self.way.deterministic or how.deterministic
             sampler: gaussian_diffusion.Sampler = "deterministic" if deterministic else "ancestral"
 
             def noise(time: int, matrix: Tensor) -> Tensor:
                 return self._noise(told(time, matrix), matrix, time)
 
-            end = gaussian_diffusion.denoise(noise, start, self.alpha_bar, settings.n_steps, sampler, rng, progress)
+            end = gaussian_diffusion.denoise(noise, start, self.alpha_bar, how.n_steps, sampler, rng, told_steps)
         else:
 
             def velocity(time: float, matrix: Tensor) -> Tensor:
                 return self._velocity(told(time * self.config.time_scale, matrix), matrix, time)
 
-            end = straight_flow.integrate(velocity, start, settings.n_steps, progress)
+            end = straight_flow.integrate(velocity, start, how.n_steps, told_steps)
         drawn = from_matrix(end * self.units, numbers)
-        return [in_order(crystal, cell) for crystal, cell in zip(drawn, atomic_numbers, strict=True)]
+        return [in_order(crystal, cell) for crystal, cell in zip(drawn, cells, strict=True)]
 
 
 def _unplaced(numbers: Sequence[int]) -> Crystal:

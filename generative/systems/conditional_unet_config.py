@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from generative.config import RoomConfig
+from generative.config import RoomConfig, SamplerSettings
 from generative.networks.condition_encoders import EncoderSizes
 from generative.networks.unet import UNetConfig
 
@@ -71,6 +71,20 @@ class ConditionalUNetConfig(RoomConfig):
     )
     drop_energy: float = Field(
         0.2, ge=0, le=1, description="probability that training hides the formation energy; published: 0"
+    )
+
+
+class StepsSampler(SamplerSettings):
+    """How many steps are taken."""
+
+    n_steps: int = Field(50, ge=1, le=1000, description="network calls per crystal; published: 100")
+
+
+class UNetSampler(StepsSampler):
+    """How a generator walks from noise to a crystal."""
+
+    deterministic: bool = Field(
+        False, description="unet-ddpm: walk its diffusion without noise, as unet-ddim always does"
     )
 
 

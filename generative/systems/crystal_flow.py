@@ -12,8 +12,7 @@ Space group and energy are dropped at random in training, so that they may be le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,14 +20,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from generative.batch import CrystalBatch
-from generative.config import MAX_ATOMS, RoomConfig, SampleConfig
+from generative.config import MAX_ATOMS, RoomConfig, SamplerSettings
 from generative.crystals import Crystal
 from generative.lattice import LATTICE_DIM, fit_atomic_volumes, from_log_cholesky, to_log_cholesky
 from generative.networks.pair_transformer import PairTransformer
 from generative.processes.torus_flow import FlowPoint, draw_prior, integrate, interpolate
+from generative.requests import FORMATION_ENERGY, Request
 from generative.species import MAX_Z, species_descriptors
-from generative.systems.baselines import refuse_cells
-from generative.systems.trainable import Loss
+from generative.systems.interface import Generator, Progress, of_steps, own_settings, require_cells, unplaced
+from generative.systems.trainable import Loss, Trainable
 
 WRAPPED_VARIANCE = 1.0 / 12.0
 """Variance of a wrapped difference of two uniform coordinates: the unit of the coordinate loss."""
@@ -46,19 +46,36 @@ class CrystalFlowConfig(RoomConfig):
     lattice_weight: float = Field(0.5, gt=0, description="weight of the lattice velocity's loss beside coordinates")
 
 
-class CrystalFlow(nn.Module):
+class FlowSampler(SamplerSettings):
+    """How the velocity is followed from noise to a crystal."""
+
+    n_steps: int = Field(50, ge=1, le=1000, description="integration steps of the flow, network calls per crystal")
+    velocity_slope: float = Field(
+        5.0, ge=0, le=50, description="velocity of coordinates is scaled by 1 + slope * t (anti-annealing)"
+    )
+    churn: float = Field(
+        0.1, ge=0, le=1, description="noise on coordinates early in the path, fractional units; separates equal atoms"
+    )
+    guidance: float = Field(
+        1.0, ge=0, le=10, description="classifier-free guidance weight on space group and energy; 1 is plain"
+    )
+
+
+class CrystalFlow(Generator, Trainable):
     """The system: network, lattice statistics, loss and sampler."""
 
     atomic_volumes: Tensor
     lattice_mean: Tensor
     lattice_std: Tensor
 
-    name: ClassVar[str] = "crystal-flow"
-    needs_bonds: ClassVar[bool] = False
+    name = "crystal-flow"
+    config_type = CrystalFlowConfig
+    sampler_type = FlowSampler
+    heeds = frozenset({"composition", "spacegroup", FORMATION_ENERGY})
+    config: CrystalFlowConfig
 
     def __init__(self, config: CrystalFlowConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.network = PairTransformer(
             species_descriptors(),
             width=config.width,
@@ -138,35 +155,27 @@ class CrystalFlow(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        atomic_numbers: Sequence[Sequence[int]],
+        requests: Sequence[Request],
         rng: torch.Generator,
-        settings: SampleConfig,
-        spacegroups: Sequence[int | None] | None = None,
-        energies_ev_per_atom: Sequence[float | None] | None = None,
-        progress: Callable[[int], None] | None = None,
+        settings: SamplerSettings | None = None,
+        progress: Progress | None = None,
     ) -> list[Crystal]:
-        """Draw one crystal per composition.
+        """See Generator.sample; `rng` draws prior and churn.
 
-        Args:
-            atomic_numbers: one list per crystal, at most MAX_ATOMS each.
-            rng: draws prior and churn; the same state gives the same crystals.
-            settings: steps, velocity slope, churn and guidance weight.
-            spacegroups: international numbers asked for, None where open.
-            energies_ev_per_atom: formation energies asked for, None where open.
-            progress: called with the number of finished integration steps.
-        Raises: ValueError: if a composition is empty, too large, or holds an unknown atomic number.
+        Raises: ValueError: if a request names no composition, or one of more than MAX_ATOMS atoms.
         """
-        refuse_cells(atomic_numbers, MAX_ATOMS)
+        how = own_settings(FlowSampler, settings)
+        require_cells(requests, MAX_ATOMS)
         device = self.lattice_mean.device
         batch = CrystalBatch.pack(
-            [Crystal(np.eye(3), np.zeros((len(z), 3)), np.array(z, dtype=np.int16)) for z in atomic_numbers],
-            spacegroups,
-            energies_ev_per_atom,
+            [unplaced(request) for request in requests],
+            [request.spacegroup for request in requests],
+            [request.formation_energy_ev_per_atom for request in requests],
         ).to(device)
         _, numbers, mask = batch.dense()
         scale = self._cell_scale(numbers)
         asked = (batch.spacegroup > 0) | ~batch.energy_ev_per_atom.isnan()
-        guided = settings.guidance != 1.0 and bool(asked.any())
+        guided = how.guidance != 1.0 and bool(asked.any())
         nothing = (torch.zeros_like(batch.spacegroup), torch.full_like(batch.energy_ev_per_atom, torch.nan))
 
         def call(t: Tensor, point: FlowPoint, spacegroup: Tensor, energy: Tensor) -> FlowPoint:
@@ -178,16 +187,16 @@ class CrystalFlow(nn.Module):
             v = call(t, point, batch.spacegroup, batch.energy_ev_per_atom)
             if not guided:
                 return v
-            free, w = call(t, point, *nothing), settings.guidance
+            free, w = call(t, point, *nothing), how.guidance
             return FlowPoint(free.frac + w * (v.frac - free.frac), free.lattice + w * (v.lattice - free.lattice))
 
         end = integrate(
             velocity,
             draw_prior(mask, LATTICE_DIM, rng),
-            settings.n_steps,
+            how.n_steps,
             rng,
-            settings.velocity_slope,
-            settings.churn,
-            progress,
+            how.velocity_slope,
+            how.churn,
+            of_steps(progress, how.n_steps),
         )
         return batch.replace(frac=end.frac[mask], lattice_ang=self._rows(end.lattice, scale)).unpack()

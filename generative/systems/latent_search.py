@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from generative.config import DenoisingConfig
 from generative.processes.type_noise import N_TYPES
+from generative.requests import Request
+from generative.systems.cdvae_config import CDVAESampler
 
 if TYPE_CHECKING:
     from generative.systems.cdvae import CDVAE
@@ -34,20 +35,19 @@ class Wanted(NamedTuple):
     energy_ev_per_atom: Tensor
 
     @classmethod
-    def of(
-        cls, atomic_numbers: Sequence[Sequence[int]], energies: Sequence[float | None], device: torch.device
-    ) -> Wanted:
-        """From lists of atomic numbers, empty where open, and energies, None where open."""
-        n_atoms = torch.tensor([len(cell) for cell in atomic_numbers])
-        fractions = torch.zeros(len(atomic_numbers), N_TYPES)
-        for i, cell in enumerate(atomic_numbers):
-            for z in cell:
-                fractions[i, z - 1] += 1 / len(cell)
-        energy = torch.tensor([float("nan") if e is None else e for e in energies])
+    def of(cls, requests: Sequence[Request], device: torch.device) -> Wanted:
+        """From requests."""
+        n_atoms = torch.tensor([request.n_atoms for request in requests])
+        fractions = torch.zeros(len(requests), N_TYPES)
+        for i, request in enumerate(requests):
+            for z, n in request.content:
+                fractions[i, z - 1] = n / request.n_atoms
+        asked = [request.formation_energy_ev_per_atom for request in requests]
+        energy = torch.tensor([float("nan") if e is None else e for e in asked])
         return cls(n_atoms.to(device), fractions.to(device), energy.to(device))
 
 
-def search_latent(system: CDVAE, start: Tensor, wanted: Wanted, how: DenoisingConfig) -> Tensor:
+def search_latent(system: CDVAE, start: Tensor, wanted: Wanted, how: CDVAESampler) -> Tensor:
     """Latent vectors near `start` whose heads read what is wanted, (B, L); start itself where all is open.
 
     Minimises the cross-entropy of number and composition and the squared error of the energy in standard deviations,
@@ -70,21 +70,6 @@ def search_latent(system: CDVAE, start: Tensor, wanted: Wanted, how: DenoisingCo
 
     *_, moved = _adam(start, cost, how.latent_steps, how.latent_rate)
     return torch.where(open_in_all.unsqueeze(-1), start, moved)
-
-
-def lower_energy(system: CDVAE, start: Tensor, n_steps: int = 5000, rate: float = 1e-3, n_kept: int = 10) -> Tensor:
-    """CDVAE's own search: vectors on the way to a lower predicted energy, (n_kept, B, L), the lowest at the end.
-
-    Raises: ValueError: if the system has no head for the energy.
-    """
-    if system.to_energy is None:
-        raise ValueError(
-            f"{system.name} was trained without predict_energy: nothing tells the energy of a latent vector; train "
-            "with system: {predict_energy: true}"
-        )
-    path = _adam(start, lambda z: system.energy(z).sum(), n_steps, rate)
-    marks = {round(n_steps * (k + 1) / n_kept) for k in range(n_kept)}
-    return torch.stack([z for step, z in enumerate(path, 1) if step in marks])
 
 
 def _adam(start: Tensor, cost: Callable[[Tensor], Tensor], n_steps: int, rate: float) -> Iterator[Tensor]:

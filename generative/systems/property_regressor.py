@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from generative.batch import CrystalBatch
@@ -24,7 +23,8 @@ from generative.crystals import Crystal
 from generative.networks.dimenet import Z_MAX, DimeNetConfig, DimeNetPlusPlus
 from generative.networks.periodic_graph import measured
 from generative.systems.cdvae_config import SIZES, SizeName
-from generative.systems.trainable import Loss
+from generative.systems.interface import Regressor
+from generative.systems.trainable import Loss, Trainable
 
 
 class PropertyRegressorConfig(RoomConfig):
@@ -33,19 +33,19 @@ class PropertyRegressorConfig(RoomConfig):
     size: SizeName = Field("cpu", description="width of DimeNet++: paper (published), cpu, or tiny (for tests)")
 
 
-class PropertyRegressor(nn.Module):
+class PropertyRegressor(Regressor, Trainable):
     """A crystal with its bonds to one number."""
 
-    name: ClassVar[str] = "dimenet-regressor"
-    config_type: ClassVar[type[RoomConfig]] = PropertyRegressorConfig
-    needs_bonds: ClassVar[bool] = True
+    name = "dimenet-regressor"
+    config_type = PropertyRegressorConfig
+    needs_bonds = True
+    config: PropertyRegressorConfig
 
     target_mean: Tensor
     target_scale: Tensor
 
     def __init__(self, config: PropertyRegressorConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.dimenet = DimeNetPlusPlus(DimeNetConfig(**SIZES[config.size].dimenet), 1)
         self.register_buffer("target_mean", torch.zeros(()))
         self.register_buffer("target_scale", torch.ones(()))
@@ -71,10 +71,6 @@ class PropertyRegressor(nn.Module):
         self.target_mean.copy_(values.mean())
         self.target_scale.copy_(values.std(correction=0).clamp_min(1e-5))
 
-    def muon_parameters(self) -> list[nn.Parameter]:
-        """None: the published recipe is Adam for all."""
-        return []
-
     def forward(self, batch: CrystalBatch) -> Tensor:
         """The property in standard deviations of the training set, (B,). The batch needs its bonds."""
         bonds = batch.bonds
@@ -96,13 +92,7 @@ class PropertyRegressor(nn.Module):
     def predict(
         self, crystals: Sequence[Crystal], bonds: Sequence[Bonds | None], batch_crystals: int = 256
     ) -> np.ndarray:
-        """The property of each crystal in its own unit, (n,); NaN where it has no bonds or cannot be read.
-
-        Args:
-            crystals: any.
-            bonds: CrystalNN's, of these cells.
-            batch_crystals: how many at a time.
-        """
+        """See Regressor.predict: NaN where a crystal has no bonds or cannot be read."""
         values = np.full(len(crystals), math.nan)
         usable = [i for i, bond in enumerate(bonds) if bond is not None and not self.refused(crystals[i])]
         device = self.target_mean.device
@@ -112,7 +102,3 @@ class PropertyRegressor(nn.Module):
             batch = CrystalBatch.pack([crystals[i] for i in rows]).replace(bonds=packed).to(device)
             values[rows] = (self(batch) * self.target_scale + self.target_mean).double().cpu().numpy()
         return values
-
-    def sample(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises: ValueError: always; checkpoints of every kind are named alike, and this one makes no crystals."""
-        raise ValueError(f"{self.name} predicts a property and draws no crystals: name the checkpoint of a generator")

@@ -20,8 +20,9 @@ from pydantic import Field
 
 from generative.config import ELEMENTS, RoomConfig
 from generative.crystals import Crystal, wrap_unit
+from generative.requests import Request
 from generative.screening.validity import reduce_lattice
-from generative.systems.baselines import Asked, Baseline, Drawn, content_of, in_order
+from generative.systems.baselines import Baseline, Drawn, content_of, in_order
 
 SYMPREC_ANG = 0.01
 """Distance tolerance at which spglib must find the asked group again."""
@@ -54,27 +55,27 @@ class RandomSymmetric(Baseline):
     """
 
     name = "random-symmetric"
+    config_type = RandomSymmetricConfig
     open_composition = False
     config: RandomSymmetricConfig
 
     def __init__(self, config: RandomSymmetricConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
 
     def draw(
-        self, asked: Sequence[Asked], rng: torch.Generator, done: Callable[[int], None] | None = None
+        self, requests: Sequence[Request], rng: torch.Generator, done: Callable[[int], None] | None = None
     ) -> list[Drawn]:
         """See Baseline.draw."""
         # Drawn at once: how often one sample had to be tried must not change the next.
-        seeds = torch.randint(2**62, (len(asked),), generator=rng)
+        seeds = torch.randint(2**62, (len(requests),), generator=rng)
         drawn = []
-        for n_done, (wish, seed) in enumerate(zip(asked, seeds, strict=True), start=1):
+        for n_done, (wish, seed) in enumerate(zip(requests, seeds, strict=True), start=1):
             drawn.append(self._one(wish, np.random.default_rng(int(seed))))
             if done is not None:
                 done(n_done)
         return drawn
 
-    def _one(self, asked: Asked, rng: np.random.Generator) -> Drawn:
+    def _one(self, asked: Request, rng: np.random.Generator) -> Drawn:
         n_tried = 0
         for number in self._groups(asked, rng):
             n_tried += 1
@@ -85,7 +86,7 @@ class RandomSymmetric(Baseline):
             return Drawn(None, f"the orbits of the group cannot hold {asked}: ask for another group or cell")
         return Drawn(None, f"{n_tried} attempts gave no crystal of {asked}: raise n_attempts or volume_factor")
 
-    def _groups(self, asked: Asked, rng: np.random.Generator) -> Iterator[int]:
+    def _groups(self, asked: Request, rng: np.random.Generator) -> Iterator[int]:
         """The groups to try in turn, at most `n_attempts`: the asked one again and again, or compatible ones."""
         if asked.spacegroup is not None:
             if fits(asked, asked.spacegroup):
@@ -99,14 +100,14 @@ class RandomSymmetric(Baseline):
                     yield int(number)
 
 
-def fits(asked: Asked, number: int) -> bool:
+def fits(asked: Request, number: int) -> bool:
     """Whether orbits of the group make up the asked atoms in its primitive cell."""
     group = _group(number)
     compatible, _ = group.check_compatible(np.array([n for _, n in asked.content]) * group.cellsize())
     return bool(compatible)
 
 
-def random_crystal(asked: Asked, number: int, volume_factor: float, rng: np.random.Generator) -> Crystal | None:
+def random_crystal(asked: Request, number: int, volume_factor: float, rng: np.random.Generator) -> Crystal | None:
     """One attempt at a crystal in the primitive cell, sites in the asked order.
 
     None if PyXtal finds no place for every atom, if the cell found is smaller than asked (a translation by chance), or

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from generative.species import MAX_Z, element_properties
 from generative.standard_setting import in_standard_setting, in_standard_settings
 from generative.structure_matrix import FIRST_LATTICE_ROW, MAX_SITES, N_ROWS, too_large
 from generative.systems.conditional_unet_config import SIZES, ConditionalUNetConfig
-from generative.systems.trainable import Loss
+from generative.systems.trainable import Loss, Trainable
 from generative.training_data import TrainingSet
 
 N_TIMES = 1000
@@ -66,20 +65,17 @@ class Conditions(nn.Module):
         return vector
 
 
-class StructureMatrixSystem(nn.Module):
+class StructureMatrixSystem(Trainable):
     """A UNet over structure matrices with its conditions; subclasses say what it learns and how crystals come of it."""
 
-    name: ClassVar[str]
-    needs_bonds: ClassVar[bool] = False
-
+    config: ConditionalUNetConfig
     energy_mean: Tensor
     energy_scale: Tensor
     units: Tensor
 
     def __init__(self, config: ConditionalUNetConfig, n_further: int = 0) -> None:
         """Args: config; n_further: width of what the subclass adds to the conditions."""
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         sizes = SIZES[config.size]
         self.conditions = Conditions(config, sizes.encoders, sizes.network.embedding, n_further)
         self.network = UNet1d(sizes.network)
@@ -116,10 +112,6 @@ class StructureMatrixSystem(nn.Module):
         if len(known) and not self.config.raw_energy:
             self.energy_mean.copy_(known.mean())
             self.energy_scale.copy_(known.std(correction=0).clamp_min(1e-5))
-
-    def muon_parameters(self) -> list[nn.Parameter]:
-        """None: most weights are convolutions, and the published recipe is Adam."""
-        return []
 
     def _noise(self, told: Tensor, here: Tensor, time: int) -> Tensor:
         """The noise in x_t that the network's answer says."""

@@ -28,11 +28,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from generative.batch import CrystalBatch
-from generative.config import SampleConfig
+from generative.config import SamplerSettings
 from generative.crystals import Crystal
 from generative.datasets.polymorphs import PairRule, PairSet
 from generative.networks.condition_encoders import StructureEncoder
 from generative.processes import gaussian_diffusion, straight_flow
+from generative.requests import FORMATION_ENERGY, Request
 from generative.structure_matrix import (
     FIRST_LATTICE_ROW,
     MAX_SITES,
@@ -42,16 +43,15 @@ from generative.structure_matrix import (
     to_matrix,
 )
 from generative.systems.baselines import (
-    Asked,
     StoredCrystals,
     content_of,
     failed_sample,
     formula_unit,
     in_order,
-    refuse_cells,
     repeated,
 )
-from generative.systems.conditional_unet_config import SIZES, ConditionalUNetConfig
+from generative.systems.conditional_unet_config import SIZES, ConditionalUNetConfig, StepsSampler
+from generative.systems.interface import Change, Generator, Modifier, Progress, of_steps, own_settings, require_cells
 from generative.systems.structure_matrix_system import N_TIMES, StructureMatrixSystem
 from generative.systems.substitution import PrototypeSubstitution, SubstitutionConfig
 from generative.systems.trainable import Loss
@@ -109,10 +109,12 @@ class _Walk(NamedTuple):
     progress: Callable[[int], None] | None
 
 
-class StructureModifier(StructureMatrixSystem, ABC):
+class StructureModifier(StructureMatrixSystem, Modifier, Generator, ABC):
     """What the three modifiers have in common: pairs, conditions, errors, and the way from crystals to crystals."""
 
-    config_type: ClassVar[type[ModifierConfig]] = ModifierConfig
+    config_type = ModifierConfig
+    sampler_type = StepsSampler
+    heeds = frozenset({"composition", "spacegroup", FORMATION_ENERGY})
     source_is_condition: ClassVar[bool] = False
     config: ModifierConfig
 
@@ -168,25 +170,17 @@ class StructureModifier(StructureMatrixSystem, ABC):
     def modify(
         self,
         crystals: Sequence[Crystal],
+        changes: Sequence[Change],
         rng: torch.Generator,
-        settings: SampleConfig,
-        spacegroups: Sequence[int | None] | None = None,
-        energy_changes_ev_per_atom: Sequence[float | None] | None = None,
-        progress: Callable[[int], None] | None = None,
+        settings: SamplerSettings | None = None,
+        progress: Progress | None = None,
     ) -> list[Crystal]:
-        """One polymorph of each crystal.
+        """One polymorph of each crystal; see Modifier.modify.
 
-        Args:
-            crystals: what to start from; brought into the setting of the training crystals first, which may make the
-                cell smaller.
-            rng: every draw; regression and flow draw none.
-            settings: n_steps network calls; regression makes one.
-            spacegroups: international numbers asked for, None where open.
-            energy_changes_ev_per_atom: target less source, None where open; below 0 for a more stable polymorph.
-            progress: called with the number of finished steps.
-
-        Returns: crystals, in order; a failed_sample where one cannot become a matrix.
+        Crystals are brought into the setting of the training crystals first, which may make the cell smaller.
+        Regression and flow draw nothing; regression makes one network call, whatever the settings say.
         """
+        how = own_settings(StepsSampler, settings)
         results = [failed_sample(crystal.atomic_numbers.tolist()) for crystal in crystals]
         usable = [
             i
@@ -195,54 +189,46 @@ class StructureModifier(StructureMatrixSystem, ABC):
         ]
         if not usable:
             return results
-        groups, changes = spacegroups or [None] * len(crystals), energy_changes_ev_per_atom or [None] * len(crystals)
         batch = sorted_sites(
             CrystalBatch.pack(
-                [self.turned(crystals[i]) for i in usable], [groups[i] for i in usable], [changes[i] for i in usable]
+                [self.turned(crystals[i]) for i in usable],
+                [changes[i].spacegroup for i in usable],
+                [changes[i].energy_ev_per_atom for i in usable],
             ).to(self.units.device)
         )
         numbers, source = number_rows(batch), to_matrix(batch) / self.units
         counted = self._counted(batch.n_atoms)
         condition = self._asked(numbers, batch.spacegroup, batch.energy_ev_per_atom, source)
-        end = self._modified(source, condition, counted, rng, _Walk(settings.n_steps, progress))
+        end = self._modified(source, condition, counted, rng, _Walk(how.n_steps, of_steps(progress, how.n_steps)))
         for i, crystal in zip(usable, from_matrix(end * self.units, numbers), strict=True):
             results[i] = crystal
         return results
 
     def sample(
         self,
-        atomic_numbers: Sequence[Sequence[int]],
+        requests: Sequence[Request],
         rng: torch.Generator,
-        settings: SampleConfig,
-        spacegroups: Sequence[int | None] | None = None,
-        energies_ev_per_atom: Sequence[float | None] | None = None,
-        progress: Callable[[int], None] | None = None,
+        settings: SamplerSettings | None = None,
+        progress: Progress | None = None,
     ) -> list[Crystal]:
-        """One crystal per composition: a kept crystal of it, or one substituted, modified.
+        """A kept crystal of each request's composition, or one substituted, modified; see Generator.sample.
 
-        Args:
-            atomic_numbers: one list per crystal, 1 to 60 atoms; the crystal's sites come in its order.
-            rng: every draw.
-            settings: as of `modify`.
-            spacegroups: international numbers asked for, None where open.
-            energies_ev_per_atom: formation energies asked for, None where open; heeded where the crystal to start from
-                has a known one.
-            progress: called with the number of finished steps.
+        A formation energy is heeded where the crystal to start from has a known one.
 
-        Returns: crystals; a failed_sample where no kept crystal is a template.
-
-        Raises: ValueError: if a composition is empty, too large, or holds an unknown number; or nothing was kept.
+        Raises: ValueError: if a request names no composition, or one of more than 60 atoms; or nothing was kept.
         """
-        refuse_cells(atomic_numbers, MAX_SITES)
+        require_cells(requests, MAX_SITES)
         if self.known is None:
             raise ValueError(f"this {self.name} keeps no crystals to start from: train it, or call modify with yours")
-        sources, energies = self.known.draw(atomic_numbers, rng)
-        asked = energies_ev_per_atom or [None] * len(sources)
-        changes = [None if e is None or s is None else e - s for e, s in zip(asked, energies, strict=True)]
-        drawn = self.modify(sources, rng, settings, spacegroups, changes, progress)
+        sources, energies = self.known.draw(requests, rng)
+        changes = []
+        for request, start in zip(requests, energies, strict=True):
+            asked = request.formation_energy_ev_per_atom
+            changes.append(Change(request.spacegroup, None if asked is None or start is None else asked - start))
+        drawn = self.modify(sources, changes, rng, settings, progress)
         return [
-            in_order(repeated(crystal, len(cell) // len(crystal.atomic_numbers)), cell)
-            for crystal, cell in zip(drawn, atomic_numbers, strict=True)
+            in_order(repeated(crystal, request.n_atoms // len(crystal.atomic_numbers)), request.atomic_numbers)
+            for crystal, request in zip(drawn, requests, strict=True)
         ]
 
     @abstractmethod
@@ -271,13 +257,11 @@ class _Known(nn.Module):
         )
         return known
 
-    def draw(
-        self, atomic_numbers: Sequence[Sequence[int]], rng: torch.Generator
-    ) -> tuple[list[Crystal], list[float | None]]:
+    def draw(self, requests: Sequence[Request], rng: torch.Generator) -> tuple[list[Crystal], list[float | None]]:
         """A crystal per composition, with its energy where it is one of its own elements'."""
         sources: list[Crystal] = []
         energies: list[float | None] = []
-        asked = [Asked(tuple(numbers)) for numbers in atomic_numbers]
+        asked = [Request(request.formula_counts) for request in requests]
         for wish, drawn in zip(asked, self.crystals.draw(asked, rng), strict=True):
             sources.append(failed_sample(wish.atomic_numbers) if drawn.crystal is None else drawn.crystal)
             energy = math.inf

@@ -29,15 +29,14 @@ from torch import Tensor
 
 from generative.crystals import Crystal
 from generative.lattice import fit_atomic_volumes
+from generative.requests import Content, Request
 from generative.species import MAX_Z
 from generative.systems.baselines import (
-    Asked,
-    Baseline,
-    Content,
     Deck,
     Drawn,
     StoredConfig,
     StoredCrystals,
+    StoringBaseline,
     formula_unit,
     in_order,
     repeated,
@@ -101,7 +100,7 @@ def pattern_of(content: Content) -> tuple[int, ...]:
     return tuple(sorted(n for _, n in formula_unit(content)[0]))
 
 
-class PrototypeSubstitution(Baseline):
+class PrototypeSubstitution(StoringBaseline):
     """Substituted templates, drawn without replacement within one call.
 
     A cell holds exactly the asked atoms. Templates with as many formula units are taken; only where there is none,
@@ -111,12 +110,12 @@ class PrototypeSubstitution(Baseline):
     """
 
     name = "prototype-substitution"
+    config_type = SubstitutionConfig
     atomic_volumes: Tensor
     config: SubstitutionConfig
 
     def __init__(self, config: SubstitutionConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.stored = StoredCrystals(config)
         self.register_buffer("atomic_volumes", torch.full((MAX_Z + 1,), 15.0, dtype=torch.float64))
 
@@ -158,7 +157,7 @@ class PrototypeSubstitution(Baseline):
             rows[pattern_of(content)].append(row)
         return dict(rows)
 
-    def templates(self, asked: Asked) -> list[Template]:
+    def templates(self, asked: Request) -> list[Template]:
         """Every template of what is asked, closest on the chemical scale first; equal ones as stored."""
         rows = self._rows.get(pattern_of(asked.content), [])
         if asked.spacegroup is not None:
@@ -201,17 +200,17 @@ class PrototypeSubstitution(Baseline):
         return in_order(repeated(crystal, template.n_cells), atomic_numbers)
 
     def draw(
-        self, asked: Sequence[Asked], rng: torch.Generator, done: Callable[[int], None] | None = None
+        self, requests: Sequence[Request], rng: torch.Generator, done: Callable[[int], None] | None = None
     ) -> list[Drawn]:
         """See Baseline.draw."""
         turns: dict[tuple[Content, int | None], Iterator[Template]] = {}
         anything: Deck | None = None
         drawn = []
-        for n_done, wish in enumerate(asked, start=1):
+        for n_done, wish in enumerate(requests, start=1):
             if not wish.atomic_numbers:
                 anything = anything or Deck(range(len(self.stored)), rng)
                 numbers = self.stored.crystal(anything.deal()).atomic_numbers
-                wish = Asked(tuple(sorted(int(z) for z in numbers)), wish.spacegroup)
+                wish = Request.for_atoms(numbers, wish.spacegroup)
             key = wish.content, wish.spacegroup
             if key not in turns:
                 turns[key] = itertools.cycle(self._order(self.templates(wish), rng))

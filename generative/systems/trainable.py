@@ -1,16 +1,22 @@
-"""What a system must offer to be trained by `hullward train` (generative/training.py)."""
+"""What a system offers to be trained by `hullward train` (generative/training.py), and what it gets for nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import ClassVar, NamedTuple, Protocol, Self
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from generative.batch import CrystalBatch
-from generative.config import RoomConfig
 from generative.crystals import Crystal
+from generative.systems.interface import System
+
+if TYPE_CHECKING:
+    from generative.training_data import TrainingSet
 
 
 class Loss(NamedTuple):
@@ -27,46 +33,79 @@ class Loss(NamedTuple):
     parts: dict[str, Tensor]
 
 
-class Trainable(Protocol):
-    """A generator with something to learn; in fact a torch.nn.Module, of which the members used are listed here too.
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """A loss and the weights that follow it.
 
-    One that learns from several crystals at once, or in a setting of its own, has a method `arranged` too: TrainingSet,
-    folder to keep results in, processes -> TrainingSet, whose batches are in the form that its loss reads, such as
-    pairs of polymorphs (generative/datasets/polymorphs.py).
+    Attributes:
+        loss: of (the system or its averaged copy, batch, generator of all noise, epoch).
+        parameters: that are changed; all others keep still while it has its turn.
+        name: before the names of its parts in the curves; empty where there is but one objective.
+        every: it has its turn in one of so many steps, the last of them: a generator that follows five steps of its
+            critic has 5.
+        optimisers: its own; None makes those that the settings name. Their rates are peaks, scheduled like the others.
     """
 
-    name: ClassVar[str]
-    needs_bonds: ClassVar[bool]
-    """Whether loss() reads `batch.bonds`; crystals without a CrystalNN graph are then left out of the training."""
-    training: bool
+    loss: Callable[[Any, CrystalBatch, torch.Generator, int], Loss]
+    parameters: Sequence[nn.Parameter]
+    name: str = ""
+    every: int = 1
+    optimisers: tuple[torch.optim.Optimizer, ...] | None = None
 
-    @property
-    def config(self) -> RoomConfig:
-        """Settings it was built with."""
 
-    def fit_statistics(self, crystals: Sequence[Crystal], energies_ev_per_atom: Sequence[float | None]) -> None:
-        """Set its buffers (means, spreads ...) from the training crystals, once, before the first step."""
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """A part of a training: objectives that take turns on each batch, in order. Rates warm up and decay in each phase.
 
-    def refused(self, crystal: Crystal) -> str:
-        """Why it cannot be trained on this crystal, in one sentence; empty where it can."""
+    Attributes:
+        objectives: what is followed; weights of no objective are frozen.
+        share: of the training's steps, relative to the other phases'.
+        name: in logs.
+    """
 
+    objectives: tuple[Objective, ...]
+    share: float = 1.0
+    name: str = ""
+
+
+class Trainable(System, ABC):
+    """A system with something to learn: by default one loss, followed by all its weights from first to last step.
+
+    Attributes:
+        needs_bonds: whether a loss reads `batch.bonds`; crystals without a CrystalNN graph are then left out of the
+            training.
+    """
+
+    needs_bonds: ClassVar[bool] = False
+
+    @abstractmethod
     def loss(self, batch: CrystalBatch, rng: torch.Generator, epoch: int) -> Loss:
         """Loss of a batch, all noise drawn from `rng`.
 
         `self.training` tells a training step from a validation; `epoch` counts from 0 the passes over the training set.
         """
 
+    def phases(self) -> tuple[Phase, ...]:
+        """What is trained, in turn."""
+        return (Phase((Objective(type(self).loss, list(self.parameters())),)),)
+
+    def fit_statistics(self, crystals: Sequence[Crystal], energies_ev_per_atom: Sequence[float | None]) -> None:
+        """Set its buffers (means, spreads ...) from the training crystals, once, before the first step."""
+
+    def refused(self, crystal: Crystal) -> str:
+        """Why it cannot be trained on this crystal, in one sentence; empty where it can."""
+        return ""
+
+    def arranged(self, data: TrainingSet, cache: Path | None = None, workers: int = 1) -> TrainingSet:
+        """The training crystals with batches in the form that its loss reads, such as pairs of polymorphs.
+
+        Args:
+            data: crystals in Niggli cells.
+            cache: folder for what is computed once per crystal.
+            workers: processes.
+        """
+        return data
+
     def muon_parameters(self) -> list[nn.Parameter]:
-        """Matrices for Muon under optimiser 'muon-adamw'; may be empty: AdamW then takes all."""
-
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """Of torch.nn.Module."""
-
-    def train(self, mode: bool = True) -> Self:
-        """Of torch.nn.Module."""
-
-    def eval(self) -> Self:
-        """Of torch.nn.Module."""
-
-    def cpu(self) -> Self:
-        """Of torch.nn.Module."""
+        """Matrices for Muon under optimiser 'muon-adamw'; where there are none, AdamW takes all."""
+        return []

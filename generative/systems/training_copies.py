@@ -14,21 +14,20 @@ from typing import Any, Self
 import torch
 
 from generative.crystals import Crystal
+from generative.requests import Content, Request
 from generative.systems.baselines import (
-    Asked,
-    Baseline,
-    Content,
     Deck,
     Drawn,
     StoredConfig,
     StoredCrystals,
+    StoringBaseline,
     content_of,
     formula_unit,
     repeated,
 )
 
 
-class TrainingCopies(Baseline):
+class TrainingCopies(StoringBaseline):
     """Copies of stored crystals, drawn without replacement within one call.
 
     Of the stored crystals those are drawn from that come closest to what is asked, by the first rule that finds any:
@@ -40,10 +39,10 @@ class TrainingCopies(Baseline):
     """
 
     name = "training-copies"
+    config_type = StoredConfig
 
     def __init__(self, config: StoredConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.stored = StoredCrystals(config)
 
     @classmethod
@@ -76,7 +75,7 @@ class TrainingCopies(Baseline):
     def _groups(self) -> list[int]:
         return self.stored.groups()
 
-    def _pool(self, asked: Asked) -> tuple[Content, Sequence[int]]:
+    def _pool(self, asked: Request) -> tuple[Content, Sequence[int]]:
         """The rows to draw from, and the cell content they are drawn for: empty where it is none in particular."""
         content, pool = asked.content, self._rows_by_content.get(asked.content)
         if not pool and content:
@@ -85,7 +84,7 @@ class TrainingCopies(Baseline):
             content, pool = (), list(range(len(self.stored)))
         return content, [row for row in pool if self._groups[row] == asked.spacegroup] or pool
 
-    def _copy(self, row: int, asked: Asked) -> Crystal:
+    def _copy(self, row: int, asked: Request) -> Crystal:
         """The crystal, in a supercell if whole cells of it add up to the asked atoms."""
         crystal = self.stored.crystal(row)
         if not asked.atomic_numbers:
@@ -97,12 +96,12 @@ class TrainingCopies(Baseline):
         return repeated(crystal, n_cells) if unit == wanted and n_cells > 1 and rest == 0 else crystal
 
     def draw(
-        self, asked: Sequence[Asked], rng: torch.Generator, done: Callable[[int], None] | None = None
+        self, requests: Sequence[Request], rng: torch.Generator, done: Callable[[int], None] | None = None
     ) -> list[Drawn]:
         """Copies; never fails. See Baseline.draw."""
         decks: dict[tuple[Content, int | None], Deck] = {}
         drawn = []
-        for n_done, wish in enumerate(asked, start=1):
+        for n_done, wish in enumerate(requests, start=1):
             content, pool = self._pool(wish)
             key = content, wish.spacegroup
             if key not in decks:

@@ -12,7 +12,7 @@ import torch
 
 from configs.evaluation import parse_benchmark
 from generative import checkpoints
-from generative.conditions import Condition
+from generative.requests import Request
 from generative.crystals import Crystal, crystals_of
 from generative.systems.cdvae import CDVAE
 from generative.systems.cdvae_family import FAMILY, DPCDVAENa
@@ -46,7 +46,7 @@ def test_discover_and_the_benchmark_draw_from_every_member(kind: Any, campaign: 
     drawn = draw_chunk(config, 0, 4)
     for row, crystal in zip(drawn.to_pylist(), crystals_of(drawn), strict=True):
         assert crystal is not None
-        assert sorted(crystal.atomic_numbers) == sorted(Condition.from_json(row["condition"]).atomic_numbers)
+        assert sorted(crystal.atomic_numbers) == sorted(Request.from_json(row["condition"]).atomic_numbers)
     benchmark = parse_benchmark(
         {
             "reference": str(campaign.folder / "known"),

@@ -23,7 +23,7 @@ from pymatgen.io.vasp.inputs import Incar, Poscar
 from dft.config import StoreConfig
 from dft.stores import open_job_store
 from generative.checkpoints import load
-from generative.conditions import Condition
+from generative.requests import Request
 from generative.crystals import crystals_of
 from generative.datasets.manifest import fingerprint_of
 from generative.sampling import sample_chunk
@@ -122,7 +122,7 @@ def test_an_id_follows_from_checkpoint_condition_settings_seed_and_place(finishe
     rows = rows_of(finished)
     for row in rows:
         asked = json.loads(row["condition"])
-        condition = Condition.of(dict(asked["formula_counts"]), asked["spacegroup"])
+        condition = Request.of(dict(asked["formula_counts"]), asked["spacegroup"])
         word = json.dumps([checkpoint, condition.digest, sampler, finished.config.seed, row["index"]], sort_keys=True)
         assert row["id"] == hashlib.sha256(word.encode()).hexdigest()[:16]
         assert Composition(dict(asked["formula_counts"])).reduced_formula == Composition(row["formula"]).reduced_formula
@@ -133,7 +133,7 @@ def test_a_candidate_can_be_drawn_again_from_what_its_row_says(finished: Any, ca
     size = finished.config.sample.chunk_size
     table = pq.read_table(finished.folder / "sample" / "00001.parquet")
     asked = [json.loads(text) for text in table.column("condition").to_pylist()]
-    conditions = [Condition.of(dict(one["formula_counts"])) for one in asked]
+    conditions = [Request.of(dict(one["formula_counts"])) for one in asked]
     drawn = sample_chunk(load(str(campaign.checkpoint)), conditions, finished.config.sample, finished.config.seed, 1)
     for stored, again in zip(crystals_of(table), drawn, strict=True):
         assert stored is not None

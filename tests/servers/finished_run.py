@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from generative.conditions import Condition
+from generative.requests import Request
 from generative.crystals import Crystal, wrap_unit
 from tasks.candidates import CANDIDATES, Stage, table_of
 from tasks.files import sha256_of, write_table
@@ -30,7 +30,7 @@ def candidate_rows(n: int) -> list[dict[str, Any]]:
             "id": f"{index:016x}",
             "index": index,
             "formula": record.structure.composition.reduced_formula,
-            "condition": Condition.of(
+            "condition": Request.of(
                 record.structure.composition.get_el_amt_dict(), record.spacegroup if index % 2 else None
             ).to_json(),
             "n_atoms": len(generated.frac),

@@ -19,8 +19,9 @@ import pyarrow as pa
 
 from configs.reproduction import DatasetEntry, ReproductionConfig
 from configs.schema import DiscoverConfig
-from generative.config import SampleConfig
 from generative.crystals import Crystal, crystals_of, structure_columns
+from generative.settings_errors import validated
+from generative.systems.cdvae_config import CDVAESampler
 from tasks.files import FileRef, key_of, keyed, write_text
 from tasks.reproductions.dp_cdvae.training import checkpoint_of, digest_of_file
 from tasks.reproductions.results import NotReadyError, Place, locked
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from generative.bonds import Bonds
+    from generative.systems.cdvae import CDVAE
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how many of how many are."""
@@ -135,12 +137,10 @@ def bonds_of(config: ReproductionConfig, entry: DatasetEntry, crystals: Sequence
     return crystal_nn_bonds(crystals, workers=config.workers, cache=config.folder / entry.name / "bonds")
 
 
-def decoder(config: ReproductionConfig, reverse: str) -> SampleConfig:
+def decoder(config: ReproductionConfig, reverse: str) -> CDVAESampler:
     """The settings of decoding, with the reverse step named; one without a choice keeps them."""
-    how = config.sample.denoising
-    if reverse != "langevin":
-        how = how.model_copy(update={"reverse": reverse})
-    return config.sample.model_copy(update={"denoising": how})
+    named = {} if reverse == "langevin" else {"reverse": reverse}
+    return validated(CDVAESampler, {**config.sample.sampler, **named}, "the CDVAE family", "sample.sampler")
 
 
 def decoding_inputs(config: ReproductionConfig, entry: DatasetEntry, system: str, reverse: str) -> dict[str, Any]:
@@ -148,11 +148,10 @@ def decoding_inputs(config: ReproductionConfig, entry: DatasetEntry, system: str
 
     Raises: NotReadyError: if the system is not trained.
     """
-    settings = decoder(config, reverse)
     return {
         "checkpoint": checkpoint_of(config, entry.name, system)[1],
-        "denoising": settings.denoising.model_dump(mode="json"),
-        "chunk_size": settings.chunk_size,
+        "sampler": decoder(config, reverse).model_dump(mode="json"),
+        "chunk_size": config.sample.chunk_size,
         "seed": config.seed,
     }
 
@@ -168,9 +167,8 @@ def reconstructed(config: ReproductionConfig, place: Place, progress: Progress) 
     settings = decoder(config, place.reverse)
     inputs = decoding_inputs(config, entry, place.system, place.reverse)
 
-    def decode(system: Any, rows: slice, rng: torch.Generator) -> list[Crystal]:
-        drawn: list[Crystal] = system.reconstruct(truths.crystals[rows], rng, settings, bonds[rows])
-        return drawn
+    def decode(system: CDVAE, rows: slice, rng: torch.Generator) -> list[Crystal]:
+        return system.reconstruct(truths.crystals[rows], rng, settings, bonds[rows], config.sample.chunk_size)
 
     digests = [crystal.digest for crystal in truths.crystals]
     return _in_chunks(config, place, reconstructed, truths.ids, digests, inputs, decode, progress)
@@ -186,9 +184,8 @@ def generated(config: ReproductionConfig, place: Place, progress: Progress) -> D
     inputs = decoding_inputs(config, entry, place.system, place.reverse)
     ids = tuple(str(number) for number in range(entry.n_generate))
 
-    def decode(system: Any, rows: slice, rng: torch.Generator) -> list[Crystal]:
-        drawn: list[Crystal] = system.generate(len(ids[rows]), rng, settings)
-        return drawn
+    def decode(system: CDVAE, rows: slice, rng: torch.Generator) -> list[Crystal]:
+        return system.generate(len(ids[rows]), rng, settings, config.sample.chunk_size)
 
     return _in_chunks(config, place, generated, ids, list(ids), inputs, decode, progress)
 
@@ -200,7 +197,7 @@ def _in_chunks(
     ids: Sequence[str],
     digests: Sequence[str],
     inputs: dict[str, Any],
-    decode: Callable[[Any, slice, torch.Generator], list[Crystal]],
+    decode: Callable[[CDVAE, slice, torch.Generator], list[Crystal]],
     progress: Progress,
 ) -> Drawn:
     folder, size = place.folder(config), config.sample.chunk_size
@@ -236,14 +233,16 @@ def _chunk(
     rows: slice,
     path: Path,
     chunk: int,
-    decode: Callable[[Any, slice, torch.Generator], list[Crystal]],
+    decode: Callable[[CDVAE, slice, torch.Generator], list[Crystal]],
 ) -> pa.Table:
     from generative.sampling import chunk_generator
+    from generative.systems.cdvae import CDVAE
     from tasks.loading import checkpoint as load
     from tasks.loading import device_of
 
     device = device_of(config.execution)
     system = load(checkpoint, config.execution).system
+    assert isinstance(system, CDVAE)  # the settings name members of the family
     # The same draws for every reverse step of a system, so that what differs between them is the step.
     rng = _on(chunk_generator(config.seed, place.stage, chunk), device)
     with _counted_calls(system) as count:
@@ -269,7 +268,7 @@ def _on(rng: torch.Generator, device: str) -> torch.Generator:
 
 
 @contextmanager
-def _counted_calls(system: Any) -> Iterator[Callable[[], int]]:
+def _counted_calls(system: CDVAE) -> Iterator[Callable[[], int]]:
     """Gives a function that says how often the system's denoiser was called."""
     calls = [0]
 

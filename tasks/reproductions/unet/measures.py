@@ -5,17 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.unet_reproduction import PolymorphData, UNetReproductionConfig
 from generative.crystals import Crystal
 from generative.metrics.reconstruction_sets import airi_accuracy
 from generative.metrics.shares import percentage
+from generative.requests import Request
 from generative.training_config import TrainConfig
 from tasks.reproductions import trainings
 from tasks.reproductions.results import Made, Measured, Place, Result, digest_of, kept, locked, share_error
 from tasks.reproductions.unet.data import Targets, Task, kept_settings, parts_of, targets_of
 from tasks.reproductions.unet.places import COPY, SAME, TRAINED_AS, train_place
+
+if TYPE_CHECKING:
+    from generative.systems.substitution import PrototypeSubstitution
 
 PROTOCOL = "airi accuracy"
 SYMPREC_ANG = 0.1
@@ -100,7 +104,7 @@ def measure_inputs(config: UNetReproductionConfig, place: Place) -> dict[str, An
     }
     if place.system in (COPY, SAME):
         return inputs
-    sampler = {"n_steps": config.sample.n_steps, "chunk_size": config.sample.chunk_size, "walked_as": place.system}
+    sampler = {"sampler": config.sample.sampler, "chunk_size": config.sample.chunk_size, "walked_as": place.system}
     return {**inputs, "checkpoint": _checkpoint(config, place)[1], **sampler}
 
 
@@ -162,7 +166,7 @@ def _checkpoint(config: UNetReproductionConfig, place: Place) -> tuple[str, str]
     return trainings.checkpoint_of(config, training, inputs, what)
 
 
-def _copies(config: UNetReproductionConfig, place: Place) -> Any:
+def _copies(config: UNetReproductionConfig, place: Place) -> PrototypeSubstitution:
     """The baseline that copies the closest prototype among the training crystals."""
     from generative.systems.substitution import PrototypeSubstitution
 
@@ -171,42 +175,44 @@ def _copies(config: UNetReproductionConfig, place: Place) -> Any:
 
 
 def _has_template(config: UNetReproductionConfig, place: Place, targets: Targets) -> list[bool]:
-    from generative.systems.baselines import Asked
-
     copies = _copies(config, place)
-    return [
-        bool(copies.templates(Asked(tuple(crystal.atomic_numbers.tolist()), group)))
-        for crystal, group in zip(targets.crystals, targets.spacegroups, strict=True)
-    ]
+    return [bool(copies.templates(request)) for request in _requests(targets)]
+
+
+def _requests(targets: Targets) -> list[Request]:
+    """Cell and space group of every target, and its formation energy where it is known."""
+    told = zip(targets.crystals, targets.spacegroups, targets.energies_ev_per_atom, strict=True)
+    return [Request.for_atoms(crystal.atomic_numbers, group, energy) for crystal, group, energy in told]
 
 
 def _drawn(config: UNetReproductionConfig, place: Place, targets: Targets, progress: Progress) -> list[Crystal | None]:
     """One crystal per target."""
     from generative.metrics.validity import unreadable
     from generative.sampling import chunk_generator
-    from generative.systems.baselines import Asked
+    from generative.systems.interface import Change
     from tasks.loading import checkpoint as load
 
-    cells = [crystal.atomic_numbers.tolist() for crystal in targets.crystals]
     if place.system == SAME:
         return list(targets.sources)
+    requests = _requests(targets)
     if place.system == COPY:
-        asked = [Asked(tuple(cell), group) for cell, group in zip(cells, targets.spacegroups, strict=True)]
-        return [found.crystal for found in _copies(config, place).draw(asked, chunk_generator(config.seed, "copy", 0))]
-    system = load(_checkpoint(config, place)[0], config.execution).system
-    walk = "ddim" if place.system == "unet-ddim" else config.sample.denoising.reverse
-    settings = config.sample.model_copy(
-        update={"denoising": config.sample.denoising.model_copy(update={"reverse": walk})}
-    )
+        rng = chunk_generator(config.seed, "copy", 0)
+        return [found.crystal for found in _copies(config, place).draw(requests, rng)]
+    loaded, sampler = load(_checkpoint(config, place)[0], config.execution), dict(config.sample.sampler)
+    if place.system == "unet-ddim":  # the weights of unet-ddpm, walked without noise
+        sampler["deterministic"] = True
+    settings, size = loaded.system.sampler_settings(sampler), config.sample.chunk_size
     drawn: list[Crystal | None] = []
-    for chunk, first in enumerate(range(0, len(cells), settings.chunk_size)):
-        rows = slice(first, first + settings.chunk_size)
+    for chunk, first in enumerate(range(0, len(requests), size)):
+        rows = slice(first, first + size)
         rng = chunk_generator(config.seed, place.stage, chunk)  # the same noise for every system
-        wishes = (targets.spacegroups[rows], targets.energies_ev_per_atom[rows])
         if place.stage == "modify":
-            found = system.modify(targets.sources[rows], rng, settings, *wishes)
+            # The energies of targets for modification are changes from their sources'.
+            asked = zip(targets.spacegroups[rows], targets.energies_ev_per_atom[rows], strict=True)
+            changes = [Change(group, change) for group, change in asked]
+            found = loaded.modifier.modify(targets.sources[rows], changes, rng, settings)
         else:
-            found = system.sample(cells[rows], rng, settings, *wishes)
+            found = loaded.generator.sample(requests[rows], rng, settings)
         drawn += [None if unreadable(crystal) else crystal for crystal in found]
-        progress(place.name, len(drawn), len(cells))
+        progress(place.name, len(drawn), len(requests))
     return drawn

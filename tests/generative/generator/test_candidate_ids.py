@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from generative.conditions import Condition
+from generative.requests import Request
 from generative.config import DenoisingConfig, SampleConfig
 from generative.sampling import candidate_id
 
-ASKED = Condition.of({"Ti": 2, "Al": 1, "N": 1})
+ASKED = Request.of({"Ti": 2, "Al": 1, "N": 1})
 
 
 def test_a_name_given_before_denoising_could_be_set_is_still_given() -> None:

@@ -18,7 +18,7 @@ from pymatgen.core.structure import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from generative import checkpoints
-from generative.conditions import Condition
+from generative.requests import Request
 from generative.config import SampleConfig, ScreenConfig
 from generative.crystals import Crystal
 from generative.sampling import sample_chunk
@@ -111,7 +111,7 @@ def test_a_checkpoint_of_two_plain_files_gives_the_same_samples(system: Baseline
     described = [entry for name, entry in header.items() if name != "__metadata__"]
     assert 8 + size + max((entry["data_offsets"][1] for entry in described), default=0) == len(content)
     loaded = checkpoints.load(str(tmp_path / "it"))
-    conditions = [Condition.of({"Ti": 1, "N": 1}), Condition.of({"Ti": 1, "B": 2}, spacegroup=191)]
+    conditions = [Request.of({"Ti": 1, "N": 1}), Request.of({"Ti": 1, "B": 2}, spacegroup=191)]
     kept = sample_chunk(loaded, conditions, SETTINGS, seed=1, chunk=0)
     before = checkpoints.Checkpoint(system, loaded.digest, {})
     assert [s.crystal.digest for s in sample_chunk(before, conditions, SETTINGS, 1, 0)] == [

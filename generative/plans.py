@@ -1,29 +1,21 @@
-"""What can be asked of a generator: the composition of a cell, and optionally its space group and formation energy.
+"""The requests of a run: a plan, one request per candidate.
 
-A plan is the list of conditions of a run, one per candidate. It is a fixed infinite sequence cut off at the number of
-candidates: candidate i asks the same thing however many follow, so chunks can be sampled apart and runs extended.
-Nothing here needs torch; how a condition is embedded is the networks' matter.
+A plan is a fixed infinite sequence cut off at the number of candidates: candidate i asks the same thing however many
+follow, so chunks can be sampled apart and runs extended.
 """
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import itertools
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from generative.config import ELEMENTS, ConditionsConfig
-
-Formula = tuple[tuple[str, int], ...]
-"""Element symbols with their counts, ordered by atomic number."""
+from generative.config import ConditionsConfig
+from generative.requests import Formula, Request, atomic_number, formula_from
 
 MAX_FORMULAS = 200_000
 """Most stoichiometries enumerated: six elements up to 64 atoms would be some 100 million."""
@@ -35,91 +27,9 @@ one formula unit, 38 % two, 3 % three, 16 % four (a third where four fit into 20
 
 OTHER_FORMULA_UNITS_WEIGHT = 0.1
 
-_ATOMIC_NUMBER = {symbol: z for z, symbol in enumerate(ELEMENTS, start=1)}
-
 
 class PlanError(ValueError):
     """Conditions that leave nothing to generate; the message says which setting to change."""
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What one candidate is asked to be.
-
-    Attributes:
-        formula_counts: (element symbol, atoms) of the CELL, not of the formula unit, ordered by atomic number.
-        spacegroup: international number, 1-230; None leaves it free.
-        formation_energy_ev_per_atom: from the elements, eV/atom; None leaves it free.
-
-    Raises: ValueError: if formula_counts is empty, names an unknown element, repeats or misorders one, or holds a count
-        below 1. Condition.of takes counts in any order.
-    """
-
-    formula_counts: Formula
-    spacegroup: int | None = None
-    formation_energy_ev_per_atom: float | None = None
-
-    def __post_init__(self) -> None:
-        if not self.formula_counts or self.formula_counts != _ordered(dict(self.formula_counts)):
-            raise ValueError(
-                f"formula_counts is {self.formula_counts}: expected each element once, ordered by atomic number; "
-                "build it with Condition.of"
-            )
-        if self.spacegroup is not None and not 1 <= self.spacegroup <= 230:
-            raise ValueError(f"spacegroup is {self.spacegroup}: international numbers run from 1 to 230")
-
-    @classmethod
-    def of(
-        cls,
-        counts: Mapping[str, int],
-        spacegroup: int | None = None,
-        formation_energy_ev_per_atom: float | None = None,
-    ) -> Condition:
-        """The condition for a cell of these atoms per element symbol."""
-        return cls(_ordered(counts), spacegroup, formation_energy_ev_per_atom)
-
-    @property
-    def n_atoms(self) -> int:
-        """Atoms in the cell."""
-        return sum(n for _, n in self.formula_counts)
-
-    @property
-    def atomic_numbers(self) -> tuple[int, ...]:
-        """One per atom of the cell, ascending: atoms of one element stand together."""
-        return tuple(_ATOMIC_NUMBER[symbol] for symbol, n in self.formula_counts for _ in range(n))
-
-    @cached_property
-    def reduced_formula(self) -> str:
-        """As pymatgen writes it (electronegativity order), the same as the dataset table's column."""
-        from pymatgen.core.composition import Composition  # 0.1 s: only when a name is asked for
-
-        return str(Composition(dict(self.formula_counts)).reduced_formula)
-
-    @property
-    def chemsys(self) -> str:
-        """Elements in alphabetic order joined by '-', such as 'B-Ta-W'."""
-        return "-".join(sorted(symbol for symbol, _ in self.formula_counts))
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the JSON form: equal exactly for equal conditions."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
-
-    def to_json(self) -> str:
-        """Canonical JSON: sorted keys, no spaces."""
-        form = {
-            "formula_counts": [list(pair) for pair in self.formula_counts],
-            "spacegroup": self.spacegroup,
-            "formation_energy_ev_per_atom": self.formation_energy_ev_per_atom,
-        }
-        return json.dumps(form, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Condition:
-        """Inverse of to_json. Raises: KeyError, ValueError: if the text is not a condition."""
-        form: dict[str, Any] = json.loads(text)
-        counts = tuple((str(symbol), int(n)) for symbol, n in form["formula_counts"])
-        return cls(counts, form["spacegroup"], form["formation_energy_ev_per_atom"])
 
 
 def enumerate_formulas(
@@ -132,7 +42,7 @@ def enumerate_formulas(
 
     Raises: PlanError: if there would be more than MAX_FORMULAS.
     """
-    symbols = sorted(set(elements), key=_number)
+    symbols = sorted(set(elements), key=atomic_number)
     sizes = range(n_elements_min, min(n_elements_max, len(symbols)) + 1)
     bound = sum(math.comb(len(symbols), k) * math.comb(formula_atoms_max, k) for k in sizes)
     if bound > MAX_FORMULAS:
@@ -156,8 +66,8 @@ def plan(
     rng: np.random.Generator | int,
     training_formulas: Sequence[str] = (),
     hull_ev_per_atom: Mapping[str, float] | None = None,
-) -> list[Condition]:
-    """One condition per candidate: a formula times a number of formula units, by the policy of the settings.
+) -> list[Request]:
+    """One request per candidate: a formula times a number of formula units, by the policy of the settings.
 
     Formulas come in turn, not by independent draws: formula f is due at times (k + u_f) / w_f for k = 0, 1, ... with
     u_f uniform in [0, 1) from `rng`, and the plan lists what is due in order of time. So after any number of candidates
@@ -208,23 +118,23 @@ def plan(
         _turns([FORMULA_UNIT_WEIGHTS.get(z, OTHER_FORMULA_UNITS_WEIGHT) for z in units[formula]], unit_phase)
         for formula, unit_phase in zip(formulas, unit_phases, strict=True)
     ]
-    made: dict[tuple[int, int], Condition] = {}  # a plan of a million holds few distinct conditions
-    conditions = []
+    made: dict[tuple[int, int], Request] = {}  # a plan of a million holds few distinct requests
+    requests = []
     for index in itertools.islice(formula_turns, n_candidates):
         z = units[formulas[index]][next(unit_turns[index])]
         if (index, z) not in made:
-            made[index, z] = Condition(
+            made[index, z] = Request(
                 tuple((symbol, n * z) for symbol, n in formulas[index]),
                 config.spacegroup,
                 config.formation_energy_ev_per_atom,
             )
-        conditions.append(made[index, z])
-    return conditions
+        requests.append(made[index, z])
+    return requests
 
 
 def _grid(
     config: ConditionsConfig, cells: Mapping[Formula, Formula], hull_ev_per_atom: Mapping[str, float] | None
-) -> list[Condition]:
+) -> list[Request]:
     """Every formula in every space group at every energy; formulas take turns first, energies last.
 
     Raises: PlanError: if the energies start at the hull, and it is not known at a formula.
@@ -233,7 +143,7 @@ def _grid(
     first: dict[Formula, float] = {}
     if grid.n_energies:
         for formula, cell in cells.items():
-            start, named = grid.energy_from_ev_per_atom, Condition(cell).reduced_formula
+            start, named = grid.energy_from_ev_per_atom, Request(cell).reduced_formula
             if start is None:
                 start = (hull_ev_per_atom or {}).get(named)
             if start is None:
@@ -244,10 +154,10 @@ def _grid(
             first[formula] = start + grid.energy_offset_ev_per_atom
     steps: Sequence[int | None] = range(grid.n_energies) if grid.n_energies else [None]
     return [
-        Condition(
+        Request(
             cell,
             spacegroup,
-            # Rounded, so that a condition's digest does not hang on the last bits of a hull.
+            # Rounded, so that a request's digest does not hang on the last bits of a hull.
             None if step is None else round(first[formula] + step * grid.energy_step_ev_per_atom, 6),
         )
         for step in steps
@@ -348,30 +258,16 @@ def _parse(text: str) -> Formula:
         counts = {str(element): n for element, n in Composition(text).get_el_amt_dict().items()}
         if not counts or any(n != int(n) for n in counts.values()):
             raise ValueError("counts must be whole numbers")
-        ordered = _ordered({symbol: int(n) for symbol, n in counts.items()})
+        formula = formula_from({symbol: int(n) for symbol, n in counts.items()})
     except ValueError as error:
         raise PlanError(f"{text!r} is not a formula such as 'Ta2BW': {' '.join(str(error).split())}") from None
-    divisor = math.gcd(*(n for _, n in ordered))
-    return tuple((symbol, n // divisor) for symbol, n in ordered)
-
-
-def _number(symbol: str) -> int:
-    if symbol not in _ATOMIC_NUMBER:
-        raise ValueError(f"{symbol!r} is not a chemical element: expected a symbol from H to Lr, such as 'Ta'")
-    return _ATOMIC_NUMBER[symbol]
-
-
-def _ordered(counts: Mapping[str, int]) -> Formula:
-    """Counts ordered by atomic number. Raises: ValueError: for an unknown element or a count below 1."""
-    for symbol, n in counts.items():
-        if n != int(n) or n < 1:
-            raise ValueError(f"{symbol} has count {n}: expected a positive whole number of atoms")
-    return tuple((symbol, int(counts[symbol])) for symbol in sorted(counts, key=_number))
+    divisor = math.gcd(*(n for _, n in formula))
+    return tuple((symbol, n // divisor) for symbol, n in formula)
 
 
 def _rank(formula: Formula) -> tuple[int, int, list[int], list[int]]:
     """Sort key: number of elements, atoms, atomic numbers, counts."""
-    return len(formula), sum(n for _, n in formula), [_number(s) for s, _ in formula], [n for _, n in formula]
+    return len(formula), sum(n for _, n in formula), [atomic_number(s) for s, _ in formula], [n for _, n in formula]
 
 
 def _text(formula: Formula) -> str:

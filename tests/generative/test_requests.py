@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from pymatgen.core.composition import Composition
 
-from generative.conditions import Condition, Formula, PlanError, enumerate_formulas, plan
+from generative.requests import Request, Formula, PlanError, enumerate_formulas, plan
 from generative.config import ConditionsConfig, GridConfig
 from generative.screening import composition
 
 SYSTEM = ("Ta", "W", "B")
 
 
-def reduced(condition: Condition) -> Formula:
+def reduced(condition: Request) -> Formula:
     divisor = math.gcd(*(n for _, n in condition.formula_counts))
     return tuple((symbol, n // divisor) for symbol, n in condition.formula_counts)
 
@@ -151,22 +151,22 @@ def test_space_group_and_energy_are_asked_of_every_candidate() -> None:
 
 
 def test_a_condition_survives_json_and_its_digest_tells_conditions_apart() -> None:
-    condition = Condition.of({"W": 2, "B": 4, "Ta": 2}, 194, -0.3)
+    condition = Request.of({"W": 2, "B": 4, "Ta": 2}, 194, -0.3)
     assert condition.formula_counts == (("B", 4), ("Ta", 2), ("W", 2))
     assert condition.atomic_numbers == (5,) * 4 + (73,) * 2 + (74,) * 2
     assert condition.chemsys == "B-Ta-W"
     assert condition.reduced_formula == Composition("TaWB2").reduced_formula
-    again = Condition.from_json(condition.to_json())
+    again = Request.from_json(condition.to_json())
     assert again == condition
     assert again.digest == condition.digest
-    others = [Condition.of({"W": 1, "B": 2, "Ta": 1}, 194, -0.3), Condition.of({"W": 2, "B": 4, "Ta": 2}, 191, -0.3)]
+    others = [Request.of({"W": 1, "B": 2, "Ta": 1}, 194, -0.3), Request.of({"W": 2, "B": 4, "Ta": 2}, 191, -0.3)]
     assert len({c.digest for c in [condition, *others]}) == 3
 
 
 @pytest.mark.parametrize("counts", [(), (("W", 1), ("B", 1)), (("Xx", 1),), (("B", 0),), (("B", 1), ("B", 2))])
 def test_a_condition_with_impossible_counts_is_refused(counts: Formula) -> None:
     with pytest.raises(ValueError, match="expected"):
-        Condition(counts)
+        Request(counts)
 
 
 def test_a_grid_asks_every_formula_in_every_group_at_every_energy_from_the_hull_down() -> None:

@@ -1,0 +1,181 @@
+"""What a system may be: a generator, a modifier, a regressor; each by inheriting from it, so that nobody has to guess.
+
+A system is a torch.nn.Module with a name and settings, which a checkpoint holds. What it can do is the class it is: a
+generator answers requests, a modifier turns a crystal into another, a regressor tells a number of it. What can be
+trained is in trainable.py. Settings of sampling belong to the system that reads them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from generative.config import RoomConfig, SamplerSettings
+from generative.crystals import Crystal
+from generative.requests import Request
+from generative.settings_errors import validated
+from generative.species import MAX_Z
+
+if TYPE_CHECKING:
+    from generative.bonds import Bonds
+
+Progress = Callable[[float], None]
+"""Told the share of the work that is done, from 0 to 1."""
+
+
+Own = TypeVar("Own", bound=SamplerSettings)
+
+
+def own_settings(kind: type[Own], given: SamplerSettings | None) -> Own:
+    """The settings as the system's own model; its defaults for None.
+
+    Raises: TypeError: if they are those of another system.
+    """
+    if given is None:
+        return kind()
+    if not isinstance(given, kind):
+        raise TypeError(f"settings of sampling are {type(given).__name__}: expected {kind.__name__}")
+    return given
+
+
+class System(nn.Module):
+    """What every system has.
+
+    Attributes:
+        name: as checkpoints and settings name it.
+        config_type: model of its settings.
+        sampler_type: model of its settings of sampling or modifying; every field has a default.
+        config: settings it was built with.
+    """
+
+    name: ClassVar[str]
+    config_type: ClassVar[type[RoomConfig]]
+    sampler_type: ClassVar[type[SamplerSettings]] = SamplerSettings
+    config: RoomConfig
+
+    def __init__(self, config: RoomConfig) -> None:
+        super().__init__(config)
+
+    @classmethod
+    def sampler_settings(cls, given: Mapping[str, Any]) -> SamplerSettings:
+        """Its settings of sampling, checked.
+
+        Args:
+            given: those that differ from the defaults, as `sample.sampler` holds them.
+
+        Raises: ValueError: if one of them is none of this system's, or has a value that it cannot have.
+        """
+        return validated(cls.sampler_type, given, cls.name, "sample.sampler")
+
+
+class Generator(System, ABC):
+    """Draws a crystal for each request.
+
+    Attributes:
+        heeds: what of a request it goes by, as Request.asks names it. What is asked beyond that has no effect.
+    """
+
+    heeds: ClassVar[frozenset[str]] = frozenset({"composition"})
+
+    @abstractmethod
+    def sample(
+        self,
+        requests: Sequence[Request],
+        rng: torch.Generator,
+        settings: SamplerSettings | None = None,
+        progress: Progress | None = None,
+    ) -> list[Crystal]:
+        """One crystal per request, in order; atoms of one element stand together, ascending by atomic number.
+
+        Args:
+            requests: what is asked.
+            rng: every draw; the same state gives the same crystals.
+            settings: of the system's sampler_type; None takes the defaults.
+            progress: told of the share of the work done.
+
+        Returns: crystals; a failed_sample (baselines.py) where none could be made.
+
+        Raises: ValueError: if a request cannot be answered whatever is drawn.
+        """
+
+
+class Change(NamedTuple):
+    """What a modified crystal is asked to be.
+
+    Attributes:
+        spacegroup: international number; None leaves it open.
+        energy_ev_per_atom: change of the formation energy, eV/atom: below 0 for a more stable polymorph; None: open.
+    """
+
+    spacegroup: int | None = None
+    energy_ev_per_atom: float | None = None
+
+
+class Modifier(System, ABC):
+    """Turns crystals into others of the same composition."""
+
+    @abstractmethod
+    def modify(
+        self,
+        crystals: Sequence[Crystal],
+        changes: Sequence[Change],
+        rng: torch.Generator,
+        settings: SamplerSettings | None = None,
+        progress: Progress | None = None,
+    ) -> list[Crystal]:
+        """One crystal for each given one, in order.
+
+        Args:
+            crystals: what to start from.
+            changes: what each is to become.
+            rng: every draw; the same state gives the same crystals.
+            settings: of the system's sampler_type; None takes the defaults.
+            progress: told of the share of the work done.
+
+        Returns: crystals; a failed_sample where the given one cannot be read.
+        """
+
+
+class Regressor(System, ABC):
+    """Tells a number of a crystal."""
+
+    @abstractmethod
+    def predict(
+        self, crystals: Sequence[Crystal], bonds: Sequence[Bonds | None], batch_crystals: int = 256
+    ) -> np.ndarray:
+        """The property of each crystal in its own unit, (n,); NaN where it cannot be told.
+
+        Args:
+            crystals: any.
+            bonds: CrystalNN's, of these cells.
+            batch_crystals: how many at a time.
+        """
+
+
+def of_steps(progress: Progress | None, n_steps: int) -> Callable[[int], None] | None:
+    """For loops that count steps: told how many are done, it tells `progress` their share."""
+    return None if progress is None else lambda done: progress(done / n_steps)
+
+
+def unplaced(request: Request) -> Crystal:
+    """The atoms of a request in a unit cell, all at the origin: what a batch is packed of before anything is drawn."""
+    numbers = np.array(request.atomic_numbers, dtype=np.int16)
+    return Crystal(np.eye(3), np.zeros((len(numbers), 3)), numbers)
+
+
+def require_cells(requests: Sequence[Request], atoms_max: int, z_max: int = MAX_Z) -> None:
+    """Raises: ValueError: if a request names no composition, or one that is too large or holds an unknown element; the
+    first is named.
+    """
+    for i, request in enumerate(requests):
+        numbers = request.atomic_numbers
+        if not 1 <= len(numbers) <= atoms_max or not all(1 <= z <= z_max for z in numbers):
+            raise ValueError(
+                f"request {i} is {request}, with {len(numbers)} atoms: expected a cell of 1 to {atoms_max} atoms with "
+                f"atomic numbers 1 to {z_max}"
+            )

@@ -1,0 +1,77 @@
+"""Every system by name, loaded when it is named: a line here, or an entry point of another package.
+
+A package of somebody else's adds a system by an entry point of the group `hullward.systems`:
+
+    [project.entry-points."hullward.systems"]
+    random-gas = "their_package.random_gas:RandomGas"
+
+Its checkpoints, trainings and candidates are then like those of the systems here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from importlib.metadata import entry_points
+
+from generative.systems.interface import System
+
+GROUP = "hullward.systems"
+"""Entry points of other packages."""
+
+SYSTEMS: dict[str, str] = {
+    "crystal-flow": "generative.systems.crystal_flow:CrystalFlow",
+    "training-copies": "generative.systems.training_copies:TrainingCopies",
+    "prototype-substitution": "generative.systems.substitution:PrototypeSubstitution",
+    "random-symmetric": "generative.systems.random_symmetric:RandomSymmetric",
+    "cdvae": "generative.systems.cdvae:CDVAE",
+    "cdvae-fourier": "generative.systems.cdvae_family:CDVAEFourier",
+    "dp-cdvae": "generative.systems.cdvae_family:DPCDVAE",
+    "dp-cdvae-na": "generative.systems.cdvae_family:DPCDVAENa",
+    "dp-cdvae-gine": "generative.systems.cdvae_family:DPCDVAEGine",
+    "dp-cdvae-na-gine": "generative.systems.cdvae_family:DPCDVAENaGine",
+    "unet-ddpm": "generative.systems.conditional_unet:UNetDDPM",
+    "unet-ddim": "generative.systems.conditional_unet:UNetDDIM",
+    "unet-flow-normal": "generative.systems.conditional_unet:UNetFlowNormal",
+    "unet-flow-uniform": "generative.systems.conditional_unet:UNetFlowUniform",
+    "unet-modify-regression": "generative.systems.structure_modifier:RegressionModifier",
+    "unet-modify-diffusion": "generative.systems.structure_modifier:DiffusionModifier",
+    "unet-modify-flow": "generative.systems.structure_modifier:FlowModifier",
+    "dimenet-regressor": "generative.systems.property_regressor:PropertyRegressor",
+}
+"""Name -> 'module:Class'. Names are stored in checkpoints: one that was given stays."""
+
+
+class UnknownSystemError(ValueError):
+    """A name that no system has."""
+
+
+@cache
+def places() -> dict[str, str]:
+    """Name -> 'module:Class' of every system, those of other packages included; theirs cannot take a name of ours."""
+    return {point.name: point.value for point in entry_points(group=GROUP)} | SYSTEMS
+
+
+def system_type(name: str) -> type[System]:
+    """The class of a system.
+
+    Raises: UnknownSystemError: if there is none of that name, or its package cannot be loaded.
+    """
+    place = places().get(name)
+    if place is None:
+        raise UnknownSystemError(f"{name!r} is no system: expected one of {', '.join(places())}")
+    module, _, kind = place.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), kind)
+    except (ImportError, AttributeError) as error:
+        if name in SYSTEMS:
+            raise
+        raise UnknownSystemError(f"{name!r} is registered as {place}, which cannot be loaded: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, System)) or found.name != name:
+        raise UnknownSystemError(f"{name!r} is registered as {place}: expected a subclass of System with this name")
+    return found
+
+
+def of_kind(kind: type) -> list[str]:
+    """Names of all systems that are of this kind, such as Generator; loads every one of them."""
+    return [name for name in places() if issubclass(system_type(name), kind)]
