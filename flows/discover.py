@@ -18,7 +18,7 @@ from prefect import flow, get_run_logger
 from configs.schema import DiscoverConfig, load
 from tasks.dft_campaign import dft_task
 from tasks.dft_waiting import wait_without_process
-from tasks.generate import n_chunks, sample_task
+from tasks.generate import check_generator, n_chunks, sample_task
 from tasks.inputs import inputs_task
 from tasks.judge import judge_task
 from tasks.known import ingest_task, references_task
@@ -49,6 +49,7 @@ def discover(config: DiscoverConfig = QUICKSTART) -> Path:
         folder = run.path
 
         with clock("ingest"):
+            check_generator(config)
             potential = identify_task(config)
             known = ingest_task(config, folder, potential)
             references = references_task(config, folder, known)

@@ -17,26 +17,28 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from generative import checkpoints
-from generative.config import SampleConfig, ScreenConfig
+from generative.config import ScreenConfig
 from generative.crystals import Crystal
+from generative.requests import Request
 from generative.screening import validity
 from generative.screening.matching import ReferenceSet, Tolerances, find_known
+from generative.systems.interface import Generator
 
 N_DRAWN = 64
 """Crystals drawn to measure a yield: its standard error is at most 6 %, for seconds of sampling."""
 
 
-def valid_and_novel(system: Any, compositions: Sequence[Sequence[int]], known: ReferenceSet, seed: int) -> float:
-    """Part of one draw per composition that is structurally valid and matches no known crystal.
+def valid_and_novel(system: Generator, requests: Sequence[Request], known: ReferenceSet, seed: int) -> float:
+    """Part of one draw per request that is structurally valid and matches no known crystal.
 
     Args:
-        system: a generator with sample(), in evaluation mode.
-        compositions: atomic numbers of each cell, such as those of held-out crystals.
+        system: a generator in evaluation mode.
+        requests: such as the cells of held-out crystals.
         known: the training crystals of these formulas.
         seed: of the draw; the same at every call, so that weights are compared on the same noise.
     """
     screen = ScreenConfig()
-    drawn = system.sample(compositions, torch.Generator().manual_seed(seed), SampleConfig())
+    drawn = system.sample(requests, torch.Generator().manual_seed(seed))
     alive = [crystal for crystal in drawn if validity.check(crystal, screen).valid]
     matches = find_known(alive, known, Tolerances.from_config(screen)).matches
     return sum(match is None for match in matches) / len(drawn)
@@ -53,7 +55,7 @@ class KeepBest(Callback):
         self._rule, self._folder, self._seed = rule, folder / "best", seed
         self._known = ReferenceSet(list(ids), list(crystals))
         chosen = np.random.default_rng(seed).permutation(len(crystals))[:N_DRAWN]
-        self._compositions = [sorted(crystals[i].atomic_numbers.tolist()) for i in chosen]
+        self._requests = [Request.for_atoms(crystals[i].atomic_numbers) for i in chosen]
 
     def score_so_far(self) -> float | None:
         """Score of the weights kept so far (higher is better), None before the first."""
@@ -68,7 +70,7 @@ class KeepBest(Callback):
         if self._rule == "loss":
             score = -pl_module.watched_loss
         else:
-            score = valid_and_novel(pl_module.averaged.eval(), self._compositions, self._known, self._seed)
+            score = valid_and_novel(pl_module.averaged.eval(), self._requests, self._known, self._seed)
         best = self.score_so_far()
         if best is None or score > best:
             about = {"score": score, "rule": self._rule, "step": pl_module.steps_done}

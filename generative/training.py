@@ -30,6 +30,7 @@ from generative.config import RoomConfig
 from generative.processor import prepare_processor
 from generative.selection import KeepBest
 from generative.settings_errors import validated
+from generative.systems.interface import Generator
 from generative.systems.registry import UnknownSystemError, of_kind, system_type
 from generative.systems.trainable import Trainable
 from generative.training_callbacks import Clock, SaveState, StopAtStep, TrainingCurve, Validation, save_state
@@ -191,6 +192,8 @@ def fit(
     torch.set_num_threads(config.torch_threads)
     prepare_processor()
     system = new_system(config) if initial is None else copy.deepcopy(initial).train()
+    if config.keep == "yield" and not isinstance(system, Generator):
+        raise TrainingError(f"keep is 'yield', but {system.name} draws no crystals: expected 'last' or 'loss'")
     train, held, left_out = _parts(data, held, config, system, folder, cache or folder / "bonds")
     if initial is None:
         system.fit_statistics(train.crystals, train.energies)

@@ -17,6 +17,17 @@ from tasks.loading import checkpoint
 from tasks.run import RunFolder
 
 
+def check_generator(config: DiscoverConfig) -> None:
+    """What would stop the run when it comes to sampling, said before anything is computed.
+
+    Raises: CheckpointError: if `sample.checkpoint` holds no generator.
+        ValueError: if a setting of `sample.sampler` is none of its generator's, or has a value that it cannot have.
+    """
+    from generative.checkpoints import generator_type
+
+    generator_type(config.sample.checkpoint).sampler_settings(config.sample.sampler)
+
+
 def n_chunks(n: int, size: int) -> int:
     """How many chunks of at most `size` hold n."""
     return -(-n // size)

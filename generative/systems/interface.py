@@ -59,7 +59,8 @@ class System(nn.Module):
     config: RoomConfig
 
     def __init__(self, config: RoomConfig) -> None:
-        super().__init__(config)
+        super().__init__()
+        self.config = config
 
     @classmethod
     def sampler_settings(cls, given: Mapping[str, Any]) -> SamplerSettings:

@@ -22,10 +22,10 @@ from lightning.pytorch.callbacks import Callback
 
 from configs.reproduction import STAGES, ReproductionConfig
 from generative.bonds import crystal_nn_bonds
-from generative.config import DenoisingConfig, SampleConfig
 from generative.crystals import Crystal, reduced
 from generative.systems.cdvae import CDVAE
 from generative.systems.cdvae_cells import Cells
+from generative.systems.cdvae_config import CDVAESampler
 from generative.systems.cdvae_family import FAMILY
 from generative.training_callbacks import save_state
 from tasks.reproductions.dp_cdvae.places import places, train_place
@@ -76,9 +76,7 @@ def check_family(device: str, size: str) -> dict[str, dict[str, float]]:
     """Of every member: relative errors there in float32 against CPU in float64, and how many crystals it decodes."""
     crystals = strained_crystals()
     bonds = crystal_nn_bonds(crystals)
-    quick = SampleConfig(
-        chunk_size=8, denoising=DenoisingConfig(steps_per_level=1, level_stride=10, stride=200, latent_steps=2)
-    )
+    quick = CDVAESampler(steps_per_level=1, level_stride=10, stride=200, latent_steps=2)
     found: dict[str, dict[str, float]] = {}
     for kind in FAMILY:
         torch.manual_seed(0)
@@ -94,8 +92,8 @@ def check_family(device: str, size: str) -> dict[str, dict[str, float]]:
         }
         rng = torch.Generator(device=device).manual_seed(0)
         drawn = {
-            "reconstructed": there.eval().reconstruct(crystals, rng, quick, bonds),
-            "generated": there.generate(len(crystals), rng, quick),
+            "reconstructed": there.eval().reconstruct(crystals, rng, quick, bonds, batch_crystals=8),
+            "generated": there.generate(len(crystals), rng, quick, batch_crystals=8),
         }
         found[kind.name] = {**errors, **{name: sum(map(_is_sound, made)) for name, made in drawn.items()}}
     return found

@@ -35,7 +35,7 @@ from configs.schema import read_yaml
 from configs.training import load_training
 from generative import checkpoints
 from generative.batch import CrystalBatch
-from generative.config import SampleConfig
+from generative.requests import Request
 from tests.benchmarks.family_on_gpu import check_family, family_rows, pack, relative_error, reproduce, unpack
 
 PARTS = ("check", "benchmark", "train")
@@ -47,9 +47,9 @@ PARTS = ("check", "benchmark", "train")
 def check_generator(device: str) -> float:
     """Relative error of the network's velocities, there in float32 against CPU in float64, on fresh random crystals."""
     errors = []
-    draw = checkpoints.load("package:hullward-flow").system.sample(
-        [[12, 8], [5, 73, 74], [22, 22, 13, 7]] * 8, torch.Generator().manual_seed(1), SampleConfig(n_steps=3)
-    )
+    asked = [Request.for_atoms(cell) for cell in [[12, 8], [5, 73, 74], [22, 22, 13, 7]] * 8]
+    generator = checkpoints.load("package:hullward-flow").generator
+    draw = generator.sample(asked, torch.Generator().manual_seed(1), generator.sampler_settings({"n_steps": 3}))
     velocities = {}
     for where, dtype in (("cpu", torch.float64), (device, torch.float32)):
         system = checkpoints.load("package:hullward-flow", where).system.to(dtype)

@@ -10,12 +10,13 @@ import torch
 
 from generative import checkpoints
 from generative.batch import CrystalBatch
-from generative.config import SampleConfig
 from generative.crystals import Crystal
+from generative.requests import Request
+from generative.systems.crystal_flow import FlowSampler
 
 pytestmark = pytest.mark.benchmark
 
-COMPOSITIONS = [[5, 5, 73, 74, 74][: 2 + i % 4] * (1 + i % 3) for i in range(128)]
+REQUESTS = [Request.for_atoms([5, 5, 73, 74, 74][: 2 + i % 4] * (1 + i % 3)) for i in range(128)]
 """Cells of 2 to 15 atoms, 7 on average."""
 
 
@@ -32,17 +33,17 @@ def sync(device: str) -> None:
 @pytest.mark.parametrize("n_steps", [50, 20])
 def test_sampling_rate(device: str, n_steps: int) -> None:
     system = checkpoints.load("package:hullward-flow", device).system
-    settings = SampleConfig(n_steps=n_steps)
+    settings = FlowSampler(n_steps=n_steps)
     rng = torch.Generator().manual_seed(0)
     times = []
     for round_number in range(4):
         sync(device)
         start = time.perf_counter()
-        system.sample(COMPOSITIONS, rng, settings)
+        system.sample(REQUESTS, rng, settings)
         sync(device)
         if round_number:  # the first warms the allocator
             times.append(time.perf_counter() - start)
-    rate = len(COMPOSITIONS) / statistics.median(times)
+    rate = len(REQUESTS) / statistics.median(times)
     print(f"\nsampling, {device}, {torch.get_num_threads()} threads, {n_steps} steps: {rate:.0f} crystals/s")
 
 
@@ -51,7 +52,7 @@ def test_training_rate(device: str) -> None:
     system = checkpoints.load("package:hullward-flow", device).system.train()
     rng = torch.Generator(device=device).manual_seed(0)
     drawn: list[Crystal] = checkpoints.load("package:hullward-flow", device).system.sample(
-        COMPOSITIONS, torch.Generator().manual_seed(0), SampleConfig(n_steps=2)
+        REQUESTS, torch.Generator().manual_seed(0), FlowSampler(n_steps=2)
     )
     batch = CrystalBatch.pack(drawn).to(device)
     times: dict[bool, list[float]] = {False: [], True: []}

@@ -90,7 +90,12 @@ class Campaign:
             "elements": ELEMENTS,
             "data": {"sources": [{"kind": "files", "path": str(self.folder / "known"), "method": "as stored"}]},
             "conditions": {"formula_atoms_max": 4, "n_atoms_min": 3, "n_atoms_max": 4},
-            "sample": {"checkpoint": str(self.checkpoint), "n_candidates": 8, "chunk_size": 4, "n_steps": 5},
+            "sample": {
+                "checkpoint": str(self.checkpoint),
+                "n_candidates": 8,
+                "chunk_size": 4,
+                "sampler": {"n_steps": 5},
+            },
             "relax": {"potential": "CHGNet", "fallback": None, "max_steps": 8, "chunk_size": 4},
             "inputs": {"top_n": 2},
             "execution": {"runs_folder": str(runs), "torch_threads": 1, "device": "cpu"},

@@ -12,8 +12,8 @@ import torch
 
 from configs.evaluation import parse_benchmark
 from generative import checkpoints
-from generative.requests import Request
 from generative.crystals import Crystal, crystals_of
+from generative.requests import Request
 from generative.systems.cdvae import CDVAE
 from generative.systems.cdvae_family import FAMILY, DPCDVAENa
 from tasks.evaluation_benchmark import draw_samples
@@ -23,8 +23,7 @@ from tests.flows.conftest import Campaign, Discover, known_phases
 SAMPLER = {
     "n_candidates": 4,
     "chunk_size": 4,
-    "n_steps": 5,
-    "denoising": {"steps_per_level": 1, "level_stride": 10, "stride": 100, "latent_steps": 20},
+    "sampler": {"steps_per_level": 1, "level_stride": 10, "stride": 100, "latent_steps": 20},
 }
 CRYSTALS = [Crystal.from_structure(structure) for structure in known_phases().values()]
 

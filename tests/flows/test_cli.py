@@ -156,7 +156,7 @@ def test_sample_draws_the_same_crystals_from_the_same_seed(checkpoint: Path, tmp
         "--checkpoint",
         str(checkpoint),
         "--set",
-        "sample.n_steps=3",
+        "sample.sampler.n_steps=3",
     ]
     first = runner.invoke(app, ["sample", *options, "--out", str(tmp_path / "a.parquet"), "--json"])
     assert first.exit_code == 0, first.stderr

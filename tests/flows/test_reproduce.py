@@ -94,7 +94,7 @@ def settings(data: Path, runs: Path, **changes: Any) -> dict[str, Any]:
         "datasets": entries,
         "training": training,
         "regressor": training,
-        "sample": {"chunk_size": 3, "denoising": {"level_stride": 25, "steps_per_level": 2, "stride": 333}},
+        "sample": {"chunk_size": 3, "sampler": {"level_stride": 25, "steps_per_level": 2, "stride": 333}},
         "n_drawn": None,
         "ground_state": {
             "systems": ["cdvae"],

@@ -3,13 +3,17 @@
 import itertools
 import math
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from pymatgen.core.composition import Composition
+from pymatgen.core.periodic_table import Element
 
-from generative.requests import Request, Formula, PlanError, enumerate_formulas, plan
 from generative.config import ConditionsConfig, GridConfig
+from generative.plans import PlanError, enumerate_formulas, plan
+from generative.requests import Formula, Request
 from generative.screening import composition
 
 SYSTEM = ("Ta", "W", "B")
@@ -150,7 +154,7 @@ def test_space_group_and_energy_are_asked_of_every_candidate() -> None:
     assert {(c.spacegroup, c.formation_energy_ev_per_atom) for c in plan(config, SYSTEM, 50, 0)} == {(194, -0.5)}
 
 
-def test_a_condition_survives_json_and_its_digest_tells_conditions_apart() -> None:
+def test_a_request_survives_json_and_its_digest_tells_requests_apart() -> None:
     condition = Request.of({"W": 2, "B": 4, "Ta": 2}, 194, -0.3)
     assert condition.formula_counts == (("B", 4), ("Ta", 2), ("W", 2))
     assert condition.atomic_numbers == (5,) * 4 + (73,) * 2 + (74,) * 2
@@ -163,10 +167,74 @@ def test_a_condition_survives_json_and_its_digest_tells_conditions_apart() -> No
     assert len({c.digest for c in [condition, *others]}) == 3
 
 
-@pytest.mark.parametrize("counts", [(), (("W", 1), ("B", 1)), (("Xx", 1),), (("B", 0),), (("B", 1), ("B", 2))])
-def test_a_condition_with_impossible_counts_is_refused(counts: Formula) -> None:
+@pytest.mark.parametrize("counts", [(("W", 1), ("B", 1)), (("Xx", 1),), (("B", 0),), (("B", 1), ("B", 2))])
+def test_a_request_with_impossible_counts_is_refused(counts: Formula) -> None:
     with pytest.raises(ValueError, match="expected"):
         Request(counts)
+
+
+def random_request(rng: np.random.Generator) -> Request:
+    """Of any kind: a cell, sites in a group, a chemical system, or nothing; with or without properties."""
+    symbols = [str(s) for s in rng.choice(["H", "B", "O", "Ti", "Ta", "W", "Lr"], rng.integers(1, 5), replace=False)]
+    counts = {symbol: int(rng.integers(1, 30)) for symbol in symbols}
+    targets = {name: float(rng.normal()) for name in ("band_gap_ev", "work_function_ev") if rng.random() < 0.4}
+    further = tuple(sorted(targets.items()))
+    energy = float(rng.normal()) if rng.random() < 0.5 else None
+    group = int(rng.integers(1, 231)) if rng.random() < 0.5 else None
+    kind = rng.integers(4)
+    if kind == 0:
+        return Request.of(counts, group, energy, targets)
+    if kind == 1:
+        sites = Request.for_sites(counts, int(rng.integers(1, 231)))
+        return replace(sites, formation_energy_ev_per_atom=energy, targets=further)
+    if kind == 2:
+        elements = tuple(sorted(symbols, key=lambda s: Element(s).Z))
+        return Request(spacegroup=group, formation_energy_ev_per_atom=energy, elements=elements, targets=further)
+    return Request(spacegroup=group, formation_energy_ev_per_atom=energy, targets=further)
+
+
+def test_requests_of_every_kind_survive_json_and_no_two_share_a_digest() -> None:
+    rng = np.random.default_rng(0)
+    requests = [random_request(rng) for _ in range(400)]
+    again = [Request.from_json(request.to_json()) for request in requests]
+    assert again == requests
+    assert [r.digest for r in again] == [r.digest for r in requests]
+    assert len({r.digest for r in requests}) == len(set(requests))
+    for request in requests:
+        named = dict(request.formula_counts) or dict(request.sites) or dict.fromkeys(request.elements)
+        assert request.chemsys == "-".join(sorted(named))
+        asked = {"composition"} if request.formula_counts else {"sites"} if request.sites else set()
+        asked |= ({"elements"} if request.elements else set()) | ({"spacegroup"} if request.spacegroup else set())
+        assert request.asks == asked | set(request.all_targets)
+        assert len(request.atomic_numbers) == request.n_atoms == sum(n for _, n in request.formula_counts)
+        assert [Element.from_Z(z).symbol for z, _ in request.content] == [s for s, _ in request.formula_counts]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"formula_counts": (("O", 1),), "elements": ("O",)}, "formula_counts and elements are both given"),
+        ({"sites": (("O", 1),)}, "in no space group"),
+        ({"elements": ("W", "B")}, "ordered by atomic number"),
+        ({"elements": ("Xx",)}, "not a chemical element"),
+        ({"spacegroup": 231}, "run from 1 to 230"),
+        ({"targets": (("b", 1.0), ("a", 1.0))}, "in order"),
+        ({"targets": (("formation_energy_ev_per_atom", 1.0),)}, "no formation_energy_ev_per_atom"),
+        ({"targets": (("band_gap_ev", float("nan")),)}, "expected a finite number"),
+        ({"formation_energy_ev_per_atom": float("inf")}, "expected a finite number"),
+    ],
+)
+def test_a_request_that_contradicts_itself_is_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Request(**wrong)
+
+
+def test_atoms_in_any_order_are_one_request_and_no_element_beyond_the_table_is() -> None:
+    assert Request.for_atoms([74, 5, 73, 5]) == Request.of({"W": 1, "B": 2, "Ta": 1})
+    assert Request.for_atoms([]) == Request()
+    for z in (0, 104, -1):
+        with pytest.raises(ValueError, match=f"{z} is no atomic number"):
+            Request.for_atoms([z])
 
 
 def test_a_grid_asks_every_formula_in_every_group_at_every_energy_from_the_hull_down() -> None:

@@ -63,7 +63,7 @@ def config_of(data: Path, runs: Path, **changes: Any) -> UNetReproductionConfig:
             "max_steps": 4, "batch_crystals": 8, "optimiser": "adam", "precision": "32", "validation_fraction": 0.2,
             "warmup_steps": 0,
         },
-        "sample": {"n_steps": 4, "chunk_size": 7},
+        "sample": {"sampler": {"n_steps": 4}, "chunk_size": 7},
         "execution": {"runs_folder": str(runs), "torch_threads": 1, "device": "cpu"},
         **changes,
     }  # fmt: skip

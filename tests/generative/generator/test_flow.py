@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from generative.batch import CrystalBatch
-from generative.config import SampleConfig
 from generative.crystals import Crystal
 from generative.lattice import fit_atomic_volumes, from_log_cholesky, to_log_cholesky
 from generative.processes.torus_flow import (
@@ -19,7 +18,10 @@ from generative.processes.torus_flow import (
     wrap,
     wrap_difference,
 )
-from generative.systems.crystal_flow import CrystalFlow
+from generative.requests import Request
+from generative.systems.cdvae_config import CDVAESampler
+from generative.systems.crystal_flow import CrystalFlow, FlowSampler
+from tests.generative.asking import asked
 
 
 def test_log_cholesky_gives_back_the_metric(rng: torch.Generator) -> None:
@@ -121,29 +123,40 @@ def test_the_lattice_of_the_loss_is_standardised(system: CrystalFlow, crystals: 
 
 
 def test_samples_have_the_asked_composition_and_repeat_with_the_seed(system: CrystalFlow) -> None:
-    asked = [[5, 73, 74], [12, 8], [14] * 6]
-    settings = SampleConfig(n_steps=4)
-    first = system.sample(asked, torch.Generator().manual_seed(3), settings)
-    again = system.sample(asked, torch.Generator().manual_seed(3), settings)
-    other = system.sample(asked, torch.Generator().manual_seed(4), settings)
-    assert [c.atomic_numbers.tolist() for c in first] == asked
+    cells = [[5, 73, 74], [8, 12], [14] * 6]
+    settings = FlowSampler(n_steps=4)
+    first = system.sample(asked(cells), torch.Generator().manual_seed(3), settings)
+    again = system.sample(asked(cells), torch.Generator().manual_seed(3), settings)
+    other = system.sample(asked(cells), torch.Generator().manual_seed(4), settings)
+    assert [c.atomic_numbers.tolist() for c in first] == cells
     assert [c.digest for c in first] == [c.digest for c in again]
     assert all(a.digest != b.digest for a, b in zip(first, other, strict=True))
     assert all(np.linalg.det(c.lattice_ang) > 0 for c in first)
 
 
 def test_guidance_moves_only_what_was_asked_for(system: CrystalFlow) -> None:
-    plain, guided = SampleConfig(n_steps=3), SampleConfig(n_steps=3, guidance=3.0)
+    plain, guided = FlowSampler(n_steps=3), FlowSampler(n_steps=3, guidance=3.0)
 
-    def draw(settings: SampleConfig, group: int | None) -> list[str]:
-        drawn = system.sample([[12, 8]], torch.Generator().manual_seed(1), settings, [group], [None])
+    def draw(settings: FlowSampler, group: int | None) -> list[str]:
+        drawn = system.sample(asked([[12, 8]], [group]), torch.Generator().manual_seed(1), settings)
         return [c.digest for c in drawn]
 
     assert draw(plain, None) == draw(guided, None)
     assert draw(plain, 225) != draw(guided, 225)
 
 
-@pytest.mark.parametrize("numbers", [[], [0], [104], [1] * 65])
-def test_an_impossible_composition_is_refused(system: CrystalFlow, numbers: list[int], rng: torch.Generator) -> None:
-    with pytest.raises(ValueError, match="composition 0"):
-        system.sample([numbers], rng, SampleConfig(n_steps=1))
+@pytest.mark.parametrize("request_", [Request(), Request(elements=("O", "Ti")), Request.for_atoms([1] * 65)])
+def test_a_request_that_it_cannot_answer_is_refused(
+    system: CrystalFlow, request_: Request, rng: torch.Generator
+) -> None:
+    with pytest.raises(ValueError, match="request 0 is .*expected a cell of 1 to 64 atoms"):
+        system.sample([request_], rng, FlowSampler(n_steps=1))
+
+
+def test_settings_of_another_system_are_refused(system: CrystalFlow, rng: torch.Generator) -> None:
+    with pytest.raises(TypeError, match="CDVAESampler: expected FlowSampler"):
+        system.sample(asked([[12, 8]]), rng, CDVAESampler())
+    with pytest.raises(ValueError, match="sample.sampler.stride is no setting of crystal-flow: expected n_steps"):
+        CrystalFlow.sampler_settings({"stride": 2})
+    with pytest.raises(ValueError, match="sample.sampler.n_steps is 0"):
+        CrystalFlow.sampler_settings({"n_steps": 0})

@@ -13,13 +13,13 @@ from lightning.pytorch.callbacks import Callback
 
 from generative import checkpoints
 from generative.batch import CrystalBatch
-from generative.config import SampleConfig
 from generative.crystals import Crystal
 from generative.learning_rates import learning_factor
-from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
+from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig, FlowSampler
 from generative.training import fit
 from generative.training_config import TrainConfig
 from generative.training_data import StepSampler, TrainingError, TrainingSet, split
+from tests.generative.asking import asked
 
 SMALL = {"width": 32, "n_layers": 2, "n_heads": 4, "pair_width": 16}
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and GPUs
@@ -150,8 +150,8 @@ def test_learning_rate_rises_holds_and_falls() -> None:
 def test_a_checkpoint_comes_back_with_the_same_samples(system: CrystalFlow, tmp_path: Path) -> None:
     checkpoints.save(tmp_path / "flow", system, {"note": "test"}, dtype=torch.float32)
     loaded = checkpoints.load(str(tmp_path / "flow"))
-    settings = SampleConfig(n_steps=3)
-    pair = [s.sample([[12, 8]], torch.Generator().manual_seed(0), settings)[0] for s in (system, loaded.system)]
+    settings = FlowSampler(n_steps=3)
+    pair = [s.sample(asked([[12, 8]]), torch.Generator().manual_seed(0), settings)[0] for s in (system, loaded.system)]
     assert pair[0].digest == pair[1].digest
     assert loaded.training == {"note": "test"}
     assert loaded.digest == checkpoints.digest(str(tmp_path / "flow"))

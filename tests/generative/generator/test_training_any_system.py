@@ -20,8 +20,10 @@ from generative.batch import CrystalBatch
 from generative.bonds import crystal_nn_bonds
 from generative.config import RoomConfig
 from generative.crystals import Crystal
-from generative.systems.trainable import Loss
-from generative.training import fit, new_system, trainable_kinds
+from generative.systems import registry
+from generative.systems.registry import of_kind, system_type
+from generative.systems.trainable import Loss, Trainable
+from generative.training import fit, new_system
 from generative.training_config import TrainConfig
 from generative.training_data import StepSampler, TrainingError, TrainingSet, split
 
@@ -49,18 +51,18 @@ class VolumeConfig(RoomConfig):
     """What is not finite from then on is the gradient alone."""
 
 
-class VolumeModel(nn.Module):
+class VolumeModel(Trainable):
     """Learns the logarithm of a cell's volume per atom from its elements, through noise."""
 
-    name: ClassVar[str] = "volume-model"
-    needs_bonds: ClassVar[bool] = False
+    name = "volume-model"
+    config_type = VolumeConfig
+    config: VolumeConfig
     calls: ClassVar[list[tuple[bool, int]]] = []
     """Of every call of loss(): whether in training, and the epoch."""
     mean: torch.Tensor
 
     def __init__(self, config: VolumeConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.embed, self.out = nn.Embedding(104, config.width), nn.Linear(config.width, 1)
         self.register_buffer("mean", torch.zeros(()))
         self.n_losses = 0
@@ -72,9 +74,6 @@ class VolumeModel(nn.Module):
     def refused(self, crystal: Crystal) -> str:
         n, limit = len(crystal.atomic_numbers), self.config.atoms_max
         return f"it has {n} atoms: at most {limit} are taken" if n > limit else ""
-
-    def muon_parameters(self) -> list[nn.Parameter]:
-        return []
 
     def loss(self, batch: CrystalBatch, rng: torch.Generator, epoch: int) -> Loss:
         self.calls.append((self.training, epoch))
@@ -98,8 +97,8 @@ class VolumeModel(nn.Module):
 class BondedVolumeModel(VolumeModel):
     """The same, for crystals with bonds."""
 
-    name: ClassVar[str] = "bonded-volume-model"
-    needs_bonds: ClassVar[bool] = True
+    name = "bonded-volume-model"
+    needs_bonds = True
 
     def loss(self, batch: CrystalBatch, rng: torch.Generator, epoch: int) -> Loss:
         assert batch.bonds is not None
@@ -110,7 +109,7 @@ class BondedVolumeModel(VolumeModel):
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for kind in (VolumeModel, BondedVolumeModel):
-        monkeypatch.setitem(checkpoints.SYSTEMS, kind.name, (kind, VolumeConfig))
+        monkeypatch.setitem(registry.places(), kind.name, f"{__name__}:{kind.__name__}")
     VolumeModel.calls.clear()
     yield
     VolumeModel.calls.clear()
@@ -421,11 +420,11 @@ def test_the_former_name_of_the_gradients_limit_is_still_read() -> None:
 
 
 def tiny(kind: str) -> dict[str, Any]:
-    fields = checkpoints.SYSTEMS[kind][1].model_fields
+    fields = system_type(kind).config_type.model_fields
     return SMALL.get(kind, {"size": "tiny"} if "size" in fields else {})
 
 
-@pytest.mark.parametrize("kind", trainable_kinds())
+@pytest.mark.parametrize("kind", of_kind(Trainable))
 def test_every_system_that_can_be_trained_is_trained_by_its_name(data: TrainingSet, tmp_path: Path, kind: str) -> None:
     settings = config(kind=kind, system=tiny(kind), max_steps=2, **PUBLISHED, adam_lr=1e-3)
     system, record = fit(data.subset(range(30)), settings, tmp_path)

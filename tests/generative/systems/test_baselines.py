@@ -18,18 +18,19 @@ from pymatgen.core.structure import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from generative import checkpoints
-from generative.requests import Request
 from generative.config import SampleConfig, ScreenConfig
 from generative.crystals import Crystal
+from generative.requests import Request
 from generative.sampling import sample_chunk
 from generative.screening.validity import check
-from generative.systems.baselines import Asked, Baseline, content_of, failed_sample, formula_unit, repeated
+from generative.systems.baselines import Baseline, content_of, failed_sample, formula_unit, repeated
 from generative.systems.random_symmetric import RandomSymmetric, RandomSymmetricConfig, fits
 from generative.systems.substitution import PrototypeSubstitution, closest_exchange, mendeleev_numbers
 from generative.systems.training_copies import TrainingCopies
+from tests.generative.asking import asked
 from tests.servers.real import real_records
 
-SETTINGS = SampleConfig(n_steps=10)
+SETTINGS = SampleConfig()
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -81,9 +82,9 @@ BASELINES = pytest.mark.parametrize("system", every_baseline(), ids=lambda syste
 
 @BASELINES
 def test_the_same_seed_gives_the_same_crystals_and_touches_no_global_generator(system: Baseline) -> None:
-    asked = [[7, 22], [5, 5, 22], [11, 17]] * 2
+    requests = asked([[7, 22], [5, 5, 22], [11, 17]] * 2)
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1:3]
-    first, again = (system.sample(asked, seeded(3), SETTINGS) for _ in range(2))
+    first, again = (system.sample(requests, seeded(3)) for _ in range(2))
     assert [c.digest for c in first] == [c.digest for c in again]
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert (np.random.get_state()[1] == numpy_state[0]).all()
@@ -92,12 +93,11 @@ def test_the_same_seed_gives_the_same_crystals_and_touches_no_global_generator(s
 
 @BASELINES
 def test_samples_are_valid_crystals_of_the_asked_atoms_and_progress_ends_at_the_last_step(system: Baseline) -> None:
-    asked, steps = [[7, 22], [5, 5, 22], [11, 11, 17, 17]], []
-    drawn = system.sample(asked, seeded(), SETTINGS, progress=steps.append)
-    assert [sorted(numbers_of(c)) for c in drawn] == asked
+    cells, shares = [[7, 22], [5, 5, 22], [11, 11, 17, 17]], []
+    drawn = system.sample(asked(cells), seeded(), progress=shares.append)
+    assert [sorted(numbers_of(c)) for c in drawn] == cells
     assert [check(c, ScreenConfig()).reason for c in drawn] == [""] * 3
-    assert steps[-1] == SETTINGS.n_steps
-    assert steps == sorted(steps)
+    assert shares == [1 / 3, 2 / 3, 1]
 
 
 @BASELINES
@@ -111,10 +111,10 @@ def test_a_checkpoint_of_two_plain_files_gives_the_same_samples(system: Baseline
     described = [entry for name, entry in header.items() if name != "__metadata__"]
     assert 8 + size + max((entry["data_offsets"][1] for entry in described), default=0) == len(content)
     loaded = checkpoints.load(str(tmp_path / "it"))
-    conditions = [Request.of({"Ti": 1, "N": 1}), Request.of({"Ti": 1, "B": 2}, spacegroup=191)]
-    kept = sample_chunk(loaded, conditions, SETTINGS, seed=1, chunk=0)
+    requests = [Request.of({"Ti": 1, "N": 1}), Request.of({"Ti": 1, "B": 2}, spacegroup=191)]
+    kept = sample_chunk(loaded, requests, SETTINGS, seed=1, chunk=0)
     before = checkpoints.Checkpoint(system, loaded.digest, {})
-    assert [s.crystal.digest for s in sample_chunk(before, conditions, SETTINGS, 1, 0)] == [
+    assert [s.crystal.digest for s in sample_chunk(before, requests, SETTINGS, 1, 0)] == [
         s.crystal.digest for s in kept
     ]
 
@@ -128,16 +128,16 @@ def test_a_checkpoint_whose_tensors_do_not_fit_its_description_is_refused(tmp_pa
 
 
 @BASELINES
-def test_an_unknown_element_is_refused(system: Baseline) -> None:
-    with pytest.raises(ValueError, match=r"composition 1 has the atomic numbers \[5, 104\]: expected 1 to 103"):
-        system.sample([[5], [104, 5]], seeded(), SETTINGS)
+def test_settings_of_another_system_are_refused(system: Baseline) -> None:
+    with pytest.raises(ValueError, match=f"sample.sampler.n_steps is no setting of {system.name}"):
+        system.sampler_settings({"n_steps": 10})
 
 
 def test_copies_are_training_crystals_bit_for_bit_after_saving(tmp_path: Path) -> None:
     crystals, groups = known()
     checkpoints.save(tmp_path / "copies", TrainingCopies.of(crystals, groups), {})
     system = checkpoints.load(str(tmp_path / "copies")).system
-    drawn = system.sample([numbers_of(c) for c in crystals], seeded(), SETTINGS)
+    drawn = system.sample(asked([numbers_of(c) for c in crystals]), seeded())
     stored = {c.digest for c in crystals}
     assert all(c.digest in stored for c in drawn)
     assert [content_of(c.atomic_numbers) for c in drawn] == [content_of(c.atomic_numbers) for c in crystals]
@@ -145,7 +145,7 @@ def test_copies_are_training_crystals_bit_for_bit_after_saving(tmp_path: Path) -
 
 def test_copies_of_anything_are_dealt_until_all_were_there() -> None:
     crystals, groups = known()
-    drawn = TrainingCopies.of(crystals, groups).sample([[]] * len(crystals), seeded(), SETTINGS)
+    drawn = TrainingCopies.of(crystals, groups).sample([Request()] * len(crystals), seeded())
     assert sorted(c.digest for c in drawn) == sorted(c.digest for c in crystals)
     assert [c.digest for c in drawn] != [c.digest for c in crystals]
 
@@ -153,23 +153,23 @@ def test_copies_of_anything_are_dealt_until_all_were_there() -> None:
 def test_copies_prefer_the_asked_group_and_turn_to_any_crystal_for_a_composition_nobody_has() -> None:
     cubic, wurtzite_like = rock_salt("Ti", "N", 4.24), rock_salt("Ti", "N", 4.6)
     system = TrainingCopies.of([cubic, wurtzite_like], [225, 186])
-    asked = [[22, 7]] * 6
-    assert {c.digest for c in system.sample(asked, seeded(), SETTINGS, [186] * 6)} == {wurtzite_like.digest}
-    assert {c.digest for c in system.sample(asked, seeded(), SETTINGS, [100] * 6)} == {
+    cells = [[22, 7]] * 6
+    assert {c.digest for c in system.sample(asked(cells, [186] * 6), seeded())} == {wurtzite_like.digest}
+    assert {c.digest for c in system.sample(asked(cells, [100] * 6), seeded())} == {
         cubic.digest,
         wurtzite_like.digest,
     }
-    assert {c.digest for c in system.sample([[74, 73]] * 6, seeded(), SETTINGS)} == {cubic.digest, wurtzite_like.digest}
+    assert {c.digest for c in system.sample(asked([[74, 73]] * 6), seeded())} == {cubic.digest, wurtzite_like.digest}
 
 
 def test_a_copy_in_a_supercell_is_the_same_crystal() -> None:
     system = TrainingCopies.of(SMALL, SMALL_GROUPS)
-    (drawn,) = system.sample([[5] * 12 + [22] * 6], seeded(), SETTINGS)
+    (drawn,) = system.sample(asked([[5] * 12 + [22] * 6]), seeded())
     assert content_of(drawn.atomic_numbers) == ((5, 12), (22, 6))
     matcher = StructureMatcher(ltol=1e-4, stol=1e-4, angle_tol=1e-2, scale=False)
     assert matcher.fit(drawn.to_structure(), SMALL[2].to_structure())
     # Three atoms fit no whole number of times into seven: the copy keeps its own cell.
-    (odd,) = TrainingCopies.of([repeated(SMALL[2], 2)], [191]).sample([[5] * 6 + [22] * 3], seeded(), SETTINGS)
+    (odd,) = TrainingCopies.of([repeated(SMALL[2], 2)], [191]).sample(asked([[5] * 6 + [22] * 3]), seeded())
     assert content_of(odd.atomic_numbers) == ((5, 4), (22, 2))
 
 
@@ -217,13 +217,13 @@ def substitution_requests(n: int) -> list[tuple[list[int], int]]:
     return requests
 
 
-def test_substitutes_have_the_asked_atoms_in_the_asked_order_and_the_asked_group() -> None:
+def test_substitutes_have_the_asked_atoms_ascending_and_the_asked_group() -> None:
     crystals, groups = known()
     system = PrototypeSubstitution.of(crystals, groups)
     requests = substitution_requests(80)
-    drawn = system.sample([z for z, _ in requests], seeded(), SETTINGS, [g for _, g in requests])
+    drawn = system.sample(asked([z for z, _ in requests], [g for _, g in requests]), seeded())
     assert len(requests) > 60
-    assert [numbers_of(c) for c in drawn] == [z for z, _ in requests]
+    assert [numbers_of(c) for c in drawn] == [sorted(z) for z, _ in requests]
     # The group is found at a fixed tolerance in angstrom; in a scaled cell it may fall on the other side of it.
     kept = [group_of(c) == g for c, (_, g) in zip(drawn, requests, strict=True)]
     assert np.mean(kept) >= 0.98
@@ -235,8 +235,7 @@ def test_a_substitute_is_its_template_with_other_names_at_another_scale() -> Non
     system = PrototypeSubstitution.of(crystals, groups)
     matcher = StructureMatcher(scale=True, ltol=1e-3, stol=1e-3, angle_tol=0.1, attempt_supercell=False)
     for numbers, group in substitution_requests(20):
-        asked = Asked(tuple(numbers), group)
-        template = system.templates(asked)[0]
+        template = system.templates(Request.for_atoms(numbers, group))[0]
         made, old = system.substituted(template, numbers).to_structure(), crystals[template.row].to_structure()
         assert groups[template.row] == group
         assert matcher.fit_anonymous(made, old)
@@ -247,11 +246,11 @@ def test_templates_are_ranked_by_pettifors_scale_and_those_of_the_asked_size_com
     system = PrototypeSubstitution.of([potassium, lithium, doubled, SMALL[2]], [225, 225, 225, 191])
     scale = {s: Element(s).mendeleev_no for s in ("K", "Li", "Na", "F", "Br")}
     truth = {row: (abs(scale["Na"] - scale[s]) + abs(scale["Br"] - scale["F"])) / 2 for row, s in ((0, "K"), (1, "Li"))}
-    found = system.templates(Asked((11, 35)))
+    found = system.templates(Request.for_atoms((11, 35)))
     assert [t.row for t in found] == sorted(truth, key=truth.__getitem__)
     assert [t.exchange.distance for t in found] == pytest.approx(sorted(truth.values()))
-    assert [(t.row, t.n_cells) for t in system.templates(Asked((11, 11, 35, 35)))] == [(2, 1)]
-    assert {(t.row, t.n_cells) for t in system.templates(Asked((11,) * 3 + (35,) * 3))} == {(0, 3), (1, 3)}
+    assert [(t.row, t.n_cells) for t in system.templates(Request.for_atoms((11, 11, 35, 35)))] == [(2, 1)]
+    assert {(t.row, t.n_cells) for t in system.templates(Request.for_atoms((11,) * 3 + (35,) * 3))} == {(0, 3), (1, 3)}
 
 
 def test_without_temperature_the_closest_template_is_first_and_with_it_others_come_too() -> None:
@@ -259,8 +258,8 @@ def test_without_temperature_the_closest_template_is_first_and_with_it_others_co
     firsts = {}
     for temperature in (0.0, 20.0):
         system = PrototypeSubstitution.of(alkali, [225] * 4, {"temperature": temperature})
-        closest = system.substituted(system.templates(Asked((11, 17)))[0], (11, 17))
-        firsts[temperature] = [system.sample([[11, 17]], seeded(s), SETTINGS)[0].digest for s in range(30)]
+        closest = system.substituted(system.templates(Request.for_atoms((11, 17)))[0], (11, 17))
+        firsts[temperature] = [system.sample(asked([[11, 17]]), seeded(s))[0].digest for s in range(30)]
         share = firsts[temperature].count(closest.digest) / 30
         assert share == 1 if temperature == 0 else 0.1 < share < 0.9
 
@@ -273,24 +272,24 @@ def test_every_template_is_used_before_one_comes_again_and_kinds_take_turns() ->
         rock_salt("K", "I", 7.0),
     ]
     system = PrototypeSubstitution.of(crystals, [225, 225, 225, 221], {"temperature": 5.0})
-    drawn = system.sample([[11, 17]] * 8, seeded(), SETTINGS)
+    drawn = system.sample(asked([[11, 17]] * 8), seeded())
     assert sorted(Counter(c.digest for c in drawn).values()) == [2, 2, 2, 2]
-    other_kind = system.substituted(system.templates(Asked((11, 17), 221))[0], (11, 17)).digest
+    other_kind = system.substituted(system.templates(Request.for_atoms((11, 17), 221))[0], (11, 17)).digest
     assert other_kind in [c.digest for c in drawn[:2]]
 
 
 def test_fitted_volumes_scale_a_substitute_towards_the_real_one() -> None:
     system = PrototypeSubstitution.of(*known())
-    small, large = (system.sample([[3, 3, z]], seeded(), SETTINGS)[0] for z in (8, 52))
+    small, large = (system.sample(asked([[3, 3, z]]), seeded())[0] for z in (8, 52))
     assert np.linalg.det(large.lattice_ang) > 1.2 * np.linalg.det(small.lattice_ang)
 
 
 def test_what_no_template_fits_is_a_failed_sample_in_its_place(caplog: pytest.LogCaptureFixture) -> None:
     system = PrototypeSubstitution.of(SMALL, SMALL_GROUPS)
-    asked = [[22, 7], [1, 1, 1, 1, 6], [22, 7]]
-    drawn = system.sample(asked, seeded(), SETTINGS, [None, None, 14])
+    cells = [[22, 7], [1, 1, 1, 1, 6], [22, 7]]
+    drawn = system.sample(asked(cells, [None, None, 14]), seeded())
     assert [np.isfinite(c.frac).all() for c in drawn] == [True, False, False]
-    assert [sorted(numbers_of(c)) for c in drawn] == [sorted(z) for z in asked]
+    assert [sorted(numbers_of(c)) for c in drawn] == [sorted(z) for z in cells]
     assert "2 of 3 samples failed" in caplog.text
     assert "no stored crystal is a template for a cell of H4 C1" in caplog.text
     assert not check(drawn[1], ScreenConfig()).valid
@@ -304,17 +303,17 @@ def test_a_failed_sample_is_turned_away_with_a_reason() -> None:
 
 def test_open_compositions_are_those_of_stored_crystals_for_substitution_and_refused_without_data() -> None:
     system = PrototypeSubstitution.of(SMALL, SMALL_GROUPS)
-    drawn = system.sample([[]] * 3, seeded(), SETTINGS)
+    drawn = system.sample([Request()] * 3, seeded())
     assert sorted(content_of(c.atomic_numbers) for c in drawn) == sorted(content_of(c.atomic_numbers) for c in SMALL)
-    with pytest.raises(ValueError, match="random-symmetric holds no crystals"):
-        RandomSymmetric(RandomSymmetricConfig()).sample([[]], seeded(), SETTINGS)
+    with pytest.raises(ValueError, match="request 0 is any crystal, with 0 atoms"):
+        RandomSymmetric(RandomSymmetricConfig()).sample([Request()], seeded())
 
 
 @pytest.mark.parametrize("number", [1, 2, 12, 15, 63, 139, 166, 191, 194, 225, 227])
 def test_random_crystals_have_the_asked_group_in_a_primitive_cell_of_the_asked_atoms(number: int) -> None:
-    atoms = [22, 8, 22, 8, 8, 8] if number != 225 else [22, 8]
+    atoms = [8, 8, 8, 8, 22, 22] if number != 225 else [8, 22]
     system = RandomSymmetric(RandomSymmetricConfig(n_attempts=60))
-    drawn = system.draw([Asked(tuple(atoms), number)] * 2, seeded(1))
+    drawn = system.draw([Request.for_atoms(atoms, number)] * 2, seeded(1))
     for sample in drawn:
         assert sample.crystal is not None, sample.reason
         structure: Structure = sample.crystal.to_structure()
@@ -328,9 +327,9 @@ def test_random_crystals_have_the_asked_group_in_a_primitive_cell_of_the_asked_a
 
 def test_a_free_group_is_drawn_among_many_and_one_sample_does_not_depend_on_the_others() -> None:
     system = RandomSymmetric(RandomSymmetricConfig())
-    drawn = system.sample([[22, 7]] * 12, seeded(), SETTINGS)
+    drawn = system.sample(asked([[22, 7]] * 12), seeded())
     assert len({group_of(c) for c in drawn}) >= 4
-    seeds_apart = system.sample([[22, 7]] * 6 + [[22, 7, 7]] * 6, seeded(), SETTINGS)
+    seeds_apart = system.sample(asked([[22, 7]] * 6 + [[22, 7, 7]] * 6), seeded())
     assert [c.digest for c in seeds_apart[:6]] == [c.digest for c in drawn[:6]]
 
 
@@ -340,11 +339,11 @@ def test_a_free_group_is_drawn_among_many_and_one_sample_does_not_depend_on_the_
 )
 def test_which_groups_can_hold_a_cell(number: int, atoms: list[int], fit: bool) -> None:
     """By hand, from the tables: orbits of Fm-3m hold 1 (4a), 1 (4b), 2 (8c), 6 or more atoms per primitive cell."""
-    assert fits(Asked(tuple(atoms), number), number) is fit
+    assert fits(Request.for_atoms(atoms, number), number) is fit
 
 
 def test_a_group_whose_orbits_cannot_hold_the_atoms_is_a_failed_sample() -> None:
-    (drawn,) = RandomSymmetric(RandomSymmetricConfig()).draw([Asked((22, 7, 7, 7, 7, 7), 227)], seeded())
+    (drawn,) = RandomSymmetric(RandomSymmetricConfig()).draw([Request.for_atoms((22, 7, 7, 7, 7, 7), 227)], seeded())
     assert drawn.crystal is None
     assert drawn.reason.startswith("the orbits of the group cannot hold a cell of N5 Ti1 in space group 227")
 

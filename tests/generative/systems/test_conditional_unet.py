@@ -11,7 +11,6 @@ from pymatgen.core.structure import Structure
 
 from generative import checkpoints
 from generative.batch import CrystalBatch
-from generative.config import DenoisingConfig, SampleConfig
 from generative.crystals import Crystal
 from generative.standard_setting import in_standard_setting
 from generative.structure_matrix import sorted_sites, to_matrix
@@ -23,10 +22,11 @@ from generative.systems.conditional_unet import (
     UNetFlowNormal,
     UNetFlowUniform,
 )
-from generative.systems.conditional_unet_config import ConditionalUNetConfig
+from generative.systems.conditional_unet_config import ConditionalUNetConfig, UNetSampler
+from tests.generative.asking import asked
 from tests.generative.systems.by_heart import learn
 
-QUICK = SampleConfig(n_steps=5)
+QUICK = UNetSampler(n_steps=5)
 PUBLISHED = {"predicts": "noise-velocity", "lattice_unit_ang": 1.0}
 
 
@@ -63,8 +63,8 @@ def moved(system: ConditionalUNet) -> ConditionalUNet:
 def test_an_untrained_generator_ends_where_its_start_leads_without_a_network(kind) -> None:
     """Zero noise predicted: DDIM stretches the start by 1 / sqrt(abar); zero velocity: the flow stays."""
     system = built(kind, mask_padding=False, **PUBLISHED).eval()
-    asked = [CAESIUM_CHLORIDE.atomic_numbers.tolist()] * 50
-    (first, *_) = system.sample(asked, rng(1), SampleConfig(n_steps=100))
+    cells = [CAESIUM_CHLORIDE.atomic_numbers.tolist()] * 50
+    (first, *_) = system.sample(asked(cells), rng(1), UNetSampler(n_steps=100))
     start = system._start(50, rng(1))
     factor = 71.298 if kind is UNetDDIM else 1.0
     np.testing.assert_allclose(first.lattice_ang, factor * start[0, 61:], rtol=1e-4)
@@ -113,7 +113,7 @@ def test_a_network_that_knows_the_crystal_arrives_at_it_by_either_prediction(kin
             return (matrix - level**0.5 * target) / (1 - level) ** 0.5
 
         monkeypatch.setattr(system, "_told", told)
-        (found,) = system.sample([batch.atomic_numbers.tolist()], rng(), SampleConfig(n_steps=50))
+        (found,) = system.sample(asked([batch.atomic_numbers.tolist()]), rng(), UNetSampler(n_steps=50))
         distance = StructureMatcher(scale=False).get_rms_dist(found.to_structure(), CAESIUM_CHLORIDE.to_structure())
         assert distance is not None
         assert distance[0] < 1e-3
@@ -122,11 +122,10 @@ def test_a_network_that_knows_the_crystal_arrives_at_it_by_either_prediction(kin
 def test_a_trained_diffusion_is_walked_without_noise_on_request() -> None:
     ddpm, ddim = moved(built(UNetDDPM)), moved(built(UNetDDIM))
     ddim.load_state_dict(ddpm.state_dict())
-    asked = [[11, 17]], rng(), SampleConfig(n_steps=20)
-    without = SampleConfig(n_steps=20, denoising=DenoisingConfig(reverse="ddim"))
-    found = ddpm.sample([[11, 17]], rng(), without)[0]
-    assert found.digest == ddim.sample(*asked)[0].digest
-    assert found.digest != ddpm.sample([[11, 17]], rng(), SampleConfig(n_steps=20))[0].digest
+    requests, plain = asked([[11, 17]]), UNetSampler(n_steps=20)
+    found = ddpm.sample(requests, rng(), UNetSampler(n_steps=20, deterministic=True))[0]
+    assert found.digest == ddim.sample(requests, rng(), plain)[0].digest
+    assert found.digest != ddpm.sample(requests, rng(), plain)[0].digest
 
 
 @pytest.mark.slow
@@ -145,9 +144,8 @@ def test_a_prototype_of_a_few_compositions_is_learned_by_heart(kinds) -> None:
     for kind in kinds:  # DDIM walks with the weights of DDPM
         system = built(kind).eval()
         system.load_state_dict(trained.state_dict())
-        found = system.sample(
-            [c.atomic_numbers.tolist() for c in toy] * 4, rng(5), SampleConfig(n_steps=25), [221] * 20
-        )
+        cells = [c.atomic_numbers.tolist() for c in toy] * 4
+        found = system.sample(asked(cells, [221] * 20), rng(5), UNetSampler(n_steps=25))
         hits = [
             StructureMatcher().fit(crystal.to_structure(), target)
             for crystal, target in zip(found, targets, strict=True)
@@ -160,12 +158,12 @@ def test_what_is_asked_reaches_the_crystal_and_what_is_left_open_need_not_be_nam
     system = moved(built(kind))
     cells = [[11, 17], [12, 8], [11, 17], [11, 17]]
     groups, energies = [225, 225, 62, 225], [-1.0, -1.0, -1.0, -3.0]
-    one, element, group, energy = system.sample(cells, rng(), QUICK, groups, energies)
-    again = system.sample(cells, rng(), QUICK, groups, energies)
+    one, element, group, energy = system.sample(asked(cells, groups, energies), rng(), QUICK)
+    again = system.sample(asked(cells, groups, energies), rng(), QUICK)
     assert [c.digest for c in again] == [c.digest for c in (one, element, group, energy)]
-    free = system.sample(cells[:1], rng(), QUICK)[0]
-    asked = system.sample(cells[:1], rng(), QUICK, [225], [-1.0])[0]
-    assert not np.allclose(free.lattice_ang, asked.lattice_ang)
+    free = system.sample(asked(cells[:1]), rng(), QUICK)[0]
+    bound = system.sample(asked(cells[:1], [225], [-1.0]), rng(), QUICK)[0]
+    assert not np.allclose(free.lattice_ang, bound.lattice_ang)
     start = system._start(4, rng())
     same = [c.lattice_ang for c in _from_one_start(system, cells, groups, energies, start[:1].expand(4, -1, -1))]
     for other in same[1:]:
@@ -176,25 +174,25 @@ def _from_one_start(system, cells, groups, energies, start):  # noqa: ANN001, AN
     original = system._start
     system._start = lambda n, rng: start
     try:
-        return system.sample(cells, rng(), QUICK, groups, energies)
+        return system.sample(asked(cells, groups, energies), rng(), QUICK)
     finally:
         system._start = original
 
 
-def test_sites_come_back_in_the_order_in_which_they_were_asked() -> None:
+def test_sites_come_back_ascending_by_atomic_number_and_progress_ends_at_one() -> None:
     system = moved(built(UNetFlowUniform))
-    done: list[int] = []
-    drawn = system.sample([[38, 8, 22, 8, 8], [14]], rng(), QUICK, progress=done.append)
-    assert drawn[0].atomic_numbers.tolist() == [38, 8, 22, 8, 8]
+    done: list[float] = []
+    drawn = system.sample(asked([[38, 8, 22, 8, 8], [14]]), rng(), QUICK, progress=done.append)
+    assert drawn[0].atomic_numbers.tolist() == [8, 8, 8, 22, 38]
     assert drawn[1].atomic_numbers.tolist() == [14]
-    assert done == [1, 2, 3, 4, 5]
+    assert done == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert system.sample([], rng(), QUICK) == []
 
 
-@pytest.mark.parametrize("cell", [[], [6] * 61, [104], [0]])
+@pytest.mark.parametrize("cell", [[], [6] * 61])
 def test_compositions_that_have_no_matrix_are_refused_by_number(cell: list[int]) -> None:
-    with pytest.raises(ValueError, match=f"composition 1 has {len(cell)} atoms"):
-        built(UNetDDPM).sample([[11, 17], cell], rng(), QUICK)
+    with pytest.raises(ValueError, match=f"request 1 is .* with {len(cell)} atoms: expected a cell of 1 to 60"):
+        built(UNetDDPM).sample(asked([[11, 17], cell]), rng(), QUICK)
 
 
 def test_crystals_that_cannot_be_learned_are_refused_with_the_reason() -> None:
@@ -210,5 +208,5 @@ def test_a_generator_comes_back_from_its_checkpoint(kind, tmp_path) -> None:
     checkpoints.save(tmp_path / "unet", system, {}, dtype=torch.float32)
     loaded = checkpoints.load(str(tmp_path / "unet")).system
     assert type(loaded) is kind
-    asked = [[11, 17]], rng(), QUICK, [225], [-1.0]
-    assert system.sample(*asked)[0].digest == loaded.sample([[11, 17]], rng(), QUICK, [225], [-1.0])[0].digest
+    drawn = [which.sample(asked([[11, 17]], [225], [-1.0]), rng(), QUICK)[0].digest for which in (system, loaded)]
+    assert drawn[0] == drawn[1]

@@ -97,7 +97,9 @@ def test_it_is_saved_and_loaded_and_draws_no_crystals(
     system = new()
     system.fit_statistics(crystals, [-1.0, -3.0])
     checkpoints.save(tmp_path / "regressor", system.eval(), {"note": "untrained"}, dtype=torch.float32)
-    loaded = checkpoints.load(str(tmp_path / "regressor")).system
+    checkpoint = checkpoints.load(str(tmp_path / "regressor"))
+    loaded = checkpoint.regressor
     np.testing.assert_allclose(loaded.predict(crystals, bonds), system.predict(crystals, bonds), rtol=1e-6)
-    with pytest.raises(ValueError, match="draws no crystals"):
-        loaded.sample([[11, 17]], torch.Generator(), None)
+    for asked_for, what in (("generator", "draws no crystals"), ("modifier", "modifies no crystals")):
+        with pytest.raises(checkpoints.CheckpointError, match=f"dimenet-regressor.*{what}"):
+            getattr(checkpoint, asked_for)

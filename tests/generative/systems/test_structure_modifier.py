@@ -14,10 +14,11 @@ from pymatgen.core.structure import Structure
 
 from generative import checkpoints
 from generative.batch import CrystalBatch
-from generative.config import SampleConfig
 from generative.crystals import Crystal, reduced
 from generative.datasets.polymorphs import PairSet
 from generative.structure_matrix import sorted_sites, to_matrix
+from generative.systems.conditional_unet_config import StepsSampler
+from generative.systems.interface import Change
 from generative.systems.structure_modifier import (
     MODIFIERS,
     DiffusionModifier,
@@ -28,9 +29,10 @@ from generative.systems.structure_modifier import (
 from generative.training import fit
 from generative.training_config import TrainConfig
 from generative.training_data import TrainingError, TrainingSet
+from tests.generative.asking import asked
 from tests.generative.systems.by_heart import learn
 
-QUICK = SampleConfig(n_steps=20)
+QUICK = StepsSampler(n_steps=20)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -85,7 +87,7 @@ def test_an_untrained_flow_returns_its_source_and_a_crystal_too_large_is_a_faile
     system = built(kind, predicts="noise-velocity").eval()
     crystal = polymorphs().crystals[0]
     large = Crystal(20 * np.eye(3), np.random.default_rng(0).random((61, 3)), np.full(61, 6, dtype=np.int16))
-    failed, found = system.modify([large, crystal], rng(), QUICK, [None, 225], [None, -0.5])
+    failed, found = system.modify([large, crystal], [Change(), Change(225, -0.5)], rng(), QUICK)
     assert np.isnan(failed.frac).all()
     assert found.atomic_numbers.tolist() == sorted(crystal.atomic_numbers.tolist(), key=[17, 11].index)
     if "flow" in kind.name:
@@ -127,7 +129,7 @@ def test_a_perfect_diffusion_arrives_at_the_polymorph(monkeypatch: pytest.Monkey
         return (matrix - level**0.5 * target) / (1 - level) ** 0.5
 
     monkeypatch.setattr(system, "_told", told)
-    (found,) = system.modify([data.crystals[0]], rng(), SampleConfig(n_steps=100), [225], [-1.0])
+    (found,) = system.modify([data.crystals[0]], [Change(225, -1.0)], rng(), StepsSampler(n_steps=100))
     distance = StructureMatcher().get_rms_dist(found.to_structure(), data.crystals[1].to_structure())
     assert distance is not None
     assert distance[0] < 1e-3
@@ -143,9 +145,8 @@ def test_polymorphs_learned_by_heart_are_found_from_their_sources(kind) -> None:
         [data.crystals[i] for i in rows], [data.spacegroups[i] for i in rows], [data.energies[i] for i in rows]
     )
     learn(system, batch, n_steps=250)
-    found = system.modify(
-        [data.crystals[0], data.crystals[2]] * 6, rng(1), SampleConfig(n_steps=25), [225] * 12, [-1.0] * 12
-    )
+    sources = [data.crystals[0], data.crystals[2]] * 6
+    found = system.modify(sources, [Change(225, -1.0)] * 12, rng(1), StepsSampler(n_steps=25))
     targets = [data.crystals[1].to_structure(), data.crystals[3].to_structure()] * 6
     hits = [
         StructureMatcher().fit(crystal.to_structure(), target) for crystal, target in zip(found, targets, strict=True)
@@ -162,13 +163,13 @@ def test_a_modifier_asked_for_a_composition_starts_from_what_it_keeps(kind, tmp_
     loaded = checkpoints.load(str(tmp_path / "modifier")).system
     started: list[tuple[Crystal, float | None]] = []
 
-    def modify(crystals, generator, settings, groups, changes, progress):  # noqa: ANN001, ANN202
-        started.extend(zip(crystals, changes, strict=True))
+    def modify(crystals, changes, generator, settings, progress):  # noqa: ANN001, ANN202
+        started.extend((c, change.energy_ev_per_atom) for c, change in zip(crystals, changes, strict=True))
         return crystals
 
     monkeypatch.setattr(loaded, "modify", modify)
-    cells = [[17, 11], [11, 11, 17, 17], [37, 9], [8, 8, 22]]
-    drawn = loaded.sample(cells, rng(), QUICK, None, [-2.5, None, -1.0, -1.0])
+    cells = [[11, 17], [11, 11, 17, 17], [9, 37], [8, 8, 22]]
+    drawn = loaded.sample(asked(cells, None, [-2.5, None, -1.0, -1.0]), rng(), QUICK)
     assert [crystal.atomic_numbers.tolist() for crystal in drawn] == cells
     (own, change), (doubled, _), (substituted, unknown), (failed, _) = started
     energies = {data.crystals[i].digest: e for i, e in enumerate(data.energies)}
@@ -179,7 +180,7 @@ def test_a_modifier_asked_for_a_composition_starts_from_what_it_keeps(kind, tmp_
     assert unknown is None  # the energy of another compound says nothing about this one
     assert np.isnan(failed.frac).all()
     with pytest.raises(ValueError, match="keeps no crystals to start from"):
-        built(kind).sample([[17, 11]], rng(), QUICK)
+        built(kind).sample(asked([[17, 11]]), rng(), QUICK)
 
 
 def test_a_held_out_part_without_polymorphs_is_named_as_such(tmp_path: Path) -> None:
