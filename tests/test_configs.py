@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from configs.dft_jobs import DftJobsConfig
-from configs.evaluation import BenchmarkConfig, EvaluateConfig
+from configs.evaluation import BenchmarkConfig, EvaluateConfig, GeneratorEntry
 from configs.ingest import IngestConfig, load_ingest, parse_ingest
 from configs.modification import ModifyConfig
 from configs.options import IngestRequest, ingest_settings, sample_changes, settings_of
@@ -18,6 +18,8 @@ from configs.overrides import override
 from configs.reproduction import ReproductionConfig, load_reproduction
 from configs.schema import ConfigError, DiscoverConfig, load, parse
 from configs.training import load_training, parse_training
+from generative.config import SampleConfig
+from generative.systems.cdvae_config import CDVAESampler
 from generative.training_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -301,3 +303,32 @@ def test_an_ingest_refused_by_its_form_does_not_repeat_what_was_given() -> None:
     with pytest.raises(ValidationError) as caught:
         IngestConfig.model_validate({"api_key": KEY})
     assert KEY not in str(caught.value)
+
+
+BEFORE = {"checkpoint": "mine", "n_candidates": 8, "chunk_size": 4, "n_steps": 50, "velocity_slope": 5.0}
+"""The beginning of `sample` as versions wrote it in which all systems shared their settings: defaults included."""
+
+
+@pytest.mark.parametrize(
+    ("changed", "sampler"),
+    [
+        ({}, {}),
+        ({"n_steps": 20, "churn": 0.1, "guidance": 2.0}, {"n_steps": 20, "guidance": 2.0}),
+        ({"denoising": CDVAESampler().model_dump()}, {}),
+        ({"denoising": {**CDVAESampler().model_dump(), "stride": 7}}, {"stride": 7}),
+        ({"denoising": {"stride": 7}, "sampler": {"stride": 3}}, {"stride": 3}),
+    ],
+)
+def test_settings_of_samplers_that_an_earlier_version_wrote_are_read(
+    changed: dict[str, Any], sampler: dict[str, Any]
+) -> None:
+    found = SampleConfig.model_validate({**BEFORE, **changed})
+    assert found.sampler == sampler
+    assert (found.checkpoint, found.n_candidates, found.chunk_size) == ("mine", 8, 4)
+    assert SampleConfig.model_validate(found.model_dump()) == found
+
+
+def test_steps_of_a_compared_generator_that_an_earlier_version_wrote_are_read() -> None:
+    entry = {"name": "one", "checkpoint": "here"}
+    assert GeneratorEntry.model_validate({**entry, "n_steps": 20}).sampler == {"n_steps": 20}
+    assert GeneratorEntry.model_validate({**entry, "n_steps": None}).sampler == {}
