@@ -17,6 +17,7 @@ from pymatgen.core.structure import Structure
 from dft.campaign_config import DftConfig
 from dft.config import StoreConfig
 from dft.job_folder import Purpose, make_job_folder
+from dft.structures import read_structure
 from dft.submission.files import read_json, write_json
 
 SCHEMA_VERSION = "1"
@@ -68,8 +69,14 @@ class Job:
 
     @property
     def generated_structure(self) -> Structure | None:
-        """The crystal as it was generated."""
-        return None if self.generated is None else Structure.from_dict(self.generated)
+        """The crystal as it was generated.
+
+        Raises: CampaignError: if it is no crystal.
+        """
+        try:
+            return None if self.generated is None else read_structure(self.generated)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CampaignError(f"the generated crystal of job {self.key} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)

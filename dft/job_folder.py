@@ -23,7 +23,8 @@ from pymatgen.core.structure import Structure
 
 from dft.engines.config import EngineConfig, parse_engine
 from dft.records import SCHEMA_VERSION, DFTRecord, RecordError
-from dft.structures import StructureError, digest_of, plain_structure, structure_digest
+from dft.stored_classes import ForeignClassError, check_classes, nowhere
+from dft.structures import StructureError, digest_of, plain_structure, read_structure, structure_digest
 from dft.submission.files import read_json, write_json
 
 JOB, RECORD, ERROR, FLOW = "job.json", "record.json", "error.json", "flow.json"
@@ -113,6 +114,10 @@ def make_job_folder(
             f"lineage of candidate {candidate_id} is not plain JSON ({error}): expected finite numbers, text, "
             "lists and dicts"
         ) from error
+    try:
+        check_classes(origin, f"lineage of candidate {candidate_id}", nowhere)
+    except ForeignClassError as error:
+        raise JobFolderError(str(error)) from error
     key = job_key(engine, plain, purpose)
     folder = Path(root) / key
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,11 +148,12 @@ def read_job(folder: Path) -> Job:
         job = Job(
             key=str(document["key"]),
             engine=parse_engine(document["engine"]),
-            structure=plain_structure(Structure.from_dict(document["structure"]), str(document["candidate_id"])),
+            structure=plain_structure(read_structure(document["structure"]), str(document["candidate_id"])),
             candidate_id=str(document["candidate_id"]),
             purpose=Purpose(document["purpose"]),
             lineage=dict(document["lineage"]),
         )
+        check_classes(job.lineage, "its lineage", nowhere)  # it goes into the flow's metadata, which monty decodes
     except (KeyError, TypeError, AttributeError, ValidationError, StructureError, ValueError) as error:
         raise JobFolderError(f"{path} is damaged ({type(error).__name__}: {error}): make the folder again") from error
     if job.key != (expected := job_key(job.engine, job.structure, job.purpose)):
