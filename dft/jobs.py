@@ -65,7 +65,8 @@ def relaxation_flow(
 
     Raises: dft.stored_classes.ForeignClassError: if the lineage names a class.
     """
-    check_classes(dict(lineage or {}), f"lineage of candidate {candidate_id}", nowhere)  # monty decodes it with the flow
+    # monty decodes it with the flow
+    check_classes(dict(lineage or {}), f"lineage of candidate {candidate_id}", nowhere)
     name = f"{candidate_id} {preset.value}{' static' if is_static else ''}"
     structure = grouped(structure)
     is_cell_held = not is_static and has_vacuum(structure)

@@ -1,9 +1,9 @@
 """The three files of a matgl potential, read so that nothing they name is imported or run.
 
-matgl's own loader imports the module that model.json and each argument in model.pt name, and calls what it finds there
-with arguments of the file's choice: a folder from elsewhere would be a program. Here a folder is data. Each file is read
-once; what its pickle and its dictionaries name is compared with a list, as text, before anything is unpickled; then
-torch's restricted unpickler reads the same bytes, and classes are taken from a table of matgl's own.
+matgl's own loader imports the module that model.json and each argument in model.pt name, and calls what it finds
+there with arguments of the file's choice: a folder from elsewhere would be a program. Here a folder is data. Each file
+is read once; what its pickle and its dictionaries name is compared with a list, as text, before anything is unpickled;
+then torch's restricted unpickler reads the same bytes, and classes are taken from a table of matgl's own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 import json
 import pickletools
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,19 @@ POTENTIAL = "Potential"
 OTHERS = ("TransformedTargetModel",)
 """Of matgl too, but no energy."""
 
-_STORAGES = {f"{kind}Storage" for kind in ("Bool", "Byte", "Char", "Double", "Float", "Half", "BFloat16", "Int", "Long")}
+_KINDS = ("Bool", "Byte", "Char", "Double", "Float", "Half", "BFloat16", "Int", "Long")
 _DTYPES = {"bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"}
 PICKLED = frozenset(
     {("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter")}
-    | {("torch", name) for name in (*_STORAGES, *_DTYPES, "Size", "device")}
+    | {("torch", name) for name in (*(f"{kind}Storage" for kind in _KINDS), *_DTYPES, "Size", "device")}
     # arrays, as matgl before version 3 kept reference energies
     | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
     | {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
 )
 """What the pickles in model.pt and state.pt may name: module, name."""
 
-_NAMING = {"INST", "OBJ", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX", "BUILD_CLASS"}
-"""Opcodes beside GLOBAL that name a class or call one; torch.save writes none of them."""
+_OTHERWISE = {"OBJ", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX"}
+"""Opcodes of pickle that call a class in other ways than torch.save writes it down."""
 _TEXT = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE", "STRING", "BINSTRING", "SHORT_BINSTRING"}
 
 
@@ -111,7 +112,7 @@ def _unpickled(content: bytes, name: str) -> Any:
         _check_pickle(content, name)
         raise ValueError(f"{name} is no archive of torch.save's")
     reader = torch._C.PyTorchFileReader(io.BytesIO(content))  # torch.load's own: both see the same pickle
-    if reader.has_record("constants.pkl"):
+    if "constants.pkl" in reader.get_all_records():
         raise ForeignClassError(f"{name} holds a TorchScript program, which no such file needs; nothing of it was run")
     _check_pickle(reader.get_record("data.pkl"), name)
     allowed: list[Any] = [_reconstruct, np.ndarray, np.dtype, OrderedDict]
@@ -120,39 +121,42 @@ def _unpickled(content: bytes, name: str) -> Any:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
-def _check_pickle(content: bytes, name: str) -> None:
+def _check_pickle(content: bytes, file: str) -> None:
     """Refuse a pickle by what it names, without running it.
 
     Raises:
         ForeignClassError: if it names something that PICKLED does not.
         ValueError: if it is no pickle.
     """
-    said: list[str] = []
     try:
-        for opcode, argument, _ in pickletools.genops(content):
-            if opcode.name in _TEXT:
-                said.append(str(argument))
-            elif opcode.name == "GLOBAL":
-                module, _, name_in_it = str(argument).partition(" ")
-                _refuse_unless_known(module, name_in_it, name)
-            elif opcode.name == "INST":
-                _refuse_unless_known(*str(argument).split(" ", 1), name, is_known=False)
-            elif opcode.name == "STACK_GLOBAL":
-                _refuse_unless_known(*(["?", *said] if len(said) < 2 else said)[-2:], name, is_known=False)
-            elif opcode.name in _NAMING:
-                _refuse_unless_known("an opcode of pickle", opcode.name, name, is_known=False)
+        for module, name in _named(content):
+            if (module, name) not in PICKLED:
+                raise ForeignClassError(
+                    f"{file} names the class {shown(module)}.{shown(name)}, which no such file needs; nothing of it "
+                    "was run"
+                )
     except ForeignClassError:
         raise
     except Exception as error:  # pickletools raises ValueError, IndexError, UnicodeDecodeError, ... on other bytes
-        raise ValueError(f"{name} is no pickle of torch.save's ({type(error).__name__}: {error})") from None
+        raise ValueError(f"{file} is no pickle of torch.save's ({type(error).__name__}: {error})") from None
 
 
-def _refuse_unless_known(module: str, found: str, file: str, is_known: bool = True) -> None:
-    if is_known and (module, found) in PICKLED:
-        return
-    raise ForeignClassError(
-        f"{file} names the class {shown(module)}.{shown(found)}, which no such file needs; nothing of it was run"
-    )
+def _named(pickled: bytes) -> Iterator[tuple[str, str]]:
+    """What a pickle imports, in order: module and name.
+
+    Where the name comes from the stack, which torch's unpickler refuses whatever it is, the last two words before it.
+    """
+    words = ["?", "?"]
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name in _TEXT:
+            words.append(str(argument))
+        elif opcode.name in ("GLOBAL", "INST"):
+            module, _, name = str(argument).partition(" ")
+            yield module, name
+        elif opcode.name == "STACK_GLOBAL":
+            yield words[-2], words[-1]
+        elif opcode.name in _OTHERWISE:
+            yield "pickle", opcode.name
 
 
 def _check_argument(value: Any, name: str) -> None:
@@ -185,7 +189,8 @@ def _built(arguments: dict[str, Any], state: dict[str, Any]) -> Any:
     for name, value in given.items():
         if isinstance(value, dict) and CLASS in value and MODULE in value:
             if value[CLASS] not in MODELS:
-                raise ValueError(f"argument {name} in model.pt is a {value[CLASS]}: expected one of {', '.join(MODELS)}")
+                expected = ", ".join(MODELS)
+                raise ValueError(f"argument {name} in model.pt is a {value[CLASS]}: expected one of {expected}")
             given[name] = getattr(matgl.models, value[CLASS])(**value["init_args"])
     # A compiled network is another program per machine, and one relaxation does not repay it.
     potential = Potential(**{**given, "compile_model": False})

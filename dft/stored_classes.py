@@ -30,8 +30,6 @@ TASK_MODULES = (
     "custodian.vasp",
     "emmet.core",
     "jobflow.core",
-    "numpy",
-    "datetime",
     "pymatgen.analysis",
     "pymatgen.core",
     "pymatgen.electronic_structure",
@@ -41,6 +39,7 @@ TASK_MODULES = (
     "pymatgen.symmetry",
 )
 """Packages whose classes stand in documents of VASP jobs. A package's name covers its modules."""
+_TASK_CLASSES = CRYSTAL_CLASSES | {("datetime", "datetime")}
 
 
 class ForeignClassError(ValueError):
@@ -54,7 +53,10 @@ def in_crystal(module: str, name: str) -> bool:
 
 def in_task(module: str, name: str) -> bool:
     """Whether a document of a VASP job, or an entry of a database, may name the class."""
-    return any(module == package or module.startswith(f"{package}.") for package in TASK_MODULES)
+    if (module, name) in _TASK_CLASSES:
+        return True
+    is_class = name.isidentifier() and name[0].isupper() and all(part.isidentifier() for part in module.split("."))
+    return is_class and any(f"{module}.".startswith(f"{package}.") for package in TASK_MODULES)
 
 
 def nowhere(module: str, name: str) -> bool:

@@ -131,7 +131,7 @@ class VaspEngine:
         # Compared as it stands and never decoded: a file from elsewhere may name any class, and any arguments of it.
         there = read_json(path)
         if there is None or there.get("uuid") != document["uuid"]:
-            found = "no jobflow Flow" if there is None else f"flow {there.get('uuid')!r}"
+            found = f"flow {str(there['uuid'])[:40]!r}" if there and "uuid" in there else "no jobflow Flow"
             raise EngineError(
                 FaultKind.INVALID_JOB,
                 f"{path} is {found}, while job.json asks for flow {flow.uuid}: it is another job's, or of another "
