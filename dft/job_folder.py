@@ -12,6 +12,7 @@ Every file appears by one rename.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -103,8 +104,13 @@ def make_job_folder(
 
     Raises:
         StructureError: if no DFT code can take the crystal.
-        JobFolderError: if the lineage is not plain JSON.
+        JobFolderError: if the lineage is not plain JSON, or the root's name is not text.
     """
+    if not _is_text(root):
+        raise JobFolderError(
+            f"the folder {os.fsencode(root)!r} holds bytes that are no UTF-8, which neither JSON nor the files of DFT "
+            "codes can name: choose another folder"
+        )
     plain = plain_structure(structure, candidate_id)
     plain = Structure.from_dict(json.loads(json.dumps(plain.as_dict())))  # as it will be read: the key must be the same
     try:
@@ -179,6 +185,14 @@ def read_record(folder: Path) -> DFTRecord | None:
 def write_record(folder: Path, record: DFTRecord) -> None:
     """Leave the result in a folder."""
     write_json(Path(folder) / RECORD, record.as_document())
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(Path(path).absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _document(job: Job, engine: EngineConfig) -> dict[str, Any]:

@@ -23,9 +23,9 @@ from dft.jobs import relaxation_flow
 from dft.records import DFTRecord, RecordError
 from dft.reference_entries import EntriesError, read_entries
 from dft.stored_classes import ForeignClassError
-from tests.dft.foreign_payloads import Trap, places, with_value
 from tests.dft.made_records import record, rock_salt
 from tests.dft.vasp_machine import Machine, error_of
+from tests.foreign_payloads import Trap, places, with_value
 from tests.fuzzing import Fuzz
 
 

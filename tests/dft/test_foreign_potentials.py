@@ -18,8 +18,8 @@ import torch
 
 from dft.potential_matgl import load_matgl
 from dft.potentials import PotentialError, load_potential
-from tests.dft.foreign_payloads import Trap, places, with_value
 from tests.dft.test_potentials import MATGL_NAMES, MODELS, needs_models
+from tests.foreign_payloads import Trap, places, with_value
 from tests.fuzzing import Fuzz
 
 
