@@ -28,7 +28,7 @@ IDS = {"local": f"$(hostname)/${NAME_VARIABLE}", "slurm": "$SLURM_JOB_ID", "pbs"
 """Where each queue tells a job its id."""
 
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+=@-]+")
-"""Paths that every queue's head takes as they are."""
+"""Paths that the heads of PBS and SGE take as they are."""
 
 LOCAL_GRACE_S = 10
 """How long a local job that has used up its time may take to end, seconds."""
@@ -83,25 +83,29 @@ def shell_word(text: str) -> str:
 
 
 def _log(config: SubmissionConfig, allocation: Allocation, name: str) -> str:
-    """Where the queue's head sends the output: no head knows quotes, and '%' means something else in each.
+    """Where the queue's head sends the output.
 
-    Slurm takes a name below the working directory, from which the script is submitted. The others take a whole path,
-    or nothing where they could misread it; the script then redirects its output itself.
+    No head knows quotes. Slurm takes a name below the working directory, from which the script is submitted; the others
+    take a whole path. Where they could misread the folder's name, the script redirects its output itself.
     """
-    if config.queue == "slurm":
-        return name
-    return str(allocation.folder / name) if _is_plain(allocation) else os.devnull
+    if not _is_plain(config, allocation):
+        return os.devnull
+    return name if config.queue == "slurm" else str(allocation.folder / name)
 
 
 def _redirected(config: SubmissionConfig, allocation: Allocation) -> list[str]:
-    if config.queue in ("local", "slurm") or _is_plain(allocation):
+    if config.queue == "local" or _is_plain(config, allocation):
         return []
     out, err = (shell_word(str(allocation.folder / name)) for name in ("out", "err"))
     return [f"exec >> {out} 2>> {err}"]
 
 
-def _is_plain(allocation: Allocation) -> bool:
-    return _PLAIN_PATH.fullmatch(str(allocation.folder)) is not None
+def _is_plain(config: SubmissionConfig, allocation: Allocation) -> bool:
+    """Whether the queue takes the allocation's folder for what it is; Slurm fills in '%j' and drops backslashes."""
+    place = str(allocation.folder)
+    if config.queue == "slurm":
+        return "%" not in place and "\\" not in place
+    return _PLAIN_PATH.fullmatch(place) is not None
 
 
 def _environment(config: SubmissionConfig) -> list[str]:
