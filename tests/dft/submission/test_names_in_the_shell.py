@@ -17,11 +17,13 @@ from dft.job_folder import JobFolderError, Purpose, make_job_folder, read_record
 from dft.submission.allocation import Member, allocations
 from dft.submission.cluster_queue import ClusterQueue
 from dft.submission.config import SubmissionConfig
+from dft.submission.queues import QueueState, SubmissionError
 from dft.submission.script import job_script
 from dft.submission.states import JobState
 from dft.submission.submitter import Submitter
 from tests.dft.submission.conftest import Jobs, until
 from tests.dft.submission.hostile_names import MARK, MARK_VARIABLE, PARTS, RUN, hostile_name, marks
+from tests.dft.submission.test_cluster_queue import Answers
 from tests.dft.vasp_machine import Machine, argon
 from tests.fuzzing import Fuzz
 from tests.servers.slurm import Slurm
@@ -243,11 +245,17 @@ def test_lines_that_are_meant_for_the_shell_stay_as_they_are(tmp_path: Path) -> 
 
 
 def test_a_queue_without_its_commands_is_said_in_one_sentence(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dft.submission.queues import SubmissionError
-
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SubmissionError, match="slurm refuses .*sbatch cannot be started"):
         Submitter(jobs.root, jobs.config("slurm"), ClusterQueue("slurm")).step([jobs.add()])
+
+
+def test_a_folder_called_like_a_state_is_not_the_state_of_its_job() -> None:
+    said = (
+        "JobId=7 JobName=h7 UserId=me(1) JobState=RUNNING Partition=main WorkDir=/data/x JobState=COMPLETED y StdOut=/x"
+    )
+    queue = Answers("slurm", "", {"7": said})
+    assert queue.find(["7"])["7"].state is QueueState.RUNNING
 
 
 @pytest.mark.dft_real
