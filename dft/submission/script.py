@@ -28,7 +28,7 @@ IDS = {"local": f"$(hostname)/${NAME_VARIABLE}", "slurm": "$SLURM_JOB_ID", "pbs"
 """Where each queue tells a job its id."""
 
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+=@-]+")
-"""Paths that the heads of PBS and SGE take as they are."""
+"""Paths that every queue's head takes as they are."""
 
 LOCAL_GRACE_S = 10
 """How long a local job that has used up its time may take to end, seconds."""
@@ -82,30 +82,23 @@ def shell_word(text: str) -> str:
     return "$'" + "".join(chr(b) if chr(b) in plain else f"\\{b:03o}" for b in os.fsencode(text)) + "'"
 
 
-def _log(config: SubmissionConfig, allocation: Allocation, name: str) -> str:
-    """Where the queue's head sends the output.
+def _log(config: SubmissionConfig, allocation: Allocation, name: str) -> str | None:
+    """Where the queue's head sends the output; None where it could misread the path, since no head knows quotes.
 
-    No head knows quotes. Slurm takes a name below the working directory, from which the script is submitted; the others
-    take a whole path. Where they could misread the folder's name, the script redirects its output itself.
+    Slurm takes a name below the working directory too, from which the script is submitted, but fills in '%j' and drops
+    backslashes in the directory's own name.
     """
-    if not _is_plain(config, allocation):
-        return os.devnull
-    return name if config.queue == "slurm" else str(allocation.folder / name)
+    if _PLAIN_PATH.fullmatch(place := str(allocation.folder)):
+        return str(allocation.folder / name)
+    return name if config.queue == "slurm" and "%" not in place and "\\" not in place else None
 
 
 def _redirected(config: SubmissionConfig, allocation: Allocation) -> list[str]:
-    if config.queue == "local" or _is_plain(config, allocation):
+    """Where the head cannot say where output goes, the script does."""
+    if config.queue == "local" or _log(config, allocation, "out") is not None:
         return []
     out, err = (shell_word(str(allocation.folder / name)) for name in ("out", "err"))
     return [f"exec >> {out} 2>> {err}"]
-
-
-def _is_plain(config: SubmissionConfig, allocation: Allocation) -> bool:
-    """Whether the queue takes the allocation's folder for what it is; Slurm fills in '%j' and drops backslashes."""
-    place = str(allocation.folder)
-    if config.queue == "slurm":
-        return "%" not in place and "\\" not in place
-    return _PLAIN_PATH.fullmatch(place) is not None
 
 
 def _environment(config: SubmissionConfig) -> list[str]:
@@ -131,7 +124,7 @@ def _resources(config: SubmissionConfig, allocation: Allocation) -> QResources:
         processes_per_node=config.processes_per_node,
         process_placement=placement,
         time_limit=allocation.walltime_s,
-        output_filepath=_log(config, allocation, "out"),
-        error_filepath=_log(config, allocation, "err"),
+        output_filepath=_log(config, allocation, "out") or os.devnull,
+        error_filepath=_log(config, allocation, "err") or os.devnull,
         **{name: value for name, value in asked.items() if value is not None},
     )
