@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 PAGE_STRUCTURES_MAX = 1000
 """Most structures in one reply; a client that asks for no number gets 20."""
 
+HEADERS_BYTES_MAX = 1 << 20
+"""Of a request, its address included; more is no HTTP to the server, which then closes the connection."""
+
 SHUTDOWN_S = 5
 """Longest wait for replies under way."""
 
@@ -168,7 +171,13 @@ def _run(app: FastAPI, listener: socket.socket, ready: Callable[[], None]) -> No
             ready()
 
     config = uvicorn.Config(
-        app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=SHUTDOWN_S
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        http="h11",  # has a limit of addresses that can be raised, so that one that is too long is told so
+        h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
     )
     Server(config).run(sockets=[listener])
 
