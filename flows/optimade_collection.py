@@ -19,7 +19,8 @@ from optimade.server.entry_collections import EntryCollection
 from optimade.server.query_params import EntryListingQueryParams, SingleEntryQueryParams
 from optimade.warnings import UnknownProviderProperty
 
-from tasks.optimade_filter import FilterReader, Kind, Property, Test
+from tasks.optimade_comparisons import Kind, Property, Test
+from tasks.optimade_filter import FilterReader
 
 Entry = dict[str, Any]
 
@@ -44,15 +45,17 @@ _ITEMS = {
 }
 """Types of the items of the standard's lists, which the server's schemas do not say."""
 
-_SORTED_AS = ((type(None), 0), (bool, 1), ((int, float), 2), (str, 3), (list, 4))
+_SORTED_AS: tuple[tuple[Any, int], ...] = ((bool, 1), ((int, float), 2), (str, 3))
 
 
 def _sort_key(value: Any) -> tuple[int, Any]:
     """Orders values of any types: unknown ones first, lists by their items, dictionaries by their text."""
-    for types, rank in _SORTED_AS:
-        if isinstance(value, types):  # type: ignore[arg-type]
-            return rank, 0 if value is None else [_sort_key(one) for one in value] if rank == 4 else value
-    return 5, json.dumps(value, sort_keys=True, default=str)
+    if value is None:
+        return 0, 0
+    if isinstance(value, list):
+        return 4, [_sort_key(one) for one in value]
+    rank = next((rank for types, rank in _SORTED_AS if isinstance(value, types)), None)
+    return (5, json.dumps(value, sort_keys=True)) if rank is None else (rank, value)
 
 
 class TableCollection(EntryCollection):  # type: ignore[misc]
@@ -71,7 +74,9 @@ class TableCollection(EntryCollection):  # type: ignore[misc]
         self._reader = FilterReader(self._property_of)
 
     def _declared_kinds(self) -> dict[str, Kind]:
-        declared = {name: about.get("type") for name, about in self.resource_mapper.ENTRY_RESOURCE_ATTRIBUTES_MAP.items()}
+        declared = {
+            name: about.get("type") for name, about in self.resource_mapper.ENTRY_RESOURCE_ATTRIBUTES_MAP.items()
+        }
         for field in self.config.provider_fields.get(self.resource_mapper.ENDPOINT, ()):
             declared[field["name"]] = field["type"]
         names = {name: getattr(kind, "value", kind) for name, kind in declared.items()}

@@ -53,7 +53,7 @@ class _Warnings(AddWarnings):  # type: ignore[misc]
         async def answered(request: Request) -> Response:
             response = await call_next(request)
             if "json" not in response.headers.get("content-type", ""):
-                self._warnings = []
+                self._warnings: list[Any] = []
             return response
 
         response: Response = await super().dispatch(request, answered)
@@ -69,14 +69,18 @@ class _ApiHint(HandleApiHint):  # type: ignore[misc]
             try:
                 self.handle_api_hint(hints)
             except ValueError:  # a version of thousands of digits
-                raise BadRequest(detail=f"api_hint has {len(hints[0])} characters, expected a version such as v1") from None
+                raise BadRequest(
+                    detail=f"api_hint has {len(hints[0])} characters, expected a version such as v1"
+                ) from None
         return await call_next(request)
 
 
 def _invalid_parameter(request: Request, error: RequestValidationError) -> Response:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
-    refusal: Response = general_exception(request, BadRequest(detail=f"{place}: {first['msg']}: {first.get('input')!s:.100}"))
+    refusal: Response = general_exception(
+        request, BadRequest(detail=f"{place}: {first['msg']}: {first.get('input')!s:.100}")
+    )
     return refusal
 
 

@@ -161,9 +161,13 @@ class Asking:
 
     def reply(self, method: str, path: str) -> tuple[int, Any, str]:
         """Status, document and what is wrong with the reply: nothing, or why it is no document of OPTIMADE."""
-        self.connection.request(method, path)
-        answer = self.connection.getresponse()
-        status, body = answer.status, answer.read()
+        try:
+            self.connection.request(method, path)
+            answer = self.connection.getresponse()
+            status, body = answer.status, answer.read()
+        except (http.client.HTTPException, OSError) as error:
+            self.connection.close()
+            return 0, None, f"is none: {type(error).__name__}"
         if answer.headers.get_content_type() != "application/vnd.api+json":
             return status, None, f"is of type {answer.headers.get_content_type()}: {body[:100]!r}"
         try:
@@ -224,6 +228,71 @@ def test_odd_requests_get_a_document_with_the_status_that_the_standard_names(
             fuzz.failed(f"{method} {path[:200]} -> {status}, expected {allowed}; {wrong}")
         else:
             fuzz.ended(str(status))
+
+
+def pages_from(served: Served, path: str) -> list[str]:
+    """Ids of all pages, each found by the link of the one before."""
+    found: list[str] = []
+    for _ in range(N):
+        reply = served.get(path)
+        found += [entry["id"] for entry in reply["data"]]
+        if reply["links"]["next"] is None:
+            return found
+        path = reply["links"]["next"].removeprefix(served.address)
+    raise AssertionError(f"the pages do not end: {path}")
+
+
+@pytest.mark.parametrize("first", ["", "&page_number=1", "&page_offset=0", "&page_offset=0&page_number=1"])
+def test_the_links_of_pages_lead_through_every_entry_once(served: Served, ranked: list[Row], first: str) -> None:
+    query = urllib.parse.quote("_hullward_rank<=50")
+    found = pages_from(served, f"/v1/structures?page_limit=7&response_fields=id&filter={query}{first}")
+    assert found == [row["id"] for row in ranked if row["rank"] <= 50]
+
+
+@pytest.mark.parametrize("last_first", [False, True])
+def test_entries_come_in_the_order_asked_for_and_unknown_values_first(
+    served: Served, ranked: list[Row], last_first: bool
+) -> None:
+    sign = "-" if last_first else ""
+    found = pages_from(served, f"/v1/structures?response_fields=id&page_limit=30&sort={sign}_hullward_rms,id")
+    by_id = sorted(ranked, key=lambda row: row["id"])
+    expected = sorted(by_id, key=lambda row: -1.0 if row["rms"] is None else row["rms"], reverse=last_first)
+    assert found == [row["id"] for row in expected]
+    for field in ("lattice_vectors", "species", "_hullward_condition", "_hullward_smact_valid"):
+        assert sorted(pages_from(served, f"/v1/structures?response_fields=id&sort={field}")) == [
+            row["id"] for row in by_id
+        ]
+
+
+def test_an_id_is_looked_up_as_it_stands(served: Served, ranked: list[Row]) -> None:
+    name = ranked[0]["id"]
+    assert served.get(f"/v1/structures/{name}")["data"]["id"] == name
+    for other in (f'{name}" OR id CONTAINS "', f"{name}%00", '" OR id="', name[:-1]):
+        assert served.get(f"/v1/structures/{urllib.parse.quote(other)}")["data"] is None
+
+
+def test_pages_for_people_stay_pages_whatever_is_asked_of_them(served: Served) -> None:
+    for query in ("?api_hint=x", "?api_hint=v1", "?_unknown_x=1", "?page_limit=abc"):
+        with urllib.request.urlopen(f"{served.address}/{query}", timeout=30) as reply:
+            assert reply.headers.get_content_type() == "text/html"
+
+
+def test_a_search_that_takes_too_long_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from optimade.exceptions import BadRequest
+    from optimade.server.config import ServerConfig
+    from optimade.server.entry_collections import create_entry_collections
+    from optimade.server.query_params import EntryListingQueryParams
+
+    from flows import optimade_collection
+
+    its_own = create_entry_collections(ServerConfig(database_backend="mongomock"))["structures"]
+    entries = [{"id": str(number), "type": "structures", "nsites": number} for number in range(200)]
+    collection = optimade_collection.TableCollection(entries, its_own)
+    query = collection.handle_query_params(EntryListingQueryParams(filter="nsites<3"))
+    assert collection.count(**query) == 3
+    monkeypatch.setattr(optimade_collection, "QUERY_S", 0.0)
+    with pytest.raises(BadRequest, match="200 entries: ask for less"):
+        collection.count(**query)
 
 
 def test_entries_keep_their_values_through_the_server(served: Served, ranked: list[Row]) -> None:

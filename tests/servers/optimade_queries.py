@@ -190,7 +190,7 @@ class Queries:
         return Filter(f"{name} IS {'' if is_known else 'UN'}KNOWN", lambda row: (value(row) is not None) == is_known)
 
     def _foreign(self) -> Filter:
-        return Filter(f'_exmpl_{self._one("abc")}{self._one(SIGNS)}{self._one(["3", quoted("x")])}', lambda row: None)
+        return Filter(f"_exmpl_{self._one('abc')}{self._one(SIGNS)}{self._one(['3', quoted('x')])}", lambda row: None)
 
     def filter(self, depth: int = 3) -> Filter:
         """Of the whole language, but for what the standard leaves optional and the server refuses."""
@@ -267,7 +267,11 @@ def _or(parts: list[Callable[[Row], Truth]]) -> Callable[[Row], Truth]:
     return joined
 
 
-_ODD = ["(", ")", '"', "\\", "\x00", "\n", ";", "&", "%", "$", "é", "𝐴", ":", ",", "<", "=", "'", "--", "/*", "\ufffd", "٣"]
+_ODD = ["(", ")", '"', "\\", ";", "&", "%", "$", "é", "𝐴", ":", ",", "<", "=", "'", "--", "/*", "٣"] + [
+    "\x00",
+    "\n",
+    "\ufffd",
+]
 _WORDS = ["AND", "OR", "NOT", "HAS", "HAS ALL", "HAS ANY", "HAS ONLY", "HAS <", "LENGTH", "LENGTH >", "IS", "KNOWN"]
 _WORDS += ["IS UNKNOWN", "CONTAINS", "STARTS WITH", "ENDS", "=", "!=", "<>", "==", "TRUE", "3", '"x"', "nelements"]
 _ODD_VALUES = ["1e400", "-1e400", "9" * 400, "9" * 5000, "0x1F", "NaN", "1e", '"', '"\\"', "TRUE", "nsites", '"a":"b"']
@@ -291,7 +295,7 @@ _WHOLE = [
     "3=3",
     '"a"="a"',
     "nelements=2 nelements=3",
-    "structures.id HAS \"x\" AND references.doi HAS \"y\"",
+    'structures.id HAS "x" AND references.doi HAS "y"',
     "_hullward_condition.$where=1",
     "unknown=1",
     "_hullward_unknown=1",
