@@ -1,7 +1,7 @@
 """Known advisories for the pins of the lock files, by pip-audit: `make audit`.
 
 pip-audit passes what its service does not know as free of advisories, and a mirror of an index knows of none. Here only
-an answer for every pin counts. Exit codes: 0, none is known; 1, there are advisories; 69, not every pin was answered for.
+an answer for every pin counts. Exit codes: 0, none is known; 1, there are advisories; 69, some pin got no answer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def verdict(report: str, said: str) -> tuple[int, str]:
     answered = [one for one in listed if "vulns" in one]
     silent = [one["name"] for one in listed if "vulns" not in one]
     lines = [
-        f"{one['name']} {one['version']}: {advisory['id']}, mended in {', '.join(advisory['fix_versions']) or 'none yet'}"
+        f"{one['name']} {one['version']}: {advisory['id']}, mended in {', '.join(advisory['fix_versions']) or 'none'}"
         for one in answered
         for advisory in one["vulns"]
     ]
