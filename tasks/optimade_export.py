@@ -30,6 +30,9 @@ from tasks.run import RunFolder, read_manifest
 BATCH_ROWS = 256
 """Rows in memory at once."""
 
+N_HEADER_LINES = 2
+"""Of an export, before its structures: the header and the definitions."""
+
 STRUCTURE_COLUMNS = tuple(column.name for column in STRUCTURE_FIELDS)
 CANDIDATES_NEEDED = {"id", "formula", "rank", *STRUCTURE_COLUMNS, *(f"relaxed_{name}" for name in STRUCTURE_COLUMNS)}
 DATASET_NEEDED = {"id", "formula", "source", "source_id", *STRUCTURE_COLUMNS}
@@ -297,7 +300,7 @@ def export(
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            n = -2  # the header and the definitions are no structures
+            n = -N_HEADER_LINES
             for line in lines_of(origin, everything, skipped.append):
                 file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n")
                 n += 1
