@@ -155,10 +155,10 @@ def _list_boxes(
 
 @compiled
 def _holds(box: np.ndarray, values: np.ndarray) -> bool:
+    inside = True
     for d in range(6):
-        if not box[d, 0] <= values[d] <= box[d, 1]:
-            return False
-    return True
+        inside &= box[d, 0] <= values[d] <= box[d, 1]
+    return inside
 
 
 @compiled
