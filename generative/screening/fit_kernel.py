@@ -280,10 +280,11 @@ def fit_pair(
 def _nearest_first(lattice: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lattice points by their distance from the origin, (k, 3), and these distances, (k,)."""
     lengths = np.empty(len(points))
-    vector = np.empty((1, 3))
     for p in range(len(points)):
-        multiply(points[p : p + 1].astype(np.float64), lattice, vector)
-        lengths[p] = math.sqrt(dot(vector[0], vector[0]))
+        squared = 0.0
+        for x in range(3):
+            squared += (points[p, 0] * lattice[0, x] + points[p, 1] * lattice[1, x] + points[p, 2] * lattice[2, x]) ** 2
+        lengths[p] = math.sqrt(squared)
     order = np.argsort(lengths)
     return points[order], lengths[order]
 
@@ -345,12 +346,14 @@ def fit_pairs(
                 radius = max(radius, other_longest[seconds[k]])
                 k += 1
             points = lattice_points(lattices[a], radius * (1 + tolerances[0]) * (1 + 1e-6), MAX_POINTS)
-            points, lengths = _nearest_first(lattices[a], points)
+            lengths = np.empty(0)
+            if k > i + 1:  # one thin cell among the others would make the list long for all
+                points, lengths = _nearest_first(lattices[a], points)
         if len(points) == 0:
             verdicts[i], stages[i] = 2, 0
         else:
             n_points = len(points)
-            if not use_rms:  # one thin cell among the others would make the list long for all
+            if len(lengths) > 0:
                 n_points = np.searchsorted(lengths, other_longest[b] * (1 + tolerances[0]) * (1 + 1e-6), side="right")
             verdicts[i] = fit_pair(
                 bench,
