@@ -14,8 +14,8 @@ from pymatgen.io.vasp.inputs import Poscar
 from generative.config import DataConfig, FilesSource
 from generative.crystals import Crystal
 from generative.datasets.checks import RecordError, checked, primitive
-from generative.datasets.limits import MAX_RECORD_ATOMS, MIN_DISTANCE_ANG
 from generative.datasets.ingest import ingest
+from generative.datasets.limits import MAX_RECORD_ATOMS, MIN_DISTANCE_ANG
 from generative.datasets.manifest import Dataset, read_dataset
 
 CSCL = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
