@@ -69,7 +69,9 @@ def _refuse_large(root: yaml.Node) -> None:
         if key in sizes:
             return sizes[key]
         if key in open_:
-            raise YamlError(f"an alias stands for what it is part of (line {node.start_mark.line + 1}): expected values")
+            raise YamlError(
+                f"an alias stands for what it is part of (line {node.start_mark.line + 1}): expected values"
+            )
         open_.add(key)
         inner: list[yaml.Node] = []
         if isinstance(node, yaml.SequenceNode):

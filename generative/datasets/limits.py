@@ -80,6 +80,9 @@ it is written. Crystals have one in 12 bytes, and are smaller than the limit."""
 MAX_LINE_CHARACTERS = 1 << 16
 """Longest line of extended XYZ, 64 kB: a line is matched with patterns."""
 
+MAX_BLANK_LINES = 100_000
+"""Most blank lines in a row, in a file that is read line by line."""
+
 MAX_CIF_WORDS = 8_000_000
 """Most words of a CIF, since each takes some 160 bytes of memory: a file of 64 MB as crystals are written."""
 

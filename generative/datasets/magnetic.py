@@ -27,10 +27,7 @@ from generative.datasets.parsing import decoded, one_line
 from generative.datasets.records import Form, RawRecord
 
 _OPERATIONS = ("_space_group_symop_magn_operation.xyz", "_space_group_symop.magn_operation_xyz")
-_ALL_OPERATIONS = (
-    *_OPERATIONS,
-    *(name.replace("operation", "centering") for name in _OPERATIONS),
-)
+_OPERATION_KEYS = tuple(f"_space_group_symop_magn_{kind}_xyz" for kind in ("operation", "centering"))
 _MOMENTS = tuple(f"_atom_site_moment.crystalaxis_{axis}" for axis in "xyz")
 _VOLUME_TOLERANCE = 0.01
 
@@ -93,7 +90,7 @@ def _refuse_large(text: str) -> None:
     """Refuses lists on which pymatgen, which compares all images of all sites, takes minutes."""
     for block in crystal_blocks(text):
         n_sites = len(block.column(SITE_X) or [])
-        columns = [block.column(name.replace(".", "_").lower()) for name in _ALL_OPERATIONS]
+        columns = [block.column(name) for name in _OPERATION_KEYS]
         n_operations = math.prod(len(column) for column in columns if column)
         if n_sites * n_operations > MAX_MAGNETIC_IMAGES:
             raise RecordError(

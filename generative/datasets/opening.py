@@ -9,10 +9,10 @@ import stat
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 from generative.datasets.checks import RecordError
-from generative.datasets.limits import FREE_BYTES, MAX_EXPANSION
+from generative.datasets.limits import FREE_BYTES, MAX_BLANK_LINES, MAX_EXPANSION
 from generative.datasets.records import Form, RawRecord
 from generative.datasets.texts import fault_of
 
@@ -87,26 +87,31 @@ def opened(path: Path) -> IO[bytes]:
 
 
 def bounded_lines(raw: IO[bytes], n_bytes_max: int) -> Iterator[bytes]:
-    """The lines of a file of bytes.
+    """The lines of a file of bytes, with their ends.
 
     Raises:
-        LongLineError: if one is longer, before more than that of it is in memory.
+        LongLineError: if one is longer, before more than that of it is in memory, or if nothing but blank lines comes.
     """
-    while line := raw.readline(n_bytes_max + 1):
-        if len(line) > n_bytes_max:
-            raise LongLineError(f"a line has more than {n_bytes_max} bytes: expected shorter ones")
-        yield line
+    return _bounded(raw.readline, n_bytes_max, "bytes")
 
 
 def lines_of(text: io.TextIOBase, n_characters_max: int) -> Iterator[str]:
-    """The lines of a text with their ends.
+    """The lines of a text; see `bounded_lines`."""
+    return _bounded(text.readline, n_characters_max, "characters")
 
-    Raises:
-        LongLineError: if one is longer, before more than that of it is in memory.
-    """
-    while line := text.readline(n_characters_max + 1):
-        if len(line) > n_characters_max:
-            raise LongLineError(f"a line has more than {n_characters_max} characters: expected shorter ones")
+
+Line = TypeVar("Line", str, bytes)
+
+
+def _bounded(readline: Callable[[int], Line], most: int, unit: str) -> Iterator[Line]:
+    n_blank = 0
+    while line := readline(most + 1):
+        if len(line) > 2:
+            n_blank = 0
+            if len(line) > most:
+                raise LongLineError(f"a line has more than {most} {unit}: expected shorter ones")
+        elif not line.strip() and (n_blank := n_blank + 1) > MAX_BLANK_LINES:
+            raise LongLineError(f"more than {MAX_BLANK_LINES} blank lines follow each other: expected records")
         yield line
 
 

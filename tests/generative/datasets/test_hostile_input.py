@@ -215,9 +215,7 @@ def test_a_damaged_crystal_file_of_a_folder_is_read_or_quarantined_and_its_neigh
         folder.mkdir()
         (folder / "a.cif").write_text(str(CifWriter(SALT)))
         (folder / "z.vasp").write_text(Poscar(SALT).get_str())
-        seed = {"cif": lambda: pick(rng, SEEDS).encode(), "POSCAR": lambda: pick(rng, posters)}.get(
-            form, lambda: pick(rng, magnetic)
-        )()
+        seed = pick(rng, {"cif": [text.encode() for text in SEEDS], "POSCAR": posters, "mcif": magnetic}[form])
         name = {"cif": "m.cif", "POSCAR": "m.vasp", "mcif": "m.mcif"}[form]
         content = damaged(rng, seed)
         packed = rng.random() < 0.2
