@@ -99,14 +99,30 @@ def read_crystals(paths: Sequence[str]) -> tuple[pa.Table, list[str]]:
 
 
 def _own_table(path: Path) -> pa.Table | None:
+    from generative.datasets.parquet_records import parquet_columns
+
     if path.suffix != ".parquet" or not path.is_file():
+        return None
+    needed = {"id", *(field.name for field in STRUCTURE_FIELDS)}
+    if not needed <= set(parquet_columns(path)):
         return None
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise OwnFileError(f"{path}: not readable as Parquet ({' '.join(str(error).split())})") from None
-    needed = {"id", *(field.name for field in STRUCTURE_FIELDS)}
-    return table if needed <= set(table.column_names) else None
+    except (OSError, pa.ArrowException, MemoryError) as error:
+        raise OwnFileError(f"{path}: not readable as Parquet ({' '.join(str(error).split())[:200]})") from None
+    return table if _holds_crystals(table) else None
+
+
+def _holds_crystals(table: pa.Table) -> bool:
+    """Whether every row's numbers fit together; of a table in which one's do not, `ingest` says which."""
+    columns = [table.column(field.name) for field in STRUCTURE_FIELDS]
+    if any(column.type != field.type for column, field in zip(columns, STRUCTURE_FIELDS, strict=True)):
+        return False
+    if any(pc.list_flatten(column).null_count for column in columns):
+        return False
+    lattice, coordinates, atoms = (pc.list_value_length(column).fill_null(-1).to_numpy() for column in columns)
+    is_null = (lattice == -1) & (coordinates == -1) & (atoms == -1)
+    return bool((is_null | ((lattice == 9) & (coordinates == 3 * atoms))).all())
 
 
 def sample_crystals(config: DiscoverConfig, progress: Progress | None = None) -> pa.Table:

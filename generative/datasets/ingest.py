@@ -20,7 +20,7 @@ from generative.datasets.manifest import ROW_GROUP, DatasetWriter, Manifest, Sou
 from generative.datasets.network.harvest import Harvest, NetworkContext, SourcePlan
 from generative.datasets.network.opening import open_harvest
 from generative.datasets.prototypes import Prototypes, Scorer
-from generative.datasets.records import rejected_of
+from generative.datasets.quarantine import rejected_of
 from generative.datasets.sources import Source, SourceError
 from generative.datasets.table import DATASET_SCHEMA
 

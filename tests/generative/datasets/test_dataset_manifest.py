@@ -24,7 +24,8 @@ from generative.datasets.manifest import (
     utc_now,
     write_dataset,
 )
-from generative.datasets.records import rejected_of, row_of, table_of
+from generative.datasets.quarantine import rejected_of
+from generative.datasets.records import row_of, table_of
 from generative.datasets.splits import formula_split, random_split
 
 
