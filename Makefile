@@ -17,7 +17,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TORCH := $(shell sed -n '/^torch==/p' requirements.lock)
-ROOMS := flows tasks generative dft configs tests
+ROOMS := flows tasks generative dft configs storage tests
 
 help:
 	@echo "make discover   a whole run: ranked new crystals with VASP inputs (CONFIG=quickstart)"

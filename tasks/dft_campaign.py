@@ -14,8 +14,9 @@ from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.crystals import crystals_of
+from storage.atomic import write_text
 from tasks.candidates import RELAXED, Proposer, joined
-from tasks.files import FileRef, write_text
+from tasks.files import FileRef
 from tasks.inputs import lineage_of
 from tasks.loading import PotentialIdentity
 from tasks.phases import competing_hull

@@ -14,7 +14,7 @@ from pathlib import Path
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
-from tasks.files import write_text
+from storage.atomic import write_text
 
 COLLECT = "dft/collect"
 WAITING = "waiting.json"

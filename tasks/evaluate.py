@@ -20,10 +20,11 @@ from configs.evaluation import EvaluateConfig, JudgeConfig
 from configs.paths import project_version, resolve
 from generative.config import FilesSource
 from generative.crystals import Crystal
+from storage.atomic import write_text
 from tasks.evaluation_protocols import Judgement, Known, short_digest
 from tasks.evaluation_relaxation import Progress
 from tasks.evaluation_samples import ReadCrystals, read_reference, read_samples
-from tasks.files import write_table, write_text
+from tasks.files import write_table
 from tasks.own_files import formula_of, read_crystals
 from tasks.reporting.evaluation_model import EvaluationInput, EvaluationReport
 

@@ -20,12 +20,13 @@ from prefect.logging import get_run_logger
 
 from configs.evaluation import BenchmarkConfig, GeneratorEntry
 from generative.crystals import structure_columns
+from storage.atomic import write_text
 from tasks.evaluate import SETTINGS_OF_MACHINE, judge, read_known, write_evaluation
 from tasks.evaluation_energies import load_regressor
 from tasks.evaluation_protocols import Judgement
 from tasks.evaluation_relaxation import Progress
 from tasks.evaluation_samples import ReadCrystals, read_reference, read_samples
-from tasks.files import FileRef, key_of, keyed, write_text
+from tasks.files import FileRef, key_of, keyed
 from tasks.reporting.evaluation_model import EvaluationReport
 
 ROOMS = (

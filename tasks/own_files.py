@@ -18,8 +18,9 @@ from configs.paths import project_version, resolve
 from configs.schema import DiscoverConfig
 from generative.config import ELEMENTS, DataConfig, FilesSource
 from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of
+from storage.atomic import write_text
 from tasks.candidates import RELAXED, SAMPLED, Stage, table_of
-from tasks.files import sha256_of, write_table, write_text
+from tasks.files import sha256_of, write_table
 from tasks.generate import draw_chunk, n_chunks
 from tasks.known import competing_phases_of, cut_of, with_cut
 from tasks.loading import identify

@@ -17,8 +17,9 @@ from prefect.logging import get_run_logger
 from configs.schema import DiscoverConfig
 from generative.crystals import crystals_of
 from generative.datasets.origins import LABELS, Origin
+from storage.atomic import write_text
 from tasks.candidates import RELAXED, Proposer, Stage, joined
-from tasks.files import FileRef, write_text
+from tasks.files import FileRef
 from tasks.input_notes import shared_notes
 from tasks.inputs import InputsOutcome
 from tasks.loading import PotentialIdentity

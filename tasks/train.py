@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from configs.paths import resolve
 from generative.config import DataConfig, FilesSource
 from generative.training_config import TrainConfig
+from storage.atomic import write_text
 from tasks.downloads import network_context
-from tasks.files import write_text
 from tasks.run import hardware
 
 if TYPE_CHECKING:

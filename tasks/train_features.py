@@ -22,7 +22,7 @@ import numpy as np
 
 from configs.paths import resolve
 from generative.config import DataConfig, FilesSource, FilterConfig
-from tasks.files import write_text
+from storage.atomic import write_text
 
 if TYPE_CHECKING:
     from generative.networks.cgcnn import CGCNN

@@ -20,7 +20,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from generative.metrics.figures import Figure
-from tasks.files import key_of, write_text
+from storage.atomic import write_text
+from tasks.files import key_of
 
 N_BOOTSTRAP = 200
 

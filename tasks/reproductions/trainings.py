@@ -16,7 +16,8 @@ from typing import Protocol
 from configs.schema import ExecutionConfig
 from generative.metrics.figures import Figure
 from generative.training_config import TrainConfig
-from tasks.files import code_digest, write_text
+from storage.atomic import write_text
+from tasks.files import code_digest
 from tasks.reproductions.results import Measured, NotReadyError, Place, Reproduction, Result
 from tasks.run import hardware
 

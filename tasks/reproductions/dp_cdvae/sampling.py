@@ -21,7 +21,8 @@ from configs.reproduction import DatasetEntry, ReproductionConfig
 from configs.schema import DiscoverConfig
 from generative.config import SampleConfig
 from generative.crystals import Crystal, crystals_of, structure_columns
-from tasks.files import FileRef, key_of, keyed, write_text
+from storage.atomic import write_text
+from tasks.files import FileRef, key_of, keyed
 from tasks.reproductions.dp_cdvae.training import checkpoint_of, digest_of_file
 from tasks.reproductions.results import NotReadyError, Place, locked
 

@@ -22,7 +22,7 @@ from generative.datasets.manifest import read_dataset
 from generative.datasets.polymorphs import PairRule, PairSet, formula_split, generation_targets
 from generative.standard_setting import in_standard_settings
 from generative.training_data import TrainingError, TrainingSet, training_set
-from tasks.files import write_text
+from storage.atomic import write_text
 from tasks.reproductions.results import NotReadyError, locked
 
 Task = Literal["generate", "modify"]
