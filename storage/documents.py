@@ -19,10 +19,10 @@ from storage.checksums import DamagedFileError
 ENTRY = "checksum"
 
 
-def text_of(document: Mapping[str, Any], indent: int = 2) -> str:
+def text_of(document: Mapping[str, Any], indent: int = 2, *, sort_keys: bool = False) -> str:
     """The JSON text of a document with its checksum; what JSON does not know is written as `str` says it."""
     plain = json.loads(json.dumps(dict(document), default=str))
-    return json.dumps({**plain, ENTRY: _checksum(plain)}, indent=indent, sort_keys=True) + "\n"
+    return json.dumps({**plain, ENTRY: _checksum(plain)}, indent=indent, sort_keys=sort_keys) + "\n"
 
 
 def document_of(text: str) -> dict[str, Any]:
@@ -39,18 +39,21 @@ def document_of(text: str) -> dict[str, Any]:
     return document
 
 
-def write_document(path: Path, document: Mapping[str, Any], indent: int = 2, *, synced: bool = False) -> None:
+def write_document(
+    path: Path, document: Mapping[str, Any], indent: int = 2, *, sort_keys: bool = False, synced: bool = False
+) -> None:
     """Write a document that appears whole or not at all.
 
     Args:
         path: of the file.
         document: what JSON can say.
         indent: of the text.
+        sort_keys: else entries keep their order.
         synced: on disk before it appears, so that a power cut leaves the old one or the new one.
 
     Raises: DiskFullError: if there is no room.
     """
-    write_json_text(path, text_of(document, indent), synced=synced)
+    write_json_text(path, text_of(document, indent, sort_keys=sort_keys), synced=synced)
 
 
 def write_json_text(path: Path, text: str, *, synced: bool = False) -> None:

@@ -21,6 +21,7 @@ from prefect.logging import get_run_logger
 from configs.evaluation import BenchmarkConfig, GeneratorEntry
 from generative.crystals import structure_columns
 from storage.atomic import write_text
+from storage.documents import read_document, write_document
 from tasks.evaluate import SETTINGS_OF_MACHINE, judge, read_known, write_evaluation
 from tasks.evaluation_energies import load_regressor
 from tasks.evaluation_protocols import Judgement
@@ -120,7 +121,7 @@ def _drawn(config: BenchmarkConfig, entry: GeneratorEntry, targets: ReadCrystals
         "torch_threads": config.execution.torch_threads,
         "sampler": settings.model_dump(mode="json", exclude={"checkpoint", "n_candidates"}),
     }
-    write_text(folder / "sampling.json", json.dumps(sampling, indent=2) + "\n")
+    write_document(folder / "sampling.json", sampling)
     return pa.table({"id": pa.array(targets.ids, pa.string()), **structure_columns(crystals)})
 
 
@@ -158,7 +159,8 @@ def compare(config: BenchmarkConfig, judged: Sequence[FileRef], skipped: dict[st
     from tasks.reporting.evaluation_benchmark_page import Benchmark, benchmark_html, benchmark_markdown, publish
 
     reports = [EvaluationReport.read(ref.path) for ref in judged]
-    sampling = {r.name: json.loads((config.folder / r.name / "sampling.json").read_text("utf-8")) for r in reports}
+    remedy = "remove it and samples.parquet beside it and give the same command again"
+    sampling = {r.name: read_document(config.folder / r.name / "sampling.json", remedy) for r in reports}
     found = Benchmark(config.name, config.dataset, tuple(reports), sampling, skipped)
     page = config.folder / "benchmark.html"
     write_text(config.folder / "benchmark.md", benchmark_markdown(found))

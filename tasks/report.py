@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from prefect import task
 from prefect.logging import get_run_logger
 
@@ -18,8 +17,9 @@ from configs.schema import DiscoverConfig
 from generative.crystals import crystals_of
 from generative.datasets.origins import LABELS, Origin
 from storage.atomic import write_text
+from storage.tables import read_table
 from tasks.candidates import RELAXED, Proposer, Stage, joined
-from tasks.files import FileRef
+from tasks.files import OF_A_RUN, FileRef
 from tasks.input_notes import shared_notes
 from tasks.inputs import InputsOutcome
 from tasks.loading import PotentialIdentity
@@ -273,7 +273,7 @@ def write_run_report(report: ReportInputs, run: RunFolder, seconds: dict[str, fl
         asked=[asdict(figure) for figure in report.asked],
         best_of_formulas=[asdict(best) for best in report.best_of_formulas],
         phonons=[asdict(figure) for figure in report.phonons],
-        phases_by_origin=counted(pq.read_table(run.path / "phases.parquet")),
+        phases_by_origin=counted(read_table(run.path / "phases.parquet", OF_A_RUN)),
         potential={
             "method": report.potential_method,
             "check": report.provenance["potential"]["check"],

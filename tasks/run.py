@@ -118,7 +118,7 @@ def update_manifest(run: RunFolder, **entries: Any) -> None:
 
     Raises: DiskFullError: if there is no room.
     """
-    write_document(run.path / MANIFEST, {**read_manifest(run), **entries})
+    write_document(run.path / MANIFEST, {**read_manifest(run), **entries}, sort_keys=True)
 
 
 def _prepare(run: RunFolder) -> None:

@@ -92,10 +92,10 @@ def _labelled(data: DataConfig, folder: Path, exclude: frozenset[str] = frozense
     from generative.crystals import crystals_of
     from generative.datasets.columns import is_row_number
     from generative.datasets.ingest import ingest
-    from generative.datasets.manifest import read_dataset
+    from generative.datasets.manifest import is_whole, read_dataset
     from generative.networks.crystal_graph import NoGraphError, crystal_graph
 
-    if not (folder / "manifest.json").is_file():
+    if not is_whole(folder):
         ingest(data, None, folder, resolve)
     dataset = read_dataset(folder)
     table = dataset.table

@@ -35,6 +35,7 @@ from generative.datasets.origins import Origin, stated_origin
 from generative.datasets.records import BATCH_SIZE, Form, RawRecord
 from generative.datasets.sources import SourceError
 from generative.datasets.table import batches_of
+from storage.checksums import DamagedFileError, check
 
 _CELL_TEXT_MAX = 1 << 26  # csv's own limit, 128 kB, would end the run at the first CIF of a few thousand atoms
 _DELIMITERS = (",", ";", "\t", "|")
@@ -136,9 +137,14 @@ def read_parquet(path: Path) -> Iterator[RawRecord]:
     Rows of our own table keep their source, source_id and method.
 
     Raises:
-        SourceError: if the file is no Parquet file, or holds neither our structure columns nor `cif`.
+        SourceError: if the file is no Parquet file, holds neither our structure columns nor `cif`, or is not as it was
+            written.
     """
     names = parquet_columns(path)
+    try:
+        check(path, "copy it again, or make it again with the command that wrote it")
+    except DamagedFileError as error:
+        raise SourceError(str(error)) from None
     file = pq.ParquetFile(path)
     convert: Callable[[dict[str, Any], str], RawRecord]
     if is_own_table(names):

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from generative.config import FilterConfig
 from generative.datasets.table import DATASET_SCHEMA, REJECTED_SCHEMA, batches_of
 from storage.atomic import staging
-from storage.checksums import Checksum, DamagedFileError, inspect
+from storage.checksums import Checksum, DamagedFileError, check
 from storage.documents import read_document, write_document
 from storage.tables import TableWriter, reading
 
@@ -339,21 +339,21 @@ def check_dataset(folder: Path) -> Manifest:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether all three files of a dataset are there with the content that was written; said where they are damaged.
+    """Whether a finished dataset lies there with the content that was written; said where one is damaged.
 
-    Told by their checksums, which costs a reading of the bytes: check_dataset, which computes the fingerprint anew,
-    takes longer by far.
+    Its checksums tell, which costs a reading of the bytes. One of an earlier version, which has none, is compared with
+    its fingerprint.
     """
+    if not (folder / MANIFEST_FILE).exists():
+        return False
     try:
         read_manifest(folder)
-        found = {name: inspect(folder / name).checksum for name in (DATASET_FILE, REJECTED_FILE)}
-    except (DatasetError, OSError) as error:
-        logger.warning("%s: the dataset is made again", error)
+        for name in (DATASET_FILE, REJECTED_FILE):
+            if check(folder / name, "ingest the dataset again").checksum is Checksum.NONE:
+                read_dataset(folder)
+    except (DatasetError, DamagedFileError, OSError) as error:
+        logger.warning("the dataset is made again: %s", error)
         return False
-    for name, checksum in found.items():
-        if checksum is not Checksum.RIGHT:
-            logger.warning("%s is damaged, or of an earlier version: the dataset is made again", folder / name)
-            return False
     return True
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from pymatgen.core.structure import Structure
 from pymatgen.io.cif import CifWriter
 
+from storage.atomic import write_text
 from tasks.candidates import Proposer
 from tasks.reporting.model import ReportCandidate
 from tasks.reporting.summary import any_phonons, is_number, number, prototype_name
@@ -154,12 +154,12 @@ def write_cifs(
         target = folder / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         comments = _comments(candidate, lineage or {})
-        _write(target, cif_text(candidate.structure, candidate.id, [*comments, "cell: as relaxed, P1"]))
+        write_text(target, cif_text(candidate.structure, candidate.id, [*comments, "cell: as relaxed, P1"]))
         refined = _refined(candidate)
         if refined is not None:
             note = f"cell: conventional, symmetrised within {REFINE_TOLERANCE_ANG} A; not exactly as relaxed"
             twin = target.with_name(f"{target.stem}_symmetrised.cif")
-            _write(twin, _headed(refined, f"{candidate.id}_symmetrised", [*comments, note]))
+            write_text(twin, _headed(refined, f"{candidate.id}_symmetrised", [*comments, note]))
         written.append(target)
     return written
 
@@ -204,9 +204,3 @@ def _comments(candidate: ReportCandidate, lineage: Mapping[str, str]) -> list[st
         *(f"{key}: {value}" for key, value in sorted(lineage.items()) if key not in skipped),
         "lineage: the row of this id in candidates.parquet, and manifest.json of the run",
     ]
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(unfinished, path)
