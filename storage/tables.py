@@ -57,7 +57,8 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
     except FileNotFoundError:
         raise DamagedFileError(f"{path} is not there: {remedy}") from None
     except (OSError, pa.ArrowException) as error:
-        raise DamagedFileError(f"{path} is not readable as Parquet ({' '.join(str(error).split())[:200]}): {remedy}") from None
+        said = " ".join(str(error).split())[:200]
+        raise DamagedFileError(f"{path} is not readable as Parquet ({said}): {remedy}") from None
 
 
 class TableWriter:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from configs.paths import resolve
 from generative.config import DataConfig, FilesSource
 from generative.training_config import TrainConfig
-from storage.atomic import write_text
+from storage.atomic import sweep, write_text
 from tasks.downloads import network_context
 from tasks.run import hardware
 
@@ -105,6 +105,7 @@ def train(
     from generative.training_data import level_note, training_set
 
     system_settings(config)  # a wrong name is told before hours of download
+    sweep(folder)
     initial = _initial(config)
     _prepare(config, folder, resume)
     dataset = read_dataset(folder / "dataset")

@@ -22,7 +22,7 @@ from generative.datasets.prototypes import Prototypes, Scorer
 from generative.datasets.records import rejected_of
 from generative.datasets.sources import Source, SourceError
 from generative.datasets.table import DATASET_SCHEMA
-from storage.atomic import staging
+from storage.atomic import staging, sweep
 from storage.tables import TableWriter
 
 Resolve = Callable[[str], Path]
@@ -129,6 +129,7 @@ def ingest(
     """
     system = system_of(elements, config.filters)
     network = network or NetworkContext(folder / ".downloads")
+    sweep(folder, below=False)
     tallies: list[_Tally] = []
     with ExitStack() as stack:
         writer = stack.enter_context(DatasetWriter(folder))
