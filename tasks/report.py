@@ -17,6 +17,7 @@ from configs.schema import DiscoverConfig
 from generative.crystals import crystals_of
 from generative.datasets.origins import LABELS, Origin
 from storage.atomic import write_text
+from storage.checksums import check
 from storage.tables import read_table
 from tasks.candidates import RELAXED, Proposer, Stage, joined
 from tasks.files import OF_A_RUN, FileRef
@@ -208,7 +209,8 @@ def gather(
     run = RunFolder(folder)
     table = candidates.read()
     rows = table.to_pylist()
-    known = FileRef.of(run.dataset / "dataset.parquet")
+    place = run.dataset / "dataset.parquet"
+    known = FileRef.inspected(place, check(place, OF_A_RUN))
     phases = phases_file(config, folder, known, competing).read()
     hull, notes = hull_data(phases, joined([ref.read() for ref in competing], RELAXED), config, identity)
     manifest = read_manifest(run)
