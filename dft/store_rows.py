@@ -62,7 +62,7 @@ def named(path: str) -> Iterator[None]:
     with naming_full_disk(Path(path)):
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # names in SQLite's own words may be damaged
             if is_full(error):
                 raise
             raise JobStoreError(

@@ -96,7 +96,7 @@ class SQLiteStore(MemoryStore):  # storage name: never move
             self._drop_connection()
             try:
                 self._connection = self._open()
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:
                 raise JobStoreError(
                     f"cannot open {self.path} as a job store ({error}): expected a SQLite file made by this program, "
                     "in a folder that exists and can be written to; move the file away or name another in `store.path`"
@@ -174,6 +174,8 @@ class SQLiteStore(MemoryStore):  # storage name: never move
         return (self.path, self.collection_name) == (other.path, other.collection_name)
 
     def _open(self) -> sqlite3.Connection:
+        if os.path.exists(self.path) and not os.path.getsize(self.path):
+            self.logger.warning(f"{self.path} is empty: what it held is lost; collect the jobs again")
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")  # see document_of
         try:
@@ -181,6 +183,11 @@ class SQLiteStore(MemoryStore):  # storage name: never move
             # A document stands for hours of computing and is written once a job: FULL syncs each commit, so that it
             # survives a power cut too. NORMAL would keep it only through the death of the process.
             connection.execute("pragma synchronous=FULL")
+            # Rows that a damaged tree no longer leads to would be missing without a word. Reading all documents, as is
+            # done next, takes longer.
+            (said,) = connection.execute("pragma quick_check(1)").fetchone()
+            if said != "ok":
+                raise sqlite3.DatabaseError(said)
             (version,) = connection.execute("pragma user_version").fetchone()
             if version > FORMAT_VERSION:
                 raise JobStoreError(

@@ -80,15 +80,19 @@ class KeptResults:
         if self._path is None:
             return {}
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        found = {}
+        found, n_damaged = {}, 0
         with self._named(self._path), closing(self._open(self._path)) as connection:
             for begin in range(0, len(digests), 500):
                 part = digests[begin : begin + 500]
                 marks = ",".join("?" * len(part))
                 query = f"SELECT digest, vector, reason FROM {self._what} WHERE recipe = ? AND digest IN ({marks})"
                 for digest, content, reason in connection.execute(query, (self._recipe, *part)):
-                    if (kept := self._opened(digest, content, reason)) is not None:
+                    if (kept := self._opened(digest, content, reason)) is None:
+                        n_damaged += 1
+                    else:
                         found[digest] = kept
+        if n_damaged:
+            logger.warning("%s: %d of the %s are damaged and are computed again", self._path, n_damaged, self._what)
         return found
 
     def write(self, digest: str, payload: bytes | None, reason: str) -> None:
@@ -116,10 +120,7 @@ class KeptResults:
             is_whole = checksum == self._checksum(digest, rest, reason)
         except (TypeError, ValueError):  # of another type, or text that is none
             is_whole = False
-        if not is_whole:
-            logger.warning("%s: what is kept of one of the %s is damaged and is computed again", self._path, self._what)
-            return None
-        return Kept(rest[1:] if rest else None, reason)
+        return Kept(rest[1:] if rest else None, reason) if is_whole else None
 
     @contextmanager
     def _named(self, path: Path) -> Iterator[None]:
@@ -127,7 +128,7 @@ class KeptResults:
         with naming_full_disk(path):
             try:
                 yield
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # names in SQLite's own words may be damaged
                 if is_full(error):
                     raise
                 raise ValueError(

@@ -275,7 +275,7 @@ def _named(path: Path) -> Iterator[None]:
     with naming_full_disk(path):
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # names in SQLite's own words may be damaged
             if is_full(error):
                 raise
             raise SourceError(
@@ -301,7 +301,7 @@ def _connected(path: Path) -> sqlite3.Connection:
             raise SourceError(
                 f"{path.name}: a download of form {found[0]!r}, expected {FORMAT!r}: remove the file and download again"
             )
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         connection.close()
         raise SourceError(f"{path}: not a readable download ({error}): remove the file and run again") from None
     except BaseException:
