@@ -56,7 +56,7 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DamagedFileError(f"{path} is not there: {remedy}") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         said = " ".join(str(error).split())[:200]
         raise DamagedFileError(f"{path} is not readable as Parquet ({said}): {remedy}") from None
 
@@ -99,5 +99,5 @@ def stated_in(path: Path, name: bytes) -> Any:
     """A value in a file's Parquet metadata; None if there is none, or the file cannot be read."""
     try:
         return (pq.read_schema(path).metadata or {}).get(name)
-    except (OSError, pa.ArrowException):
+    except (OSError, UnicodeDecodeError, pa.ArrowException):
         return None

@@ -131,15 +131,18 @@ def unchanged(path: Path, key: str) -> FileRef | None:
     except OSError as error:
         logger.warning("%s cannot be read (%s): it is computed again", path, error)
         return None
-    if found.checksum is Checksum.WRONG:
-        logger.warning("%s is damaged (its checksum does not fit its content): it is computed again", path)
-        return None
-    if tables.stated_in(path, KEY) != key.encode():
-        return None
-    if found.checksum is Checksum.NONE:
-        logger.warning("%s has no checksum, so nobody knows whether it is whole: it is computed again", path)
-        return None
-    return FileRef.inspected(path, found, reused=True)
+    stated = tables.stated_in(path, KEY)
+    if found.checksum is Checksum.RIGHT:
+        return FileRef.inspected(path, found, reused=True) if stated == key.encode() else None
+    if found.checksum is Checksum.NONE and stated not in (None, key.encode()):
+        return None  # of an earlier version
+    why = (
+        "its checksum does not fit its content"
+        if found.checksum is Checksum.WRONG
+        else "it is no table with a checksum"
+    )
+    logger.warning("%s is damaged (%s): it is computed again", path, why)
+    return None
 
 
 def keyed(path: Path, key: str, compute: Callable[[], pa.Table]) -> FileRef:

@@ -1,13 +1,19 @@
-"""A flipped bit in a job store: its documents are what they were, or set aside; never others, never a traceback."""
+"""Damage of job stores, jobs and records: they hold what they held, or it is set aside or refused by name."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from pymatgen.core.lattice import Lattice
+from pymatgen.core.structure import Structure
 
+from dft.engines.config import PotentialEngineConfig
+from dft.job_folder import JobFolderError, make_job_folder, read_job, read_record, write_record
+from dft.records import RecordError
 from dft.stores import JobStoreError, SQLiteStore
 from tests.damage import DAMAGES
+from tests.dft.made_records import record
 from tests.fuzzing import Fuzz
 
 
@@ -46,3 +52,26 @@ def test_a_damaged_job_store_holds_no_other_documents(
                 fuzz.ended("all the same" if len(found) == len(expected) else "documents missing, which was said")
         finally:
             again.close()
+
+
+@pytest.mark.fuzz
+def test_a_damaged_record_or_job_is_never_another_one(fuzz: Fuzz, tmp_path: Path) -> None:
+    silicon = Structure(Lattice.cubic(5.4), ["Si"], [[0, 0, 0]])
+    engine = PotentialEngineConfig(potential="CHGNet")
+    folder = make_job_folder(tmp_path, silicon, engine, candidate_id="c1", lineage={"rank": 1})
+    write_record(folder, record(silicon, -5.4))
+    held = (read_job(folder), read_record(folder))
+    for rng in fuzz.cases(40):
+        path = folder / str(rng.choice(["job.json", "record.json"]))
+        whole = path.read_bytes()
+        damage = DAMAGES[int(rng.choice(len(DAMAGES), p=[0.8, 0.15, 0.05]))](path, rng)
+        try:
+            found = (read_job(folder), read_record(folder))
+        except (JobFolderError, RecordError) as error:
+            fuzz.ended("refused, the file named") if str(path) in str(error) else fuzz.failed(f"{damage} -> {error}")
+        except Exception as error:
+            fuzz.failed(f"{damage} -> {type(error).__name__}: {error}")
+        else:
+            same = found[0] == held[0] and found[1].as_document() == held[1].as_document()  # type: ignore[union-attr]
+            fuzz.ended("the same") if same else fuzz.failed(f"{damage} -> another")
+        path.write_bytes(whole)
