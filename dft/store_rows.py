@@ -63,9 +63,10 @@ def named(path: str) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, UnicodeDecodeError) as error:  # names in SQLite's own words may be damaged
-            if is_full(error):
+            if is_full(error, Path(path)):
                 raise
             raise JobStoreError(
-                f"{path} cannot be used as a job store ({error}): if it is damaged, move it away and collect the jobs "
-                "again, which writes it anew"
+                f"cannot use {path} as a job store ({error}): expected a SQLite file made by this program, in a folder "
+                "that exists and can be written to; move the file away and collect the jobs again, which writes it "
+                "anew, or name another in `store.path`"
             ) from error

@@ -94,13 +94,8 @@ class SQLiteStore(MemoryStore):  # storage name: never move
             if self._coll is not None and not force_reset and self._owner_pid == os.getpid():
                 return
             self._drop_connection()
-            try:
+            with named(self.path):
                 self._connection = self._open()
-            except (sqlite3.Error, UnicodeDecodeError) as error:
-                raise JobStoreError(
-                    f"cannot open {self.path} as a job store ({error}): expected a SQLite file made by this program, "
-                    "in a folder that exists and can be written to; move the file away or name another in `store.path`"
-                ) from error
             self._owner_pid = os.getpid()
             with named(self.path):
                 self._reload()

@@ -129,7 +129,7 @@ class KeptResults:
             try:
                 yield
             except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # names in SQLite's own words may be damaged
-                if is_full(error):
+                if is_full(error, path):
                     raise
                 raise ValueError(
                     f"{path} is damaged ({error}): delete it, for it holds nothing that cannot be computed again"

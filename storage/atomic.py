@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,9 @@ FULL_SAID = re.compile(
 )
 """How libraries put it that keep the number of the error to themselves."""
 
+LEAST_FREE = 1 << 20
+"""With less room than this, in bytes, a file that could not be written was too large."""
+
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # Linux, renameat2(2)
 
 
@@ -35,16 +39,23 @@ class DiskFullError(RuntimeError):
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Path]:
+def writing(path: Path, *, new: bool = False) -> Iterator[Path]:
     """Where to write a file that gets its name at the end, if all went well.
 
-    Raises: DiskFullError: if there is no room; nothing is left then.
+    Args:
+        path: the name.
+        new: leave a file alone that has it; of all processes and machines that try exactly one succeeds. The link call
+            is atomic on network file systems too, where O_EXCL was not always.
+
+    Raises:
+        FileExistsError: if a file has the name that is to be a new one.
+        DiskFullError: if there is no room; nothing is left then.
     """
     with naming_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _claim(path) as temporary:
             yield temporary
-            os.replace(temporary, path)
+            os.link(temporary, path) if new else os.replace(temporary, path)
 
 
 @contextmanager
@@ -81,7 +92,7 @@ def naming_full_disk(path: Path) -> Iterator[None]:
     except DiskFullError:
         raise
     except Exception as error:
-        if not is_full(error):
+        if not is_full(error, path):
             raise
         said = os.strerror(error.errno) if isinstance(error, OSError) and error.errno in FULL else "No space left"
         raise DiskFullError(
@@ -89,9 +100,20 @@ def naming_full_disk(path: Path) -> Iterator[None]:
         ) from error
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether this says that a disk, a quota or a limit on the size of files is used up."""
-    return (isinstance(error, OSError) and error.errno in FULL) or FULL_SAID.search(str(error)) is not None
+def is_full(error: BaseException, path: Path) -> bool:
+    """Whether this says that a disk, a quota or a limit on the size of files is used up.
+
+    Args:
+        error: torch and SQLite do not always say why a file could not be written; then the room on the disk does.
+        path: that could not be written.
+    """
+    if (isinstance(error, OSError) and error.errno in FULL) or FULL_SAID.search(str(error)) is not None:
+        return True
+    if type(error) is not RuntimeError and not isinstance(error, sqlite3.OperationalError):
+        return False
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    disk = os.statvfs(there)
+    return disk.f_bavail * disk.f_frsize < LEAST_FREE
 
 
 def replace_folder(new: Path, folder: Path) -> None:

@@ -56,9 +56,9 @@ def write_document(
     write_json_text(path, text_of(document, indent, sort_keys=sort_keys), synced=synced)
 
 
-def write_json_text(path: Path, text: str, *, synced: bool = False) -> None:
-    """Write a text that appears whole or not at all; see write_document."""
-    with writing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+def write_json_text(path: Path, text: str, *, synced: bool = False, new: bool = False) -> None:
+    """Write a text that appears whole or not at all; see write_document, and storage.atomic.writing for `new`."""
+    with writing(path, new=new) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         if synced:
             file.flush()

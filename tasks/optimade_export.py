@@ -125,13 +125,15 @@ def _in_use(folder: Path) -> bool:
     return False
 
 
-def _is_finished(run: RunFolder, manifest: Mapping[str, Any]) -> bool:
-    """Whether the candidates are those that the run's report was made of, and the run was not begun anew since."""
+def _unfinished(run: RunFolder, manifest: Mapping[str, Any]) -> str:
+    """Why the candidates are not those that the run's report was made of, or the run was begun anew since; or ''."""
     stated, settings = manifest.get("report", {}).get("candidates"), run.path / "settings.json"
     if stated is None or not run.candidates.is_file() or sha256_of(run.candidates) != stated:
-        return False
+        return f"{run.candidates} is not what its report was made of"
     # Written with the report; the manifest's settings are those of the last start.
-    return settings.is_file() and read_document(settings, OF_A_RUN) == manifest["settings"]
+    if not settings.is_file() or read_document(settings, OF_A_RUN) != manifest["settings"]:
+        return f"{settings} is not of its last start"
+    return ""
 
 
 def _run(folder: Path) -> Origin:
@@ -141,9 +143,9 @@ def _run(folder: Path) -> Origin:
     manifest = read_manifest(run)
     if run.candidates.is_file():
         check(run.candidates, OF_A_RUN)
-    if not _is_finished(run, manifest):
+    if why := _unfinished(run, manifest):
         raise ExportError(
-            f"{folder} holds no finished run: run the same discover again, which computes only what is missing"
+            f"{folder} holds no finished run ({why}): run the same discover again, which computes only what is missing"
         )
     said = {
         ours.RUN.name: manifest["name"],

@@ -7,12 +7,10 @@ have none: one that is damaged there is as good as one that was never written.
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from storage.atomic import staging
 from storage.checksums import DamagedFileError
 from storage.documents import read_document, write_document, write_json_text
 
@@ -33,14 +31,12 @@ def write_json(path: Path, document: Any, *, checksum: bool = False) -> None:
 def create_json(path: Path, document: Any) -> bool:
     """Write a file unless there is one; True for exactly one of all processes and machines that try.
 
-    The link call is atomic on network file systems too, where O_EXCL was not always.
+    Raises: DiskFullError: if there is no room.
     """
-    with staging(path) as folder:
-        write_json_text(folder / path.name, _text(document), synced=True)
-        try:
-            os.link(folder / path.name, path)
-        except FileExistsError:
-            return False
+    try:
+        write_json_text(path, _text(document), synced=True, new=True)
+    except FileExistsError:
+        return False
     return True
 
 

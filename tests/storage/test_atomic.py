@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from storage import atomic
-from storage.atomic import DiskFullError, replace_folder, restore_folder, staging, sweep, write_text, writing
+from storage.atomic import replace_folder, restore_folder, staging, sweep, write_text, writing
 from tests.killed import killed_at, steps_of
 
 WRITER = """
@@ -167,36 +164,3 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
         fail(new / "a")
     assert content(tmp_path) == {"a.json": "old"}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-
-
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one megabyte, of which four kilobytes are free."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"no small disk can be mounted here: {done.stderr.strip() or done.returncode}")
-    try:
-        with (place / "others").open("wb", buffering=0) as file:
-            while file.write(bytes(4096)) == 4096:
-                if os.statvfs(place).f_bavail * os.statvfs(place).f_frsize <= 8192:
-                    break
-        yield place
-    finally:
-        for _ in range(20):
-            if not subprocess.run(["umount", str(place)], capture_output=True, check=False).returncode:
-                break
-            time.sleep(0.1)
-
-
-def test_a_full_disk_names_the_file_and_leaves_what_was_there(full_disk: Path) -> None:
-    write_text(full_disk / "a.json", "old")
-    before = sorted(path.name for path in full_disk.iterdir())
-    said = r"a\.json cannot be written \(no space left on device\): make room there"
-    with pytest.raises(DiskFullError, match=said):
-        write_text(full_disk / "a.json", "x" * 100_000)
-    assert sorted(path.name for path in full_disk.iterdir()) == before
-    assert (full_disk / "a.json").read_text() == "old"

@@ -14,7 +14,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -276,7 +276,7 @@ def _named(path: Path) -> Iterator[None]:
         try:
             yield
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # names in SQLite's own words may be damaged
-            if is_full(error):
+            if is_full(error, path):
                 raise
             raise SourceError(
                 f"{path} is damaged ({error}): remove the file and run again, which downloads it again"
@@ -284,9 +284,10 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    # Prefect's threads open, use and close a store each by themselves, one at a time.
-    connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
-    try:
+    with _named(path), ExitStack() as stack:
+        # Prefect's threads open, use and close a store each by themselves, one at a time.
+        connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
+        stack.callback(connection.close)
         connection.execute("PRAGMA page_size = 16384")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         # A write-ahead log: a page costs one append; after a kill, what was committed is there.
@@ -301,10 +302,5 @@ def _connected(path: Path) -> sqlite3.Connection:
             raise SourceError(
                 f"{path.name}: a download of form {found[0]!r}, expected {FORMAT!r}: remove the file and download again"
             )
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-        connection.close()
-        raise SourceError(f"{path}: not a readable download ({error}): remove the file and run again") from None
-    except BaseException:
-        connection.close()
-        raise
+        stack.pop_all()
     return connection

@@ -34,14 +34,12 @@ def content(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("can_exchange", [True, False])
+@pytest.mark.fuzz
 def test_a_checkpoint_is_the_old_one_or_the_new_one_wherever_saving_is_killed(
-    can_exchange: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fuzz: Fuzz, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_num_threads(1)  # the process that is killed is a fork
-    if not can_exchange:
-        monkeypatch.setattr(atomic, "exchanged", lambda first, second: False)
-    place, ready = tmp_path / "best", tmp_path / "ready"
+    place, ready, modules = tmp_path / "best", tmp_path / "ready", [atomic, checkpoints]
     states = {}
     for seed, name in enumerate(("old", "new")):
         checkpoints.save(ready / name, system(seed), {"steps": seed})
@@ -52,22 +50,29 @@ def test_a_checkpoint_is_the_old_one_or_the_new_one_wherever_saving_is_killed(
     def save() -> None:
         checkpoints.save(place, new, {"steps": 1})
 
-    shutil.copytree(ready / "old", place)
-    found = []
-    for step in range(steps_of(save, [atomic, checkpoints])):
-        shutil.rmtree(place)
+    def put_old() -> None:
+        shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(ready / "old", place)
-        killed_at(step, save, [atomic, checkpoints])
-        loaded = checkpoints.load(str(place))
-        found.append(content(place))
-        assert found[-1] in states.values(), step
-        assert loaded.training == {"steps": int(found[-1] == states["new"])}
+
+    for rng in fuzz.cases(6):
+        put_old()
+        with monkeypatch.context() as patch:
+            if rng.random() < 0.5:  # as on a file system that cannot exchange two names
+                patch.setattr(atomic, "exchanged", lambda first, second: False)
+            n_steps = steps_of(save, modules)
+            put_old()
+            # More often where names change: the last third of the steps.
+            step = int(rng.integers(0 if rng.random() < 0.3 else 2 * n_steps // 3, n_steps))
+            killed_at(step, save, modules)
+            training = checkpoints.load(str(place)).training
+        found = content(place)
         atomic.sweep(tmp_path)
-        shutil.rmtree(tmp_path / ".best.replaced", ignore_errors=True)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "ready"], step
-    assert found[0] == states["old"]
-    assert found[-1] == states["new"]
-    assert len(found) > 40
+        left = {path.name for path in tmp_path.iterdir()} - {".best.replaced"}
+        is_one = found in states.values() and training["steps"] == int(found == states["new"])
+        if is_one and left == {"best", "ready"}:
+            fuzz.ended("the new one" if found == states["new"] else "the old one")
+        else:
+            fuzz.failed(f"killed before step {step} of {n_steps} -> {sorted(found)} beside {sorted(left)}")
 
 
 @pytest.mark.fuzz
