@@ -61,8 +61,8 @@ def test_a_checkpoint_is_the_old_one_or_the_new_one_wherever_saving_is_killed(
                 patch.setattr(atomic, "exchanged", lambda first, second: False)
             n_steps = steps_of(save, modules)
             put_old()
-            # More often where names change: the last third of the steps.
-            step = int(rng.integers(0 if rng.random() < 0.3 else 2 * n_steps // 3, n_steps))
+            # More often where names change: the last steps.
+            step = int(rng.integers(0 if rng.random() < 0.3 else n_steps - 20, n_steps))
             killed_at(step, save, modules)
             training = checkpoints.load(str(place)).training
         found = content(place)
