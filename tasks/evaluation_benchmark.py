@@ -20,7 +20,7 @@ from prefect.logging import get_run_logger
 
 from configs.evaluation import BenchmarkConfig, GeneratorEntry
 from generative.crystals import structure_columns
-from storage.atomic import write_text
+from storage.atomic import sweep, write_text
 from storage.documents import read_document, write_document
 from tasks.evaluate import SETTINGS_OF_MACHINE, judge, read_known, write_evaluation
 from tasks.evaluation_energies import load_regressor
@@ -80,6 +80,7 @@ def draw_samples(config: BenchmarkConfig, entry: GeneratorEntry) -> FileRef:
     from generative.checkpoints import digest
 
     targets, folder = targets_of(config), config.folder / entry.name
+    sweep(folder)
     settings = _sampler(config, entry)
     key = key_of(
         "benchmark-draw",

@@ -20,6 +20,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from generative.metrics.figures import Figure
+from storage.atomic import sweep
 from storage.documents import read_document, write_document
 from tasks.files import key_of
 
@@ -200,6 +201,7 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        sweep(folder, below=False)
         yield
 
 
