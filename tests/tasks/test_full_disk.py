@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,10 +56,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
                     break
         yield place
     finally:
-        for _ in range(20):
-            if not subprocess.run(["umount", str(place)], capture_output=True, check=False).returncode:
-                break
-            time.sleep(0.1)
+        subprocess.run(["umount", "--lazy", str(place)], check=True)  # what failed may hold a file open yet
 
 
 def noise(n: int) -> list[float]:
@@ -90,8 +86,11 @@ def fill_download(place: Path) -> None:
 
 def fill_jobs(place: Path) -> None:
     store = SQLiteStore(place / "jobs.sqlite", "jobs", key="uuid")
-    store.connect()
-    store.update([{"uuid": str(i), "output": noise(3000)} for i in range(20)])
+    try:
+        store.connect()
+        store.update([{"uuid": str(i), "output": noise(3000)} for i in range(20)])
+    finally:
+        store.close()
 
 
 def keep_results(place: Path) -> None:
