@@ -26,7 +26,9 @@ from dft.engines.config import EngineConfig, parse_engine
 from dft.records import SCHEMA_VERSION, DFTRecord, RecordError
 from dft.stored_classes import ForeignClassError, check_classes, nowhere
 from dft.structures import StructureError, digest_of, plain_structure, read_structure, structure_digest
-from dft.submission.files import read_json, write_json
+from dft.submission.files import write_json
+from storage.checksums import DamagedFileError
+from storage.documents import read_document
 
 JOB, RECORD, ERROR, FLOW = "job.json", "record.json", "error.json", "flow.json"
 
@@ -135,7 +137,7 @@ def make_job_folder(
     else:
         is_new = there.engine != engine and not (folder / RECORD).exists()
     if is_new:
-        write_json(folder / JOB, _document(there, engine))
+        write_json(folder / JOB, _document(there, engine), checksum=True)
     return folder
 
 
@@ -145,9 +147,13 @@ def read_job(folder: Path) -> Job:
     Raises: JobFolderError: if there is none, or it is damaged.
     """
     path = Path(folder) / JOB
-    document = read_json(path)
-    if document is None:
-        raise JobFolderError(f"{path} is not there or no JSON object: expected a folder made by make_job_folder")
+    again = "submit the same jobs again, which makes it anew"
+    try:
+        document = read_document(path, again)
+    except FileNotFoundError:
+        raise JobFolderError(f"{path} is not there: expected a folder made by make_job_folder") from None
+    except (OSError, DamagedFileError) as error:
+        raise JobFolderError(str(error)) from None
     if (found := document.get("schema_version")) != SCHEMA_VERSION:
         raise JobFolderError(f"{path} has schema_version {found!r}: expected {SCHEMA_VERSION!r}")
     try:
@@ -174,17 +180,18 @@ def read_record(folder: Path) -> DFTRecord | None:
     """
     path = Path(folder) / RECORD
     try:
-        text = path.read_text(encoding="utf-8")
+        return DFTRecord.from_document(read_document(path, "give the command again, which runs the job once more"))
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except DamagedFileError as error:
+        raise RecordError(str(error)) from None
+    except (OSError, RecordError) as error:
         raise RecordError(f"{path} cannot be read: {error}") from error
-    return DFTRecord.from_json(text)
 
 
 def write_record(folder: Path, record: DFTRecord) -> None:
     """Leave the result in a folder."""
-    write_json(Path(folder) / RECORD, record.as_document())
+    write_json(Path(folder) / RECORD, record.as_document(), checksum=True)
 
 
 def _is_text(path: Path) -> bool:

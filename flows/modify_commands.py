@@ -80,11 +80,11 @@ def modify(
 
 def _ranked(folder: Path) -> list[dict[str, Any]]:
     """The lower polymorphs, fit for JSON."""
-    import pyarrow.parquet as pq
-
+    from storage.tables import read_table
+    from tasks.files import AGAIN
     from tasks.own_files import plain_rows
 
-    return [row for row in plain_rows(pq.read_table(folder / "polymorphs.parquet")) if row["rank"] is not None]
+    return [row for row in plain_rows(read_table(folder / "polymorphs.parquet", AGAIN)) if row["rank"] is not None]
 
 
 def _show(found: dict[str, Any], rows: list[dict[str, Any]], folder: Path) -> None:

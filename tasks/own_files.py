@@ -12,14 +12,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from configs.paths import project_version, resolve
 from configs.schema import DiscoverConfig
 from generative.config import ELEMENTS, DataConfig, FilesSource
 from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of
+from storage.atomic import write_text
+from storage.checksums import DamagedFileError
+from storage.tables import read_table
 from tasks.candidates import RELAXED, SAMPLED, Stage, table_of
-from tasks.files import sha256_of, write_table, write_text
+from tasks.files import sha256_of, write_table
 from tasks.generate import draw_chunk, n_chunks
 from tasks.known import competing_phases_of, cut_of, with_cut
 from tasks.loading import identify
@@ -107,9 +109,9 @@ def _own_table(path: Path) -> pa.Table | None:
     if not needed <= set(parquet_columns(path)):
         return None
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException, MemoryError) as error:
-        raise OwnFileError(f"{path}: not readable as Parquet ({' '.join(str(error).split())[:200]})") from None
+        table = read_table(path, "copy it again, or make it again with the command that wrote it")
+    except DamagedFileError as error:
+        raise OwnFileError(str(error)) from None
     return table if _holds_crystals(table) else None
 
 

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from prefect import task
 from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.datasets.origins import LABELS, Origin
+from storage.atomic import write_text
+from storage.checksums import check
+from storage.tables import read_table
 from tasks.candidates import RELAXED, Proposer, Stage, joined, plain
-from tasks.files import FileRef, write_text
+from tasks.files import OF_A_RUN, FileRef
 from tasks.input_notes import shared_notes
 from tasks.inputs import InputsOutcome
 from tasks.loading import PotentialIdentity
@@ -174,7 +176,8 @@ def gather(
     rows = plain(table).to_pylist()
     n_ranked = len(table) - table.column("rank").null_count
     listed = table.slice(0, min(n_ranked, MOST_LISTED))
-    known = FileRef.of(run.dataset / "dataset.parquet")
+    place = run.dataset / "dataset.parquet"
+    known = FileRef.inspected(place, check(place, OF_A_RUN))
     phases = phases_file(config, folder, known, competing).read()
     hull, notes = hull_data(phases, joined([ref.read() for ref in competing], RELAXED), config, identity)
     manifest = read_manifest(run)
@@ -206,9 +209,7 @@ def gather(
         },
         yields=tuple(yields_of(rows, config.hull.stable_ev_per_atom, seconds)),
         rejected=tuple(rejections_of(rows)),
-        candidates=tuple(
-            report_candidates(table.slice(0, min(n_ranked, MOST_LISTED)), _input_folders(inputs), n_ranked)
-        ),
+        candidates=tuple(report_candidates(listed, _input_folders(inputs), n_ranked)),
         counts=counts_of([RankedRow.of(row) for row in rows if row["rank"] is not None]),
         listing_path=LISTING if n_ranked > MOST_LISTED else "",
         asked=asked_figures(rows),
@@ -253,7 +254,7 @@ def write_run_report(
         asked=[asdict(figure) for figure in report.asked],
         best_of_formulas=[asdict(best) for best in report.best_of_formulas],
         phonons=[asdict(figure) for figure in report.phonons],
-        phases_by_origin=counted(pq.read_table(run.path / "phases.parquet")),
+        phases_by_origin=counted(read_table(run.path / "phases.parquet", OF_A_RUN)),
         potential={
             "method": report.potential_method,
             "check": report.provenance["potential"]["check"],

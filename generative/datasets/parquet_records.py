@@ -27,6 +27,7 @@ from generative.datasets.origins import Origin, stated_origin
 from generative.datasets.records import BATCH_SIZE, Form, RawRecord
 from generative.datasets.sources import SourceError
 from generative.datasets.texts import cut
+from storage.checksums import DamagedFileError, check
 
 _UNREADABLE = (OSError, ValueError, pa.ArrowException, MemoryError)
 _BYTES_PER_VALUE = 8
@@ -40,9 +41,13 @@ def read_parquet(path: Path) -> Iterator[RawRecord]:
 
     Raises:
         SourceError: if the file is no Parquet file, states more than its size can hold, or holds neither our structure
-            columns nor `cif`.
+            columns nor `cif`; or if Hullward wrote it and it is not as it was written.
     """
     names = parquet_columns(path)
+    try:
+        check(path, "copy it again, or make it again with the command that wrote it")
+    except DamagedFileError as error:
+        raise SourceError(str(error)) from None
     convert: Callable[[dict[str, Any], str], RawRecord]
     if is_own_table(names):
         convert = _own_record

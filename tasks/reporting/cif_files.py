@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from pymatgen.core.structure import Structure
 from pymatgen.io.cif import CifWriter
 
+from storage.atomic import write_text
 from tasks.candidates import Proposer
 from tasks.reporting.model import ReportCandidate
 from tasks.reporting.summary import prototype_name
@@ -81,12 +81,12 @@ def write_cifs(
         target = folder / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         comments = _comments(candidate, lineage or {})
-        _write(target, cif_text(candidate.structure, candidate.id, [*comments, "cell: as relaxed, P1"]))
+        write_text(target, cif_text(candidate.structure, candidate.id, [*comments, "cell: as relaxed, P1"]))
         refined = None if n_symmetrised is not None and number >= n_symmetrised else _refined(candidate)
         if refined is not None:
             note = f"cell: conventional, symmetrised within {REFINE_TOLERANCE_ANG} A; not exactly as relaxed"
             twin = target.with_name(f"{target.stem}_symmetrised.cif")
-            _write(twin, _headed(refined, f"{candidate.id}_symmetrised", [*comments, note]))
+            write_text(twin, _headed(refined, f"{candidate.id}_symmetrised", [*comments, note]))
         written.append(target)
     return written
 
@@ -131,9 +131,3 @@ def _comments(candidate: ReportCandidate, lineage: Mapping[str, str]) -> list[st
         *(f"{key}: {value}" for key, value in sorted(lineage.items()) if key not in skipped),
         "lineage: the row of this id in candidates.parquet, and manifest.json of the run",
     ]
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(unfinished, path)

@@ -130,7 +130,7 @@ def test_a_changed_table_is_refused_with_both_fingerprints(tmp_path: Path) -> No
     with pytest.raises(DatasetError, match="has 5 rows, its manifest says 6"):
         read_dataset(tmp_path)
     (tmp_path / "dataset.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DatasetError, match=r"dataset.parquet: not readable .*ingest the dataset again"):
+    with pytest.raises(DatasetError, match=r"dataset.parquet is not readable .*ingest the dataset again"):
         read_dataset(tmp_path)
 
 
