@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 PAGE = 200
+
+TRIES = 20
+"""How often a server is asked, half a second apart, that says 503: another process writes to its database just then."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,16 @@ class Api:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}/{path}", data, headers, method=method)
         # No proxy stands between this machine and itself.
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout_s) as reply:
-            return json.loads(reply.read() or b"null")
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        for tries_left in reversed(range(TRIES)):
+            try:
+                with opener.open(request, timeout=timeout_s) as reply:
+                    return json.loads(reply.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE or not tries_left:
+                    raise
+            time.sleep(0.5)
+        raise AssertionError("unreachable")
 
     def all(self, kind: str, **wanted: Any) -> Iterator[dict[str, Any]]:
         """Every entry of a kind, such as flow_runs, that matches the filters."""
