@@ -8,6 +8,7 @@ processes at once, and the run has to tell this server that it has crashed. Sett
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -97,8 +98,11 @@ def main() -> None:
         timeout_graceful_shutdown=SHUTDOWN_S,
         lifespan="on",
     )
-    serving.append(Server(config))
-    serving[0].run(sockets=[listener])
+    server = Server(config)
+    serving.append(server)
+    server.run(sockets=[listener])
+    logging.shutdown()
+    os._exit(0 if server.started else 1)  # all is written: nothing waits for threads of the database that sleep
 
 
 if __name__ == "__main__":

@@ -64,7 +64,9 @@ class Command:
     def __init__(self, arguments: list[str], folder: Path, home: Path) -> None:
         self.folder, self.home, self.log = folder, home, folder / "log"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-        environment = {**kept, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(home), "HOME": str(folder)}
+        cache = os.environ.get("XDG_CACHE_HOME", str(Path("~/.cache").expanduser()))  # of compiled code
+        places = {"PREFECT_HOME": str(home), "HOME": str(folder), "XDG_CACHE_HOME": cache}
+        environment = {**kept, **places, "PYTHONPATH": str(ROOT)}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 arguments, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
