@@ -177,7 +177,10 @@ def say(message: str, quiet: bool = False) -> None:
         typer.echo(message, err=True)
 
 
-ENGINE_NOISE = ("Beginning flow run", "Finished in state", "Encountered exception", "Starting temp", "Stopping temp")
+ENGINE_NOISE = (
+    *("Beginning flow run", "Finished in state", "Encountered exception", "Crash detected", "Execution was aborted"),
+    *("Running hook", "Hook 'know'"),
+)
 
 
 class _Concise(logging.Filter):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.console import progress_bar, say
 from flows.environment import HOST
-from flows.serve import ServeError
+from flows.services import ServeError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
