@@ -1,10 +1,11 @@
 # Everything a target needs is installed into .venv first, from requirements.lock, once and again when the lock changes.
 # Variables: PYTHON=python3.11  CONFIG=ternary  PORT=4200  TEST_WORKERS=2  FUZZ=20  DATA=folder-of-official-splits
+#            TORCH_BUILD=locked  UPGRADE=1  AUDIT_SERVICE=osv
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help discover test test-dft fuzz ui lint benchmark train reproduce-dp-cdvae reproduce-unet lock
+.PHONY: help discover test test-dft fuzz ui lint benchmark train reproduce-dp-cdvae reproduce-unet lock audit
 
 CONFIG ?= quickstart
 PORT ?= 4200
@@ -16,8 +17,9 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.11 python3.12,$(shell $(p) -c 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-TORCH := $(shell sed -n '/^torch==/p' requirements.lock)
-ROOMS := flows tasks generative dft configs tests
+HASHED := $(PIP) install --no-deps --require-hashes
+TORCH := $(shell sed -nE 's/^(torch==[^ ]+).*/\1/p' requirements.lock)
+ROOMS := flows tasks generative dft configs storage tests
 
 help:
 	@echo "make discover   a whole run: ranked new crystals with VASP inputs (CONFIG=quickstart)"
@@ -30,19 +32,26 @@ help:
 	@echo "make train      the shipped generator again, in its two parts (needs HULLWARD_ASSETS)"
 	@echo "make reproduce-dp-cdvae   the tables of DP-CDVAE, paper beside ours (needs HULLWARD_ASSETS, or DATA=FOLDER)"
 	@echo "make reproduce-unet       the figures of conditional generation and modification (needs HULLWARD_ASSETS)"
-	@echo "make lock       newest allowed versions into requirements.lock"
+	@echo "make lock       the lock files again, after a change of pyproject.toml (UPGRADE=1: newest allowed versions)"
+	@echo "make audit      known advisories for every pin (exits 1 where there are any, 69 where not every pin is answered for)"
 
-# torch goes first and alone, so that a torch that is there already (a CPU build, say) is kept by what follows.
-$(INSTALLED): requirements.lock
+# torch goes first and alone, so that pip may take the build that is meant for this machine (a CPU build, say) or keep
+# the one that is there: it is the one file that is not held to a digest, unless TORCH_BUILD=locked. All else is, so
+# nothing else is looked for; what only another build of torch asks for (other CUDA libraries) comes with it at the end.
+$(INSTALLED): requirements.lock requirements-cuda.lock
 	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 or 3.12 found: install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 13); ok or print("$(PYTHON) is Python %d.%d: Hullward needs 3.11 or 3.12; name one: make PYTHON=/path/to/python3.11" % sys.version_info[:2], file=sys.stderr); sys.exit(not ok)'
 	@echo "Installing into .venv with $$("$(PYTHON)" --version) (once, some minutes) ..."
 	@[ -x $(BIN)/python ] || "$(PYTHON)" -m venv .venv
+ifneq ($(TORCH_BUILD),locked)
 	@echo "  $(TORCH)"
-	@$(PIP) install "$(TORCH)"
+	@$(PIP) install --no-deps "$(TORCH)"
+endif
 	@echo "  $$(grep -c == requirements.lock) packages of requirements.lock"
-	@$(PIP) install -r requirements.lock
-	@$(PIP) install --no-deps -e .
+	@$(HASHED) -r requirements.lock
+	@if $(BIN)/python -c 'from importlib.metadata import version; raise SystemExit("+" in version("torch"))'; \
+		then $(HASHED) -r requirements-cuda.lock; else $(PIP) install "$(TORCH)"; fi
+	@$(PIP) install --no-deps --no-build-isolation -e .
 	@$(PIP) check
 	@touch $@
 
@@ -79,15 +88,18 @@ reproduce-dp-cdvae: $(INSTALLED)
 reproduce-unet: $(INSTALLED)
 	@$(BIN)/hullward reproduce reproduce-unet
 
-# Packages that torch pins itself (its CUDA libraries) and build numbers such as +cpu differ between machines: left out.
-lock:
-	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 or 3.12 found: make PYTHON=/path/to/python3.11 lock" >&2; exit 1; }
-	@rm -rf .venv-lock && "$(PYTHON)" -m venv .venv-lock
-	@.venv-lock/bin/python -m pip --disable-pip-version-check --quiet install "$(TORCH)"
-	@.venv-lock/bin/python -m pip --disable-pip-version-check --quiet install -e ".[dev]"
-	@{ echo "# Exact versions of everything, for Python 3.11 and 3.12; written by \`make lock\`. torch is installed first, alone."; \
-		.venv-lock/bin/python -m pip --disable-pip-version-check freeze --all --exclude pip --exclude wheel --exclude hullward \
-		| sed -E '/^-e|@|^(nvidia-[a-z0-9-]+-cu[0-9]+|nvidia-(cu|nccl|nvshmem|nvjit)[a-z0-9-]*|cuda-[a-z-]+|triton)==/d; s/\+[a-z0-9.]+$$//' \
-		| LC_ALL=C sort -f; } > requirements.lock.new
-	@rm -rf .venv-lock && mv requirements.lock.new requirements.lock
-	@git --no-pager diff --stat -- requirements.lock
+# Both need an index: the first for all versions and digests, the second for advisories. Each has tools of its own.
+lock: .venv-lock/.installed
+	@.venv-lock/bin/python .ci/write_lock.py $(if $(UPGRADE),--upgrade)
+	@git --no-pager diff --stat -- requirements.lock requirements-cuda.lock
+
+audit: .venv-audit/.installed
+	@AUDIT_SERVICE="$(or $(AUDIT_SERVICE),pypi)" .venv-audit/bin/python .ci/audit.py
+
+.venv-lock/.installed: TOOLS = uv packaging
+.venv-audit/.installed: TOOLS = pip-audit
+.venv-lock/.installed .venv-audit/.installed:
+	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 or 3.12 found: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@rm -rf $(@D) && "$(PYTHON)" -m venv $(@D)
+	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install $(TOOLS)
+	@touch $@

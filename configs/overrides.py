@@ -6,9 +6,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from configs.schema import ConfigError, harmless, holds_secret
+from configs.yaml_text import YamlError, read_settings_text
 
 
 def override(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
@@ -29,9 +28,9 @@ def override(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, 
         if not equals or not all(parts):
             raise ConfigError(f"--set {shown!r}: expected NAME=VALUE, such as sample.n_candidates=32")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {shown!r}: the value is no YAML value; quote it for your shell") from None
+            value = read_settings_text(text)
+        except YamlError:
+            raise ConfigError(f"--set {shown[:200]!r}: the value is no YAML value; quote it for your shell") from None
         _put(changed, parts, value, shown)
     return changed
 

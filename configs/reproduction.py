@@ -92,7 +92,7 @@ class ReproductionConfig(ComparisonConfig[DatasetEntry]):
     )
     sample: SampleConfig = Field(
         SampleConfig(),
-        description="decoding: chunk_size, and in sampler settings of the CDVAE family, of which reverse is set for each",
+        description="decoding: chunk_size, and in sampler settings of the family; reverse is set for each",
     )
     n_drawn: int | None = Field(
         1000, ge=1, description="valid samples drawn for the distances of distributions, published: 1000; null: all"

@@ -12,9 +12,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from configs.yaml_text import MAX_YAML_CHARACTERS, YamlError, read_settings_text
 from dft.campaign_config import DftConfig
 from dft.config import BestPhononsConfig, HullConfig, InputsConfig, RelaxConfig, StoreConfig
 from generative.config import (
@@ -28,6 +28,10 @@ from generative.config import (
 
 CONFIG_FOLDER = Path(__file__).parent
 KEYS_BELONG = "keys come from the environment, such as MP_API_KEY, or from a Prefect Secret, never from settings"
+
+
+SHOWN_ITEMS, SHOWN_CHARACTERS, SHOWN_FAULTS, SHOWN_SENTENCE = 20, 200, 20, 1000
+"""So much of a wrong value, so many faults, and so much of what is said of each, a message repeats."""
 
 
 class ConfigError(ValueError):
@@ -90,7 +94,7 @@ def describe(error: ValidationError, model: type[BaseModel] = DiscoverConfig) ->
         error: as raised by `model`.
         model: the settings model, whose fields are named where a key is unknown.
     """
-    faults = error.errors()
+    faults = error.errors(include_url=False)[: 2 * SHOWN_FAULTS]
     # A list with a wrong item is reported a second time as a whole (as too short, say): a consequence, not a fault.
     causes = [f for f in faults if not any(o["loc"][: len(f["loc"])] == f["loc"] != o["loc"] for o in faults)]
     sentences = []
@@ -122,8 +126,15 @@ def holds_secret(name: str) -> bool:
 def harmless(value: Any) -> Any:
     """A value given by a user as a message may repeat it: what stands under the name of a secret is left out."""
     if isinstance(value, dict):
-        return {name: "***" if holds_secret(str(name)) else harmless(inner) for name, inner in value.items()}
-    return [harmless(inner) for inner in value] if isinstance(value, list | tuple) else value
+        shown = list(value.items())[:SHOWN_ITEMS]
+        return {name: "***" if holds_secret(str(name)) else harmless(inner) for name, inner in shown}
+    if isinstance(value, int) and value.bit_length() > 256:  # Python writes none of thousands of digits
+        return f"a whole number of {value.bit_length()} bits"
+    if isinstance(value, str):
+        return value if len(value) <= SHOWN_CHARACTERS else value[:SHOWN_CHARACTERS] + "..."
+    if isinstance(value, list | tuple):
+        return [harmless(inner) for inner in value[:SHOWN_ITEMS]] + ["..."] * (len(value) > SHOWN_ITEMS)
+    return value
 
 
 def allowed_keys(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
@@ -157,7 +168,9 @@ def validated(model: type[M], settings: dict[str, Any], origin: str) -> M:
     try:
         return model.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError(f"{origin}: " + "; ".join(describe(error, model))) from None
+        faults = [fault[:SHOWN_SENTENCE] for fault in describe(error, model)]
+        more = ["and more"] if error.error_count() > SHOWN_FAULTS else []
+        raise ConfigError(f"{origin}: " + "; ".join(faults[:SHOWN_FAULTS] + more)) from None
 
 
 def parse(settings: dict[str, Any], origin: str) -> DiscoverConfig:
@@ -177,22 +190,17 @@ def read_yaml(path: str | Path) -> tuple[Path, dict[str, Any]]:
         shipped = ", ".join(sorted(f.stem for f in CONFIG_FOLDER.glob("*.yaml")))
         raise ConfigError(f"{path}: no such settings file; shipped with Hullward: {shipped}")
     try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not readable as YAML: {_yaml_fault(error)}") from None
+        with file.open(encoding="utf-8-sig") as lines:
+            settings = read_settings_text(lines.read(MAX_YAML_CHARACTERS + 1))
+    except (YamlError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: not readable: {error.strerror}") from None
     if settings is None:
         settings = {}
     if not isinstance(settings, dict):
         raise ConfigError(f"{file}: holds a {type(settings).__name__}, expected settings as 'key: value' lines")
     return file, settings
-
-
-def _yaml_fault(error: Exception) -> str:
-    """What is wrong, and where. The line itself is not repeated: a key may stand in it."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
-    return " ".join(str(error).split())
 
 
 def load(path: str | Path) -> DiscoverConfig:

@@ -12,12 +12,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from pymatgen.core.structure import Structure
 
 from dft.campaign_config import DftConfig
 from dft.config import StoreConfig
 from dft.job_folder import Purpose, make_job_folder
-from dft.submission.files import read_json, write_json
+from dft.structures import read_structure
+from dft.submission.files import write_json
+from storage.atomic import sweep
+from storage.checksums import DamagedFileError
+from storage.documents import read_document
 
 SCHEMA_VERSION = "1"
 FILE = "campaign.json"
@@ -25,6 +30,10 @@ FILE = "campaign.json"
 
 class CampaignError(ValueError):
     """A folder without a campaign, or one that cannot be used."""
+
+
+class DamagedCampaignError(CampaignError):
+    """A campaign whose file does not hold what was written."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +77,14 @@ class Job:
 
     @property
     def generated_structure(self) -> Structure | None:
-        """The crystal as it was generated."""
-        return None if self.generated is None else Structure.from_dict(self.generated)
+        """The crystal as it was generated.
+
+        Raises: CampaignError: if it is no crystal.
+        """
+        try:
+            return None if self.generated is None else read_structure(self.generated)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CampaignError(f"the generated crystal of job {self.key} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -130,7 +145,7 @@ class Campaign:
             "jobs": [asdict(job) for job in self.jobs],
             "notes": list(self.notes),
         }
-        write_json(self.folder / FILE, document)
+        write_json(self.folder / FILE, document, checksum=True)
 
     @classmethod
     def read(cls, folder: Path) -> Campaign:
@@ -138,22 +153,31 @@ class Campaign:
 
         Raises: CampaignError: if it holds none that can be used.
         """
-        stated = read_json(folder / FILE)
-        if stated is None or stated.get("schema_version") != SCHEMA_VERSION:
-            version = None if stated is None else stated.get("schema_version")
+        remedy = "submit the same crystals again, which makes it anew; jobs that are done stay done"
+        try:
+            stated = read_document(folder / FILE, remedy)
+        except DamagedFileError as error:
+            raise DamagedCampaignError(str(error)) from None
+        except OSError:
+            stated = {}
+        if (version := stated.get("schema_version")) != SCHEMA_VERSION:
             raise CampaignError(
                 f"{folder} holds no {FILE} of version {SCHEMA_VERSION} (found {version}): expected the folder of a run "
                 "or of `hullward dft submit`"
             )
-        return cls(
-            folder=folder,
-            name=stated["name"],
-            root=(folder / stated["root"]).resolve(),
-            dft=DftConfig.model_validate(stated["dft"]),
-            store=StoreConfig.model_validate(stated["store"]),
-            jobs=tuple(Job(**job) for job in stated["jobs"]),
-            notes=tuple(stated.get("notes", ())),
-        )
+        try:
+            return cls(
+                folder=folder,
+                name=stated["name"],
+                root=(folder / stated["root"]).resolve(),
+                dft=DftConfig.model_validate(stated["dft"]),
+                store=StoreConfig.model_validate(stated["store"]),
+                jobs=tuple(Job(**job) for job in stated["jobs"]),
+                notes=tuple(stated.get("notes", ())),
+            )
+        except (KeyError, TypeError, ValidationError) as error:
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise DamagedCampaignError(f"{folder / FILE} is damaged ({said}): {remedy}") from None
 
 
 def make_campaign(
@@ -181,6 +205,8 @@ def make_campaign(
     Returns: The campaign, as written.
     """
     root.mkdir(parents=True, exist_ok=True)
+    sweep(folder, below=False)
+    sweep(root)
     jobs: dict[str, Job] = {}
     statics: dict[str, Job] = {}
     for one in wanted:
@@ -192,9 +218,18 @@ def make_campaign(
         generated = None if one.generated is None else one.generated.as_dict()
         jobs.setdefault(key, Job(key, one.id, purpose.value, formula, generated, static_key))
     jobs |= statics  # what a hull is made of goes first
+    notes = list(notes)
     if (folder / FILE).exists():
-        for job in Campaign.read(folder).jobs:
-            jobs.setdefault(job.key, job)
+        try:
+            for job in Campaign.read(folder).jobs:
+                jobs.setdefault(job.key, job)
+        except DamagedCampaignError as error:
+            aside = folder / f"{FILE}.damaged"
+            os.replace(folder / FILE, aside)
+            notes.append(
+                f"{error}; made anew, and kept as {aside.name}: jobs of other settings that it named are no longer "
+                "followed"
+            )
     Campaign(folder, name, root, dft, store, tuple(jobs.values()), tuple(notes)).write()
     return Campaign.read(folder)
 

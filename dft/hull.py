@@ -109,6 +109,7 @@ class CompetingHull:
         elemental = {phase.elements[0] for phase in self.phases if len(phase.elements) == 1}
         self.missing_elements: tuple[str, ...] = tuple(e for e in self.elements if e not in elemental)
         self._diagrams: dict[tuple[str, ...], PhaseDiagram] = {}
+        self._gap_notes: dict[tuple[str, ...], str] = {}
         self._phase_of_id: dict[str, Phase] = {phase.id: phase for phase in inside}
 
     def without(self, phase_id: str) -> CompetingHull:
@@ -239,7 +240,12 @@ class CompetingHull:
         return ""
 
     def _gaps(self, elements: tuple[str, ...]) -> str:
-        """One sentence on what the hull of these elements lacks; empty if nothing."""
+        """One sentence on what the hull of these elements lacks; empty if nothing. Found once for all candidates."""
+        if elements not in self._gap_notes:
+            self._gap_notes[elements] = self._gap_note(elements)
+        return self._gap_notes[elements]
+
+    def _gap_note(self, elements: tuple[str, ...]) -> str:
         lost = [phase for phase in self.phases_without_energy if set(phase.elements) <= set(elements)]
         if lost:
             named = ", ".join(phase.formula for phase in lost[:3]) + (", ..." if len(lost) > 3 else "")

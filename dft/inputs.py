@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import threading
 import warnings
 from collections.abc import Mapping
@@ -30,6 +29,7 @@ from dft.structures import StructureError, grouped, plain_structure
 from dft.user_settings import UserSettingsError, check_incar_updates, check_potcar_family
 from dft.vacuum import VACUUM_ANG, find_vacuum, has_vacuum
 from dft.written_settings import first_text, written_digest, written_incar
+from storage.atomic import replace_folder, restore_folder, staging
 
 __all__ = ["InputsError", "WrittenInputs", "maker", "write_inputs"]
 
@@ -103,6 +103,7 @@ def write_inputs(
             preset, or the pseudopotential family or the lineage is not usable, or the user's settings of atomate2 or
             pymatgen would change what the preset computes.
         FileExistsError: if the folder holds other inputs together with files that are not inputs.
+        DiskFullError: if there is no room.
     """
     try:
         plain = grouped(plain_structure(structure, name))
@@ -110,10 +111,8 @@ def write_inputs(
         raise InputsError(str(error)) from error
     check_elements(plain, preset, config, name)
     origin = _plain_lineage(lineage, name)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
-    partial.mkdir(parents=True)
-    try:
+    restore_folder(folder)
+    with staging(folder) as partial:
         try:
             notes = (*_unused(structure), *_write_vasp_files(plain, preset, config, partial))
         except UserSettingsError as error:
@@ -126,8 +125,6 @@ def write_inputs(
         )
         files = _digests(partial)
         _put_in_place(partial, folder, files)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return WrittenInputs(folder, files, "POTCAR" in files, flow.uuid, notes)
 
 
@@ -304,8 +301,4 @@ def _put_in_place(partial: Path, folder: Path, files: dict[str, str]) -> None:
             f"{folder} holds other inputs and {len(foreign)} more file(s) such as {foreign[0]}: expected a folder with "
             "inputs alone; move it away to keep its calculation, then run again"
         )
-    replaced = folder.with_name(f".{folder.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    os.replace(folder, replaced)
-    os.replace(partial, folder)
-    shutil.rmtree(replaced)
+    replace_folder(partial, folder)

@@ -12,6 +12,7 @@ Every file appears by one rename.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,8 +24,11 @@ from pymatgen.core.structure import Structure
 
 from dft.engines.config import EngineConfig, parse_engine
 from dft.records import SCHEMA_VERSION, DFTRecord, RecordError
-from dft.structures import StructureError, digest_of, plain_structure, structure_digest
-from dft.submission.files import read_json, write_json
+from dft.stored_classes import ForeignClassError, check_classes, nowhere
+from dft.structures import StructureError, digest_of, plain_structure, read_structure, structure_digest
+from dft.submission.files import write_json
+from storage.checksums import DamagedFileError
+from storage.documents import read_document
 
 JOB, RECORD, ERROR, FLOW = "job.json", "record.json", "error.json", "flow.json"
 
@@ -102,8 +106,13 @@ def make_job_folder(
 
     Raises:
         StructureError: if no DFT code can take the crystal.
-        JobFolderError: if the lineage is not plain JSON.
+        JobFolderError: if the lineage is not plain JSON, or the root's name is not text.
     """
+    if not _is_text(root):
+        raise JobFolderError(
+            f"the folder {os.fsencode(root)!r} holds bytes that are no UTF-8, which neither JSON nor the files of DFT "
+            "codes can name: choose another folder"
+        )
     plain = plain_structure(structure, candidate_id)
     plain = Structure.from_dict(json.loads(json.dumps(plain.as_dict())))  # as it will be read: the key must be the same
     try:
@@ -113,6 +122,10 @@ def make_job_folder(
             f"lineage of candidate {candidate_id} is not plain JSON ({error}): expected finite numbers, text, "
             "lists and dicts"
         ) from error
+    try:
+        check_classes(origin, f"lineage of candidate {candidate_id}", nowhere)
+    except ForeignClassError as error:
+        raise JobFolderError(str(error)) from error
     key = job_key(engine, plain, purpose)
     folder = Path(root) / key
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +137,7 @@ def make_job_folder(
     else:
         is_new = there.engine != engine and not (folder / RECORD).exists()
     if is_new:
-        write_json(folder / JOB, _document(there, engine))
+        write_json(folder / JOB, _document(there, engine), checksum=True)
     return folder
 
 
@@ -134,20 +147,25 @@ def read_job(folder: Path) -> Job:
     Raises: JobFolderError: if there is none, or it is damaged.
     """
     path = Path(folder) / JOB
-    document = read_json(path)
-    if document is None:
-        raise JobFolderError(f"{path} is not there or no JSON object: expected a folder made by make_job_folder")
+    again = "submit the same jobs again, which makes it anew"
+    try:
+        document = read_document(path, again)
+    except FileNotFoundError:
+        raise JobFolderError(f"{path} is not there: expected a folder made by make_job_folder") from None
+    except (OSError, DamagedFileError) as error:
+        raise JobFolderError(str(error)) from None
     if (found := document.get("schema_version")) != SCHEMA_VERSION:
         raise JobFolderError(f"{path} has schema_version {found!r}: expected {SCHEMA_VERSION!r}")
     try:
         job = Job(
             key=str(document["key"]),
             engine=parse_engine(document["engine"]),
-            structure=plain_structure(Structure.from_dict(document["structure"]), str(document["candidate_id"])),
+            structure=plain_structure(read_structure(document["structure"]), str(document["candidate_id"])),
             candidate_id=str(document["candidate_id"]),
             purpose=Purpose(document["purpose"]),
             lineage=dict(document["lineage"]),
         )
+        check_classes(job.lineage, "its lineage", nowhere)  # it goes into the flow's metadata, which monty decodes
     except (KeyError, TypeError, AttributeError, ValidationError, StructureError, ValueError) as error:
         raise JobFolderError(f"{path} is damaged ({type(error).__name__}: {error}): make the folder again") from error
     if job.key != (expected := job_key(job.engine, job.structure, job.purpose)):
@@ -162,17 +180,26 @@ def read_record(folder: Path) -> DFTRecord | None:
     """
     path = Path(folder) / RECORD
     try:
-        text = path.read_text(encoding="utf-8")
+        return DFTRecord.from_document(read_document(path, "give the command again, which runs the job once more"))
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except DamagedFileError as error:
+        raise RecordError(str(error)) from None
+    except (OSError, RecordError) as error:
         raise RecordError(f"{path} cannot be read: {error}") from error
-    return DFTRecord.from_json(text)
 
 
 def write_record(folder: Path, record: DFTRecord) -> None:
     """Leave the result in a folder."""
-    write_json(Path(folder) / RECORD, record.as_document())
+    write_json(Path(folder) / RECORD, record.as_document(), checksum=True)
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(Path(path).absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _document(job: Job, engine: EngineConfig) -> dict[str, Any]:

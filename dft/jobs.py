@@ -21,6 +21,7 @@ from pymatgen.core.structure import Structure
 
 from dft.config import InputsConfig, Preset
 from dft.presets import maker
+from dft.stored_classes import check_classes, nowhere
 from dft.structures import grouped
 from dft.vacuum import has_vacuum
 
@@ -61,7 +62,11 @@ def relaxation_flow(
         is_static: one run that moves nothing, in place of the relaxation.
 
     Returns: The flow; its output is the task document of the last relaxation.
+
+    Raises: dft.stored_classes.ForeignClassError: if the lineage names a class.
     """
+    # monty decodes it with the flow
+    check_classes(dict(lineage or {}), f"lineage of candidate {candidate_id}", nowhere)
     name = f"{candidate_id} {preset.value}{' static' if is_static else ''}"
     structure = grouped(structure)
     is_cell_held = not is_static and has_vacuum(structure)

@@ -14,7 +14,6 @@ import os
 import threading
 import urllib.error
 import urllib.request
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,12 +25,12 @@ from torch import Tensor, nn
 
 from dft.neighbours import EdgeBatch
 from dft.potential_aggregation import Aggregation
+from dft.potential_files import MODEL_FILES, read_potential
 from dft.potential_m3gnet import M3GNetEnergy, can_be_fused
 from dft.potential_model import EnergyNetwork
 
 logger = logging.getLogger(__name__)
 
-MODEL_FILES = ("model.json", "model.pt", "state.pt")
 HUB_TIMEOUT_S = 4.0
 """Longest wait to learn whether the hub answers; matgl alone retries an unreachable hub for 49 s."""
 
@@ -65,23 +64,18 @@ def find_matgl_folder(name: str, search: Sequence[Path], *, hub: bool = True) ->
 
 
 def load_matgl(folder: Path) -> Any:
-    """matgl's Potential from a folder, in evaluation mode.
+    """matgl's Potential from a folder, in evaluation mode; nothing that the folder names is imported or run.
 
     Raises:
-        ValueError: if the folder does not hold an interatomic potential that sums energies over atoms.
+        ValueError: if the folder does not hold an interatomic potential, is damaged, or names a class that no potential
+            needs (dft.stored_classes.ForeignClassError).
     """
-    import matgl
-
-    with warnings.catch_warnings():
-        # "incompatible model version" comes for right and wrong weights alike; the check of known crystals decides
-        warnings.filterwarnings("ignore", message="Incompatible model version", category=UserWarning)
-        potential = matgl.load_model(folder)
-    if type(potential).__name__ != "Potential":
-        raise ValueError(
-            f"{folder.name} holds a {type(potential).__name__}, not an interatomic potential: choose a model whose "
-            "name ends in -PES or contains PES"
-        )
-    return potential.eval()
+    try:
+        return read_potential(folder).eval()
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # contents of a foreign folder can fail anywhere inside torch and matgl
+        raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
 
 
 def build_network(potential: Any, aggregation: Aggregation) -> EnergyNetwork | None:

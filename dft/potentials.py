@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pymatgen.core.periodic_table import Element
@@ -19,6 +20,7 @@ from pymatgen.core.periodic_table import Element
 from dft.potential_aggregation import Aggregation
 from dft.potential_check import CheckResult, check_model
 from dft.potential_model import EnergyNetwork, GraphModel
+from dft.stored_classes import ForeignClassError
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +112,7 @@ def _load_chgnet(device: torch.device) -> LoadedPotential:
 
 
 def _load_matgl(name: str, search: Sequence[Path], device: torch.device) -> LoadedPotential:
-    from dft.potential_matgl import build_network, find_matgl_folder, load_matgl
+    from dft.potential_matgl import find_matgl_folder, load_matgl
 
     folder, where = find_matgl_folder(name, search)
     if folder is None:
@@ -118,17 +120,17 @@ def _load_matgl(name: str, search: Sequence[Path], device: torch.device) -> Load
     label = Path(name).name
     try:
         potential = load_matgl(folder)
-    except (RuntimeError, ValueError, OSError, KeyError) as error:
+    except ForeignClassError as error:
+        raise PotentialError(f"potential {label} ({where}) is refused: {error}; choose another potential") from error
+    except (ValueError, OSError) as error:
         raise PotentialError(
             f"potential {label} ({where}) cannot be read: {error}; fetch its three files again or choose another"
         ) from error
     results: dict[str, CheckResult] = {}
     for aggregation in Aggregation:
-        network: EnergyNetwork | None = build_network(potential, aggregation)
-        if network is None:
+        if (checked := _checked(potential, aggregation, device, f"{label} ({where})")) is None:
             continue
-        model = GraphModel(network, device)
-        result = check_model(model)
+        model, result = checked
         results[f"{aggregation} aggregation"] = result
         if result.is_right:
             if len(results) > 1:
@@ -138,6 +140,25 @@ def _load_matgl(name: str, search: Sequence[Path], device: torch.device) -> Load
                 label, f"{label} ({aggregation} aggregation)", model, aggregation, _notes(label, where, results)
             )
     raise PotentialError(_refusal(label, results))
+
+
+def _checked(
+    potential: Any, aggregation: Aggregation, device: torch.device, label: str
+) -> tuple[GraphModel, CheckResult] | None:
+    """A matgl potential with this aggregation, and what it says of known crystals; None if it has none such."""
+    from dft.potential_matgl import build_network
+
+    try:
+        network: EnergyNetwork | None = build_network(potential, aggregation)
+        if network is None:
+            return None
+        model = GraphModel(network, device)
+        return model, check_model(model)
+    except Exception as error:  # settings of a foreign folder that do not fit each other fail anywhere inside matgl
+        raise PotentialError(
+            f"potential {label} computes nothing ({type(error).__name__}: {' '.join(str(error).split())[:300]}): fetch "
+            "its three files again or choose another"
+        ) from error
 
 
 def _notes(label: str, where: str, results: dict[str, CheckResult]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from pymatgen.core.structure import Structure
 from dft.incar_tags import LEVEL_TAGS, changed, physics_tags
 from dft.kpoints import KPointSampling, sampling_of_resolved
 from dft.results import GPA_PER_EV_ANG3
-from dft.structures import digest_of
+from dft.structures import StructureError, digest_of, read_structure
 
 SCHEMA_VERSION = "1"
 
@@ -176,7 +176,7 @@ class DFTRecord:
         values: dict[str, Any] = {name: document.get(name) for name in names}
         try:
             for name in ("structure", "initial_structure"):
-                values[name] = Structure.from_dict(values[name])
+                values[name] = read_structure(values[name])
             for name in ("forces_ev_per_ang", "stress_gpa"):
                 values[name] = np.array(values[name], dtype=float)
             for name in ("warnings", "corrections"):
@@ -185,7 +185,7 @@ class DFTRecord:
                 values["magmoms"] = tuple(float(moment) for moment in values["magmoms"])
             values["kpoints"] = _kpoints(document, values["structure"])
             return cls(**values)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, StructureError) as error:
             raise RecordError(
                 f"the record cannot be read ({type(error).__name__}: {error}): is the file whole?"
             ) from error

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from pymatgen.core.composition import Composition
-from pymatgen.core.structure import Structure
 from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
+
+from dft.stored_classes import check_classes, in_task
+from dft.structures import read_structure
 
 CLASSES = ("ComputedStructureEntry", "ComputedEntry")
 
@@ -120,6 +122,8 @@ def _entry(record: Any, name: str) -> ReferenceEntry:
     adjustments = record.get("energy_adjustments") or []
     stated = float(record.get("correction") or 0.0)
     is_stated = bool(adjustments) or bool(stated)
+    for part in ("parameters", "data"):  # pymatgen decodes them whenever it copies an entry
+        check_classes(record.get(part), f"its {part}", in_task)
     kept: dict[str, Any] = {
         "parameters": dict(record.get("parameters") or {}),
         "data": dict(record.get("data") or {}),
@@ -127,7 +131,7 @@ def _entry(record: Any, name: str) -> ReferenceEntry:
     }
     entry: ComputedEntry
     if record.get("structure"):
-        structure = Structure.from_dict(record["structure"])
+        structure = read_structure(record["structure"])
         if structure.composition.element_composition != composition:
             raise ValueError(f"has composition {composition.formula}, its crystal {structure.composition.formula}")
         if not structure.is_ordered:

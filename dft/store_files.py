@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import Any, TextIO, cast
 from bson import json_util
 from jobflow.core.store import JobStore
 from maggma.core import Store
+
+from storage.atomic import writing
 
 FORMAT, SCHEMA_VERSION = "hullward job documents", "1"
 JOBS = "jobs"
@@ -56,24 +57,17 @@ def export_documents(
     Returns: Number of documents by table.
     """
     counts: dict[str, int] = {}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with _opened(temporary, "wt", is_compressed=file.suffix == ".gz") as out:
-            out.write(json.dumps({"format": FORMAT, "schema_version": SCHEMA_VERSION}) + "\n")
-            uuids = [doc["uuid"] for doc in store.docs_store.query(criteria, ["uuid"])] if criteria else None
-            for table, part, chosen in _parts(store, criteria, uuids):
-                counts[table] = 0
-                for document in part.query(chosen):
-                    document.pop("_id", None)
-                    out.write(json_util.dumps({"table": table, "document": document}) + "\n")
-                    counts[table] += 1
-                    if progress is not None:
-                        progress(sum(counts.values()))
-            out.flush()
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(file) as temporary, _opened(temporary, "wt", is_compressed=file.suffix == ".gz") as out:
+        out.write(json.dumps({"format": FORMAT, "schema_version": SCHEMA_VERSION}) + "\n")
+        uuids = [doc["uuid"] for doc in store.docs_store.query(criteria, ["uuid"])] if criteria else None
+        for table, part, chosen in _parts(store, criteria, uuids):
+            counts[table] = 0
+            for document in part.query(chosen):
+                document.pop("_id", None)
+                out.write(json_util.dumps({"table": table, "document": document}) + "\n")
+                counts[table] += 1
+                if progress is not None:
+                    progress(sum(counts.values()))
     return counts
 
 

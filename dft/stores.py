@@ -16,7 +16,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from dft.config import StoreConfig
+from dft.store_rows import JobStoreError, checksum_of, document_of, named, set_aside
 
-FORMAT_VERSION = 1
-"""Written as SQLite's user_version; a file of a later version is refused."""
+FORMAT_VERSION = 2
+"""Written as SQLite's user_version; a file of a later version is refused, one of the first is given a column more."""
 
 BUSY_TIMEOUT_S = 60.0
 """How long a writer waits for another process's transaction, seconds."""
@@ -40,15 +41,12 @@ SERVER_SELECTION_TIMEOUT_MS = 5000
 """How long to look for a MongoDB server before saying that there is none (pymongo's own default is 30 s)."""
 
 
-class JobStoreError(RuntimeError):
-    """A job store cannot be opened or used. Its text never holds an address."""
-
-
 class SQLiteStore(MemoryStore):  # storage name: never move
     """A maggma store: queries in memory, every change written through to a table of one SQLite file.
 
     A row holds one document as MongoDB extended JSON, under the document's `_id`, with the number of the change that
-    wrote it; a removed document leaves an empty row. So another process finds what is new by its number alone.
+    wrote it and a SHA-256 checksum; a removed document leaves an empty row. So another process finds what is new by its
+    number alone, and a document that is not what was written is set aside.
     """
 
     _coll: Any
@@ -96,15 +94,11 @@ class SQLiteStore(MemoryStore):  # storage name: never move
             if self._coll is not None and not force_reset and self._owner_pid == os.getpid():
                 return
             self._drop_connection()
-            try:
+            with named(self.path):
                 self._connection = self._open()
-            except sqlite3.Error as error:
-                raise JobStoreError(
-                    f"cannot open {self.path} as a job store ({error}): expected a SQLite file made by this program, "
-                    "in a folder that exists and can be written to; move the file away or name another in `store.path`"
-                ) from error
             self._owner_pid = os.getpid()
-            self._reload()
+            with named(self.path):
+                self._reload()
 
     def close(self) -> None:
         """Close the file; connect() reads it again."""
@@ -162,7 +156,8 @@ class SQLiteStore(MemoryStore):  # storage name: never move
             if self._coll is None:
                 raise JobStoreError(f"{self.name} is not connected: call connect() first")
             if not self._is_writing:
-                self._take_in_changes()
+                with named(self.path):
+                    self._take_in_changes()
             return self._coll
 
     def __hash__(self) -> int:
@@ -174,13 +169,20 @@ class SQLiteStore(MemoryStore):  # storage name: never move
         return (self.path, self.collection_name) == (other.path, other.collection_name)
 
     def _open(self) -> sqlite3.Connection:
+        if os.path.exists(self.path) and not os.path.getsize(self.path):
+            self.logger.warning(f"{self.path} is empty: what it held is lost; collect the jobs again")
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")  # see _document
+        connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")  # see document_of
         try:
             connection.execute("pragma journal_mode=WAL")
             # A document stands for hours of computing and is written once a job: FULL syncs each commit, so that it
             # survives a power cut too. NORMAL would keep it only through the death of the process.
             connection.execute("pragma synchronous=FULL")
+            # Rows that a damaged tree no longer leads to would be missing without a word. Reading all documents, as is
+            # done next, takes longer.
+            (said,) = connection.execute("pragma quick_check(1)").fetchone()
+            if said != "ok":
+                raise sqlite3.DatabaseError(said)
             (version,) = connection.execute("pragma user_version").fetchone()
             if version > FORMAT_VERSION:
                 raise JobStoreError(
@@ -188,8 +190,13 @@ class SQLiteStore(MemoryStore):  # storage name: never move
                     f"{FORMAT_VERSION}: use the program that wrote it, or name another file in `store.path`"
                 )
             connection.execute(
-                f"create table if not exists {self._table} (id text primary key, change integer not null, doc text)"
+                f"create table if not exists {self._table} "
+                "(id text primary key, change integer not null, doc text, sha256 text)"
             )
+            columns = [name for _, name, *_ in connection.execute(f"pragma table_info({self._table})")]
+            if "sha256" not in columns:  # of version 1; what it holds has no checksum
+                with suppress(sqlite3.OperationalError):  # another process was faster
+                    connection.execute(f"alter table {self._table} add column sha256 text")
             connection.execute(f'create index if not exists "{self.collection_name}_change" on {self._table} (change)')
             if version < FORMAT_VERSION:
                 connection.execute(f"pragma user_version={FORMAT_VERSION}")
@@ -226,14 +233,14 @@ class SQLiteStore(MemoryStore):  # storage name: never move
         (data_version,) = connection.execute("pragma data_version").fetchone()
         if data_version == self._data_version:
             return
-        query = f"select id, change, doc from {self._table} where change > ? order by rowid"
+        query = f"select id, change, doc, sha256 from {self._table} where change > ? order by rowid"
         rows = connection.execute(query, (self._last_change,)).fetchall()
         is_empty = self._last_change == 0
         loaded, damaged = [], []
-        for row_id, change, text in rows:
-            self._last_change = max(self._last_change, change)
+        for row_id, change, text, checksum in rows:
             try:
-                document = None if text is None else _document(text)
+                document = document_of(row_id, change, text, checksum)
+                self._last_change = max(self._last_change, change)
                 if not is_empty:
                     self._coll.delete_one({"_id": json_util.loads(row_id)})
             except (ValueError, TypeError):
@@ -245,20 +252,11 @@ class SQLiteStore(MemoryStore):  # storage name: never move
         self._ids = {} if rows else self._ids
         self._data_version = data_version
         if damaged:
-            self._set_aside(connection, damaged)
-
-    def _set_aside(self, connection: sqlite3.Connection, damaged: list[tuple[str, str]]) -> None:
-        """Entries that cannot be read go to a table of their own: one of them must not cost all the others."""
-        aside = f'"{self.collection_name}_damaged"'
-        connection.execute(f"create table if not exists {aside} (id text, doc blob)")
-        for row_id, text in damaged:
-            kept = (row_id.encode("utf-8", "surrogateescape"), text.encode("utf-8", "surrogateescape"))
-            connection.execute(f"insert into {aside} values (?, ?)", kept)
-            connection.execute(f"delete from {self._table} where id = cast(? as text)", kept[:1])
-        self.logger.warning(
-            f"{self.path}: {len(damaged)} entries cannot be read and are kept in its table {aside}; collect the jobs "
-            "again to write them anew"
-        )
+            aside = set_aside(connection, self.collection_name, damaged)
+            self.logger.warning(
+                f"{self.path}: {len(damaged)} entries are damaged and are kept in its table {aside}; collect the jobs "
+                "again to write them anew"
+            )
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -267,38 +265,30 @@ class SQLiteStore(MemoryStore):  # storage name: never move
             if self._coll is None:
                 raise JobStoreError(f"{self.name} is not connected: call connect() first")
             connection = self._live_connection()
-            connection.execute("begin immediate")  # from here on no other process writes
-            self._is_writing = True
-            try:
-                self._take_in_changes()
-                yield connection
-                connection.execute("commit")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("rollback")
-                self._reload()  # memory may be ahead of the file
-                raise
-            finally:
-                self._is_writing = False
+            with named(self.path):
+                connection.execute("begin immediate")  # from here on no other process writes
+                self._is_writing = True
+                try:
+                    self._take_in_changes()
+                    yield connection
+                    connection.execute("commit")
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("rollback")
+                    self._reload()  # memory may be ahead of the file
+                    raise
+                finally:
+                    self._is_writing = False
 
     def _write_rows(self, connection: sqlite3.Connection, text_of_id: Mapping[str, str | None]) -> None:
         change = self._last_change + 1
         connection.executemany(
-            f"insert into {self._table} values (?, ?, ?) "
-            "on conflict (id) do update set change = excluded.change, doc = excluded.doc",
-            [(row_id, change, text) for row_id, text in text_of_id.items()],
+            f"insert into {self._table} values (?, ?, ?, ?) "
+            "on conflict (id) do update set change = excluded.change, doc = excluded.doc, sha256 = excluded.sha256",
+            [(row_id, change, text, checksum_of(row_id, change, text)) for row_id, text in text_of_id.items()],
         )
         if text_of_id:
             self._last_change = change
-
-
-def _document(text: str) -> dict[str, Any]:
-    """A document from its row. Raises: ValueError: if the text is damaged."""
-    text.encode()  # bytes that are no UTF-8 were let through until here
-    document = json_util.loads(text)
-    if not isinstance(document, dict) or "_id" not in document:
-        raise ValueError("no document")
-    return document
 
 
 class EnvironmentMongoStore(MongoStore):  # storage name: never move

@@ -11,12 +11,30 @@ from typing import Any
 import numpy as np
 from pymatgen.core.structure import Structure
 
+from dft.stored_classes import ForeignClassError, check_classes, in_crystal
+
 SAME_SITE_ANG = 1e-3
 """Files of DFT codes print eight digits of fractional coordinates or more."""
 
 
 class StructureError(ValueError):
     """A crystal that no DFT code can take."""
+
+
+def read_structure(document: Any) -> Structure:
+    """The crystal of a dictionary as `Structure.as_dict()` gives it, whoever wrote it.
+
+    pymatgen builds whatever class a site's properties name; here only those of a crystal's own parts are built.
+
+    Raises:
+        StructureError: if it names another class.
+        KeyError, TypeError, ValueError, AttributeError: if it is no such dictionary.
+    """
+    try:
+        check_classes(document, "the crystal", in_crystal)
+    except ForeignClassError as error:
+        raise StructureError(str(error)) from error
+    return Structure.from_dict(document)
 
 
 def plain_structure(structure: Structure, name: str) -> Structure:

@@ -97,16 +97,15 @@ def discover(
     """A whole run: known crystals, candidates, screening, relaxation, hull, VASP inputs, report."""
     from configs.options import elements_of, run_settings
     from flows.console import hush_engine
-    from flows.environment import prepare_client
+    from flows.prefect_client import prefect_client
 
     parsed = run_settings(config, {"name": name, "seed": seed, "elements": elements_of(elements)}, settings)
-    prepare_client()
-    with answer(as_json) as give:
+    with answer(as_json) as give, prefect_client() as client:
         from flows.discover import discover as flow
 
         if not debug:
             hush_engine()
-        give(run_summary(flow(parsed), as_json))
+        give(run_summary(client.run(flow, parsed), as_json))
 
 
 ingest_commands.register(app)

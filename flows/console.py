@@ -49,7 +49,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
-ROOMS = frozenset({"flows", "tasks", "configs", "generative", "dft"})
+ROOMS = frozenset({"flows", "tasks", "configs", "generative", "dft", "storage"})
 SETTINGS_FAULTS = frozenset({"ConfigError", "PlanError"})
 """Failures whose remedy is another setting. By name: to import them would load the rooms for a usage message."""
 
@@ -177,7 +177,10 @@ def say(message: str, quiet: bool = False) -> None:
         typer.echo(message, err=True)
 
 
-ENGINE_NOISE = ("Beginning flow run", "Finished in state", "Encountered exception", "Starting temp", "Stopping temp")
+ENGINE_NOISE = (
+    *("Beginning flow run", "Finished in state", "Encountered exception", "Crash detected", "Execution was aborted"),
+    *("Running hook", "Hook 'know'"),
+)
 
 
 class _Concise(logging.Filter):

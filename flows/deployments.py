@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from flows.prefect_password import announced_server
+
 POOL = "hullward"
 FILE = "prefect.yaml"
 
@@ -35,7 +37,7 @@ def deploy_all(folder: Path | None = None, environment: Mapping[str, str] | None
     place = folder or Path.cwd()
     if not (place / FILE).is_file():
         raise DeployError(f"no {FILE} in {place}: run this in the checkout of Hullward")
-    variables = {"DO_NOT_TRACK": "1", **(os.environ if environment is None else environment)}
+    variables = {"DO_NOT_TRACK": "1", **(client_environment(place) if environment is None else environment)}
     # Without a server Prefect would start one for the moment, register there, and leave nothing that runs.
     variables["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
     listed = _prefect(["work-pool", "inspect", POOL], place, variables)
@@ -44,6 +46,13 @@ def deploy_all(folder: Path | None = None, environment: Mapping[str, str] | None
         _require(created, variables)
     _require(_prefect(["--no-prompt", "deploy", "--all"], place, variables), variables)
     return deployment_names(place / FILE)
+
+
+def client_environment(folder: Path) -> dict[str, str]:
+    """The environment of a client: that of this process, and where it names no server, the running `make ui`."""
+    announced = announced_server(folder / ".prefect")
+    same = os.environ.get("PREFECT_API_URL", announced.get("PREFECT_API_URL")) == announced.get("PREFECT_API_URL")
+    return {**(announced if same else {}), **os.environ}
 
 
 def deployment_names(file: Path) -> list[str]:

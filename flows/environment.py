@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 HOST = "127.0.0.1"
+NAMES = frozenset({HOST, "localhost"})
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -23,6 +23,13 @@ SQLITE = {
     "PREFECT_CLIENT_MAX_RETRIES": "12",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
+SECRET = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")
+"""What the server asks for, and what a client says."""
+
+
+def origins(port: int) -> list[str]:
+    """The origins of pages that a server on this port of loopback has sent."""
+    return [f"http://{name}:{port}" for name in sorted(NAMES)]
 
 
 def home_settings(home: Path) -> dict[str, str]:
@@ -30,31 +37,18 @@ def home_settings(home: Path) -> dict[str, str]:
     return {"PREFECT_HOME": str(home), "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "ui")}
 
 
-def server_environment(home: Path, port: int, environment: Mapping[str, str]) -> dict[str, str]:
+def server_environment(home: Path, port: int, environment: Mapping[str, str], password: str | None) -> dict[str, str]:
     """The environment of a server on loopback, its worker and its clients.
 
     Args:
         home: folder of the database.
         port: of the server.
         environment: what the processes would inherit; what it says of timeouts and batches stands, addresses do not.
+        password: user:password, which the server asks for; None lets every program of this machine in.
     """
-    addresses = {"PREFECT_API_URL": f"http://{HOST}:{port}/api", "PREFECT_UI_URL": f"http://{HOST}:{port}/v2"}
-    return {**SQLITE, **environment, **QUIET, **home_settings(home), **addresses}
-
-
-def prepare_client() -> None:
-    """Make this process a quiet Prefect client; without a server to talk to, one that starts its own for the while.
-
-    A server named by PREFECT_API_URL or by a profile of the user is used as it is.
-    """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    has_profile = (Path.home() / ".prefect" / "profiles.toml").is_file()
-    if "PREFECT_API_URL" in os.environ or "PREFECT_PROFILE" in os.environ or has_profile:
-        return
-    os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
-    # The server of a short run is stopped while it still writes records; what it says then is of no use to anyone.
-    os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_LOGGING_ROOT_LEVEL", "CRITICAL")
-    for name, value in {**SQLITE, **home_settings(Path.cwd() / ".prefect")}.items():
-        os.environ.setdefault(name, value)
+    named = {"PREFECT_API_URL": f"http://{HOST}:{port}/api", "PREFECT_UI_URL": f"http://{HOST}:{port}/v2"}
+    # Without it Prefect lets pages of every origin read what it replies.
+    named["PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS"] = ",".join(origins(port))
+    others = {name: value for name, value in environment.items() if name not in SECRET}
+    secret = dict.fromkeys(SECRET, password) if password is not None else {}
+    return {**SQLITE, **others, **QUIET, **home_settings(home), **named, **secret}

@@ -53,7 +53,7 @@ def modify(
     from configs.modification import parse_modification
     from configs.options import ORIGIN, potential_changes
     from configs.overrides import override
-    from flows.environment import prepare_client
+    from flows.prefect_client import prefect_client
 
     stated: dict[str, Any] = {"crystals": list(files), **potential_changes(potential)}
     given = {
@@ -64,13 +64,12 @@ def modify(
     if checkpoint is not None:
         stated["sample"] = {"checkpoint": checkpoint}
     config = parse_modification(override(stated, settings or []), ORIGIN)
-    prepare_client()
-    with answer(as_json) as give:
+    with answer(as_json) as give, prefect_client() as client:
         from flows.modify import modify as flow
 
         if not debug:
             hush_engine()
-        folder = Path(flow(config))
+        folder = Path(client.run(flow, config))
         found = json.loads((folder / "modification.json").read_text(encoding="utf-8"))
         rows = _ranked(folder)
         if not as_json:
@@ -80,11 +79,11 @@ def modify(
 
 def _ranked(folder: Path) -> list[dict[str, Any]]:
     """The lower polymorphs, fit for JSON."""
-    import pyarrow.parquet as pq
-
+    from storage.tables import read_table
+    from tasks.files import AGAIN
     from tasks.own_files import plain_rows
 
-    return [row for row in plain_rows(pq.read_table(folder / "polymorphs.parquet")) if row["rank"] is not None]
+    return [row for row in plain_rows(read_table(folder / "polymorphs.parquet", AGAIN)) if row["rank"] is not None]
 
 
 def _show(found: dict[str, Any], rows: list[dict[str, Any]], folder: Path) -> None:

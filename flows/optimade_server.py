@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.console import progress_bar, say
 from flows.environment import HOST
-from flows.serve import ServeError
+from flows.services import ServeError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
 
 PAGE_STRUCTURES_MAX = 1000
 """Most structures in one reply; a client that asks for no number gets 20."""
+
+HEADERS_BYTES_MAX = 1 << 20
+"""Of a request, its address included; more is no HTTP to the server, which then closes the connection."""
 
 SHUTDOWN_S = 5
 """Longest wait for replies under way."""
@@ -106,7 +108,6 @@ def server_settings(exported: Exported, address: str, folder: Path) -> dict[str,
     return {
         "database_backend": "mongomock",
         "insert_test_data": False,
-        "insert_from_jsonl": str(exported.file),
         "page_limit_max": PAGE_STRUCTURES_MAX,
         "root_path": "",
         "base_url": address,
@@ -131,49 +132,34 @@ def application(exported: Exported, address: str, folder: Path) -> FastAPI:
         del os.environ[name]  # they would go before the settings
     os.environ["OPTIMADE_CONFIG_FILE"] = str(settings)
 
-    from fastapi.middleware.cors import CORSMiddleware
-    from fastapi.middleware.trustedhost import TrustedHostMiddleware
     from optimade.server.config import ServerConfig
     from optimade.server.create_app import create_app
 
+    from flows.optimade_collection import TableCollection
+    from flows.optimade_http import harden
+
     app: FastAPI = create_app(ServerConfig())
-    _complete(app.state.entry_collections, exported, address)
+    root = {"id": "root", "name": "Hullward", "description": ABOUT, "base_url": address, "homepage": None}
+    entries = {
+        "structures": _structures(exported.file),
+        "links": [{**root, "type": "links", "link_type": "root"}],
+        "references": [],
+    }
+    app.state.entry_collections = {
+        name: TableCollection(entries[name], its_own) for name, its_own in app.state.entry_collections.items()
+    }
     # Results not yet published: no page that the user happens to visit may read them, by CORS or by a name it owns.
-    cors: Any = CORSMiddleware
-    app.user_middleware = [one for one in app.user_middleware if one.cls is not cors]
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    harden(app, [HOST, "localhost"])
     return app
 
 
-def _search_literally(collection: Any) -> None:
-    """Have STARTS, ENDS and CONTAINS look for their text as it stands.
+def _structures(file: Path) -> list[dict[str, Any]]:
+    """Entries of an export, each with its id, type and attributes side by side."""
+    from tasks.optimade_export import N_HEADER_LINES
 
-    The server makes a regular expression of it, in which "Ca(GaP)2" would not find itself.
-    """
-    from optimade.filtertransformers.mongo import MongoTransformer
-
-    class Literal(MongoTransformer):
-        def fuzzy_string_op_rhs(self, arg: list[Any]) -> dict[str, str]:
-            """Rule of the grammar: CONTAINS | STARTS [WITH] | ENDS [WITH], then the text."""
-            return {"$regex": _PATTERNS[str(arg[0])].format(re.escape(arg[-1]))}
-
-    collection.transformer = Literal(mapper=collection.resource_mapper)
-
-
-_PATTERNS = {"CONTAINS": "{}", "STARTS": "^{}", "ENDS": r"{}\Z"}
-
-
-def _complete(collections: dict[str, Any], exported: Exported, address: str) -> None:
-    """What the lines do not say as the server's database wants it: dates as dates, and where the root of all is."""
-    from mongomock.codec_options import CodecOptions
-
-    structures, options = collections["structures"], CodecOptions(tz_aware=True)  # type: ignore[no-untyped-call]
-    structures.collection = structures.collection.with_options(codec_options=options)
-    _search_literally(structures)
-    modified = datetime.fromisoformat(exported.origin.last_modified)
-    structures.collection.update_many({}, {"$set": {"last_modified": modified}})
-    root = {"id": "root", "name": "Hullward", "description": ABOUT, "base_url": address, "homepage": None}
-    collections["links"].insert([{**root, "type": "links", "link_type": "root"}])
+    with file.open(encoding="utf-8") as lines:
+        resources = [json.loads(line) for line in islice(lines, N_HEADER_LINES, None)]
+    return [{"id": one["id"], "type": one["type"], **one["attributes"]} for one in resources]
 
 
 def _run(app: FastAPI, listener: socket.socket, ready: Callable[[], None]) -> None:
@@ -185,7 +171,13 @@ def _run(app: FastAPI, listener: socket.socket, ready: Callable[[], None]) -> No
             ready()
 
     config = uvicorn.Config(
-        app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=SHUTDOWN_S
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        http="h11",  # has a limit of addresses that can be raised, so that one that is too long is told so
+        h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
     )
     Server(config).run(sockets=[listener])
 

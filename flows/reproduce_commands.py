@@ -58,7 +58,7 @@ def reproduce(
     from configs.reproduction import parse_reproduction, with_choice, with_official_files
     from configs.schema import read_yaml
     from flows.console import hush_engine
-    from flows.environment import prepare_client
+    from flows.prefect_client import prefect_client
 
     file, stated = read_yaml(config)
     given = {key: value for key, value in (("name", name), ("seed", seed)) if value is not None}
@@ -67,13 +67,12 @@ def reproduce(
         stated = with_official_files(stated, data)
     stated = with_choice(stated, _names(systems), _names(datasets), _names(stages))
     parsed = parse_reproduction(override(stated, settings or []), str(file))
-    prepare_client()
-    with answer(as_json) as give:
+    with answer(as_json) as give, prefect_client() as client:
         from flows.reproduce import reproduce as flow
 
         if not debug:
             hush_engine()
-        flow(parsed, None if docs is None else str(docs))
+        client.run(flow, parsed, None if docs is None else str(docs))
         give(_summary(parsed, as_json))
 
 

@@ -20,13 +20,13 @@ SHOWN = 10
 
 def run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
     """What a run has found; shown as a table unless it is wanted as JSON."""
-    import pyarrow.parquet as pq
-
+    from storage.tables import read_table
+    from tasks.files import OF_A_RUN
     from tasks.own_files import plain_rows
     from tasks.phases import phase_lines
     from tasks.run import RunFolder, read_manifest
 
-    table = pq.read_table(folder / "candidates.parquet")
+    table = read_table(folder / "candidates.parquet", OF_A_RUN)
     cut = read_manifest(RunFolder(folder)).get("competing_phases")
     ranked = plain_rows(table.slice(0, len(table) - table.column("rank").null_count))
     report = folder / "report.html"

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from flows.environment import HOST
+from flows.own_host import is_own_host
 
 
 class RunFiles(SimpleHTTPRequestHandler):
@@ -27,8 +28,8 @@ class RunFiles(SimpleHTTPRequestHandler):
 
     def send_head(self) -> Any:
         """See SimpleHTTPRequestHandler: the reply's head for GET and HEAD, after our own checks."""
-        host = (self.headers.get("Host") or "").rpartition(":")[0]
-        if host not in {HOST, "localhost"}:  # a foreign page that has its name point to loopback
+        hosts = self.headers.get_all("Host", [])
+        if len(hosts) != 1 or not is_own_host(hosts[0]):
             self.send_error(HTTPStatus.FORBIDDEN, f"expected the host {HOST}")
             return None
         root = Path(self.directory).resolve()

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import tempfile
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as deserialised
+from safetensors.torch import save as serialised
 
 from generative.systems.interface import Generator, Modifier, Regressor, System
 from generative.systems.registry import UnknownSystemError, system_type
+from storage.atomic import replace_folder, restore_folder, staging
+from storage.checksums import DamagedFileError
+from storage.documents import read_document, text_of
 
 SCHEMA_VERSION = 1
 PACKAGED = Path(__file__).parent / "weights"
+FILES = ("model.safetensors", "model.json")
+REMEDY = "train it again, or copy it again from where it came"
 
 
 class CheckpointError(ValueError):
@@ -71,7 +76,8 @@ def locate(checkpoint: str) -> Path:
     Raises: CheckpointError: if it does not hold the two files.
     """
     folder = PACKAGED / checkpoint.removeprefix("package:") if checkpoint.startswith("package:") else Path(checkpoint)
-    missing = [name for name in ("model.safetensors", "model.json") if not (folder / name).is_file()]
+    restore_folder(folder)
+    missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         shipped = (
             ", ".join(f"package:{f.name}" for f in sorted(PACKAGED.glob("*")) if (f / "model.json").is_file()) or "none"
@@ -99,44 +105,51 @@ def stored_as(precision: str) -> torch.dtype:
 def save(folder: Path, system: System, training: Mapping[str, Any], dtype: torch.dtype = torch.float16) -> None:
     """Write a checkpoint; parameters are stored as `dtype` (half the size; sampling runs in float32).
 
-    The folder appears whole or not at all.
+    The folder appears whole or not at all; in place of one that is there, whose other files stay, at one stroke.
+
+    Raises: DiskFullError: if there is no room; the folder is then as it was.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     names = {name for name, _ in system.named_parameters()}
     state = {
         name: (value.to(dtype) if name in names else value).detach().cpu().contiguous()
         for name, value in system.state_dict().items()
     }
-    save_file(state, staging / "model.safetensors")
+    weights = serialised(state)
     description = {
         "schema_version": SCHEMA_VERSION,
         "system": system.name,
         "config": system.config.model_dump(mode="json"),
         "training": dict(training),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    (staging / "model.json").write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
-    staging.chmod(0o755)
-    for part in staging.iterdir():
-        part.chmod(0o644)  # safetensors writes for the owner alone
-    for old in folder.glob("*") if folder.is_dir() else ():
-        if old.name in {"model.safetensors", "model.json"}:
-            old.unlink()
-    if folder.is_dir():
-        for part in staging.iterdir():
-            os.replace(part, folder / part.name)
-        staging.rmdir()
-    else:
-        os.replace(staging, folder)
+    folder = folder.resolve()  # a link stays one, and what it leads to is replaced
+    restore_folder(folder)
+    with staging(folder) as new:
+        for old in folder.iterdir() if folder.is_dir() else ():
+            if old.name not in FILES:
+                _link(old, new / old.name)
+        (new / "model.safetensors").write_bytes(weights)
+        (new / "model.json").write_text(text_of(description, sort_keys=True), encoding="utf-8")
+        replace_folder(new, folder)
+
+
+def _link(old: Path, new: Path) -> None:
+    """The same file, or folder of files, under a second name; a copy where the file system knows no such thing."""
+    try:
+        shutil.copytree(old, new, copy_function=os.link) if old.is_dir() else os.link(old, new)
+    except OSError:
+        shutil.copytree(old, new, dirs_exist_ok=True) if old.is_dir() else shutil.copy2(old, new)
 
 
 def about(checkpoint: str) -> dict[str, Any]:
     """What model.json says: system, config, and how the weights were made.
 
-    Raises: CheckpointError: if the checkpoint is not there.
+    Raises: CheckpointError: if the checkpoint is not there, or model.json is not as it was written.
     """
-    found: dict[str, Any] = json.loads((locate(checkpoint) / "model.json").read_text(encoding="utf-8"))
-    return found
+    try:
+        return read_document(locate(checkpoint) / "model.json", REMEDY)
+    except (OSError, DamagedFileError) as error:
+        raise CheckpointError(str(error)) from None
 
 
 def generator_type(checkpoint: str) -> type[Generator]:
@@ -163,8 +176,16 @@ def load(checkpoint: str, device: torch.device | str = "cpu") -> Checkpoint:
         description = about(checkpoint)
         kind = system_type(description["system"])
         system = kind(kind.config_type.model_validate(description["config"]))
+        weights = (folder / "model.safetensors").read_bytes()
+        if description.get("weights_sha256", found := hashlib.sha256(weights).hexdigest()) != found:
+            raise CheckpointError(
+                f"{folder / 'model.safetensors'} is damaged, or not of the training that model.json beside it tells "
+                f"of: {REMEDY}"
+            )
         # Each tensor takes the system's own type: weights float32, stored crystals the float64 they were saved in.
-        system.load_state_dict(load_file(folder / "model.safetensors"))
+        system.load_state_dict(deserialised(weights))
+    except CheckpointError:
+        raise
     except UnknownSystemError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from None
     except Exception as error:  # safetensors, json and torch each raise their own kinds

@@ -76,6 +76,9 @@ class FilterConfig(RoomConfig):
         return self
 
 
+DEFAULT_JSON_MB = 500.0
+
+
 class FilesSource(RoomConfig):
     """Crystals from files: CIF, POSCAR, extended XYZ, pymatgen JSON, CSV with a CIF column, Parquet, or a folder."""
 
@@ -94,6 +97,13 @@ class FilesSource(RoomConfig):
         "made or found (reported) or only been computed (hypothetical)",
     )
     limit: int | None = Field(None, ge=1, description="read at most this many rows; null reads all")
+    json_mb_max: float = Field(
+        DEFAULT_JSON_MB,
+        gt=0,
+        le=100_000,
+        description="largest JSON file, MB unpacked; it takes some 10 times as much memory. JSON lines (.jsonl) are "
+        "read line by line and have no such limit",
+    )
 
 
 class PrototypesSource(RoomConfig):

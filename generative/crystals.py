@@ -105,10 +105,26 @@ def crystals_of(table: pa.Table, prefix: str = "") -> list[Crystal | None]:
 
     Raises: KeyError: if the table lacks one of the columns.
     """
-    columns = [table.column(prefix + field.name).to_pylist() for field in STRUCTURE_FIELDS]
+    columns = [_arrays_of(table.column(prefix + field.name)) for field in STRUCTURE_FIELDS]
     return [
         None
         if lattice is None
         else Crystal(np.array(lattice).reshape(3, 3), np.array(frac).reshape(-1, 3), np.array(numbers, dtype=np.int16))
         for lattice, frac, numbers in zip(*columns, strict=True)
     ]
+
+
+def _arrays_of(column: pa.ChunkedArray) -> list[np.ndarray | None]:
+    """The lists of a column as arrays, None for null.
+
+    As views where the column allows it: a Python float for each coordinate would take ten times the memory and time.
+    """
+    arrays: list[np.ndarray | None] = []
+    for chunk in column.chunks:
+        if not pa.types.is_list(column.type) or chunk.flatten().null_count:
+            arrays += [None if row is None else np.array(row) for row in chunk.to_pylist()]
+            continue
+        values, ends = chunk.values.to_numpy(zero_copy_only=False), chunk.offsets.to_numpy()
+        present = chunk.is_valid().to_pylist()
+        arrays += [values[ends[i] : ends[i + 1]] if is_there else None for i, is_there in enumerate(present)]
+    return arrays

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import multiprocessing
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from generative.crystals import Crystal
+from storage.atomic import is_full, naming_full_disk
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with the number of crystals done and of all."""
@@ -18,6 +23,7 @@ Progress = Callable[[int, int], None]
 Made = TypeVar("Made")
 
 _CHUNK = 64
+CHECKSUM = hashlib.sha256().digest_size
 
 
 def in_processes(function: Callable[[Crystal], Made], crystals: Sequence[Crystal], workers: int) -> Iterator[Made]:
@@ -48,6 +54,8 @@ class Kept(NamedTuple):
 class KeptResults:
     """Results by digest in one SQLite file; without a file it keeps nothing.
 
+    A result that is not as it was written, which its checksum tells, is as good as none.
+
     Args:
         path: of the file; its folder is made where it is missing.
         what: the results' name in the plural, also of the file's table: a word.
@@ -55,7 +63,7 @@ class KeptResults:
     """
 
     def __init__(self, path: Path | None, what: str, recipe: str) -> None:
-        self._path, self._what, self._recipe = path, what, recipe
+        self._path, self._what, self._recipe = path, what, f"{recipe}, with checksums"
         self._rows: list[tuple[str, str, bytes | None, str]] = []
 
     def __enter__(self) -> KeptResults:
@@ -67,37 +75,69 @@ class KeptResults:
     def read(self, digests: Sequence[str]) -> dict[str, Kept]:
         """What is on disk of these digests.
 
-        Raises: ValueError: if the file is none of these.
+        Raises: ValueError: if the file is none of these, or damaged.
         """
         if self._path is None:
             return {}
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        found = {}
-        with closing(self._open(self._path)) as connection:
+        found, n_damaged = {}, 0
+        with self._named(self._path), closing(self._open(self._path)) as connection:
             for begin in range(0, len(digests), 500):
                 part = digests[begin : begin + 500]
                 marks = ",".join("?" * len(part))
                 query = f"SELECT digest, vector, reason FROM {self._what} WHERE recipe = ? AND digest IN ({marks})"
-                for digest, payload, reason in connection.execute(query, (self._recipe, *part)):
-                    found[digest] = Kept(payload, reason)
+                for digest, content, reason in connection.execute(query, (self._recipe, *part)):
+                    if (kept := self._opened(digest, content, reason)) is None:
+                        n_damaged += 1
+                    else:
+                        found[digest] = kept
+        if n_damaged:
+            logger.warning("%s: %d of the %s are damaged and are computed again", self._path, n_damaged, self._what)
         return found
 
     def write(self, digest: str, payload: bytes | None, reason: str) -> None:
         """Keeps one result, on disk with the next thousand or at the end."""
         if self._path is None:
             return
-        self._rows.append((self._recipe, digest, payload, reason))
+        content = b"" if payload is None else b"\1" + payload
+        self._rows.append((self._recipe, digest, self._checksum(digest, content, reason) + content, reason))
         if len(self._rows) >= 1000:  # few transactions, and little lost if the process is killed
             self._flush()
 
     def _flush(self) -> None:
         if self._rows and self._path is not None:
-            with closing(self._open(self._path)) as connection, connection:
+            with self._named(self._path), closing(self._open(self._path)) as connection, connection:
                 connection.executemany(f"INSERT OR REPLACE INTO {self._what} VALUES (?, ?, ?, ?)", self._rows)
             self._rows.clear()
 
+    def _checksum(self, digest: str, content: bytes, reason: str) -> bytes:
+        return hashlib.sha256("\0".join((self._recipe, digest, reason, "")).encode() + content).digest()
+
+    def _opened(self, digest: str, content: bytes, reason: str) -> Kept | None:
+        """What is kept in a row; None if it is not what was written."""
+        try:
+            checksum, rest = content[:CHECKSUM], content[CHECKSUM:]
+            is_whole = checksum == self._checksum(digest, rest, reason)
+        except (TypeError, ValueError):  # of another type, or text that is none
+            is_whole = False
+        return Kept(rest[1:] if rest else None, reason) if is_whole else None
+
+    @contextmanager
+    def _named(self, path: Path) -> Iterator[None]:
+        """Whatever SQLite says of this file, as a sentence."""
+        with naming_full_disk(path):
+            try:
+                yield
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # names in SQLite's own words may be damaged
+                if is_full(error, path):
+                    raise
+                raise ValueError(
+                    f"{path} is damaged ({error}): delete it, for it holds nothing that cannot be computed again"
+                ) from error
+
     def _open(self, path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=60)
+        connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")  # its checksum tells what it is
         try:
             connection.execute(
                 f"CREATE TABLE IF NOT EXISTS {self._what} (recipe TEXT, digest TEXT, vector BLOB, reason TEXT, "

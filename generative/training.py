@@ -37,6 +37,7 @@ from generative.training_callbacks import Clock, SaveState, StopAtStep, Training
 from generative.training_config import TrainConfig
 from generative.training_data import StepSampler, TrainingError, TrainingSet, split, trainable_part
 from generative.training_module import SystemTraining
+from storage.checksums import DamagedFileError, check
 
 logger = logging.getLogger(__name__)
 
@@ -149,9 +150,17 @@ def _parts(
 def _saved_state(file: Path, system: Trainable, config: TrainConfig) -> dict[str, Any]:
     """A state to resume from.
 
-    Raises: TrainingError: if it is that of another system, or of other settings of it.
+    Raises: TrainingError: if it is damaged, or that of another system, or of other settings of it.
     """
-    saved: dict[str, Any] = torch.load(file, weights_only=True)
+    remedy = "start the training anew (--no-resume), or put a copy of the file in its place"
+    try:
+        check(file, remedy)
+        saved: dict[str, Any] = torch.load(file, weights_only=True)
+    except DamagedFileError as error:
+        raise TrainingError(str(error)) from None
+    except Exception as error:  # torch, zipfile and pickle each raise their own kinds
+        said = " ".join(str(error).split())[:200]
+        raise TrainingError(f"{file} cannot be read ({type(error).__name__}: {said}): {remedy}") from error
     found = saved.get("training", {})
     settings = system.config.model_dump(mode="json")
     if (found.get("kind"), found.get("system"), found.get("optimiser")) != (system.name, settings, config.optimiser):

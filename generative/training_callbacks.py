@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from generative.training_data import TrainingSet
+from storage.atomic import staging
+from storage.checksums import add_checksum
 
 CURVE_EVERY = 50
 """Steps between two rows of training losses."""
@@ -128,12 +130,19 @@ class SaveState(Callback):
 
 
 def save_state(trainer: lightning.Trainer, file: Path) -> None:
-    """Write the state of a training; the file is the old one or the new one, never half of it."""
-    # Lightning's own writing moves the file from the temporary folder, which may be a copy on another disk.
-    partial = file.with_name(f".{file.name}")
-    trainer.save_checkpoint(partial, weights_only=False)  # optimisers too; they are read as plain data
-    if trainer.is_global_zero:
-        os.replace(partial, file)
+    """Write the state of a training; the file is the old one or the new one, never half of it, and has a checksum.
+
+    Raises: DiskFullError: if there is no room; the file is then the old one.
+    """
+    with ExitStack() as stack:
+        partial = file.with_name(f".{file.name}.none")  # of the other devices, which write nothing
+        if trainer.is_global_zero:
+            # Lightning's own writing moves the file from the temporary folder, which may be a copy on another disk.
+            partial = stack.enter_context(staging(file)) / file.name
+        trainer.save_checkpoint(partial, weights_only=False)  # optimisers too; they are read as plain data
+        if trainer.is_global_zero:
+            add_checksum(partial)
+            os.replace(partial, file)
 
 
 def write_curve(trainer: Any, row: dict[str, float], step: int) -> None:

@@ -114,6 +114,15 @@ DYNAMICS = [
 CANDIDATES = [*JUDGED, *DYNAMICS]
 
 
+CRYSTAL_COLUMNS = frozenset(prefix + field.name for prefix in ("", "relaxed_") for field in STRUCTURE_FIELDS)
+"""Columns that hold the generated and the relaxed crystal."""
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """All columns but those of crystals, which as Python numbers would take ten times their room."""
+    return table.select([name for name in table.column_names if name not in CRYSTAL_COLUMNS])
+
+
 def joined(tables: Sequence[pa.Table], fields: list[pa.Field]) -> pa.Table:
     """Tables of these columns, one after the other; of none, a table without rows."""
     return pa.concat_tables([pa.schema(fields).empty_table(), *tables])

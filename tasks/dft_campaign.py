@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +14,9 @@ from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.crystals import crystals_of
+from storage.documents import write_document
 from tasks.candidates import RELAXED, Proposer, joined
-from tasks.files import FileRef, write_text
+from tasks.files import FileRef
 from tasks.inputs import lineage_of
 from tasks.loading import PotentialIdentity
 from tasks.phases import competing_hull
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from dft.campaign import Campaign, Wanted
     from dft.campaign_config import DftConfig
     from dft.submission.submitter import Step, Submitter
+
+logger = logging.getLogger(__name__)
 
 TABLE = "dft-jobs.json"
 """The campaign's table, as last collected, in the campaign's folder."""
@@ -211,7 +214,7 @@ def collected(campaign: Campaign, step: Step) -> Progress:
         done = collect_records(campaign, records, store)
     rows, summary = rows_of(campaign, step.statuses, records), summary_of(campaign, step.statuses, records)
     table = {"name": campaign.name, "summary": asdict(summary), "jobs": rows}
-    write_text(campaign.folder / TABLE, json.dumps(table, indent=1) + "\n")
+    write_document(campaign.folder / TABLE, table, indent=1)
     repaired = [f"{done.n_repaired} entries of the job store were not what the records say and were written anew"]
     notes = (
         *campaign.notes,
@@ -248,11 +251,17 @@ def with_settings(campaign: Campaign, assignments: Sequence[str]) -> Campaign:
 
 def campaign_folders(runs_folder: Path) -> list[Path]:
     """Folders of runs that have a campaign of which something is still to come, or a run that waits for it."""
-    from dft.campaign import FILE, Campaign
+    from dft.campaign import FILE, Campaign, CampaignError
     from tasks.dft_waiting import WAITING
 
-    folders = [file.parent for file in sorted(runs_folder.glob(f"*/{FILE}"))]
-    return [folder for folder in folders if (folder / WAITING).exists() or look(Campaign.read(folder)).n_open]
+    def is_open(folder: Path) -> bool:
+        try:
+            return (folder / WAITING).exists() or look(Campaign.read(folder)).n_open > 0
+        except CampaignError as error:  # one that is damaged must not keep the others waiting
+            logger.warning("%s", error)
+            return False
+
+    return [file.parent for file in sorted(runs_folder.glob(f"*/{FILE}")) if is_open(file.parent)]
 
 
 @task(name="dft")

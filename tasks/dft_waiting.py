@@ -7,14 +7,14 @@ command goes on from what is done.
 
 from __future__ import annotations
 
-import json
 import uuid
 from pathlib import Path
 
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
-from tasks.files import write_text
+from storage.checksums import DamagedFileError
+from storage.documents import read_document, write_document
 
 COLLECT = "dft/collect"
 WAITING = "waiting.json"
@@ -37,7 +37,7 @@ def wait_without_process(folder: Path, n_open: int) -> None:
             folder,
         )
         return
-    write_text(folder / WAITING, json.dumps({"flow_run_id": str(context.flow_run.id)}) + "\n")
+    write_document(folder / WAITING, {"flow_run_id": str(context.flow_run.id)})
     switch_schedule(True)
     logger.info("%d DFT jobs are under way: this run is suspended, and %s resumes it", n_open, COLLECT)
     # A key of its own each time: Prefect lets a run through a pause that it has been through before.
@@ -52,7 +52,14 @@ def resume_waiting(folder: Path) -> bool:
     file = folder / WAITING
     if not file.is_file():
         return False
-    flow_run_id = uuid.UUID(json.loads(file.read_text(encoding="utf-8"))["flow_run_id"])
+    remedy = f"resume the flow run of {folder.name} in the UI, or give the same discover again"
+    try:
+        flow_run_id = uuid.UUID(read_document(file, remedy)["flow_run_id"])
+    except (DamagedFileError, KeyError, ValueError) as error:
+        said = str(error) if isinstance(error, DamagedFileError) else f"{file} names no flow run: {remedy}"
+        get_run_logger().warning("%s", said)
+        file.unlink()
+        return False
     try:
         resume_flow_run(flow_run_id)
     except (NotPausedError, ObjectNotFound) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import time
@@ -20,10 +19,12 @@ from configs.evaluation import EvaluateConfig, JudgeConfig
 from configs.paths import project_version, resolve
 from generative.config import FilesSource
 from generative.crystals import Crystal
+from storage.atomic import write_text, writing
+from storage.documents import write_document
 from tasks.evaluation_protocols import Judgement, Known, short_digest
 from tasks.evaluation_relaxation import Progress
 from tasks.evaluation_samples import ReadCrystals, read_reference, read_samples
-from tasks.files import write_table, write_text
+from tasks.files import write_table
 from tasks.own_files import formula_of, read_crystals
 from tasks.reporting.evaluation_model import EvaluationInput, EvaluationReport
 
@@ -189,14 +190,14 @@ def write_evaluation(report: EvaluationReport, judged: Judgement, folder: Path) 
     from tasks.reporting.evaluation_plots import EvaluationPictures
 
     pictures = EvaluationPictures.of(plot_values(judged))
-    folder.mkdir(parents=True, exist_ok=True)
     for name, png in pictures.files().items():
-        (folder / name).write_bytes(png)
+        with writing(folder / name) as temporary:
+            temporary.write_bytes(png)
     write_table(per_sample(judged), folder / "per_sample.parquet")
     write_text(folder / "evaluation.md", evaluation_markdown(report, list(pictures.files())))
     write_text(folder / "evaluation.html", evaluation_html(report, pictures))
     # Last: who finds it finds all the others.
-    write_text(folder / "evaluation.json", json.dumps(report.as_dict(), indent=2, allow_nan=False, default=str) + "\n")
+    write_document(folder / "evaluation.json", report.as_dict())
 
 
 def per_sample(judged: Judgement) -> pa.Table:

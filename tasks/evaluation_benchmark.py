@@ -21,12 +21,14 @@ from configs.evaluation import BenchmarkConfig, GeneratorEntry
 from generative.config import SampleConfig
 from generative.crystals import structure_columns
 from generative.requests import Request
+from storage.atomic import sweep, write_text
+from storage.documents import read_document, write_document
 from tasks.evaluate import SETTINGS_OF_MACHINE, judge, read_known, write_evaluation
 from tasks.evaluation_energies import load_regressor
 from tasks.evaluation_protocols import Judgement
 from tasks.evaluation_relaxation import Progress
 from tasks.evaluation_samples import ReadCrystals, read_reference, read_samples
-from tasks.files import FileRef, key_of, keyed, write_text
+from tasks.files import FileRef, key_of, keyed
 from tasks.reporting.evaluation_model import EvaluationReport
 
 
@@ -72,6 +74,7 @@ def draw_samples(config: BenchmarkConfig, entry: GeneratorEntry) -> FileRef:
     from generative.checkpoints import digest, generator_type
 
     targets, folder = targets_of(config), config.folder / entry.name
+    sweep(folder)
     settings = _sampler(config, entry)
     key = key_of(
         "benchmark-draw",
@@ -115,7 +118,7 @@ def _drawn(config: BenchmarkConfig, entry: GeneratorEntry, targets: ReadCrystals
         "chunk_size": size,
         "sampler": sampler.model_dump(mode="json"),
     }
-    write_text(folder / "sampling.json", json.dumps(sampling, indent=2) + "\n")
+    write_document(folder / "sampling.json", sampling)
     return pa.table({"id": pa.array(targets.ids, pa.string()), **structure_columns(crystals)})
 
 
@@ -153,7 +156,8 @@ def compare(config: BenchmarkConfig, judged: Sequence[FileRef], skipped: dict[st
     from tasks.reporting.evaluation_benchmark_page import Benchmark, benchmark_html, benchmark_markdown, publish
 
     reports = [EvaluationReport.read(ref.path) for ref in judged]
-    sampling = {r.name: json.loads((config.folder / r.name / "sampling.json").read_text("utf-8")) for r in reports}
+    remedy = "remove it and samples.parquet beside it and give the same command again"
+    sampling = {r.name: read_document(config.folder / r.name / "sampling.json", remedy) for r in reports}
     found = Benchmark(config.name, config.dataset, tuple(reports), sampling, skipped)
     page = config.folder / "benchmark.html"
     write_text(config.folder / "benchmark.md", benchmark_markdown(found))

@@ -1,15 +1,16 @@
 """What travels between tasks: references to files that check themselves; and tables that know what they were made from.
 
 A chunk's file carries, in its Parquet metadata, the key it was computed for: a digest of the stage, the code that it
-runs, package versions, the settings that matter, and the digests of its inputs. A file with the right key is
-not computed again; anything else is a miss. Files appear by rename, so a killed process leaves none half written.
+runs, package versions, the settings that matter, and the digests of its inputs. A file with the right key, whose
+content fits the checksum that was written with it, is not computed again; anything else is a miss. Files appear by
+rename, so a killed process leaves none half written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import logging
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -17,10 +18,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
+from storage import tables
+from storage.checksums import Checksum, DamagedFileError, Inspected, inspect
 from tasks.source_code import Entry, code_digest
+
+logger = logging.getLogger(__name__)
 
 KEY = b"hullward_key"
 PACKAGES = (
@@ -28,6 +32,10 @@ PACKAGES = (
     "jobflow", "prefect",
 )  # fmt: skip
 """Packages that numbers depend on."""
+
+AGAIN = "give the same command again, which computes it anew"
+OF_A_RUN = "run the same discover again, which computes what is missing or damaged"
+"""What to do about a damaged file, as the end of a sentence."""
 
 
 class FileRef(BaseModel):
@@ -52,17 +60,23 @@ class FileRef(BaseModel):
         """The reference of a file on disk."""
         return cls(path=path, sha256=sha256_of(path), size=path.stat().st_size, reused=reused)
 
+    @classmethod
+    def inspected(cls, path: Path, found: Inspected, reused: bool = False) -> Self:
+        """The reference of a file that has just been written, or read through."""
+        return cls(path=path, sha256=found.sha256, size=found.size, reused=reused)
+
     def read(self) -> pa.Table:
         """The table it holds.
 
-        Raises: ValueError: if the file changed since the reference was made.
+        Raises: DamagedFileError: if the file changed since the reference was made.
         """
         found = sha256_of(self.path) if self.path.is_file() else "no file"
         if found != self.sha256:
-            raise ValueError(
-                f"{self.path}: expected sha256 {self.sha256[:12]}, found {found[:12]}; rerun to recompute it"
+            raise DamagedFileError(
+                f"{self.path} is damaged or was changed (expected sha256 {self.sha256[:12]}, found {found[:12]}): "
+                f"{OF_A_RUN}"
             )
-        return pq.read_table(self.path)
+        return tables.read_table(self.path, OF_A_RUN)
 
 
 def sha256_of(path: Path) -> str:
@@ -96,34 +110,37 @@ def key_of(stage: str, *computed_by: Entry, **parts: Any) -> str:
     return hashlib.sha256(word.encode()).hexdigest()
 
 
-def write_table(table: pa.Table, path: Path, key: str = "") -> None:
-    """Write a Parquet file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {**(table.schema.metadata or {}), KEY: key.encode()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table.replace_schema_metadata(metadata), temporary)
-    os.replace(temporary, path)
+def write_table(table: pa.Table, path: Path, key: str = "") -> FileRef:
+    """Write a Parquet file, with its checksum, that appears whole or not at all.
+
+    Raises: DiskFullError: if there is no room.
+    """
+    return FileRef.inspected(path, tables.write_table(table, path, {KEY: key.encode()}))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def holds(path: Path, key: str) -> bool:
-    """Whether a readable table with this key lies there."""
+def unchanged(path: Path, key: str) -> FileRef | None:
+    """The file, if a table with this key lies there whole; a damaged one is told of, and as good as none."""
     try:
-        return bool((pq.read_schema(path).metadata or {}).get(KEY) == key.encode())
-    except (OSError, pa.ArrowInvalid):
-        return False
+        found = inspect(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        logger.warning("%s cannot be read (%s): it is computed again", path, error)
+        return None
+    stated = tables.stated_in(path, KEY)
+    if found.checksum is Checksum.RIGHT:
+        return FileRef.inspected(path, found, reused=True) if stated == key.encode() else None
+    if found.checksum is Checksum.NONE and stated not in (None, key.encode()):
+        return None  # of an earlier version
+    why = (
+        "its checksum does not fit its content"
+        if found.checksum is Checksum.WRONG
+        else "it is no table with a checksum"
+    )
+    logger.warning("%s is damaged (%s): it is computed again", path, why)
+    return None
 
 
 def keyed(path: Path, key: str, compute: Callable[[], pa.Table]) -> FileRef:
     """The file if it holds the result for this key, else the result computed and written there."""
-    if holds(path, key):
-        return FileRef.of(path, reused=True)
-    write_table(compute(), path, key)
-    return FileRef.of(path)
+    return unchanged(path, key) or write_table(compute(), path, key)

@@ -108,7 +108,7 @@ def report_dataset(folder: Path) -> Path:
     Raises: DatasetError: if the folder holds no finished dataset.
     """
     from generative.datasets.manifest import read_manifest
-    from tasks.files import write_text
+    from storage.atomic import write_text
     from tasks.reporting.dataset_artifacts import publish_dataset
     from tasks.reporting.dataset_page import dataset_html
     from tasks.reporting.dataset_plots import DatasetPictures

@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from configs.schema import DiscoverConfig
 from generative.crystals import Crystal, crystals_of
 from generative.datasets.origins import LABELS, Origin, origins_of
-from tasks.candidates import JUDGED, RELAXED, SCREENED, Proposer, Stage, joined, table_of
+from tasks.candidates import CRYSTAL_COLUMNS, JUDGED, RELAXED, SCREENED, Proposer, Stage, joined, plain, table_of
 from tasks.files import FileRef, key_of, keyed
 from tasks.loading import PotentialIdentity
 from tasks.phases import competing_hull, hull_energy, phases_file, prototype_candidates
@@ -163,6 +163,25 @@ def with_prototypes(
     )
 
 
+def _with_crystals(rows: list[dict[str, Any]], generated: pa.Table, relaxed: pa.Table) -> pa.Table:
+    """The table of columns JUDGED of these rows.
+
+    Args:
+        rows: by rank, without their crystals.
+        generated: holds the generated crystal of every row.
+        relaxed: holds the relaxed crystal of some.
+    """
+    numbers = table_of(rows, [f for f in JUDGED if f.name not in CRYSTAL_COLUMNS])
+    taken: dict[str, pa.ChunkedArray] = {}
+    for source in (generated, relaxed):
+        place = {name: i for i, name in enumerate(source.column("id").to_pylist())}
+        order = pa.array([place.get(row["id"]) for row in rows], type=pa.int64())
+        held = source.select([name for name in source.column_names if name in CRYSTAL_COLUMNS]).combine_chunks()
+        taken |= {name: held.column(name).take(order) for name in held.column_names}
+    columns = [taken[f.name] if f.name in CRYSTAL_COLUMNS else numbers.column(f.name) for f in JUDGED]
+    return pa.table(columns, schema=pa.schema(JUDGED))
+
+
 def judge_file(
     config: DiscoverConfig,
     folder: Path,
@@ -208,10 +227,10 @@ def judge_file(
             screened.read(), joined([ref.read() for ref in relaxed], RELAXED), proposed, competing
         )
         final: dict[str, tuple[dict[str, Any], Crystal | None]] = {}
-        for row, crystal in zip(done.to_pylist(), crystals_of(done, "relaxed_"), strict=True):
+        for row, crystal in zip(plain(done).to_pylist(), crystals_of(done, "relaxed_"), strict=True):
             final[row["id"]] = (row, crystal)
         hull = competing_hull(competing, config)
-        rows, crystals = table.to_pylist(), []
+        rows, crystals = plain(table).to_pylist(), []
         for row, generated in zip(rows, crystals_of(table), strict=True):
             record, crystal = final.get(row["id"], (None, None))
             _merge(row, record, crystal)
@@ -226,7 +245,7 @@ def judge_file(
         origins |= {name: row["origin"] for name, row in named.items()}
         same_as = {name: row["same_as"] for name, row in named.items() if row["same_as"] is not None}
         _turn_away_repeats(rows, crystals, competing, origins, same_as, tolerances)
-        return table_of(_rank(rows), JUDGED)
+        return _with_crystals(_rank(rows), table, done)
 
     return keyed(RunFolder(folder).judged, key, compute)
 

@@ -14,8 +14,9 @@ from prefect.logging import get_run_logger
 from configs.paths import resolve
 from configs.schema import DiscoverConfig
 from generative.config import FilesSource
+from storage.atomic import write_text
 from tasks.downloads import network_context
-from tasks.files import FileRef, key_of, keyed, sha256_of, write_text
+from tasks.files import FileRef, key_of, keyed, sha256_of
 from tasks.loading import PotentialIdentity, potential
 from tasks.run import RunFolder, update_manifest
 
@@ -85,6 +86,7 @@ def download_known(config: DiscoverConfig, folder: Path) -> tuple[NetworkContext
 def ingest_known(config: DiscoverConfig, folder: Path, identity: PotentialIdentity) -> FileRef:
     """Read all sources into the run's dataset, restricted to its chemical system."""
     from generative.datasets.ingest import ingest
+    from generative.datasets.manifest import is_whole, read_manifest
 
     run = RunFolder(folder)
     network, downloads = download_known(config, folder)
@@ -100,14 +102,13 @@ def ingest_known(config: DiscoverConfig, folder: Path, identity: PotentialIdenti
         potential=[identity.fingerprint, config.relax.model_dump(mode="json")] if needs_potential else None,
     )
     marker = run.dataset / "key"
-    reused = marker.is_file() and marker.read_text() == key
+    reused = marker.is_file() and marker.read_bytes() == key.encode() and is_whole(run.dataset)
     if not reused:
         marker.unlink(missing_ok=True)
         scorer = PotentialScorer(potential(config.relax, config.execution), config) if needs_potential else None
         ingest(settled, config.elements, run.dataset, resolve, scorer, network=network)
         write_text(marker, key)
-    manifest = json.loads((run.dataset / "manifest.json").read_text(encoding="utf-8"))
-    update_manifest(run, dataset=manifest)
+    update_manifest(run, dataset=read_manifest(run.dataset).model_dump(mode="json"))
     return FileRef.of(run.dataset / "dataset.parquet", reused=reused)
 
 

@@ -58,13 +58,13 @@ def score_generator(
     from generative import checkpoints
     from generative.crystals import crystals_of
     from generative.datasets.ingest import ingest
-    from generative.datasets.manifest import read_dataset
+    from generative.datasets.manifest import is_whole, read_dataset
     from generative.metrics.reconstruction import evaluate
     from generative.requests import Request
     from generative.sampling import chunk_generator
     from generative.screening.validity import satisfies_cdvae_rule
 
-    if not (folder / "manifest.json").is_file():
+    if not is_whole(folder):
         ingest(DataConfig(sources=(FilesSource(path=test),)), None, folder, resolve)
     known = [c for c in crystals_of(read_dataset(folder).table) if c is not None]
     chosen = np.random.default_rng(seed).permutation(len(known))[:limit]

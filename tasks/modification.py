@@ -19,8 +19,9 @@ from configs.modification import ModifyConfig
 from configs.paths import project_version
 from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of, field_of, structure_columns
 from generative.datasets.origins import split_by_origin
+from storage.atomic import sweep, write_text
 from tasks.candidates import DYNAMICS, RELAXED
-from tasks.files import FileRef, key_of, keyed, write_text
+from tasks.files import FileRef, key_of, keyed
 from tasks.loading import PotentialIdentity, identify
 from tasks.phonons import phonon_file, with_phonons
 from tasks.relax import relax_table
@@ -292,6 +293,7 @@ def proposals_file(config: ModifyConfig, given: pa.Table) -> FileRef:
     """The table of `propose`, drawn once."""
     from generative.checkpoints import digest
 
+    sweep(config.folder)
     named = zip(given.column("id").to_pylist(), crystals_of(given), strict=True)
     key = key_of(
         "modify-propose",

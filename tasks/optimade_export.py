@@ -7,7 +7,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,20 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from generative.crystals import STRUCTURE_FIELDS, Crystal
 from generative.datasets.manifest import DATASET_FILE, MANIFEST_FILE, check_dataset
 from generative.datasets.optimade_form import structure_attributes
 from generative.datasets.table import batches_of
+from storage.atomic import writing
+from storage.checksums import DamagedFileError, check
+from storage.documents import read_document
+from storage.tables import reading
 from tasks import optimade_fields as ours
-from tasks.files import sha256_of
+from tasks.files import OF_A_RUN, sha256_of
 from tasks.optimade_fields import CANDIDATE_FIELDS, DATASET_FIELDS, JSON_COLUMNS, Field
 from tasks.run import RunFolder, read_manifest
 
 BATCH_ROWS = 256
 """Rows in memory at once."""
+
+N_HEADER_LINES = 2
+"""Of an export, before its structures: the header and the definitions."""
 
 STRUCTURE_COLUMNS = tuple(column.name for column in STRUCTURE_FIELDS)
 CANDIDATES_NEEDED = {"id", "formula", "rank", *STRUCTURE_COLUMNS, *(f"relaxed_{name}" for name in STRUCTURE_COLUMNS)}
@@ -87,6 +92,7 @@ def origin_of(path: Path) -> Origin:
     Raises:
         ExportError: if it is none of these, or a run that is not finished.
         DatasetError: if the dataset's table is not what its manifest says.
+        DamagedFileError: if a file of the run is not what was written.
     """
     if path.is_dir():
         if (path / DATASET_FILE).is_file():
@@ -122,13 +128,15 @@ def _in_use(folder: Path) -> bool:
     return False
 
 
-def _is_finished(run: RunFolder, manifest: Mapping[str, Any]) -> bool:
-    """Whether the candidates are those that the run's report was made of, and the run was not begun anew since."""
+def _unfinished(run: RunFolder, manifest: Mapping[str, Any]) -> str:
+    """Why the candidates are not those that the run's report was made of, or the run was begun anew since; or ''."""
     stated, settings = manifest.get("report", {}).get("candidates"), run.path / "settings.json"
     if stated is None or not run.candidates.is_file() or sha256_of(run.candidates) != stated:
-        return False
+        return f"{run.candidates} is not what its report was made of"
     # Written with the report; the manifest's settings are those of the last start.
-    return settings.is_file() and json.loads(settings.read_text(encoding="utf-8")) == manifest["settings"]
+    if not settings.is_file() or read_document(settings, OF_A_RUN) != manifest["settings"]:
+        return f"{settings} is not of its last start"
+    return ""
 
 
 def _run(folder: Path) -> Origin:
@@ -136,9 +144,11 @@ def _run(folder: Path) -> Origin:
         raise ExportError(f"{folder} is a run in progress: wait until it is done, then give the same command again")
     run = RunFolder(folder)
     manifest = read_manifest(run)
-    if not _is_finished(run, manifest):
+    if run.candidates.is_file():
+        check(run.candidates, OF_A_RUN)
+    if why := _unfinished(run, manifest):
         raise ExportError(
-            f"{folder} holds no finished run: run the same discover again, which computes only what is missing"
+            f"{folder} holds no finished run ({why}): run the same discover again, which computes only what is missing"
         )
     said = {
         ours.RUN.name: manifest["name"],
@@ -153,11 +163,10 @@ def _run(folder: Path) -> Origin:
 
 def _table(file: Path) -> Origin:
     try:
-        columns = set(pq.read_schema(file).names)
-    except (OSError, pa.ArrowInvalid):
-        raise ExportError(
-            f"{file} is not readable as Parquet: expected a table of candidates or of a dataset"
-        ) from None
+        with reading(file, "expected a table of candidates or of a dataset, as it was written"):
+            columns = set(pq.read_schema(file).names)
+    except DamagedFileError as error:
+        raise ExportError(str(error)) from None
     written = _rfc3339(file.stat().st_mtime)
     if columns >= CANDIDATES_NEEDED:
         return Origin(file, file.name, CANDIDATE_FIELDS, written, True)
@@ -293,11 +302,9 @@ def export(
     origin = origin_of(path)
     n_rows = pq.read_metadata(origin.table).num_rows
     skipped: list[int] = []
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    with writing(out) as temporary:
         with temporary.open("w", encoding="utf-8") as file:
-            n = -2  # the header and the definitions are no structures
+            n = -N_HEADER_LINES
             for line in lines_of(origin, everything, skipped.append):
                 file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n")
                 n += 1
@@ -309,7 +316,4 @@ def export(
                 if skipped[0]
                 else f"{path} holds no crystal: nothing to export"
             )
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
     return Exported(out, n, skipped[0], origin)

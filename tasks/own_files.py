@@ -12,14 +12,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from configs.paths import project_version, resolve
 from configs.schema import DiscoverConfig
 from generative.config import ELEMENTS, DataConfig, FilesSource
 from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of
+from storage.atomic import write_text
+from storage.checksums import DamagedFileError
+from storage.tables import read_table
 from tasks.candidates import RELAXED, SAMPLED, Stage, table_of
-from tasks.files import sha256_of, write_table, write_text
+from tasks.files import sha256_of, write_table
 from tasks.generate import draw_chunk, n_chunks
 from tasks.known import competing_phases_of, cut_of, with_cut
 from tasks.loading import identify
@@ -99,14 +101,30 @@ def read_crystals(paths: Sequence[str]) -> tuple[pa.Table, list[str]]:
 
 
 def _own_table(path: Path) -> pa.Table | None:
+    from generative.datasets.parquet_records import parquet_columns
+
     if path.suffix != ".parquet" or not path.is_file():
         return None
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise OwnFileError(f"{path}: not readable as Parquet ({' '.join(str(error).split())})") from None
     needed = {"id", *(field.name for field in STRUCTURE_FIELDS)}
-    return table if needed <= set(table.column_names) else None
+    if not needed <= set(parquet_columns(path)):
+        return None
+    try:
+        table = read_table(path, "copy it again, or make it again with the command that wrote it")
+    except DamagedFileError as error:
+        raise OwnFileError(str(error)) from None
+    return table if _holds_crystals(table) else None
+
+
+def _holds_crystals(table: pa.Table) -> bool:
+    """Whether every row's numbers fit together; of a table in which one's do not, `ingest` says which."""
+    columns = [table.column(field.name) for field in STRUCTURE_FIELDS]
+    if any(column.type != field.type for column, field in zip(columns, STRUCTURE_FIELDS, strict=True)):
+        return False
+    if any(pc.list_flatten(column).null_count for column in columns):
+        return False
+    lattice, coordinates, atoms = (pc.list_value_length(column).fill_null(-1).to_numpy() for column in columns)
+    is_null = (lattice == -1) & (coordinates == -1) & (atoms == -1)
+    return bool((is_null | ((lattice == 9) & (coordinates == 3 * atoms))).all())
 
 
 def sample_crystals(config: DiscoverConfig, progress: Progress | None = None) -> pa.Table:

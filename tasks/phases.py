@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from configs.schema import DiscoverConfig
 from generative.crystals import Crystal, crystals_of, field_of
 from generative.datasets.origins import LABELS, Origin, origins_of, split_by_origin
+from storage.tables import read_table
 from tasks.candidates import RELAXED, SAMPLED, SCREENED, Proposer, joined, table_of
-from tasks.files import FileRef, key_of, keyed
+from tasks.files import OF_A_RUN, FileRef, key_of, keyed
 from tasks.screen import screen_table
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def counted(phases: pa.Table) -> dict[str, dict[str, int]]:
 
 def phase_lines(folder: Path) -> list[str]:
     """What the hull of a finished run is made of, a line per origin with the stable compounds, for a terminal."""
-    rows = pq.read_table(folder / "phases.parquet").to_pylist()
+    rows = read_table(folder / "phases.parquet", OF_A_RUN).to_pylist()
     lines = []
     for origin in LABELS:
         own = [row for row in rows if row["origin"] == origin]

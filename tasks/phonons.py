@@ -16,8 +16,9 @@ from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.crystals import Crystal, crystals_of, field_of
+from storage.tables import read_table
 from tasks.candidates import CANDIDATES, DYNAMICS, table_of
-from tasks.files import FileRef, key_of, keyed, write_table
+from tasks.files import OF_A_RUN, FileRef, key_of, keyed, write_table
 from tasks.loading import PotentialIdentity, potential
 from tasks.run import RunFolder
 
@@ -124,14 +125,12 @@ def candidates_file(folder: Path, judged: FileRef, shaken: list[FileRef]) -> Fil
 
 def phonon_figures(candidates: FileRef, folder: Path, n: int) -> tuple[PhononFigure, ...]:
     """The phonons of a run's best candidates for its report, from the run's files; none where n is 0."""
-    import pyarrow.parquet as pq
-
     from tasks.reporting.model import PhononFigure
 
     file = folder / "phonons.parquet"
     if not n or not file.is_file():
         return ()
-    known = {row["id"]: row for row in pq.read_table(file).to_pylist()}
+    known = {row["id"]: row for row in read_table(file, OF_A_RUN).to_pylist()}
     return tuple(
         PhononFigure(
             rank=row["rank"],

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from prefect import task
 from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
-from generative.crystals import crystals_of
 from generative.datasets.origins import LABELS, Origin
-from tasks.candidates import RELAXED, Proposer, Stage, joined
-from tasks.files import FileRef, write_text
+from storage.atomic import write_text
+from storage.checksums import check
+from storage.tables import read_table
+from tasks.candidates import RELAXED, Proposer, Stage, joined, plain
+from tasks.files import OF_A_RUN, FileRef
 from tasks.input_notes import shared_notes
 from tasks.inputs import InputsOutcome
 from tasks.loading import PotentialIdentity
@@ -27,7 +28,7 @@ from tasks.phonons import phonon_figures
 from tasks.run import RunFolder, read_manifest, update_manifest
 
 if TYPE_CHECKING:
-    from tasks.reporting.model import HullData, Rejection, ReportCandidate, ReportInputs, StageYield
+    from tasks.reporting.model import HullData, Rejection, ReportInputs, StageYield
 
 FUNNEL = (
     ("valid", (Stage.VALIDITY, Stage.COMPOSITION), "screen"),
@@ -150,44 +151,8 @@ def origin_notes(phases: pa.Table) -> list[str]:
     ]
 
 
-def report_candidates(table: pa.Table, inputs: list[InputsOutcome]) -> list[ReportCandidate]:
-    """The ranked rows as the report shows them."""
-    from tasks.reporting.model import ReportCandidate
-
-    folders = {outcome.candidate_id: outcome.folder for outcome in inputs}
-    shown = []
-    for row, crystal in zip(table.to_pylist(), crystals_of(table, "relaxed_"), strict=True):
-        if row["rank"] is None or crystal is None:
-            continue
-        shown.append(
-            ReportCandidate(
-                rank=row["rank"],
-                id=row["id"],
-                formula=row["formula"],
-                structure=crystal.to_structure(),
-                spacegroup_number=row["spacegroup"],
-                spacegroup_symbol=row["spacegroup_symbol"] or "",
-                e_above_hull_ev_per_atom=row["e_above_hull_ev_per_atom"],
-                formation_energy_ev_per_atom=row["formation_energy_ev_per_atom"],
-                decomposition=row["decomposition"] or "",
-                delta_e_ev_per_atom=row["delta_e_ev_per_atom"],
-                delta_v_ang3_per_atom=row["delta_v_ang3_per_atom"],
-                rms=row["rms"],
-                relax_status=row["relax_status"],
-                relax_steps=row["relax_steps"],
-                known_match=row["known_match"],
-                proposed_by=row.get("proposed_by") or Proposer.GENERATOR.value,
-                prototype_match=row.get("prototype_match"),
-                smact_valid=row["smact_valid"],
-                cif_path=f"cifs/{row['rank']:04d}-{row['formula']}-{row['id']}.cif",
-                inputs_path=folders.get(row["id"]),
-                hull_note=row["hull_note"] or "",
-                lowest_phonon_thz=row.get("lowest_phonon_thz"),
-                dynamically_stable=row.get("dynamically_stable"),
-                phonon_note=row.get("phonon_note") or "",
-            )
-        )
-    return shown
+def _input_folders(inputs: list[InputsOutcome]) -> dict[str, str | None]:
+    return {outcome.candidate_id: outcome.folder for outcome in inputs}
 
 
 def gather(
@@ -203,11 +168,16 @@ def gather(
     from generative.screening.matching import Tolerances
     from tasks.reporting.asked import asked_figures, best_of_formulas
     from tasks.reporting.model import ReportInputs
+    from tasks.reporting.ranked_rows import LISTING, MOST_LISTED, RankedRow, report_candidates
+    from tasks.reporting.summary import counts_of
 
     run = RunFolder(folder)
     table = candidates.read()
-    rows = table.to_pylist()
-    known = FileRef.of(run.dataset / "dataset.parquet")
+    rows = plain(table).to_pylist()
+    n_ranked = len(table) - table.column("rank").null_count
+    listed = table.slice(0, min(n_ranked, MOST_LISTED))
+    place = run.dataset / "dataset.parquet"
+    known = FileRef.inspected(place, check(place, OF_A_RUN))
     phases = phases_file(config, folder, known, competing).read()
     hull, notes = hull_data(phases, joined([ref.read() for ref in competing], RELAXED), config, identity)
     manifest = read_manifest(run)
@@ -239,7 +209,9 @@ def gather(
         },
         yields=tuple(yields_of(rows, config.hull.stable_ev_per_atom, seconds)),
         rejected=tuple(rejections_of(rows)),
-        candidates=tuple(report_candidates(table, inputs)),
+        candidates=tuple(report_candidates(listed, _input_folders(inputs), n_ranked)),
+        counts=counts_of([RankedRow.of(row) for row in rows if row["rank"] is not None]),
+        listing_path=LISTING if n_ranked > MOST_LISTED else "",
         asked=asked_figures(rows),
         best_of_formulas=best_of_formulas(rows),
         phonons=phonon_figures(candidates, folder, config.phonons.n_best),
@@ -249,10 +221,16 @@ def gather(
     )
 
 
-def write_run_report(report: ReportInputs, run: RunFolder, seconds: dict[str, float]) -> Path:
-    """report.html and the CIFs of the ranked candidates; stage times and yields go into the manifest."""
+def write_run_report(
+    report: ReportInputs, run: RunFolder, table: pa.Table, inputs: list[InputsOutcome], seconds: dict[str, float]
+) -> Path:
+    """report.html, the CIFs of the ranked candidates, and their list where the report does not hold all.
+
+    Stage times and yields go into the manifest.
+    """
+    from tasks.reporting.cif_files import MOST_IN_ONE_FOLDER, remove_cifs, write_cifs
     from tasks.reporting.page import write_report
-    from tasks.reporting.tables import write_cifs
+    from tasks.reporting.ranked_rows import LISTING, MOST_LISTED, all_candidates, write_listing
 
     provenance = report.provenance
     lineage = {
@@ -262,9 +240,13 @@ def write_run_report(report: ReportInputs, run: RunFolder, seconds: dict[str, fl
         "known crystals sha256": provenance["known crystals"]["fingerprint_sha256"],
         "energies": report.potential_method,
     }
-    for old in (run.path / "cifs").glob("*.cif"):  # of a run with other settings, whose ranks these are not
-        old.unlink()
-    write_cifs(report.candidates, run.path, lineage)
+    remove_cifs(run.path)
+    n_symmetrised = MOST_LISTED if report.n_ranked > MOST_IN_ONE_FOLDER else None
+    write_cifs(all_candidates(table, _input_folders(inputs)), run.path, lineage, n_symmetrised)
+    if report.listing_path:
+        write_listing(table, run.path / report.listing_path)
+    else:
+        (run.path / LISTING).unlink(missing_ok=True)
     update_manifest(
         run,
         stage_seconds=seconds,
@@ -272,7 +254,7 @@ def write_run_report(report: ReportInputs, run: RunFolder, seconds: dict[str, fl
         asked=[asdict(figure) for figure in report.asked],
         best_of_formulas=[asdict(best) for best in report.best_of_formulas],
         phonons=[asdict(figure) for figure in report.phonons],
-        phases_by_origin=counted(pq.read_table(run.path / "phases.parquet")),
+        phases_by_origin=counted(read_table(run.path / "phases.parquet", OF_A_RUN)),
         potential={
             "method": report.potential_method,
             "check": report.provenance["potential"]["check"],
@@ -325,8 +307,9 @@ def render_again(folder: Path) -> Path:
     config, identity, candidates, competing = finished_run(folder)
     manifest = read_manifest(RunFolder(folder))
     inputs = [InputsOutcome.model_validate(outcome) for outcome in manifest["report"]["inputs"]]
-    report = gather(config, folder, identity, candidates, competing, inputs, manifest["stage_seconds"])
-    return write_run_report(report, RunFolder(folder), manifest["stage_seconds"])
+    seconds = manifest["stage_seconds"]
+    report = gather(config, folder, identity, candidates, competing, inputs, seconds)
+    return write_run_report(report, RunFolder(folder), candidates.read(), inputs, seconds)
 
 
 @task(name="report")
@@ -349,7 +332,7 @@ def report_task(
         generator_sha256=digest(config.sample.checkpoint),
     )
     report = gather(config, folder, identity, candidates, competing, inputs, seconds)
-    page = write_run_report(report, RunFolder(folder), seconds)
+    page = write_run_report(report, RunFolder(folder), candidates.read(), inputs, seconds)
     publish(report)
-    get_run_logger().info("report of %d candidates: %s", len(report.candidates), page)
+    get_run_logger().info("report of %d candidates: %s", report.n_ranked, page)
     return page

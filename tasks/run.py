@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import json
+import logging
 import os
 import platform
 from collections.abc import Iterator
@@ -13,8 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import DiscoverConfig
-from tasks.files import package_versions, write_text
+from storage.atomic import naming_full_disk, sweep
+from storage.checksums import DamagedFileError
+from storage.documents import read_document, write_document
+from tasks.files import OF_A_RUN, package_versions
 from tasks.source_code import project_digest
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
 
 
 class RunBusyError(RuntimeError):
@@ -66,11 +73,15 @@ def hardware() -> dict[str, Any]:
 def open_run(config: DiscoverConfig) -> Iterator[RunFolder]:
     """Lock the run's folder and write the first part of its manifest.
 
-    Raises: RunBusyError: if another process holds the lock. A killed process holds none.
+    Raises:
+        RunBusyError: if another process holds the lock. A killed process holds none.
+        DiskFullError: if there is no room.
     """
     folder = Path(config.execution.runs_folder) / config.name
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with naming_full_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock_file = (folder / ".lock").open("w")
+    with lock_file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -78,6 +89,7 @@ def open_run(config: DiscoverConfig) -> Iterator[RunFolder]:
                 f"{folder} is in use by another process: wait for it, or give this run another name"
             ) from None
         run = RunFolder(folder)
+        _prepare(run)
         update_manifest(
             run,
             schema_version=1,
@@ -92,12 +104,28 @@ def open_run(config: DiscoverConfig) -> Iterator[RunFolder]:
 
 
 def read_manifest(run: RunFolder) -> dict[str, Any]:
-    """The run's manifest as written so far; empty if there is none."""
-    file = run.path / "manifest.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    """The run's manifest as written so far; empty if there is none.
+
+    Raises: DamagedFileError: if it does not hold what was written.
+    """
+    file = run.path / MANIFEST
+    return read_document(file, OF_A_RUN) if file.is_file() else {}
 
 
 def update_manifest(run: RunFolder, **entries: Any) -> None:
-    """Add or replace top-level entries."""
-    merged = {**read_manifest(run), **entries}
-    write_text(run.path / "manifest.json", json.dumps(merged, indent=2, sort_keys=True, default=str) + "\n")
+    """Add or replace top-level entries.
+
+    Raises: DiskFullError: if there is no room.
+    """
+    write_document(run.path / MANIFEST, {**read_manifest(run), **entries}, sort_keys=True)
+
+
+def _prepare(run: RunFolder) -> None:
+    """Clear away what killed processes left half written, and a manifest that cannot be read, to be written anew."""
+    for removed in (*sweep(run.path), *sweep(run.shared_references)):
+        logger.info("removed %s, which a process that was killed had been writing", removed)
+    try:
+        read_manifest(run)
+    except DamagedFileError as error:
+        logger.warning("%s is written anew (%s)", run.path / MANIFEST, error)
+        (run.path / MANIFEST).unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.config import ScreenConfig
-from generative.crystals import crystals_of
+from generative.crystals import STRUCTURE_FIELDS, crystals_of
 from generative.datasets.origins import LABELS, origins_of, split_by_origin
 from tasks.candidates import SCREENED, Stage, table_of
 from tasks.files import FileRef, key_of, keyed
@@ -61,19 +62,34 @@ def screen_table(table: pa.Table, known: pa.Table, config: ScreenConfig) -> pa.T
 
 
 def unique_table(table: pa.Table, config: ScreenConfig) -> pa.Table:
-    """The same candidates, repeats of an earlier survivor turned away."""
+    """The same candidates, repeats of an earlier survivor turned away.
+
+    Formula by formula, since crystals of two formulas never match, and column by column: a million candidates fit into
+    memory as arrays, not as a dictionary each.
+    """
     from generative.screening.matching import Tolerances, group
 
-    rows, crystals = table.to_pylist(), crystals_of(table)
     tolerances = Tolerances.from_config(config)
-    alive = [i for i, row in enumerate(rows) if row["rejected_by"] is None]
-    groups = group([c for i in alive if (c := crystals[i])], tolerances)
-    for place, first in enumerate(groups.first_members):
-        row, leader = rows[alive[place]], rows[alive[first]]
-        if first != place:
-            row["duplicate_of"] = leader["id"]
-            row |= {"rejected_by": Stage.DUPLICATE.value, "reason": f"matches {leader['id']} ({tolerances})"}
-    return table_of(rows, SCREENED)
+    ids, formulas = (table.column(name).to_pylist() for name in ("id", "formula"))
+    changed = {name: table.column(name).to_pylist() for name in ("duplicate_of", "rejected_by", "reason")}
+    of_formula: dict[str, list[int]] = defaultdict(list)
+    for row, stage in enumerate(changed["rejected_by"]):
+        if stage is None:
+            of_formula[formulas[row]].append(row)
+    crystals = table.select([field.name for field in STRUCTURE_FIELDS]).combine_chunks()
+    for rows in of_formula.values():
+        groups = group([c for c in crystals_of(crystals.take(pa.array(rows))) if c is not None], tolerances)
+        for place, first in enumerate(groups.first_members):
+            if first != place:
+                row, leader = rows[place], ids[rows[first]]
+                changed["duplicate_of"][row] = leader
+                changed["rejected_by"][row] = Stage.DUPLICATE.value
+                changed["reason"][row] = f"matches {leader} ({tolerances})"
+    columns = [
+        pa.array(changed[f.name], type=f.type) if f.name in changed else table.column(f.name).combine_chunks()
+        for f in SCREENED
+    ]
+    return pa.table(columns, schema=pa.schema(SCREENED))
 
 
 def screen_chunk_file(config: DiscoverConfig, folder: Path, sampled: FileRef, dataset: FileRef, chunk: int) -> FileRef:

@@ -21,7 +21,7 @@ from typing import Any
 
 from configs.paths import PROJECT
 
-ROOMS = ("configs", "dft", "flows", "generative", "tasks")
+ROOMS = ("configs", "dft", "flows", "generative", "storage", "tasks")
 EVERYTHING = "*"
 """All names of a module."""
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from configs.paths import resolve
 from generative.config import DataConfig, FilesSource
 from generative.training_config import TrainConfig
+from storage.atomic import sweep, write_text
 from tasks.downloads import network_context
-from tasks.files import write_text
 from tasks.run import hardware
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 def _table(path: str, config: TrainConfig, target: Path) -> Any:
     """The dataset table of one source file, with the filters of the training data; ingested once."""
     from generative.datasets.ingest import ingest
-    from generative.datasets.manifest import read_dataset
+    from generative.datasets.manifest import is_whole, read_dataset
 
-    if not (target / "manifest.json").is_file():
+    if not is_whole(target):
         data = DataConfig(sources=(FilesSource(path=path),), filters=config.data.filters, workers=config.data.workers)
         ingest(data, None, target, resolve)
     return read_dataset(target).table
@@ -42,24 +42,26 @@ def excluded_ids(config: TrainConfig, folder: Path) -> list[str]:
 def _prepare(config: TrainConfig, folder: Path, resume: bool) -> None:
     """Ingest the training data, unless they are there; refuse a folder that holds others."""
     from generative.datasets.ingest import ingest
+    from generative.datasets.manifest import is_whole
 
     # Settings that say which crystals are trained on, and how they are told apart from those that are not.
     asked = {
         "data.json": config.data.model_dump_json(exclude={"workers"}),
         "parts.json": config.model_dump_json(include={"exclude", "validation"}),
     }
-    if not resume or not (folder / "dataset" / "manifest.json").is_file():
+    is_new = not resume or not (folder / "dataset" / "manifest.json").exists()
+    for name, text in asked.items():
+        marker = folder / name
+        if not is_new and marker.is_file() and marker.read_bytes() != text.encode():
+            raise ValueError(
+                f"{folder} holds a training on other data (see {name}): train in another folder, or start this one anew"
+            )
+    if is_new or not is_whole(folder / "dataset"):
         for part in ("excluded", "validation"):
             shutil.rmtree(folder / part, ignore_errors=True)
         ingest(config.data, None, folder / "dataset", resolve, network=network_context(folder / ".downloads"))
         for name, text in asked.items():
             write_text(folder / name, text)
-    for name, text in asked.items():
-        marker = folder / name
-        if marker.is_file() and marker.read_text(encoding="utf-8") != text:
-            raise ValueError(
-                f"{folder} holds a training on other data (see {name}): train in another folder, or start this one anew"
-            )
 
 
 def _initial(config: TrainConfig) -> Checkpoint | None:
@@ -103,6 +105,7 @@ def train(
     from generative.training_data import level_note, training_set
 
     system_settings(config)  # a wrong name is told before hours of download
+    sweep(folder)
     initial = _initial(config)
     _prepare(config, folder, resume)
     dataset = read_dataset(folder / "dataset")

@@ -22,7 +22,8 @@ import numpy as np
 
 from configs.paths import resolve
 from generative.config import DataConfig, FilesSource, FilterConfig
-from tasks.files import write_text
+from storage.atomic import write_text, writing
+from storage.checksums import DamagedFileError, add_checksum, check
 
 if TYPE_CHECKING:
     from generative.networks.cgcnn import CGCNN
@@ -92,10 +93,10 @@ def _labelled(data: DataConfig, folder: Path, exclude: frozenset[str] = frozense
     from generative.crystals import crystals_of
     from generative.datasets.columns import is_row_number
     from generative.datasets.ingest import ingest
-    from generative.datasets.manifest import read_dataset
+    from generative.datasets.manifest import is_whole, read_dataset
     from generative.networks.crystal_graph import NoGraphError, crystal_graph
 
-    if not (folder / "manifest.json").is_file():
+    if not is_whole(folder):
         ingest(data, None, folder, resolve)
     dataset = read_dataset(folder)
     table = dataset.table
@@ -215,7 +216,12 @@ def _restore(resume: Path, parts: dict[str, Any], config: FeatureTraining) -> tu
 
     if not resume.is_file():
         return 0, 0.0
-    state = torch.load(resume, weights_only=True)
+    remedy = "delete it to train anew, or put a copy of it in its place"
+    check(resume, remedy)
+    try:
+        state = torch.load(resume, weights_only=True)
+    except Exception as error:  # torch, zipfile and pickle each raise their own kinds
+        raise DamagedFileError(f"{resume} cannot be read ({type(error).__name__}): {remedy}") from error
     if state["config"] != asdict(config):
         raise ValueError(f"{resume} is of a training with other settings: train in another folder, or delete it")
     for name, part in parts.items():
@@ -227,9 +233,9 @@ def _keep(resume: Path, parts: dict[str, Any], config: FeatureTraining, step: in
     import torch
 
     state = {name: part.state_dict() for name, part in parts.items()}
-    partial = resume.with_suffix(".partial")
-    torch.save({"config": asdict(config), "step": step, "seconds": seconds, **state}, partial)
-    partial.replace(resume)
+    with writing(resume) as temporary:
+        torch.save({"config": asdict(config), "step": step, "seconds": seconds, **state}, temporary)
+        add_checksum(temporary)
 
 
 def _batch(step: int, n_crystals: int, config: FeatureTraining) -> list[int]:

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("flows", "tasks", "configs", "generative", "dft")
+ROOMS = ("flows", "tasks", "configs", "generative", "dft", "storage")
 FORBIDDEN = {
     "generative": {"dft", "prefect", "prefect_dask", "tasks", "flows", "configs"},
     "dft": {"generative", "prefect", "prefect_dask", "tasks", "flows", "configs"},
     "configs": {"prefect", "prefect_dask", "tasks", "flows", "torch"},
+    "storage": {"generative", "dft", "prefect", "prefect_dask", "tasks", "flows", "configs", "torch"},
     "tasks": {"flows"},
     "flows": set(),
 }

@@ -26,7 +26,7 @@ from jobflow.core.job import Job as FlowJob
 from jobflow.core.store import JobStore
 from jobflow.managers.local import run_locally
 from maggma.stores import MemoryStore
-from monty.json import MontyDecoder, MontyEncoder
+from monty.json import MontyEncoder
 from pymatgen.core.structure import Structure
 from pymatgen.io.vasp.inputs import Incar, PmgVaspPspDirError, Potcar
 
@@ -43,6 +43,7 @@ from dft.job_folder import FLOW, Job, Purpose
 from dft.jobs import flow_json, relaxation_flow
 from dft.presets import departures, incar_of
 from dft.records import DFTRecord, enthalpy_ev
+from dft.stored_classes import ForeignClassError, check_classes, in_task
 from dft.structures import digest_of, grouped, reordered, ungrouped_order
 from dft.submission.files import read_json, write_json
 from dft.user_settings import UserSettingsError, check_incar_updates
@@ -87,6 +88,7 @@ class VaspEngine:
                     end_processes(place)
                 done["wall_time_s"] += sum(map(lasted_s, earlier))
                 write_json(document, done)
+            _check_document(document, done)
             for one in done["documents"]:
                 store.update(one, key=["uuid", "index"])
             wall_time_s += done["wall_time_s"]
@@ -126,24 +128,17 @@ class VaspEngine:
         if not path.exists():
             write_json(path, document)
             return flow
-        try:
-            text = path.read_text(encoding="utf-8")
-            there = MontyDecoder().decode(text)
-        except (ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
-            raise EngineError(
-                FaultKind.INVALID_JOB,
-                f"{path} is no jobflow Flow ({type(error).__name__}: {error}): remove it, and it is made again",
-                is_retryable=False,
-            ) from error
-        if not isinstance(there, Flow) or there.uuid != flow.uuid:
-            found = there.uuid if isinstance(there, Flow) else type(there).__name__
+        # Compared as it stands and never decoded: a file from elsewhere may name any class, and any arguments of it.
+        there = read_json(path)
+        if there is None or there.get("uuid") != document["uuid"]:
+            found = f"flow {str(there['uuid'])[:40]!r}" if there and "uuid" in there else "no jobflow Flow"
             raise EngineError(
                 FaultKind.INVALID_JOB,
                 f"{path} is {found}, while job.json asks for flow {flow.uuid}: it is another job's, or of another "
                 "version of Hullward or atomate2; remove it, and it is made again",
                 is_retryable=False,
             )
-        if json.loads(text) != document:
+        if there != document:
             raise EngineError(
                 FaultKind.SETTINGS_REFUSED,
                 f"{path} was changed since it was made: its settings are no longer those of preset "
@@ -151,7 +146,7 @@ class VaspEngine:
                 "again",
                 is_retryable=False,
             )
-        return there
+        return flow
 
     def _inputs(self) -> InputsConfig:
         return InputsConfig.model_validate(
@@ -292,6 +287,16 @@ class VaspEngine:
             magmoms=run.magmoms,
             kpoints=run.kpoints,
         )
+
+
+def _check_document(path: Path, done: dict[str, Any]) -> None:
+    """jobflow decodes what an earlier job of the flow left before it hands it to the next one."""
+    try:
+        check_classes(done, str(path), in_task)
+    except ForeignClassError as error:
+        raise EngineError(
+            FaultKind.INVALID_JOB, f"{error}; remove the file, and its job is run again", is_retryable=False
+        ) from error
 
 
 def _with_magmoms_of(asked_for: Structure, start: Structure) -> Structure:

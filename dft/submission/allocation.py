@@ -20,6 +20,7 @@ so the name is unique, and an allocation whose id was never written is found aga
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from dft.submission.files import create_json, read_json, write_json
 
 SCHEMA_VERSION = "1"
 ALLOCATIONS = ".allocations"
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 STOPPED_KIND = "stopped"
 """Kind of the error that dft.run_job leaves when it is told to end."""
 
@@ -40,6 +42,13 @@ class Member:
 
     key: str
     attempt: int
+
+    def __post_init__(self) -> None:
+        if not _KEY.fullmatch(self.key):
+            raise ValueError(
+                f"{self.key!r} is no key of a job: expected letters, digits, '.', '_' and '-', since it names a folder "
+                "and the queue's job"
+            )
 
 
 @dataclass(frozen=True)

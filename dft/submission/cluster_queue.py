@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import os
 import re
+import shlex
 import subprocess
 from collections.abc import Collection
 from pathlib import Path
@@ -65,7 +67,8 @@ class ClusterQueue:
 
     def submit(self, script: Path, name: str) -> str:
         """Hand the script to the queue; see Queue."""
-        done = self._run(self.io.get_submit_cmd(script), script.parent)
+        # By its bare name, from its own folder: whatever that folder is called, it is no part of a command.
+        done = self._run(f"{self.io.SUBMIT_CMD} {shlex.quote(script.name)}", script.parent)
         answer = self.io.parse_submit_output(done.returncode, done.stdout, done.stderr)
         if answer.job_id is None or done.returncode != 0:
             said = " ".join((done.stderr or done.stdout).split()) or "no message"
@@ -189,14 +192,27 @@ class ClusterQueue:
         return None if job is None else _as_job(job)
 
     def _run(self, command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """A command line of qtoolkit's; ids and names in it are our own or the queue's."""
+        """A command line of qtoolkit's, variables set before it included; it is split here, and no shell sees it."""
+        words, environment = shlex.split(command), dict(os.environ)
+        while (variable := words[0].partition("="))[1] and variable[0].isidentifier():
+            environment[variable[0]] = variable[2]
+            del words[0]
         try:
             return subprocess.run(
-                command, shell=True, cwd=folder, capture_output=True, text=True, check=False, timeout=COMMAND_S
+                words,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",  # a listing holds paths, whose bytes need be no text
+                check=False,
+                timeout=COMMAND_S,
             )
         except subprocess.TimeoutExpired:
-            words = [word for word in command.split() if "=" not in word]
             raise QueueUnavailableError(f"{words[0]} has not answered within {COMMAND_S:g} s") from None
+        except (FileNotFoundError, PermissionError) as error:
+            return subprocess.CompletedProcess(words, 127, "", f"{words[0]} cannot be started ({error.strerror})")
 
 
 def _pieces(kind: str, listing: str) -> list[str]:
@@ -225,7 +241,16 @@ def _is_silence(said: str) -> bool:
 
 
 def _without_loose_words(said: str) -> str:
-    """qtoolkit 0.1.7 reads 'scontrol show job -o' as words with '=' and fails on others (a path with a space)."""
+    """The first word of each name in what 'scontrol show job -o' says.
+
+    qtoolkit 0.1.7 reads it as words with '=', fails on others (a path with a space), and believes the last of two: a
+    folder may be called 'x JobState=COMPLETED', but Slurm says the state before it names any folder.
+    """
     if "JobState=" not in said:
         return said
-    return " ".join(word for word in said.split() if "=" in word)
+    first: dict[str, str] = {}
+    for word in said.split():
+        name, equals, value = word.partition("=")
+        if equals:
+            first.setdefault(name, value)
+    return " ".join(f"{name}={value}" for name, value in first.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -11,6 +12,12 @@ from dft.config import RoomConfig
 
 SECRET_ASSIGNED = re.compile(r"\b\w*(?:key|token|secret|passw|credential)\w*\s*=", re.IGNORECASE)
 """A line that gives a value to a variable whose name promises a secret."""
+
+
+_MARKS = "_ . , @ : / = + - * ? [ ] ! % ^ ~"
+_ORDER = re.compile(rf"(?!-)[\w{re.escape(_MARKS.replace(' ', ''))}]+")
+"""What may be asked of a queue by name: lists, hosts and patterns included, but no space, behind which Slurm reads the
+next order."""
 
 
 class SubmissionConfig(RoomConfig):
@@ -44,7 +51,7 @@ class SubmissionConfig(RoomConfig):
         None, description="Python on the compute nodes; null takes the one that submits, on a shared file system"
     )
     job_command: tuple[str, ...] = Field(
-        ("{python}", "-m", "dft.run_job", "{folder}"),
+        ("{python}", "-P", "-m", "dft.run_job", "{folder}"),
         min_length=1,
         description="command that runs one job folder, word by word; put a container's command before it if need be",
     )
@@ -87,8 +94,15 @@ class SubmissionConfig(RoomConfig):
             raise ValueError(f"poll_s {self.poll_s:g} must not exceed poll_max_s {self.poll_max_s:g}")
         if not any("{folder}" in word for word in self.job_command):
             raise ValueError("job_command has no word with {folder}: expected one, which becomes the job's folder")
-        if any("\n" in line for line in (*self.header_lines, *self.modules, *self.setup_lines)):
-            raise ValueError("header_lines, modules and setup_lines hold a line break: give one line per entry")
+        self._refuse_control_characters()
+        for name in ("partition", "account", "qos"):
+            if (value := getattr(self, name)) is not None and not _ORDER.fullmatch(value):
+                raise ValueError(
+                    f"{name} {value!r} is no such name: expected letters, digits and {_MARKS}, since the head of a job "
+                    "script knows no quotes"
+                )
+        if any("$$" in line for line in self.header_lines):
+            raise ValueError("header_lines hold '$$', with which the head of a job script cannot be made: leave it out")
         for line in (*self.header_lines, *self.setup_lines):
             if SECRET_ASSIGNED.search(line):
                 # The line itself is not repeated.
@@ -97,3 +111,19 @@ class SubmissionConfig(RoomConfig):
                     "you can read instead, since job scripts and manifests are kept"
                 )
         return self
+
+    def _refuse_control_characters(self) -> None:
+        """A line break in a name would be the beginning of another line of the job script."""
+        texts = {
+            name: (value,)
+            for name in ("partition", "account", "qos", "mpi_command", "python")
+            if (value := getattr(self, name))
+        }
+        texts |= {name: getattr(self, name) for name in ("header_lines", "modules", "setup_lines")}
+        for name, values in texts.items():
+            if any(
+                unicodedata.category(character) == "Cc" and character != "\t" for value in values for character in value
+            ):
+                raise ValueError(f"{name} holds a line break or another control character: give one line per entry")
+        if any("\0" in word for word in self.job_command):
+            raise ValueError("job_command holds a null character: no program can be given one")

@@ -1,45 +1,51 @@
-"""Small JSON files that appear whole or not at all, also on a shared file system; standard library alone."""
+"""Small JSON files that appear whole or not at all, also on a shared file system; standard library alone.
+
+Those of a job and its result have a checksum. Those that other programs read, or that a few words of a controller are,
+have none: one that is damaged there is as good as one that was never written.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from storage.checksums import DamagedFileError
+from storage.documents import read_document, write_document, write_json_text
+
 ERROR_SCHEMA_VERSION = "1"
 
 
-def write_json(path: Path, document: Any) -> None:
-    """Write or replace a file by one rename, synced to disk before it appears."""
-    temporary = _written(path, document)
-    os.replace(temporary, path)
+def write_json(path: Path, document: Any, *, checksum: bool = False) -> None:
+    """Write or replace a file by one rename, synced to disk before it appears.
+
+    Raises: DiskFullError: if there is no room.
+    """
+    if checksum:
+        write_document(path, document, indent=1, sort_keys=True, synced=True)
+    else:
+        write_json_text(path, _text(document), synced=True)
 
 
 def create_json(path: Path, document: Any) -> bool:
     """Write a file unless there is one; True for exactly one of all processes and machines that try.
 
-    The link call is atomic on network file systems too, where O_EXCL was not always.
+    Raises: DiskFullError: if there is no room.
     """
-    temporary = _written(path, document)
     try:
-        os.link(temporary, path)
+        write_json_text(path, _text(document), synced=True, new=True)
     except FileExistsError:
         return False
-    finally:
-        temporary.unlink()
     return True
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file; None if there is no file, or it holds no JSON object."""
+    """The object in a file; None if there is no file, or it does not hold the JSON object that was written."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_document(path, "it counts as missing")
+    except (OSError, DamagedFileError):
         return None
-    return document if isinstance(document, dict) else None
 
 
 def write_error(folder: Path, key: str, kind: str, reason: str, *, is_retryable: bool) -> None:
@@ -68,11 +74,5 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _written(path: Path, document: Any) -> Path:
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(document, file, indent=1, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return temporary
+def _text(document: Any) -> str:
+    return json.dumps(document, indent=1, sort_keys=True) + "\n"

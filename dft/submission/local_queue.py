@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -31,14 +30,9 @@ class LocalQueue:
     def submit(self, script: Path, name: str) -> str:
         """Start the script in a session of its own; see Queue."""
         # The shell in between ends at once, so that the job belongs to init and leaves no zombie here.
-        line = (
-            f"setsid nohup bash {shlex.quote(str(script))} < /dev/null >> {shlex.quote(str(script.parent / 'out'))} "
-            f"2>> {shlex.quote(str(script.parent / 'err'))} &"
-        )
+        command = ["bash", "-c", 'setsid nohup bash "$1" < /dev/null >> out 2>> err &', "bash", str(script.absolute())]
         environment = {**os.environ, NAME_VARIABLE: name}
-        done = subprocess.run(
-            ["bash", "-c", line], cwd=script.parent, env=environment, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, cwd=script.parent, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise SubmissionError(f"bash did not start {script}: {done.stderr.strip() or 'no message'}")
         return f"{socket.gethostname()}/{name}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import socket
@@ -34,6 +35,7 @@ LOOK_S = 0.2
 TERM_S = 3.0
 """How long a job that is told to end may take; queues kill everything some seconds after they ask."""
 TAIL_LINES = 5
+_PLACE = re.compile(r"\{(?:python|folder)\}")
 
 
 class _Stopped(Exception):  # noqa: N818 - not an error: the queue wants the allocation to end
@@ -130,10 +132,9 @@ def _started(allocation: Allocation, member: Member) -> _Running | None:
     if not claimed(allocation, member):
         _say(f"{member.key}: attempt {member.attempt} is run by another job, left to it")
         return None
-    words = {"{python}": sys.executable, "{folder}": str(folder)}
-    command = list(allocation.job_command)
-    for place, value in words.items():
-        command = [word.replace(place, value) for word in command]
+    values = {"{python}": sys.executable, "{folder}": str(folder)}
+    # Both at once: a folder may be called {python}.
+    command = [_PLACE.sub(lambda place: values[place.group()], word) for word in allocation.job_command]
     _say(f"{member.key}: attempt {member.attempt}: {shlex.join(command)}")
     with (folder / "run.out").open("ab") as out, (folder / "run.err").open("ab") as err:
         process = subprocess.Popen(
@@ -199,7 +200,9 @@ def _is_alive(pid: int) -> bool:
 
 
 def _say(message: str) -> None:
-    sys.stdout.write(f"{now()} {message}\n")
+    """A line of the log; bytes of a path that are no text, and line breaks in it, stand there as escapes."""
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    sys.stdout.write(f"{now()} {plain}\n".encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding))
     sys.stdout.flush()
 
 

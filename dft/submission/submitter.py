@@ -311,7 +311,7 @@ class Submitter:
         )
         shutil.rmtree(allocation.folder, ignore_errors=True)  # left by a controller that was killed before the commit
         allocation.folder.mkdir(parents=True)
-        allocation.script.write_text(job_script(self.config, allocation), encoding="utf-8")
+        allocation.script.write_text(job_script(self.config, allocation), encoding="utf-8", errors="surrogateescape")
         allocation.write()
         self._index.refresh()
         return allocation

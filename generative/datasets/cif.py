@@ -24,13 +24,14 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.periodic_table import Element
 
 from generative.config import ELEMENTS
-from generative.crystals import Crystal, wrap_unit
-from generative.datasets.checks import RecordError
+from generative.crystals import Crystal
+from generative.datasets.checks import RecordError, wrapped
 from generative.datasets.cif_contents import VOLUME_TOLERANCE, disagreement, stated_count
 from generative.datasets.cif_orbits import MERGED_ANG, MERGED_IF_COUNTED_ANG, Atoms, NearImagesError, counted, expanded
 from generative.datasets.cif_sites import Sites, formula_counts, read_sites, snap_thirds
 from generative.datasets.cif_symmetry import REMEDY, Setting, lists_operations, settings_of
 from generative.datasets.cif_text import CifBlock, crystal_blocks, plain_number
+from generative.datasets.limits import MAX_VECTOR_ANG
 
 _NUMBER = r"([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)"
 _P1_HEAD = re.compile(
@@ -74,7 +75,7 @@ def fast_p1(text: str) -> Crystal | None:
     if head is None:
         return None
     a, b, c, alpha, beta, gamma = (float(group) for group in head.groups()[:6])
-    if min(a, b, c) <= 0 or not all(0 < angle < 180 for angle in (alpha, beta, gamma)):
+    if min(a, b, c) <= 0 or max(a, b, c) > MAX_VECTOR_ANG or not all(0 < angle < 180 for angle in (alpha, beta, gamma)):
         return None
     sites: list[tuple[str, tuple[float, float, float]]] = []
     for line in text[head.end() :].rstrip("\n").split("\n"):
@@ -93,7 +94,7 @@ def fast_p1(text: str) -> Crystal | None:
     volume_ang3 = lattice_ang[0, 0] * lattice_ang[1, 1] * lattice_ang[2, 2]
     if not abs(float(head[8]) - volume_ang3) <= VOLUME_TOLERANCE * volume_ang3:
         return None
-    return Crystal(lattice_ang, wrap_unit(frac), numbers)
+    return Crystal(lattice_ang, wrapped(frac), numbers)
 
 
 def _counts(formula_sum: str) -> dict[str, int]:
@@ -202,6 +203,11 @@ def _lattice(block: CifBlock) -> np.ndarray:
             raise RecordError(f"_cell_{name} is {text!r}: expected {expected}")
         values.append(value)
     a, b, c, alpha, beta, gamma = values
+    if max(a, b, c) > MAX_VECTOR_ANG:
+        raise RecordError(
+            f"a cell length is {max(a, b, c):g} A: expected at most {MAX_VECTOR_ANG:g} A; give the crystal in its "
+            "reduced cell"
+        )
     try:
         lattice_ang = np.array(Lattice.from_parameters(a, b, c, alpha, beta, gamma).matrix, dtype=float)
     except (ValueError, ZeroDivisionError):
@@ -249,7 +255,11 @@ def _candidate(block: CifBlock, sites: Sites, setting: Setting, lattice_ang: np.
     try:
         atoms = _atoms(block, sites, setting, lattice_ang, max_atoms)
     except RecordError as error:
-        atoms, flaw = counted(sites, setting.operations, lattice_ang), error
+        flaw = error
+        try:
+            atoms = counted(sites, setting.operations, lattice_ang, max_atoms)
+        except RecordError as too_many:
+            return _Candidate(setting, Atoms(np.zeros(0, int), np.zeros((0, 3)), np.zeros(0, int), {}), str(too_many))
     return _Candidate(setting, atoms, disagreement(block, sites, atoms, lattice_ang), flaw)
 
 

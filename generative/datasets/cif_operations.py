@@ -14,6 +14,7 @@ from fractions import Fraction
 import numpy as np
 
 from generative.datasets.checks import RecordError
+from generative.datasets.limits import MAX_CENTRINGS, MAX_OPERATIONS
 
 _TERM = re.compile(r"([+-]?)(?:(\d+/\d+|\d*\.\d+|\d+\.?)\*?)?([xyz]?)")
 _SAME_TRANSLATION = 0.005
@@ -103,7 +104,7 @@ def operation(text: str) -> tuple[np.ndarray, np.ndarray]:
         rotation = np.array([row for row, _ in rows])
         if rotation.shape != (3, 3) or abs(round(np.linalg.det(rotation))) != 1:
             raise ValueError(text)
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, TypeError, ArithmeticError):  # numbers that no array holds among them
         raise RecordError(
             f"{text[:60]!r} is no symmetry operation: expected three parts such as '-y, x-y, z+1/3'"
         ) from None
@@ -116,6 +117,11 @@ def listed_operations(texts: Sequence[str]) -> Operations:
     Raises:
         RecordError: if one cannot be read, or if they form no group: some are then missing or mistyped.
     """
+    if len(texts) > MAX_OPERATIONS:
+        raise RecordError(
+            f"the file lists {len(texts)} symmetry operations: expected at most {MAX_OPERATIONS}; list all atoms with "
+            "the single operation 'x, y, z'"
+        )
     kept: list[tuple[np.ndarray, np.ndarray]] = []
     seen: set[tuple[int, ...]] = set()
     for text in texts:
@@ -148,6 +154,11 @@ def _check_group(operations: Operations) -> None:
         or not (unique == np.eye(3, dtype=int).ravel()).all(1).any()
     ):
         raise RecordError(reason)
+    if n_centring > MAX_CENTRINGS:
+        raise RecordError(
+            f"the listed operations hold {n_centring} pure translations: expected at most {MAX_CENTRINGS}; give the "
+            "crystal in a smaller cell"
+        )
     order = np.argsort(which.ravel(), kind="stable")
     shifts = operations.translations[order].reshape(len(unique), n_centring, 3)
     rotations = unique.reshape(-1, 3, 3)

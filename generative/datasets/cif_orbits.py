@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from generative.crystals import wrap_unit
-from generative.datasets.checks import MIN_DISTANCE_ANG, RecordError
+from generative.datasets.checks import RecordError
 from generative.datasets.cif_operations import Operations
 from generative.datasets.cif_sites import Sites
+from generative.datasets.limits import MIN_DISTANCE_ANG
 
 MERGED_ANG = 0.05
 """Images of one site nearer than this are one atom: three decimals in a cell of up to 15 A."""
@@ -140,14 +141,17 @@ def expanded(
         if largest_ang > _NOTED_ANG:
             merged[label] = largest_ang
         if len(frac) > max_atoms:
-            raise RecordError(f"the cell has {len(frac)} atoms or more: expected 1 to {max_atoms}")
+            raise _too_many(len(frac), max_atoms)
     return Atoms(np.array(owner), frac, np.array(multiplicities), merged)
 
 
-def counted(sites: Sites, operations: Operations, lattice_ang: np.ndarray) -> Atoms:
+def counted(sites: Sites, operations: Operations, lattice_ang: np.ndarray, max_atoms: int) -> Atoms:
     """The atoms as the operations give them, however near to each other: for their number, not to be kept as a crystal.
 
     Only images in one place are one atom; see `expanded`.
+
+    Raises:
+        RecordError: if they are more than max_atoms.
     """
     owner, points = [], []
     for i, site in enumerate(sites.frac):
@@ -157,7 +161,13 @@ def counted(sites: Sites, operations: Operations, lattice_ang: np.ndarray) -> At
             points.append(images[int(np.argmax(left))])
             owner.append(i)
             left &= _distances(images, points[-1], lattice_ang) > MERGED_ANG
+        if len(points) > max_atoms:
+            raise _too_many(len(points), max_atoms)
     return Atoms(np.array(owner), wrap_unit(np.array(points)), np.bincount(owner), {})
+
+
+def _too_many(n_atoms: int, max_atoms: int) -> RecordError:
+    return RecordError(f"the cell has {n_atoms} atoms or more: expected 1 to {max_atoms}")
 
 
 def _same_place(sites: Sites, i: int, j: int) -> RecordError:

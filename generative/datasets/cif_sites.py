@@ -17,6 +17,7 @@ from pymatgen.core.composition import Composition
 from generative.config import ELEMENTS
 from generative.datasets.checks import RecordError
 from generative.datasets.cif_text import CifBlock, plain_number
+from generative.datasets.limits import MAX_FRACTIONAL, MAX_WORD_CHARACTERS
 
 HYDROGEN = {"D": "H", "T": "H"}
 """Isotopes with symbols of their own; the table holds elements."""
@@ -71,6 +72,8 @@ def stated_formula(block: CifBlock) -> tuple[str, str, dict[str, float]] | None:
 def formula_counts(text: str) -> dict[str, float] | None:
     """Element -> count of a formula, deuterium counted as hydrogen; None if it is none of known elements."""
     counts: dict[str, float] = defaultdict(float)
+    if len(text) > MAX_WORD_CHARACTERS:
+        return None
     if not _FORMULA_PART.sub("", text).strip():
         for symbol, count in _FORMULA_PART.findall(text):
             counts[HYDROGEN.get(symbol, symbol)] += float(count or 1)
@@ -78,7 +81,7 @@ def formula_counts(text: str) -> dict[str, float] | None:
         try:
             for element, amount in Composition(text).items():
                 counts[HYDROGEN.get(element.symbol, element.symbol)] += amount
-        except ValueError:
+        except (ValueError, OverflowError, RecursionError):
             return None
     return dict(counts) if counts and all(s in ELEMENTS for s in counts) and all(counts.values()) else None
 
@@ -100,9 +103,10 @@ def read_sites(block: CifBlock, max_atoms: int) -> Sites:
     if not 1 <= len(labels) <= max_atoms:
         raise RecordError(f"the CIF lists {len(labels)} atoms: expected 1 to {max_atoms}")
     frac = np.array([[plain_number(axis[i]) for axis in axes] for i in range(len(labels))])
-    for i in np.flatnonzero(~np.isfinite(frac).all(axis=1)):
+    for i in np.flatnonzero(~(np.abs(frac) <= MAX_FRACTIONAL).all(axis=1)):
         values = ", ".join(axis[i] for axis in axes)
-        raise RecordError(f"site {labels[i]} has coordinates ({values}): expected finite numbers")
+        expected = f"at most {MAX_FRACTIONAL:g}" if np.isfinite(frac[i]).all() else "finite numbers"
+        raise RecordError(f"site {labels[i]} has coordinates ({values}): expected {expected}")
     symbols = _elements(block, labels)
     _refuse_disorder(block, labels)
     _refuse_missing_hydrogen(block, labels, symbols)

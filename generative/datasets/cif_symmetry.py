@@ -21,6 +21,7 @@ import spglib
 from generative.datasets.checks import RecordError
 from generative.datasets.cif_operations import IDENTITY, METRIC_TOLERANCE, Operations, listed_operations
 from generative.datasets.cif_text import CifBlock
+from generative.datasets.limits import MAX_WORD_CHARACTERS
 
 N_SETTINGS = 530
 REMEDY = "list the symmetry operations (_space_group_symop_operation_xyz)"
@@ -165,6 +166,8 @@ def _of_choice(halls: Iterable[int], code: str) -> frozenset[int]:
 
 def _settings_of_symbol(symbol: str) -> tuple[frozenset[int] | None, bool]:
     """Hall numbers a Hermann-Mauguin symbol fits (None if it is in no table), and whether it names its setting."""
+    if len(symbol) > MAX_WORD_CHARACTERS:
+        return None, False
     base, colon, code = symbol.partition(":")
     if colon:
         named = _by_symbol().get(_plain(base), frozenset())

@@ -11,9 +11,11 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from generative.datasets.checks import RecordError
+from generative.datasets.limits import MAX_CIF_QUOTED, MAX_CIF_WORDS
 
 _TOKEN = re.compile(
     r"""
@@ -106,7 +108,12 @@ def blocks_of(text: str) -> list[CifBlock]:
         RecordError: if a loop's values do not fill its columns, or a text field does not end.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    tokens = list(_tokens(text))
+    _refuse_slow(text)
+    tokens = list(islice(_tokens(text), MAX_CIF_WORDS + 1))
+    if len(tokens) > MAX_CIF_WORDS:
+        raise RecordError(
+            f"the CIF has more than {MAX_CIF_WORDS} words: expected one crystal with its atoms; leave out measured data"
+        )
     blocks: list[CifBlock] = []
     starts: list[int] = []
     i = 0
@@ -125,6 +132,19 @@ def blocks_of(text: str) -> list[CifBlock]:
     for block, start, end in zip(blocks, starts, [*starts, len(text)][1:], strict=False):
         block.text = text[start:end]
     return blocks
+
+
+def _refuse_slow(text: str) -> None:
+    """Refuses lines of so many quotation marks that looking for the end of each takes minutes."""
+    if (text.count("'") + text.count('"')) * len(text) <= MAX_CIF_QUOTED:
+        return
+    n_steps = sum((line.count("'") + line.count('"')) * len(line) for line in text.split("\n"))
+    if n_steps > MAX_CIF_QUOTED:
+        longest = max(map(len, text.split("\n")))
+        raise RecordError(
+            f"the CIF has lines of up to {longest} characters full of quotation marks: expected lines of at most 2048 "
+            "characters, as CIF 1.1 has them"
+        )
 
 
 def _key(word: str) -> str:

@@ -119,7 +119,7 @@ def properties_of(fields: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
 def _as_number(value: Any) -> float | None:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -209,7 +209,7 @@ def other_values(fields: Mapping[str, Any], texts: bool = False) -> dict[str, An
         elif isinstance(value, bool):
             found |= {name: value} if texts else {}
         elif isinstance(value, (str, int, float)):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, OverflowError):
                 if math.isfinite(number := float(value)):
                     found[name] = number
                 continue

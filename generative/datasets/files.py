@@ -14,20 +14,19 @@ from itertools import islice
 from pathlib import Path, PurePath, PureWindowsPath
 
 from generative.config import FilesSource
-from generative.datasets.checks import MAX_RECORD_ATOMS
 from generative.datasets.cif_files import apart
-from generative.datasets.formats import is_own_table, parquet_columns, read_csv, read_parquet
+from generative.datasets.formats import read_csv
 from generative.datasets.frames import read_xyz
 from generative.datasets.json_records import NO_CRYSTAL, read_json
+from generative.datasets.limits import MAX_FILE_BYTES, MAX_REASON_CHARACTERS, MAX_RECORD_ATOMS
 from generative.datasets.magnetic import read_mcif
 from generative.datasets.manifest import DATASET_FILE, MANIFEST_FILE, DatasetError, check_dataset, read_manifest
 from generative.datasets.opening import UNREADABLE, opened, refused
 from generative.datasets.origins import Origin
+from generative.datasets.parquet_records import is_own_table, parquet_columns, read_parquet
 from generative.datasets.records import Form, RawRecord, interpret
 from generative.datasets.sources import SourceBatch, SourceError
-
-MAX_FILE_BYTES = 1 << 26
-"""Largest single CIF or POSCAR that is read, 64 MB: far above what MAX_RECORD_ATOMS atoms take."""
+from generative.datasets.texts import cut, plain_text
 
 _TABLES: dict[str, Callable[[Path], Iterator[RawRecord]]] = {
     ".csv": read_csv,
@@ -103,8 +102,8 @@ class Files:
         self._config = config
         self._path = path
         self._workers = workers
-        self.name = name or source_name(path)
-        self.query = portable(config.path) + (f" (first {config.limit} records)" if config.limit else "")
+        self.name = plain_text(name or source_name(path))
+        self.query = plain_text(portable(config.path)) + (f" (first {config.limit} records)" if config.limit else "")
         self.method = config.method
         self.not_read: list[str] = []
 
@@ -120,11 +119,11 @@ class Files:
         if path.is_dir():
             return self._dataset_records() if self._is_dataset() else self._folder_records()
         if _ending(path) in _TABLES:
-            return _TABLES[_ending(path)](path)
+            return _table_records(path, self._config.json_mb_max)
         form = _form(path)
         if form is None:
             raise SourceError(f"{self._config.path}: a file of unknown kind, expected {_ACCEPTED}")
-        return apart(_file_record(path, path.name, form))
+        return apart(_file_record(path, plain_text(path.name), form))
 
     def _is_dataset(self) -> bool:
         return (self._path / MANIFEST_FILE).is_file() and (self._path / DATASET_FILE).is_file()
@@ -139,19 +138,21 @@ class Files:
     def _folder_files(self) -> list[tuple[str, Path]]:
         """Names and paths of what a folder holds, sorted, without litter."""
         files = ((file.relative_to(self._path), file) for file in self._path.rglob("*") if file.is_file())
-        return sorted((name.as_posix(), file) for name, file in files if not any(map(_is_litter, name.parts)))
+        return sorted(
+            (plain_text(name.as_posix()), file) for name, file in files if not any(map(_is_litter, name.parts))
+        )
 
     def _folder_records(self) -> Iterator[RawRecord]:
         n_records = 0
         self.not_read = []
         for name, file in self._folder_files():
             try:
-                for record in _records_in(name, file):
+                for record in _records_in(name, file, self._config.json_mb_max):
                     n_records += 1
                     yield record
             except SourceError as error:
                 reason = str(error).removeprefix(f"{file.name}: ")
-                self.not_read.append(f"{name}: {reason}")
+                self.not_read.append(cut(plain_text(f"{name}: {reason}"), MAX_REASON_CHARACTERS))
         if not n_records:
             found = f" ({len(self.not_read)} files, {self.not_read[0]})" if self.not_read else ""
             raise SourceError(f"{self._config.path}: a folder without any crystal{found}, expected {_ACCEPTED}")
@@ -171,15 +172,23 @@ class Files:
 
 
 def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:  # its record says so too
+        return f"unreadable ({error.strerror})"
 
 
 def _is_litter(part: str) -> bool:
     return part.startswith(".") or part.lower() in LITTER
 
 
-def _records_in(name: str, file: Path) -> Iterator[RawRecord]:
+def _table_records(path: Path, json_mb_max: float) -> Iterator[RawRecord]:
+    reader = _TABLES[_ending(path)]
+    return read_json(path, json_mb_max) if reader is read_json else reader(path)
+
+
+def _records_in(name: str, file: Path, json_mb_max: float) -> Iterator[RawRecord]:
     """Records of one file of a folder; their ids begin with its name.
 
     Raises:
@@ -195,7 +204,7 @@ def _records_in(name: str, file: Path) -> Iterator[RawRecord]:
     if reader is read_parquet and is_own_table(parquet_columns(file)):
         # It may hold the crystals of the CIF files beside it once more, or those that a stage has turned away.
         raise SourceError("not read, since it is a table of Hullward's own: name the file itself instead")
-    records = reader(file)
+    records = _table_records(file, json_mb_max)
     if reader is read_json:
         records = _if_any(list(records))
     for record in records:

@@ -1,4 +1,4 @@
-"""CSV and Parquet files that hold many crystals, read as raw records, lazily where possible; JSON has its own module.
+"""CSV files that hold many crystals, read as raw records one at a time; JSON and Parquet have their own modules.
 
 What their columns mean: generative/datasets/columns.py.
 """
@@ -8,16 +8,11 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from generative.crystals import STRUCTURE_FIELDS, Crystal
 from generative.datasets.checks import RecordError
 from generative.datasets.columns import (
     ROW_NAME,
@@ -30,13 +25,13 @@ from generative.datasets.columns import (
     repeated_names,
     source_id_of,
 )
-from generative.datasets.opening import UNREADABLE, opened, refused
-from generative.datasets.origins import Origin, stated_origin
-from generative.datasets.records import BATCH_SIZE, Form, RawRecord
+from generative.datasets.limits import MAX_FILE_BYTES
+from generative.datasets.opening import UNREADABLE, lines_of, made, opened, refused
+from generative.datasets.origins import stated_origin
+from generative.datasets.records import Form, RawRecord
 from generative.datasets.sources import SourceError
-from generative.datasets.table import batches_of
+from generative.datasets.texts import is_whole, shown
 
-_CELL_TEXT_MAX = 1 << 26  # csv's own limit, 128 kB, would end the run at the first CIF of a few thousand atoms
 _DELIMITERS = (",", ";", "\t", "|")
 
 
@@ -47,7 +42,7 @@ def cif_record(fields: Mapping[str, Any], fallback_id: str) -> RawRecord:
     try:
         properties, (run_type, correction) = properties_of(plain), level_fields(plain)
     except RecordError as error:
-        return refused(source_id, str(error), json.dumps(dict(fields), default=str))
+        return refused(source_id, str(error), shown(dict(fields)))
     return RawRecord(
         source_id,
         Form.CIF,
@@ -71,23 +66,25 @@ def read_csv(path: Path) -> Iterator[RawRecord]:
     Raises:
         SourceError: if the header has no column `cif`, or one of its columns twice.
     """
-    limit = csv.field_size_limit(_CELL_TEXT_MAX)
+    limit = csv.field_size_limit(MAX_FILE_BYTES)  # its own, 128 kB, ends at a CIF of a few thousand atoms
     row_number = 0
     try:
         with opened(path) as raw:
             text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
-            first = text.readline()
+            lines = lines_of(text, MAX_FILE_BYTES)
+            first = next(lines, "")
             if not first:
                 yield refused(path.name, "the file is empty: expected a CSV with a header and a column 'cif'", "")
                 return
-            if "\0" in first or _has_surrogate(first):
+            if "\0" in first or not is_whole(first):
                 reason = "the header is not UTF-8 text: expected a UTF-8 CSV, so convert the file's encoding"
                 yield refused(path.name, reason, first)
                 return
-            rows = csv.reader(itertools.chain([first], text), delimiter=_delimiter(first))
+            rows = csv.reader(itertools.chain([first], lines), delimiter=_delimiter(first))
             header = _checked_header(path, next(rows, []))
             for row_number, row in enumerate(filter(None, rows)):  # a blank line is no record
-                yield _csv_record(header, row, row_number)
+                make = partial(_csv_record, header, row, row_number)
+                yield made(make, f"{ROW_NAME}{row_number}", row)
     except (csv.Error, *UNREADABLE) as error:
         reason = f"unreadable after {row_number} rows ({type(error).__name__}: {error}): expected a complete CSV file"
         yield refused(f"{path.name} after row {row_number}", reason, "")
@@ -117,10 +114,6 @@ def refuse_repeated(path: Path, names: Sequence[str]) -> None:
         )
 
 
-def _has_surrogate(text: str) -> bool:
-    return any("\ud800" <= char <= "\udfff" for char in text)
-
-
 def _csv_record(header: list[str], row: list[str], row_number: int) -> RawRecord:
     fields = dict(zip(header, row, strict=False))
     fallback_id = f"{ROW_NAME}{row_number}"
@@ -128,86 +121,3 @@ def _csv_record(header: list[str], row: list[str], row_number: int) -> RawRecord
         reason = f"the row has {len(row)} cells: expected {len(header)}, one per column of the header"
         return refused(source_id_of(plain_fields(fields), fallback_id), reason, ",".join(row))
     return cif_record(fields, fallback_id)
-
-
-def read_parquet(path: Path) -> Iterator[RawRecord]:
-    """Records of a Parquet file: our own table, or any table with a `cif` column; one batch in memory at a time.
-
-    Rows of our own table keep their source, source_id and method.
-
-    Raises:
-        SourceError: if the file is no Parquet file, or holds neither our structure columns nor `cif`.
-    """
-    names = parquet_columns(path)
-    file = pq.ParquetFile(path)
-    convert: Callable[[dict[str, Any], str], RawRecord]
-    if is_own_table(names):
-        convert = _own_record
-    elif "cif" in map(plain_name, names):
-        refuse_repeated(path, names)
-        convert = cif_record
-    else:
-        raise SourceError(
-            f"{path.name}: has the columns {sorted(names)[:12]}, expected {[c.name for c in STRUCTURE_FIELDS]} or 'cif'"
-        )
-    row_number = 0
-    with file:
-        for batch in batches_of(file, BATCH_SIZE):
-            for fields in batch.to_pylist():
-                yield convert(fields, f"{ROW_NAME}{row_number}")
-                row_number += 1
-
-
-def parquet_columns(path: Path) -> list[str]:
-    """Raises SourceError if it is no Parquet file."""
-    try:
-        with pq.ParquetFile(path) as file:
-            return list(file.schema_arrow.names)
-    except (OSError, pa.ArrowException) as error:
-        said = " ".join(str(error).split())
-        raise SourceError(f"{path.name}: not readable as Parquet ({said}): expected a complete file") from None
-
-
-def is_own_table(names: Collection[str]) -> bool:
-    """Whether these columns are those of a table that Hullward writes."""
-    return set(names).issuperset(column.name for column in STRUCTURE_FIELDS)
-
-
-def _own_record(fields: dict[str, Any], fallback_id: str) -> RawRecord:
-    source_id = str(fields.get("source_id") or fields.get("id") or fallback_id)
-    try:
-        crystal = Crystal(
-            np.array(fields["lattice_ang"], dtype=float).reshape(3, 3),
-            np.array(fields["frac_coords"], dtype=float).reshape(-1, 3),
-            np.array(fields["atomic_numbers"], dtype=np.int16),
-        )
-        if len(crystal.frac) != len(crystal.atomic_numbers):
-            raise ValueError(f"{len(crystal.frac)} coordinates beside {len(crystal.atomic_numbers)} atomic numbers")
-    except (TypeError, ValueError, OverflowError) as error:
-        return refused(source_id, f"the structure columns do not fit together ({error}): expected 9, 3n and n", fields)
-    return RawRecord(
-        source_id,
-        Form.CRYSTAL,
-        crystal,
-        # A table of relaxed crystals states their energies beside the crystals they were made of.
-        {} if "relaxed_lattice_ang" in fields else properties_of(fields),
-        source=fields.get("source"),
-        method=fields.get("method"),
-        run_type=fields.get("run_type"),
-        last_modified=fields.get("last_modified"),
-        extra=_extra(fields.get("extra")),
-        other_ids=tuple(fields.get("other_ids") or ()),
-        other_energies=fields.get("other_energies"),
-        origin=stated_origin(fields) or (Origin.PROTOTYPE if fields.get("source") == "prototypes" else None),
-    )
-
-
-def _extra(text: Any) -> dict[str, Any]:
-    """Further fields of a row of our own table; what is no JSON object is kept as text."""
-    if not isinstance(text, str) or not text:
-        return {}
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError:
-        return {"extra": text}
-    return found if isinstance(found, dict) else {"extra": found}

@@ -11,13 +11,14 @@ import io
 import itertools
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from generative.crystals import Crystal, wrap_unit
-from generative.datasets.checks import MAX_RECORD_ATOMS, RecordError
+from generative.crystals import Crystal
+from generative.datasets.checks import RecordError, atomic_numbers_of, wrapped
 from generative.datasets.columns import (
     ROW_NAME,
     level_fields,
@@ -27,14 +28,15 @@ from generative.datasets.columns import (
     repeated_names,
     source_id_of,
 )
-from generative.datasets.opening import UNREADABLE, opened, refused
+from generative.datasets.limits import MAX_LINE_CHARACTERS, MAX_RECORD_ATOMS
+from generative.datasets.opening import UNREADABLE, lines_of, made, opened, refused
 from generative.datasets.origins import stated_origin
 from generative.datasets.parsing import one_line
 from generative.datasets.records import Form, RawRecord
 
-_COUNT = re.compile(r"\s*\d+\s*")
-_KEY = re.compile(r"([^\s=\"']+)\s*=")
-_QUOTED = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|\{[^}]*\}|\[[^\]]*\]")
+_COUNT = re.compile(r"\s*[0-9]{1,18}\s*")
+_KEY = re.compile(r"(?<![^\s=\"'])([^\s=\"']++)\s*+=")
+_QUOTED = re.compile(r"(?<!\\)\"(?:\\.|[^\"\\])*+\"|(?<!\\)'(?:\\.|[^'\\])*+'|\{[^{}]*\}|\[[^\[\]]*\]")
 
 
 def read_xyz(path: Path) -> Iterator[RawRecord]:
@@ -46,8 +48,9 @@ def read_xyz(path: Path) -> Iterator[RawRecord]:
     try:
         with opened(path) as raw:
             text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape")
-            for n_frames, frame in enumerate(_frames(text), start=1):
-                yield _record(frame, f"{ROW_NAME}{n_frames - 1}")
+            for n_frames, frame in enumerate(_frames(lines_of(text, MAX_LINE_CHARACTERS)), start=1):
+                name = f"{ROW_NAME}{n_frames - 1}"
+                yield made(partial(_record, frame, name), name, "".join(frame)[:4000])
     except UNREADABLE as error:
         reason = f"unreadable after {n_frames} frames ({type(error).__name__}: {error}): expected a complete file"
         yield refused(f"{path.name} after frame {n_frames}", reason, "")
@@ -69,7 +72,7 @@ def _frames(lines: Iterator[str]) -> Iterator[list[str]]:
             frame = [first, *itertools.islice(lines, 1)]
             next(itertools.islice(lines, n_atoms, n_atoms), None)
         first = _next_line(lines)
-        while first is not None and first.lstrip().startswith("VEC"):  # cell vectors as ADF writes them
+        while first is not None and first.lstrip().startswith("VEC") and len(frame) < n_atoms + 5:  # of ADF
             frame.append(first)
             first = _next_line(lines)
         yield frame
@@ -145,4 +148,4 @@ def _read(frame: list[str]) -> tuple[Crystal, dict[str, Any]]:
     }
     if "energy" in results and not isinstance(stated.get("energy"), int | float):
         raise RecordError(f"energy is {str(results['energy'])[:80]!r}: expected the total energy of the cell, eV")
-    return Crystal(np.array(atoms.cell.array), wrap_unit(frac), atoms.numbers.astype(np.int16)), stated
+    return Crystal(np.array(atoms.cell.array), wrapped(frac), atomic_numbers_of(atoms.numbers)), stated

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from generative.config import DataConfig, FilesSource, FilterConfig, NetworkSource, PrototypesSource
 from generative.datasets.files import Files, source_name
@@ -20,9 +19,11 @@ from generative.datasets.manifest import ROW_GROUP, DatasetWriter, Manifest, Sou
 from generative.datasets.network.harvest import Harvest, NetworkContext, SourcePlan
 from generative.datasets.network.opening import open_harvest
 from generative.datasets.prototypes import Prototypes, Scorer
-from generative.datasets.records import rejected_of
+from generative.datasets.quarantine import rejected_of
 from generative.datasets.sources import Source, SourceError
 from generative.datasets.table import DATASET_SCHEMA
+from storage.atomic import staging, sweep
+from storage.tables import TableWriter
 
 Resolve = Callable[[str], Path]
 """From a path as the user wrote it ('assets:...', 'package:...', plain) to where it lies on this machine."""
@@ -30,8 +31,6 @@ Resolve = Callable[[str], Path]
 Progress = Callable[[str, int, int | None], None]
 """Called after each page of a download and each batch read: the source's name, the records so far, and how many are
 expected, if that is known."""
-
-UNMERGED = ".unmerged.parquet"
 
 
 def sources_of(
@@ -130,10 +129,11 @@ def ingest(
     """
     system = system_of(elements, config.filters)
     network = network or NetworkContext(folder / ".downloads")
+    sweep(folder, below=False)
     tallies: list[_Tally] = []
     with ExitStack() as stack:
         writer = stack.enter_context(DatasetWriter(folder))
-        unmerged = stack.enter_context(_Unmerged(folder / UNMERGED)) if config.merge else None
+        unmerged = stack.enter_context(_Unmerged(folder)) if config.merge else None
         ids: set[str] = set()
         for source in sources_of(config, resolve, scorer, system, network):
             if isinstance(source, Harvest):
@@ -228,17 +228,20 @@ def _batches(
 class _Unmerged:
     """Rows of all sources on their way to being merged: a Parquet file that goes away at the end."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     def __enter__(self) -> _Unmerged:
-        self._writer = pq.ParquetWriter(self._path, DATASET_SCHEMA, compression="zstd")
+        with ExitStack() as stack:
+            self._path = stack.enter_context(staging(self._folder / "unmerged")) / "rows.parquet"
+            self._writer = TableWriter(self._path, DATASET_SCHEMA, self._path)
+            stack.callback(self._writer.abandon)
+            self._open = stack.pop_all()
         self._waiting: list[pa.Table] = []
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._writer.close()
-        self._path.unlink(missing_ok=True)
+        self._open.close()
 
     def add(self, rows: pa.Table) -> None:
         if len(rows):
@@ -248,12 +251,12 @@ class _Unmerged:
 
     def _write(self) -> None:
         if self._waiting:
-            self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
+            self._writer.write(pa.concat_tables(self._waiting).combine_chunks())
             self._waiting.clear()
 
     def close(self) -> Path:
         self._write()
-        self._writer.close()
+        self._writer.finish()
         return self._path
 
 

@@ -1,17 +1,18 @@
 """JSON files that hold many crystals, read as raw records: pymatgen Structures, entries, documents of a database.
 
-Only plain data is read: no class that a file names is imported. A file is held in memory as a whole.
+Only plain data is read: no class that a file names is imported. A file is held in memory as a whole but for JSON lines.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from generative.config import ELEMENTS
+from generative.config import DEFAULT_JSON_MB, ELEMENTS
 from generative.datasets.checks import RecordError
 from generative.datasets.columns import (
     ID_NAMES,
@@ -26,133 +27,119 @@ from generative.datasets.columns import (
     source_id_of,
 )
 from generative.datasets.formats import cif_record
+from generative.datasets.json_documents import BadLine, RepeatedKeyError, decoded_json, document_of, items_of, line_of
 from generative.datasets.levels import MP2020, functional_of, needs_no_mp2020, scheme_of
-from generative.datasets.opening import UNREADABLE, opened, refused
+from generative.datasets.limits import MAX_FILE_BYTES
+from generative.datasets.opening import UNREADABLE, bounded_lines, made, opened, refused
 from generative.datasets.origins import stated_origin
 from generative.datasets.records import Form, RawRecord
-from generative.datasets.sources import SourceError
+from generative.datasets.texts import is_whole
+from generative.datasets.tolerant_json import too_many_values
 
 NO_CRYSTAL = "the entry"
 """So begins the reason of what holds no crystal at all."""
 
 _RECORD_TEXT = 4000
 
+MP2020_WORD = b"MP2020"
+"""Stands in every line whose entry the scheme of 2020 has corrected."""
 
-class _RepeatedKeyError(ValueError):
-    """An object of the file has a key twice, of which JSON readers keep the last without a word."""
 
-
-def read_json(path: Path) -> Iterator[RawRecord]:
+def read_json(path: Path, max_mb: float = DEFAULT_JSON_MB) -> Iterator[RawRecord]:
     """Records of a JSON(.gz) file, or of one with a JSON text per line (.jsonl, .ndjson).
 
     A list, a dictionary by id, or a pandas 'split' table, of pymatgen Structures or of dictionaries with the Structure
     under `structure` (or CIF text under `cif`) and properties beside it or under `data`. The energy of pymatgen's
     ComputedStructureEntry is taken with its correction, per atom; its run type and its corrections decide `method`.
 
+    Args:
+        path: of the file. Of JSON lines one is in memory at a time.
+        max_mb: most megabytes of a file that is no JSON lines, unpacked; it is in memory as a whole.
+
     Raises:
         SourceError: if the file is JSON, but neither a list nor a dictionary, or a table with a column twice.
     """
-    content = b""
     try:
-        with opened(path) as raw:
-            content = raw.read()
-        text = content.decode("utf-8-sig")
-        document = _parsed(text, path.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson")))
-    except UnicodeDecodeError as error:
-        byte = content[error.start]
-        reason = f"byte {byte:#04x} at position {error.start} is not UTF-8: expected UTF-8 JSON"
-        yield refused(path.name, reason, content[:_RECORD_TEXT])
-        return
-    except _RepeatedKeyError as error:
-        yield refused(path.name, str(error), content[:_RECORD_TEXT])
-        return
-    except (json.JSONDecodeError, RecursionError) as error:
-        what = "the file is empty" if not content.strip() else f"not JSON ({error})"
-        reason = f"{what}: expected a complete JSON list or dictionary of structures"
-        yield refused(path.name, reason, content[:_RECORD_TEXT])
-        return
+        if path.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson")):
+            yield from _of_lines(path)
+        else:
+            yield from _of_document(path, int(max_mb * 1e6))
     except UNREADABLE as error:
         yield refused(path.name, f"unreadable ({type(error).__name__}: {error}): expected a complete file", "")
+
+
+def _of_document(path: Path, n_bytes_max: int) -> Iterator[RawRecord]:
+    with opened(path) as raw:
+        content = raw.read(n_bytes_max + 1)
+    remedy = "write one JSON text per line to a .jsonl file, or raise json_mb_max of the source"
+    if len(content) > n_bytes_max:
+        reason = f"the file has more than {n_bytes_max / 1e6:g} MB: expected at most that of JSON, so {remedy}"
+        yield refused(path.name, reason, content[:_RECORD_TEXT])
         return
-    items = list(_items(document, path))
-    is_corrected = any(_scheme(item) == MP2020 for _, item in items)
-    yield from (_record(item, fallback, is_corrected) for fallback, item in items)
-
-
-class _BadLine(str):
-    """A line that is no JSON, and why, in place of what it should hold."""
-
-
-def _parsed(text: str, by_line: bool) -> Any:
-    """The document, or the list of the lines' if it is one per line, as the name says or the text shows."""
-    if not by_line or not text.strip():
-        try:
-            return json.loads(text, object_pairs_hook=_object)
-        except json.JSONDecodeError as error:
-            if error.msg != "Extra data" or not text.lstrip().startswith("{"):
-                raise
-    return [_line(line) for line in text.split("\n") if line.strip()]
-
-
-def _line(line: str) -> Any:
+    if reason := too_many_values(content, n_bytes_max):
+        yield refused(path.name, f"the file {reason}, so {remedy}", content[:_RECORD_TEXT])
+        return
+    text, bad_byte = decoded_json(content)
     try:
-        return json.loads(line, object_pairs_hook=_object)
-    except (json.JSONDecodeError, _RepeatedKeyError) as error:
-        return _BadLine(f"not JSON ({error}): expected a complete JSON text on each line")
+        document = document_of(text)
+    except RepeatedKeyError as error:
+        yield refused(path.name, str(error), content[:_RECORD_TEXT])
+        return
+    except json.JSONDecodeError as error:
+        what = "the file is empty" if not content.strip() else f"not JSON ({error})"
+        reason = bad_byte or f"{what}: expected a complete JSON list or dictionary of structures"
+        yield refused(path.name, reason, content[:_RECORD_TEXT])
+        return
+    del text
+    items = list(items_of(document, path))
+    is_corrected = any(_scheme_or_none(item) == MP2020 for _, item in items)
+    for fallback, item in items:
+        yield made(partial(_record, item, fallback, is_corrected, bad_byte), fallback, item)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _RepeatedKeyError(f"the key {twice!r} stands twice in one object: expected each once, so rename one")
-    return found
+def _of_lines(path: Path) -> Iterator[RawRecord]:
+    """One record per line that is not blank; of the others it depends on the scheme of corrections alone."""
+    with opened(path) as raw:
+        named = (line for line in bounded_lines(raw, MAX_FILE_BYTES) if MP2020_WORD in line)
+        is_corrected = any(_scheme_or_none(line_of(line)) == MP2020 for line in named)
+    n_lines = 0
+    with opened(path) as raw:
+        for line in bounded_lines(raw, MAX_FILE_BYTES):
+            if line.strip():
+                name = f"{ROW_NAME}{n_lines}"
+                n_lines += 1
+                yield made(partial(_record_of_line, line, name, is_corrected), name, line[:_RECORD_TEXT])
+    if not n_lines:
+        reason = "the file is empty: expected a complete JSON text on each line"
+        yield refused(path.name, reason, "")
 
 
-def _items(document: Any, path: Path) -> Iterator[tuple[str, Any]]:
-    """The records and a name for each, used where it states none."""
-    if isinstance(document, dict) and isinstance(document.get("entries"), (list, dict)):
-        document = document["entries"]
-    if isinstance(document, dict) and not _is_crystal(document) and isinstance(rows := document.get("data"), list):
-        columns = document.get("columns")
-        document = rows if columns is None else _table(columns, rows, path)
-    if isinstance(document, dict) and _is_crystal(document):
-        document = [document]
-    if isinstance(document, dict):
-        keys = [key for key in document if not key.startswith("@")]
-        are_places = keys == [str(i) for i in range(len(keys))]  # as pandas numbers rows
-        yield from ((f"{ROW_NAME}{key}" if are_places else key, document[key]) for key in keys)
-    elif isinstance(document, list):
-        yield from ((f"{ROW_NAME}{i}", item) for i, item in enumerate(document))
-    else:
-        raise SourceError(f"{path.name}: holds a JSON {type(document).__name__}, expected a list or dictionary")
+def _record_of_line(line: bytes, fallback_id: str, is_corrected: bool) -> RawRecord:
+    _, bad_byte = decoded_json(line)
+    return _record(line_of(line), fallback_id, is_corrected, bad_byte)
 
 
-def _is_crystal(document: Mapping[str, Any]) -> bool:
-    return {"lattice", "sites"} <= document.keys() or "structure" in document
+def _scheme_or_none(item: Any) -> str | None:
+    """As `_scheme`, of an item that may hold anything."""
+    try:
+        return _scheme(item)
+    except Exception:  # the item's own record will be refused for it
+        return None
 
 
-def _table(columns: Any, rows: Sequence[Any], path: Path) -> list[Any]:
-    """Rows of pandas' orient='split', as of the matbench files, as dictionaries."""
-    names = [str(name) for name in columns] if isinstance(columns, list) else []
-    if same := repeated_names(names):
-        raise SourceError(f"{path.name}: has the column {same[0]!r} {len(same)} times: expected each column once")
-    return [
-        dict(zip(names, row, strict=True)) if isinstance(row, list) and len(row) == len(names) else row for row in rows
-    ]
-
-
-def _record(item: Any, fallback_id: str, is_corrected: bool) -> RawRecord:
+def _record(item: Any, fallback_id: str, is_corrected: bool, bad_byte: str = "") -> RawRecord:
     """The record of an item.
 
     Args:
         item: a Structure, or a dictionary with one.
         fallback_id: its id if it states none.
         is_corrected: whether the file has entries that the Materials Project's scheme of 2020 has corrected.
+        bad_byte: what is wrong with the bytes that the item, among others, came from; empty if nothing is.
     """
-    if isinstance(item, _BadLine):
+    if isinstance(item, BadLine):
         return refused(fallback_id, str(item), "")
+    if bad_byte and not is_whole(json.dumps(item, ensure_ascii=False, default=str)):
+        return refused(fallback_id, bad_byte, item)
     if not isinstance(item, dict):
         reason = f"{NO_CRYSTAL} is a {type(item).__name__}: expected a Structure dictionary or one with key 'structure'"
         return refused(fallback_id, reason, item)
@@ -252,7 +239,12 @@ def _correction_ev(item: Mapping[str, Any]) -> float:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that is no double
+        return False
 
 
 def _entry_energy_per_atom(entry: Mapping[str, Any], structure: Mapping[str, Any]) -> Any:

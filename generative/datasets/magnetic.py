@@ -5,6 +5,7 @@ A magnetic cell may hold several nuclear ones, which are alike without the momen
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections import Counter
@@ -18,12 +19,15 @@ from pymatgen.io.cif import CifFile, CifParser
 
 from generative.config import ELEMENTS
 from generative.crystals import Crystal
-from generative.datasets.checks import MAX_RECORD_ATOMS, RecordError
+from generative.datasets.checks import RecordError
+from generative.datasets.cif_text import SITE_X, crystal_blocks
+from generative.datasets.limits import MAX_FILE_BYTES, MAX_MAGNETIC_IMAGES, MAX_RECORD_ATOMS
 from generative.datasets.opening import UNREADABLE, opened, refused
 from generative.datasets.parsing import decoded, one_line
 from generative.datasets.records import Form, RawRecord
 
 _OPERATIONS = ("_space_group_symop_magn_operation.xyz", "_space_group_symop.magn_operation_xyz")
+_OPERATION_KEYS = tuple(f"_space_group_symop_magn_{kind}_xyz" for kind in ("operation", "centering"))
 _MOMENTS = tuple(f"_atom_site_moment.crystalaxis_{axis}" for axis in "xyz")
 _VOLUME_TOLERANCE = 0.01
 
@@ -33,10 +37,12 @@ def read_mcif(path: Path) -> Iterator[RawRecord]:
     content = b""
     try:
         with opened(path) as raw:
-            content = raw.read()
+            content = raw.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise RecordError(f"the file has more than {MAX_FILE_BYTES} bytes: expected at most that of one crystal")
         crystal, extra = parse_mcif(decoded(content))
     except RecordError as error:
-        yield refused(path.name, str(error), content)
+        yield refused(path.name, str(error), content[:4000])
     except UNREADABLE as error:
         yield refused(path.name, f"unreadable ({type(error).__name__}: {error}): expected a complete file", "")
     else:
@@ -53,6 +59,7 @@ def parse_mcif(text: str) -> tuple[Crystal, dict[str, Any]]:
         raise RecordError("the text is empty: expected a magnetic CIF")
     if (n_lists := len(re.findall(r"^\s*_atom_site_fract_x\b", text, re.MULTILINE))) != 1:
         raise RecordError(f"the file lists the atoms of {n_lists} crystals: expected one, each in a file of its own")
+    _refuse_large(text)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -77,6 +84,19 @@ def parse_mcif(text: str) -> tuple[Crystal, dict[str, Any]]:
         rows = zip(block["_atom_site_moment.label"], *(block[name] for name in _MOMENTS), strict=False)
         extra["magnetic_moments_bohr"] = {label: list(moments) for label, *moments in rows}
     return crystal, extra
+
+
+def _refuse_large(text: str) -> None:
+    """Refuses lists on which pymatgen, which compares all images of all sites, takes minutes."""
+    for block in crystal_blocks(text):
+        n_sites = len(block.column(SITE_X) or [])
+        columns = [block.column(name) for name in _OPERATION_KEYS]
+        n_operations = math.prod(len(column) for column in columns if column)
+        if n_sites * n_operations > MAX_MAGNETIC_IMAGES:
+            raise RecordError(
+                f"{n_sites} sites and {n_operations} magnetic operations give up to {n_sites * n_operations} images: "
+                f"expected at most {MAX_MAGNETIC_IMAGES}; list all atoms with fewer operations"
+            )
 
 
 def _symbols(block: Mapping[str, Any]) -> set[str]:

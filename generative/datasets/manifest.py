@@ -1,4 +1,4 @@
-"""A dataset on disk: dataset.parquet, rejected.parquet and manifest.json in one folder.
+"""A dataset on disk: dataset.parquet, rejected.parquet and manifest.json in one folder, each with a checksum.
 
 The fingerprint is a SHA-256 of the table's content: the names and types of the columns, and every value, in row order.
 It depends neither on time, nor on how Parquet or Arrow split the rows into chunks, nor on compression. How: each column
@@ -11,9 +11,11 @@ three digests, in column order.
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -26,6 +28,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from generative.config import FilterConfig
 from generative.datasets.table import DATASET_SCHEMA, REJECTED_SCHEMA, batches_of
+from storage.atomic import staging
+from storage.checksums import Checksum, DamagedFileError, check
+from storage.documents import read_document, write_document
+from storage.tables import TableWriter, reading
+
+logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = "3"
 DATASET_FILE = "dataset.parquet"
@@ -187,7 +195,9 @@ class DatasetWriter:
     """Writes a dataset piece by piece, so that no more than one piece is in memory.
 
     The three files appear under their names only at `finish`, the manifest last; leaving the `with` block without it
-    (an exception, a kill) leaves whatever was in the folder before.
+    (an exception, a kill) leaves whatever was in the folder before. Each has a checksum.
+
+    Raises: DiskFullError: from any method, if there is no room.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -195,21 +205,22 @@ class DatasetWriter:
         self.fingerprint = Fingerprint()
         self.n_rows = 0
         self.methods: Counter[str] = Counter()
-        self._paths = [_temporary(folder / name) for name in (DATASET_FILE, REJECTED_FILE)]
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        rows, rejected = self._paths
-        self._rows = pq.ParquetWriter(rows, DATASET_SCHEMA, compression="zstd")
-        self._rejected = pq.ParquetWriter(rejected, REJECTED_SCHEMA, compression="zstd")
+        with ExitStack() as stack:
+            self._staging = stack.enter_context(staging(self._folder / DATASET_FILE))
+            self._rows, self._rejected = (
+                TableWriter(self._staging / name, schema, self._folder / name)
+                for name, schema in ((DATASET_FILE, DATASET_SCHEMA), (REJECTED_FILE, REJECTED_SCHEMA))
+            )
+            stack.callback(self._rows.abandon)
+            stack.callback(self._rejected.abandon)
+            self._open = stack.pop_all()
         self._waiting: list[pa.Table] = []
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._rows.close()
-        self._rejected.close()
-        for path in self._paths:
-            path.unlink(missing_ok=True)
+        self._open.close()
 
     def add(self, rows: pa.Table, rejected: pa.Table) -> None:
         """Append rows of the table and of the quarantine."""
@@ -223,11 +234,11 @@ class DatasetWriter:
             if sum(map(len, self._waiting)) >= ROW_GROUP:
                 self._write()
         if len(rejected):
-            self._rejected.write_table(rejected.select(REJECTED_SCHEMA.names).cast(REJECTED_SCHEMA))
+            self._rejected.write(rejected.select(REJECTED_SCHEMA.names).cast(REJECTED_SCHEMA))
 
     def _write(self) -> None:
         if self._waiting:
-            self._rows.write_table(pa.concat_tables(self._waiting).combine_chunks())
+            self._rows.write(pa.concat_tables(self._waiting).combine_chunks())
             self._waiting.clear()
 
     def finish(self, manifest: Manifest) -> None:
@@ -238,20 +249,13 @@ class DatasetWriter:
         """
         _agree(manifest, self.n_rows, self.fingerprint.hexdigest(), self._folder)
         self._write()
-        self._rows.close()
-        self._rejected.close()
+        self._rows.finish()
+        self._rejected.finish()
         # Without a manifest a folder is no dataset, so a kill between the renames cannot pass for a finished one.
         (self._folder / MANIFEST_FILE).unlink(missing_ok=True)
-        for path, name in zip(self._paths, (DATASET_FILE, REJECTED_FILE), strict=True):
-            os.replace(path, self._folder / name)
-        text = json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n"
-        partial = _temporary(self._folder / MANIFEST_FILE)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, self._folder / MANIFEST_FILE)
-
-
-def _temporary(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{os.getpid()}.partial")
+        for name in (DATASET_FILE, REJECTED_FILE):
+            os.replace(self._staging / name, self._folder / name)
+        write_document(self._folder / MANIFEST_FILE, manifest.model_dump(mode="json"))
 
 
 def _agree(manifest: Manifest, n_rows: int, fingerprint: str, folder: Path) -> None:
@@ -285,10 +289,12 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_FILE
     try:
-        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+        manifest = Manifest.model_validate(read_document(path, "ingest the dataset again"))
     except (FileNotFoundError, NotADirectoryError):
         raise DatasetError(f"{folder}: has no {MANIFEST_FILE}, expected a finished dataset: ingest it first") from None
-    except (ValidationError, UnicodeDecodeError) as error:
+    except DamagedFileError as error:
+        raise DatasetError(str(error)) from None
+    except (OSError, ValidationError) as error:
         raise DatasetError(f"{path}: not a dataset manifest ({str(error).splitlines()[0]}): ingest again") from None
     if manifest.schema_version != SCHEMA_VERSION:
         raise DatasetError(
@@ -306,12 +312,8 @@ def read_dataset(folder: Path) -> Dataset:
     manifest = read_manifest(folder)
     tables = []
     for name, schema in ((DATASET_FILE, DATASET_SCHEMA), (REJECTED_FILE, REJECTED_SCHEMA)):
-        try:
+        with _reading(folder / name):
             tables.append(pq.read_table(folder / name).select(schema.names).cast(schema))
-        except (OSError, KeyError, pa.ArrowException) as error:
-            raise DatasetError(
-                f"{folder / name}: not readable ({type(error).__name__}: {error}): ingest the dataset again"
-            ) from None
     table, rejected = tables
     _agree(manifest, len(table), fingerprint_of(table), folder)
     return Dataset(table, rejected, manifest)
@@ -327,15 +329,41 @@ def check_dataset(folder: Path) -> Manifest:
     """
     manifest = read_manifest(folder)
     fingerprint, n_rows = Fingerprint(), 0
-    try:
-        with pq.ParquetFile(folder / DATASET_FILE) as file:
-            for batch in batches_of(file, ROW_GROUP):
-                rows = pa.Table.from_batches([batch]).select(DATASET_SCHEMA.names).cast(DATASET_SCHEMA)
-                fingerprint.update(rows)
-                n_rows += len(rows)
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise DatasetError(
-            f"{folder / DATASET_FILE}: not readable ({type(error).__name__}: {error}): ingest the dataset again"
-        ) from None
+    with _reading(folder / DATASET_FILE), pq.ParquetFile(folder / DATASET_FILE) as file:
+        for batch in batches_of(file, ROW_GROUP):
+            rows = pa.Table.from_batches([batch]).select(DATASET_SCHEMA.names).cast(DATASET_SCHEMA)
+            fingerprint.update(rows)
+            n_rows += len(rows)
     _agree(manifest, n_rows, fingerprint.hexdigest(), folder)
     return manifest
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a finished dataset lies there with the content that was written; said where one is damaged.
+
+    Its checksums tell, which costs a reading of the bytes. One of an earlier version, which has none, is compared with
+    its fingerprint.
+    """
+    if not (folder / MANIFEST_FILE).exists():
+        return False
+    try:
+        read_manifest(folder)
+        for name in (DATASET_FILE, REJECTED_FILE):
+            if check(folder / name, "ingest the dataset again").checksum is Checksum.NONE:
+                read_dataset(folder)
+    except (DatasetError, DamagedFileError, OSError) as error:
+        logger.warning("the dataset is made again: %s", error)
+        return False
+    return True
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raises: DatasetError: for all that shows a table to be damaged."""
+    again = "ingest the dataset again"
+    try:
+        with reading(path, again):
+            yield
+    except (KeyError, DamagedFileError) as error:
+        said = f"{path} lacks the column {error}: {again}" if isinstance(error, KeyError) else str(error)
+        raise DatasetError(said) from None

@@ -13,8 +13,9 @@ import numpy as np
 from pymatgen.core.structure import Structure
 
 from generative.config import ELEMENTS
-from generative.crystals import Crystal, wrap_unit
-from generative.datasets.checks import MAX_RECORD_ATOMS, RecordError
+from generative.crystals import Crystal
+from generative.datasets.checks import RecordError, wrapped
+from generative.datasets.limits import MAX_RECORD_ATOMS
 
 _ATOMIC_NUMBERS = {symbol: z for z, symbol in enumerate(ELEMENTS, start=1)}
 _ONE_ATOM = {"element", "occu"}
@@ -67,7 +68,9 @@ def parse_structure_dict(content: Mapping[str, Any]) -> Crystal:
         bare = [{"species": site["species"], "abc": site["abc"]} for site in sites]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Crystal.from_structure(Structure.from_dict({"lattice": content["lattice"], "sites": bare}))
+            structure = Structure.from_dict({"lattice": content["lattice"], "sites": bare})
+            wrapped(np.array(structure.frac_coords, dtype=float))
+            return Crystal.from_structure(structure)
     except RecordError:
         raise
     except Exception as error:  # a foreign dictionary can fail anywhere inside pymatgen
@@ -98,4 +101,4 @@ def _plain_crystal(lattice: Any, sites: Any) -> Crystal | None:
     # Text in place of a number would be converted, and what is not finite fails in pymatgen before it fails here.
     if not all(array.dtype.kind in "fi" and np.isfinite(array).all() for array in (lattice_ang, frac)):
         return None
-    return Crystal(lattice_ang.astype(float), wrap_unit(frac.astype(float)), np.array(numbers, dtype=np.int16))
+    return Crystal(lattice_ang.astype(float), wrapped(frac.astype(float)), np.array(numbers, dtype=np.int16))

@@ -26,11 +26,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from generative.config import ELEMENTS
-from generative.crystals import Crystal, wrap_unit
-from generative.datasets.checks import MAX_RECORD_ATOMS, RecordError
+from generative.crystals import Crystal
+from generative.datasets.checks import RecordError, wrapped
+from generative.datasets.limits import MAX_RECORD_ATOMS
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][+-]?\d+)?")
-_COUNT = re.compile(r"\d+")
+_COUNT = re.compile(r"[0-9]{1,18}")
 _SYMBOL = re.compile(r"([A-Z][a-z]?)(?:[_/].*)?")  # Fe_pv of a POTCAR, Si/79d9987ad87 with its digest (VASP 6.4)
 _REMARK = re.compile(r"[!#].*")
 _FLAT = "the lattice vectors lie in a plane, their volume is 0 A^3: expected three that span a volume"
@@ -51,7 +52,10 @@ def parse_poscar(text: str) -> Crystal:
     factors = _scale_factors(_line(lines, 1, "the scale factor"))
     lattice = np.array([_vector(_line(lines, 2 + i, "a lattice vector"), f"line {3 + i}") for i in range(3)])
     scale = _per_component(factors, lattice)
-    lattice = lattice * scale
+    with np.errstate(over="ignore"):
+        lattice = lattice * scale
+    if not np.isfinite(lattice).all():
+        raise RecordError("the lattice of the POSCAR times its scale factor is infinite: expected finite numbers")
     numbers, at = _species(lines)
     mode = _line(lines, at, "'Direct' or 'Cartesian'").strip()
     if mode[:1] in ("S", "s"):
@@ -63,8 +67,9 @@ def parse_poscar(text: str) -> Crystal:
         )
     positions = _positions(lines, at + 1, len(numbers))
     if mode[0] in "CcKk":
-        positions = _fractional(positions * scale, lattice)
-    return Crystal(lattice, wrap_unit(positions), np.array(numbers, dtype=np.int16))
+        with np.errstate(over="ignore", invalid="ignore"):
+            positions = _fractional(positions * scale, lattice)
+    return Crystal(lattice, wrapped(positions), np.array(numbers, dtype=np.int16))
 
 
 def _line(lines: Sequence[str], at: int, what: str) -> str:
@@ -118,11 +123,11 @@ def _per_component(factors: Sequence[float], lattice: np.ndarray) -> np.ndarray:
     (factor,) = factors
     if factor > 0:
         return np.full(3, factor)
-    volume_ang3 = abs(float(np.linalg.det(lattice)))
-    if not volume_ang3:
-        raise RecordError(
-            "the lattice vectors lie in a plane, their volume is 0 A^3: expected three that span a volume"
-        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        volume_ang3 = abs(float(np.linalg.det(lattice)))
+    if not 0 < volume_ang3 < math.inf:
+        infinite = f"the lattice spans {volume_ang3:g} A^3: expected a finite volume"
+        raise RecordError(_FLAT if volume_ang3 == 0 else infinite)
     return np.full(3, (-factor / volume_ang3) ** (1 / 3))
 
 

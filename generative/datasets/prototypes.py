@@ -32,7 +32,8 @@ from generative.config import PrototypesSource
 from generative.crystals import Crystal
 from generative.datasets.checks import RecordError, checked, primitive
 from generative.datasets.origins import Origin
-from generative.datasets.records import Row, rejected_of, row_of, table_of
+from generative.datasets.quarantine import rejected_of
+from generative.datasets.records import Row, row_of, table_of
 from generative.datasets.sources import SourceBatch, SourceError
 
 SCORING_BATCH = 64

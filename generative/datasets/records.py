@@ -12,6 +12,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -25,19 +26,26 @@ from pymatgen.core.composition import Composition
 
 from generative.config import ELEMENTS
 from generative.crystals import Crystal, structure_columns
-from generative.datasets.checks import MAX_RECORD_ATOMS, RecordError, checked, primitive, spacegroup_of
+from generative.datasets.checks import RecordError, checked, primitive, spacegroup_of
 from generative.datasets.cif import elements_of_cif, read_cif
 from generative.datasets.levels import method_of
+from generative.datasets.limits import (
+    MAX_DIFFERENCE_EV_PER_ATOM,
+    MAX_ENERGY_EV_PER_ATOM,
+    MAX_EXTRA_CHARACTERS,
+    MAX_NAME_CHARACTERS,
+    MAX_RECORD_ATOMS,
+)
 from generative.datasets.origins import Origin
 from generative.datasets.parsing import decoded, parse_structure_dict
 from generative.datasets.poscar import parse_poscar
+from generative.datasets.quarantine import rejected_of
 from generative.datasets.sources import SourceBatch
-from generative.datasets.table import DATASET_SCHEMA, REJECTED_SCHEMA
+from generative.datasets.table import DATASET_SCHEMA
+from generative.datasets.texts import cut, fault_of, is_whole, plain_text
 
 BATCH_SIZE = 256
 """Records held at once, per worker: bounds memory, and amortises the cost of a message to a worker process."""
-
-RECORD_TEXT_MAX = 4000
 
 _NULLS = frozenset({"", "nan", "none", "null", "na", "n/a"})
 
@@ -47,6 +55,14 @@ _UNITS = {
     "e_above_hull_ev_per_atom": "eV/atom",
     "band_gap_ev": "eV",
 }
+_LARGEST = dict.fromkeys(_UNITS, MAX_DIFFERENCE_EV_PER_ATOM) | {"energy_ev_per_atom": MAX_ENERGY_EV_PER_ATOM}
+_TEXTS = {"source_id": MAX_NAME_CHARACTERS, "source": MAX_NAME_CHARACTERS, "method": MAX_NAME_CHARACTERS} | {
+    "run_type": MAX_NAME_CHARACTERS,
+    "last_modified": MAX_NAME_CHARACTERS,
+    "other_energies": MAX_EXTRA_CHARACTERS,
+    "extra": MAX_EXTRA_CHARACTERS,
+}
+"""Columns of foreign text, with the most characters each may have."""
 
 
 class Form(StrEnum):
@@ -163,6 +179,28 @@ def json_text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
 
 
+def checked_texts(row: Row) -> Row:
+    """The row, if a table can hold its texts.
+
+    Raises:
+        RecordError: if one is no text, too long, or holds half a character.
+    """
+    for column, most in _TEXTS.items():
+        text = row[column]
+        if text is None:
+            continue
+        if not isinstance(text, str):
+            raise RecordError(f"{column} is a {type(text).__name__}: expected text")
+        if len(text) > most:
+            raise RecordError(f"{column} has {len(text)} characters: expected at most {most}")
+        if not text.isascii() and not is_whole(text):
+            raise RecordError(f"{column} is {cut(plain_text(text), 80)!r}: expected text in UTF-8")
+    for one in row["other_ids"] or ():
+        if not isinstance(one, str) or len(one) > MAX_NAME_CHARACTERS or not is_whole(one):
+            raise RecordError(f"other_ids hold {cut(plain_text(str(one)), 80)!r}: expected ids in UTF-8")
+    return row
+
+
 def table_of(rows: Iterable[Row]) -> pa.Table:
     """Rows as made by `row_of`, as a table in DATASET_SCHEMA."""
     rows = list(rows)
@@ -171,28 +209,6 @@ def table_of(rows: Iterable[Row]) -> pa.Table:
         if column.name not in columns:
             columns[column.name] = pa.array([row[column.name] for row in rows], type=column.type)
     return pa.table([columns[name] for name in DATASET_SCHEMA.names], schema=DATASET_SCHEMA)
-
-
-def rejected_of(source: str, refusals: Iterable[tuple[str, str, Any]]) -> pa.Table:
-    """(source_id, reason, record) triples as a table in REJECTED_SCHEMA; records are cut to 4,000 characters."""
-    rows = [
-        {"source": source, "source_id": _plain(source_id), "reason": _plain(reason), "record": record_text(record)}
-        for source_id, reason, record in refusals
-    ]
-    return pa.Table.from_pylist(rows, schema=REJECTED_SCHEMA)
-
-
-def record_text(record: Any) -> str:
-    """A record as text that Parquet can hold, cut to RECORD_TEXT_MAX characters; foreign bytes become escapes."""
-    if isinstance(record, bytes):
-        return record[:RECORD_TEXT_MAX].decode("utf-8", "backslashreplace")[:RECORD_TEXT_MAX]
-    if isinstance(record, Crystal):
-        record = {name: column.to_pylist()[0] for name, column in structure_columns([record]).items()}
-    return _plain(record if isinstance(record, str) else json.dumps(record, default=str))[:RECORD_TEXT_MAX]
-
-
-def _plain(text: str) -> str:
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def number(value: Any, name: str, unit: str) -> float | None:
@@ -205,13 +221,19 @@ def number(value: Any, name: str, unit: str) -> float | None:
         return None
     try:
         result = float(value)
-    except (TypeError, ValueError):
-        raise RecordError(f"{name} is {str(value)[:80]!r}: expected a number in {unit} or nothing") from None
+    except (TypeError, ValueError, OverflowError):
+        raise RecordError(f"{name} is {_beginning(value)!r}: expected a number in {unit} or nothing") from None
     if math.isnan(result):
         return None
     if math.isinf(result):
         raise RecordError(f"{name} is {result}: expected a finite number in {unit} or nothing")
     return result
+
+
+def _beginning(value: Any) -> str:
+    if isinstance(value, int):  # Python writes no number of thousands of digits
+        return f"a whole number of {value.bit_length()} bits"
+    return str(value)[:80]
 
 
 def _values(properties: Mapping[str, tuple[str, Any]]) -> dict[str, float | int | None]:
@@ -223,7 +245,10 @@ def _values(properties: Mapping[str, tuple[str, Any]]) -> dict[str, float | int 
                 raise RecordError(f"{name} is {value!r}: expected an international space-group number from 1 to 230")
             values[column] = None if found is None else int(found)
         else:
-            values[column] = number(value, name, _UNITS[column])
+            found = number(value, name, _UNITS[column])
+            if found is not None and abs(found) > (most := _LARGEST[column]):
+                raise RecordError(f"{name} is {found:.4g} {_UNITS[column]}: expected between {-most:g} and {most:g}")
+            values[column] = found
     return values
 
 
@@ -276,11 +301,11 @@ def interpret_batch(
     n_filtered = 0
     allowed = None if elements is None else frozenset(elements)
     for record in records:
-        stated = None if allowed is None else stated_elements(record)
-        if allowed is not None and stated is not None and not stated <= allowed:
-            n_filtered += 1
-            continue
         try:
+            stated = None if allowed is None else stated_elements(record)
+            if allowed is not None and stated is not None and not stated <= allowed:
+                n_filtered += 1
+                continue
             parsed, notes = _read(record)
             crystal = checked(parsed)
             if notes:
@@ -291,9 +316,12 @@ def interpret_batch(
                 continue
             values = _values(record.properties)
             label = record.method or method_of(method, record.run_type, record.correction)
-            rows.append(row_of(crystal, record.source or source, record.source_id, label, values, record, origin))
+            row = row_of(crystal, record.source or source, record.source_id, label, values, record, origin)
+            rows.append(checked_texts(row))
         except RecordError as error:
             refusals.append((record.source_id, str(error), record.content))
+        except Exception as error:  # of a foreign record anything can be raised; the others are none the worse for it
+            refusals.append((record.source_id, fault_of(error), record.content))
     return rows, refusals, n_filtered
 
 
@@ -330,11 +358,19 @@ def interpret(
     # spawn: the caller may be a thread of a process that holds locks (torch, Prefect), which a fork would copy held.
     with ProcessPoolExecutor(min(workers, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
         waiting: deque[tuple[list[RawRecord], Future[tuple[list[Row], list[tuple[str, str, Any]], int]]]] = deque()
+
+        def oldest() -> SourceBatch:
+            done, future = waiting.popleft()
+            try:
+                return finished(done, future.result())
+            except BrokenProcessPool:
+                raise
+            except Exception:  # what cannot be sent to another process (nesting, odd types) is read here
+                return finished(done, interpret_batch(done, source, method, elements, origin))
+
         for batch in batches:
             waiting.append((batch, pool.submit(interpret_batch, batch, source, method, elements, origin)))
             if len(waiting) >= 2 * workers:
-                done, future = waiting.popleft()
-                yield finished(done, future.result())
+                yield oldest()
         while waiting:
-            done, future = waiting.popleft()
-            yield finished(done, future.result())
+            yield oldest()

@@ -277,6 +277,19 @@ def fit_pair(
 
 
 @compiled
+def _nearest_first(lattice: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lattice points by their distance from the origin, (k, 3), and these distances, (k,)."""
+    lengths = np.empty(len(points))
+    for p in range(len(points)):
+        squared = 0.0
+        for x in range(3):
+            squared += (points[p, 0] * lattice[0, x] + points[p, 1] * lattice[1, x] + points[p, 2] * lattice[2, x]) ** 2
+        lengths[p] = math.sqrt(squared)
+    order = np.argsort(lengths)
+    return points[order], lengths[order]
+
+
+@compiled
 def fit_pairs(
     lattices: np.ndarray,
     longest: np.ndarray,
@@ -323,7 +336,7 @@ def fit_pairs(
     Returns: The number of pairs judged.
     """
     bench = bench_for(bounds[-1])
-    points = ordered_points
+    points, lengths = ordered_points, np.empty(0)
     use_rms = len(ordered_points) > 0
     for i in range(len(firsts)):
         a, b = firsts[i], seconds[i]
@@ -333,12 +346,18 @@ def fit_pairs(
                 radius = max(radius, other_longest[seconds[k]])
                 k += 1
             points = lattice_points(lattices[a], radius * (1 + tolerances[0]) * (1 + 1e-6), MAX_POINTS)
+            lengths = np.empty(0)
+            if k > i + 1:  # one thin cell among the others would make the list long for all
+                points, lengths = _nearest_first(lattices[a], points)
         if len(points) == 0:
             verdicts[i], stages[i] = 2, 0
         else:
+            n_points = len(points)
+            if len(lengths) > 0:
+                n_points = np.searchsorted(lengths, other_longest[b] * (1 + tolerances[0]) * (1 + 1e-6), side="right")
             verdicts[i] = fit_pair(
                 bench,
-                points,
+                points[:n_points],
                 lattices[a],
                 coordinates[a],
                 other_lattices[b],

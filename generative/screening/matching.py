@@ -21,7 +21,19 @@ import numpy as np
 
 from generative.config import ELEMENTS
 from generative.crystals import Crystal
-from generative.screening.pair_fits import ACCEPTED, REFUSED, CellStack, Judge, Kind, PairCounts, kind_of, stack_cells
+from generative.screening.pair_fits import (
+    ACCEPTED,
+    FEW,
+    REFUSED,
+    CellStack,
+    Judge,
+    Kind,
+    LatticeClasses,
+    PairCounts,
+    classes_of,
+    kind_of,
+    stack_cells,
+)
 from generative.screening.reduction import (
     MATCHER_FAULTS,
     ReducedCell,
@@ -147,10 +159,11 @@ def group(crystals: Sequence[Crystal], tolerances: Tolerances, workers: int = 1)
     with _pool(workers) as pool:
         for members in buckets.values():
             stack = stack_cells([found for i in members if (found := cells[i].crystal) is not None])
+            classes = classes_of(stack)
             left = np.arange(len(members))
             while len(left) > 1:
                 opener, left = left[0], left[1:]
-                verdicts = _row(judge, stack, opener, left, pool, workers)
+                verdicts = _row(judge, stack, classes, opener, left, pool, workers)
                 for place in np.flatnonzero((verdicts != REFUSED) & (verdicts != ACCEPTED)):
                     earlier, index = members[opener], members[left[place]]
                     same, fault = judge.fit(crystals[earlier], cells[earlier], crystals[index], cells[index])
@@ -171,9 +184,21 @@ def _pool(workers: int) -> AbstractContextManager[Executor | None]:
 
 
 def _row(
-    judge: Judge, stack: CellStack, opener: int, others: np.ndarray, pool: Executor | None, workers: int
+    judge: Judge,
+    stack: CellStack,
+    classes: LatticeClasses | None,
+    opener: int,
+    others: np.ndarray,
+    pool: Executor | None,
+    workers: int,
 ) -> np.ndarray:
     """Verdicts of fit(opener, other), the others shared out among the threads."""
+    if classes is not None and len(others) > FEW:
+        kept = judge.mappable(classes, opener, others)
+        verdicts = np.full(len(others), REFUSED, np.int8)
+        if kept.any():
+            verdicts[kept] = _row(judge, stack, None, opener, others[kept], pool, workers)
+        return verdicts
     openers = np.full(len(others), opener)
     if pool is None or len(others) < workers * ROW_PER_WORKER:
         return judge.verdicts(stack, openers, stack, others)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from pymatgen.core.structure import Structure
@@ -26,6 +26,9 @@ from generative.screening.reduction import (
 )
 from generative.screening.tolerances import Tolerances
 
+if TYPE_CHECKING:
+    from generative.screening.lattice_windows import Parameters
+
 Kind = tuple[tuple[int, int], ...]
 """Composition of a reduced cell: (atomic number, atoms), sorted. Crystals of unequal kind never fit."""
 
@@ -34,6 +37,12 @@ REFUSED, ACCEPTED, UNSURE = 0, 1, 2
 
 MAX_PYMATGEN_POINTS = 20_000
 """Lattice points whose pairs pymatgen holds in memory at once: 3 GB at this many; ordinary cells have 10 to 1,000."""
+
+FEW = 24
+"""Pairs of one first crystal for which listing the bases of its lattice costs more than it spares."""
+
+CLASS_RATIO = 1.5
+"""Longest vectors of one class of lattices differ by this factor at most."""
 
 
 @dataclass
@@ -113,6 +122,41 @@ def stack_cells(cells: Sequence[Crystal]) -> CellStack:
     return CellStack(lattices, np.sqrt((lattices**2).sum(axis=2)).max(axis=1), coordinates, refs, bounds)
 
 
+class LatticeClasses:
+    """The lattices of a stack, sorted into classes of like length.
+
+    What is listed of a first lattice reaches as far as the longest vector of the others, so a few thin cells would make
+    it long for all.
+
+    Attributes:
+        stack: the crystals.
+        number: class of each, (m,).
+        row: its row among the parameters of its class, (m,).
+        longest: longest vector of each class.
+        parameters: of each class.
+    """
+
+    def __init__(self, stack: CellStack) -> None:
+        from generative.screening.lattice_windows import parameters_of_all
+
+        self.stack = stack
+        steps = np.log(stack.longest / stack.longest.min()) / np.log(CLASS_RATIO)
+        _, self.number = np.unique(steps.astype(np.int64), return_inverse=True)
+        self.row = np.empty(len(steps), np.int64)
+        self.longest: list[float] = []
+        self.parameters: list[Parameters] = []
+        for number in range(self.number.max() + 1):
+            members = np.flatnonzero(self.number == number)
+            self.row[members] = np.arange(len(members))
+            self.longest.append(float(stack.longest[members].max()))
+            self.parameters.append(parameters_of_all(np.ascontiguousarray(stack.lattices[members])))
+
+
+def classes_of(stack: CellStack) -> LatticeClasses | None:
+    """The classes of a stack; None where so few pairs, or no native code, make them worth nothing."""
+    return LatticeClasses(stack) if len(stack.refs) > FEW and native.is_available() else None
+
+
 @dataclass
 class Judge:
     """Judges pairs at given tolerances and counts what it took.
@@ -142,6 +186,25 @@ class Judge:
         n = fit_pairs(*first, firsts, *second[:-1], seconds, *asked, verdicts, stages, rms)
         self._count(verdicts[:n], stages[:n])
         return verdicts[:n]
+
+    def mappable(self, classes: LatticeClasses, first: int, seconds: np.ndarray) -> np.ndarray:
+        """Of which of `seconds` the lattice may be mapped on by that of `first`; the others are refused and counted."""
+        from generative.screening.lattice_windows import may_be_mapped
+
+        kept = np.ones(len(seconds), np.bool_)
+        numbers = self._numbers()
+        for number, one in enumerate(classes.parameters):
+            places = np.flatnonzero(classes.number[seconds] == number)
+            if len(places) > FEW:
+                found = np.empty(len(places), np.bool_)
+                others = classes.row[seconds[places]]
+                may_be_mapped(classes.stack.lattices[first], classes.longest[number], others, one, numbers, found)
+                kept[places] = found
+        n_refused = len(seconds) - int(np.count_nonzero(kept))
+        with self._lock:
+            self.counts.n_pairs += n_refused
+            self.counts.n_no_lattice += n_refused
+        return kept
 
     def fit(
         self, first: Crystal, first_cell: ReducedCell, second: Crystal, second_cell: ReducedCell

@@ -148,7 +148,7 @@ def _model_of(file: Path) -> str:
         data, encoder = read["data"], read["model"]["encoder"]
         stated = {name: _resolved(encoder[name], read) for name in (*ENCODER, "num_targets", "otf_graph")}
         stated |= {name: data[name] for name in ("graph_method", "eval_model_name", "prop")}
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise PublishedError(f"{beside.name} states no {error}: expected the settings of a CDVAE training") from None
     model = stated.pop("eval_model_name")
     if model not in TARGETS:

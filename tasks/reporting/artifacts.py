@@ -59,7 +59,7 @@ def publish(inputs: ReportInputs) -> dict[str, UUID]:
     report_key, table_key = artifact_key("report", inputs.run_name), artifact_key("candidates", inputs.run_name)
     rows, left_out = fitting_rows(candidate_rows(inputs.candidates))
     about = f"Energies: {escape_markdown(inputs.potential_method)}, not DFT."
-    if left_out:
+    if left_out := left_out + inputs.n_left_out:
         about += f" The last {left_out} candidates are in candidates.parquet only."
     title, text = markdown_report(inputs).split("\n", 1)
     linked = f"{title}\n\n{report_link(inputs.run_folder)}\n{text}"
@@ -91,10 +91,10 @@ def _card(inputs: ReportInputs) -> str:
     """What the artifact's card shows: the best candidate with a thumbnail."""
     best = summarise(inputs.candidates).best
     if best is None:
-        return f"{len(inputs.candidates)} candidates, none with a place on the hull"
+        return f"{inputs.n_ranked} candidates, none with a place on the hull"
     thumbnail = data_uri(crystal_png(best.structure, 160, inputs.elements))
     above = number(best.e_above_hull_ev_per_atom)
-    text = f"{len(inputs.candidates)} candidates; best {markdown_formula(best.formula)}, {above} eV/atom above hull"
+    text = f"{inputs.n_ranked} candidates; best {markdown_formula(best.formula)}, {above} eV/atom above hull"
     return f'{text} <img src="{thumbnail}" width="120">'
 
 

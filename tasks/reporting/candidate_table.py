@@ -124,7 +124,7 @@ def _cells(c: ReportCandidate) -> dict[str, tuple[str, str]]:
 
 
 def candidate_section(inputs: ReportInputs) -> str:
-    """Every candidate in one table that sorts and filters."""
+    """The candidates in one table that sorts and filters; where they are but the best, with a link to all."""
     if not inputs.candidates:
         return (
             '<section><h2>Candidates</h2><p class="hint">None: no crystal passed every stage. The yield below '
@@ -144,9 +144,17 @@ def candidate_section(inputs: ReportInputs) -> str:
             f"{number_class}{order}>{label}{unit}</th>"
         )
     rows = "\n".join(_row(c, columns) for c in inputs.ranked)
+    title, listed = "All candidates", ""
+    if inputs.n_left_out:
+        title = f"The best {len(inputs.candidates)} candidates"
+        listed = (
+            f" {inputs.n_left_out} more of lower rank are left out; all {inputs.n_ranked} are in "
+            f"{_link(inputs.listing_path, safe(inputs.listing_path))} (numbers) and "
+            f"{_link('candidates.parquet', 'candidates.parquet')} (crystals too)."
+        )
     return (
-        '<section id="all"><h2>All candidates</h2><p class="hint">Click a heading to sort, a row to see the '
-        "crystal.</p>"
+        f'<section id="all"><h2>{title}</h2><p class="hint">Click a heading to sort, a row to see the '
+        f"crystal.{listed}</p>"
         '<div class="filters" role="search"><label><span>Find</span><input type="search" id="filter-text" '
         'placeholder="formula, id, space group"></label>'
         '<label><span>Energy above hull at most</span><input type="number" id="filter-energy" step="0.01" '

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from generative.datasets.table import batches_of
+from storage.tables import reading
 
 COLUMNS = [
     "source",
@@ -133,10 +135,10 @@ def dataset_statistics(folder: Path) -> DatasetStatistics:
 
     Memory: one batch of columns, two energies per crystal, and the distinct formulas and systems.
 
-    Raises: OSError, pyarrow.ArrowException: if the folder holds no readable dataset.
+    Raises: DamagedFileError: if the folder holds no readable dataset.
     """
     running = _Running()
-    with pq.ParquetFile(folder / "dataset.parquet") as file:
+    with _opened(folder / "dataset.parquet") as file:
         for batch in batches_of(file, BATCH_ROWS, COLUMNS):
             running.add(batch)
     counts = {name: running.counts.get(name, Counter()) for name in ("chemsys", "n_elements", "n_atoms", "spacegroup")}
@@ -159,6 +161,12 @@ def dataset_statistics(folder: Path) -> DatasetStatistics:
     )
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    with reading(path, "ingest the dataset again"), pq.ParquetFile(path) as file:
+        yield file
+
+
 def _whole(counter: Counter[object]) -> dict[int, int]:
     return dict(sorted((int(str(value)), count) for value, count in counter.items()))
 
@@ -173,7 +181,7 @@ def reason_class(reason: str) -> str:
 def _refusals(path: Path) -> Iterator[Refusals]:
     counts: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], tuple[str, str]] = {}
-    with pq.ParquetFile(path) as file:
+    with _opened(path) as file:
         for batch in batches_of(file, BATCH_ROWS, ["source", "source_id", "reason"]):
             for row in batch.to_pylist():
                 kind = (row["source"], reason_class(row["reason"]))

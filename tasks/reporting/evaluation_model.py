@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from generative.metrics.figures import Evaluation, Figure
+from storage.checksums import DamagedFileError
+from storage.documents import read_document
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class EvaluationReport:
         Raises: ValueError: if the file is none.
         """
         try:
-            stated = json.loads(path.read_text(encoding="utf-8"))
+            stated = read_document(path, "make it again")
             made = [_evaluation(entry, stated["figures"]) for entry in stated["protocols"]]
             settings = stated["settings"]
             return cls(
@@ -123,7 +124,9 @@ class EvaluationReport:
                 key=stated["key"],
                 **{field: stated[field] for field in ("left_out", "settings", "versions", "seconds", "created")},
             )
-        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except DamagedFileError:
+            raise
+        except (OSError, KeyError, TypeError) as error:
             raise ValueError(f"{path.name} is no evaluation ({type(error).__name__}: {error}): make it again") from None
 
 

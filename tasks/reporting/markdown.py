@@ -40,7 +40,7 @@ def markdown_report(inputs: ReportInputs) -> str:
 
     Raises: ValueError: if a hull phase lies outside the hull's elements.
     """
-    summary = summarise(inputs.candidates)
+    summary = summarise(inputs.candidates, inputs.counts)
     title = f"# {escape_markdown(inputs.system)}: {escape_markdown(inputs.run_name)}"
     notes = "\n".join(f"> **Note.** {escape_markdown(note)}\n>" for note in inputs.notes[:MOST_NOTES])
     counts = (

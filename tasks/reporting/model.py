@@ -142,6 +142,29 @@ class ReportCandidate:
         return {symbol: amount / total for symbol, amount in composition.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Counts over the ranked candidates of a run.
+
+    Attributes:
+        n_candidates: ranked candidates.
+        n_prototypes: of them, stable prototypes that were offered beside the generated ones.
+        n_new: of them, those that match no crystal of a database.
+        n_on_hull: on or below the hull of the competing phases.
+        n_near_hull: at most NEAR_HULL_EV_PER_ATOM above it (those on it included).
+        n_with_hull: those with an energy above hull at all.
+        n_converged: relaxations that converged.
+    """
+
+    n_candidates: int
+    n_prototypes: int
+    n_new: int
+    n_on_hull: int
+    n_near_hull: int
+    n_with_hull: int
+    n_converged: int
+
+
 @dataclass(frozen=True)
 class AskedFigure:
     """How often one thing that was asked for is there, over the candidates that were relaxed.
@@ -216,7 +239,9 @@ class ReportInputs:
         provenance: dataset fingerprint, checkpoint digest, versions, seed, hardware; nested dicts allowed.
         yields: one entry per stage, in order.
         rejected: why crystals were turned away.
-        candidates: ranked; the report sorts them by rank again.
+        candidates: ranked; the report sorts them by rank again. Of many, the best.
+        counts: over all ranked candidates; None if `candidates` are all.
+        listing_path: path of the CSV file that lists all, relative to the run folder; empty if `candidates` are all.
         asked: how often what was asked for is there.
         best_of_formulas: the best candidate of every formula.
         phonons: of the best candidates, by rank; empty where none were asked for.
@@ -234,6 +259,8 @@ class ReportInputs:
     yields: tuple[StageYield, ...] = ()
     rejected: tuple[Rejection, ...] = ()
     candidates: tuple[ReportCandidate, ...] = ()
+    counts: Counts | None = None
+    listing_path: str = ""
     asked: tuple[AskedFigure, ...] = ()
     best_of_formulas: tuple[FormulaBest, ...] = ()
     phonons: tuple[PhononFigure, ...] = ()
@@ -245,6 +272,16 @@ class ReportInputs:
     def ranked(self) -> list[ReportCandidate]:
         """Candidates by rank, ties by id."""
         return sorted(self.candidates, key=lambda c: (c.rank, c.id))
+
+    @property
+    def n_ranked(self) -> int:
+        """Ranked candidates, those that are not listed included."""
+        return len(self.candidates) if self.counts is None else self.counts.n_candidates
+
+    @property
+    def n_left_out(self) -> int:
+        """Ranked candidates beyond those that are listed."""
+        return self.n_ranked - len(self.candidates)
 
     @property
     def system(self) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import html
 import importlib.resources
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from storage.atomic import write_text
 from tasks.reporting.asked import asked_section
 from tasks.reporting.candidate_table import candidate_section
 from tasks.reporting.hull_interactive import hull_figures
@@ -88,10 +88,7 @@ def report_html(inputs: ReportInputs) -> str:
 
 def write_report(inputs: ReportInputs, path: Path) -> Path:
     """Write the page to `path`, whole or not at all, and return it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(report_html(inputs), encoding="utf-8", newline="\n")
-    os.replace(unfinished, path)
+    write_text(path, report_html(inputs))
     return path
 
 

@@ -28,7 +28,7 @@ PROTOTYPE_TAG = ' <span class="tag plain">prototype</span>'
 
 def header(inputs: ReportInputs) -> str:
     """Title, one sentence on what came out, warnings, and the counts."""
-    summary = summarise(inputs.candidates)
+    summary = summarise(inputs.candidates, inputs.counts)
     names = "<span>\u2013</span>".join(safe(e) for e in inputs.elements)
     if summary.best is None:
         lead = f"<b>{summary.n_candidates}</b> candidates; none of them has a place on a convex hull."
@@ -68,6 +68,8 @@ def hull_section(inputs: ReportInputs) -> str:
     theory = inputs.hull.level_of_theory or inputs.potential_method
     stable = sum(p.stable for p in inputs.hull.phases)
     left_out = f" {_count(missing, 'candidate')} without hull numbers left out." if missing else ""
+    if inputs.n_left_out:
+        left_out += f" Shown are the {len(inputs.candidates)} candidates of the table below."
     switch = ""
     if len(inputs.hull.elements) == 3:
         switch = (

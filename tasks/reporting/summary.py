@@ -5,46 +5,51 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from tasks.candidates import Proposer
 from tasks.reporting.hull_geometry import ON_HULL_EV_PER_ATOM
-from tasks.reporting.model import ReportCandidate, ReportInputs
+from tasks.reporting.model import Counts, ReportCandidate, ReportInputs
 
 NEAR_HULL_EV_PER_ATOM = 0.1
 """The usual bound for 'worth a closer look': most synthesised metastable crystals lie below it (Sun et al. 2016)."""
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Counts over the candidates of a run.
+class Ranked(Protocol):
+    """What is counted of a ranked candidate: a ReportCandidate has it, and so does a row's record."""
+
+    @property
+    def e_above_hull_ev_per_atom(self) -> float | None:
+        """Distance to the hull; None if unknown."""
+
+    @property
+    def known_match(self) -> str | None:
+        """Id of the database's crystal it matches; None if new."""
+
+    @property
+    def relax_status(self) -> str:
+        """How the relaxation ended."""
+
+    @property
+    def proposed_by(self) -> str:
+        """A tasks.candidates.Proposer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary(Counts):
+    """Counts over the candidates of a run, and the best of them.
 
     Attributes:
-        n_candidates: ranked candidates.
-        n_prototypes: of them, stable prototypes that were offered beside the generated ones.
-        n_new: of them, those that match no crystal of a database.
-        n_on_hull: on or below the hull of the competing phases.
-        n_near_hull: at most NEAR_HULL_EV_PER_ATOM above it (those on it included).
-        n_with_hull: those with an energy above hull at all.
-        n_converged: relaxations that converged.
         best: lowest energy above hull; None if none is known.
     """
 
-    n_candidates: int
-    n_prototypes: int
-    n_new: int
-    n_on_hull: int
-    n_near_hull: int
-    n_with_hull: int
-    n_converged: int
     best: ReportCandidate | None
 
 
-def summarise(candidates: Sequence[ReportCandidate]) -> Summary:
+def counts_of(candidates: Sequence[Ranked]) -> Counts:
     """The counts of these candidates."""
-    known = [(c.e_above_hull_ev_per_atom, c.rank, c.id, c) for c in candidates if is_number(c.e_above_hull_ev_per_atom)]
-    above = [entry[0] for entry in known if entry[0] is not None]
-    return Summary(
+    above = [e for c in candidates if (e := c.e_above_hull_ev_per_atom) is not None and is_number(e)]
+    return Counts(
         n_candidates=len(candidates),
         n_prototypes=sum(c.proposed_by == Proposer.PROTOTYPE for c in candidates),
         n_new=sum(c.known_match is None for c in candidates),
@@ -52,8 +57,14 @@ def summarise(candidates: Sequence[ReportCandidate]) -> Summary:
         n_near_hull=sum(e <= NEAR_HULL_EV_PER_ATOM for e in above),
         n_with_hull=len(above),
         n_converged=sum(c.relax_status == "converged" for c in candidates),
-        best=min(known, key=lambda entry: (entry[0] or 0.0, entry[1], entry[2]))[3] if known else None,
     )
+
+
+def summarise(candidates: Sequence[ReportCandidate], counts: Counts | None = None) -> Summary:
+    """The counts of these candidates, or those given where these are but the best of many; and the best."""
+    known = [(c.e_above_hull_ev_per_atom, c.rank, c.id, c) for c in candidates if is_number(c.e_above_hull_ev_per_atom)]
+    best = min(known, key=lambda entry: (entry[0] or 0.0, entry[1], entry[2]))[3] if known else None
+    return Summary(**vars(counts or counts_of(candidates)), best=best)
 
 
 def prototype_name(candidate: ReportCandidate) -> str:

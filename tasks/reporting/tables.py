@@ -1,24 +1,15 @@
-"""Candidates as a markdown table, as rows for a table artifact, and as CIF files."""
+"""Candidates as a markdown table and as rows for a table artifact."""
 
 from __future__ import annotations
 
 import html
-import os
 import re
-import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
 from typing import Any
-
-from pymatgen.core.structure import Structure
-from pymatgen.io.cif import CifWriter
 
 from tasks.candidates import Proposer
 from tasks.reporting.model import ReportCandidate
 from tasks.reporting.summary import any_phonons, is_number, number, prototype_name
-
-REFINE_TOLERANCE_ANG = 0.1
-"""Symmetry tolerance of the refined CIFs; the Materials Project uses the same for relaxed crystals."""
 
 
 def escape_markdown(text: object) -> str:
@@ -129,84 +120,3 @@ def candidate_rows(candidates: Sequence[ReportCandidate]) -> list[dict[str, Any]
         }
         for c in sorted(candidates, key=lambda c: (c.rank, c.id))
     ]
-
-
-def write_cifs(
-    candidates: Sequence[ReportCandidate], folder: Path, lineage: Mapping[str, str] | None = None
-) -> list[Path]:
-    """Write each candidate's CIF at its `cif_path` below the run folder, with its lineage as comments.
-
-    The cell is written as relaxed, in P1. Where spglib finds a symmetry, a refined twin stands beside it, with
-    `_symmetrised` in its name. The data block is named by the candidate's id.
-
-    Args:
-        candidates: those without a cif_path go to cifs/<id>.cif.
-        folder: the run folder.
-        lineage: more comment lines, such as checkpoint and dataset digests, the same for all.
-    Returns: The files as relaxed, in the order given.
-    Raises: ValueError: if a cif_path leaves the folder.
-    """
-    written = []
-    for candidate in candidates:
-        relative = PurePosixPath(candidate.cif_path or f"cifs/{candidate.id}.cif")
-        if relative.is_absolute() or ".." in relative.parts:
-            raise ValueError(f"cif_path of {candidate.id} is {str(relative)!r}, expected a path inside the run folder")
-        target = folder / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        comments = _comments(candidate, lineage or {})
-        _write(target, cif_text(candidate.structure, candidate.id, [*comments, "cell: as relaxed, P1"]))
-        refined = _refined(candidate)
-        if refined is not None:
-            note = f"cell: conventional, symmetrised within {REFINE_TOLERANCE_ANG} A; not exactly as relaxed"
-            twin = target.with_name(f"{target.stem}_symmetrised.cif")
-            _write(twin, _headed(refined, f"{candidate.id}_symmetrised", [*comments, note]))
-        written.append(target)
-    return written
-
-
-def cif_text(structure: Structure, name: str, comments: Sequence[str] = ()) -> str:
-    """A P1 CIF whose data block is `name`, led by comment lines."""
-    return _headed(str(CifWriter(structure)), name, comments)
-
-
-def _headed(text: str, name: str, comments: Sequence[str]) -> str:
-    block = re.sub(r"[^\x21-\x7e]", "_", name) or "crystal"
-    body = re.sub(r"(?m)^data_.*$", lambda _: f"data_{block}", text, count=1)
-    lines = ["# " + " ".join(comment.split()) for comment in comments]
-    return "\n".join([*lines, body.rstrip("\n"), ""])
-
-
-def _refined(candidate: ReportCandidate) -> str | None:
-    """The symmetrised CIF, or None if there is no symmetry to speak of or none can be found."""
-    if candidate.spacegroup_number is not None and candidate.spacegroup_number <= 1:
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return str(CifWriter(candidate.structure, symprec=REFINE_TOLERANCE_ANG, refine_struct=True))
-        except Exception:  # spglib and pymatgen raise a dozen types here; the P1 file is complete without this one
-            return None
-
-
-def _comments(candidate: ReportCandidate, lineage: Mapping[str, str]) -> list[str]:
-    def energy(value: float | None) -> str:
-        return "unknown" if value is None else f"{value:.4f} eV/atom (screening energy, not DFT)"
-
-    # A prototype was not drawn: neither generator nor seed lead to it.
-    skipped = {"generator sha256", "seed"} if candidate.proposed_by == Proposer.PROTOTYPE else set()
-    return [
-        f"Hullward candidate {candidate.id}, rank {candidate.rank}, {candidate.formula}",
-        f"energy above hull: {energy(candidate.e_above_hull_ev_per_atom)}",
-        f"formation energy: {energy(candidate.formation_energy_ev_per_atom)}",
-        f"relaxation: {candidate.relax_status} after {candidate.relax_steps} steps",
-        f"in a database: {candidate.known_match or 'not in the data set'}",
-        f"proposed by: {candidate.proposed_by}; prototype: {prototype_name(candidate) or 'like none'}",
-        *(f"{key}: {value}" for key, value in sorted(lineage.items()) if key not in skipped),
-        "lineage: the row of this id in candidates.parquet, and manifest.json of the run",
-    ]
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(unfinished, path)

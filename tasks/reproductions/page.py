@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from tasks.files import write_text
+from storage.atomic import write_text
 from tasks.reporting.dataset_plots import INK, MUTED
 from tasks.reporting.evaluation_markdown import table as markdown_table
 from tasks.reporting.evaluation_page import page, safe, section, table_html, top

@@ -20,7 +20,9 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from generative.metrics.figures import Figure
-from tasks.files import key_of, write_text
+from storage.atomic import sweep
+from storage.documents import read_document, write_document
+from tasks.files import key_of
 from tasks.source_code import Entry
 
 N_BOOTSTRAP = 200
@@ -137,13 +139,13 @@ class Result:
 
     def write(self, file: Path) -> None:
         """Write the document; it appears whole or not at all."""
-        write_text(file, json.dumps(self.as_dict(), indent=1, allow_nan=False, default=str) + "\n")
+        write_document(file, self.as_dict(), indent=1)
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
         """The document; None if there is none, or one that cannot be read, which is made again."""
         try:
-            stated = json.loads(file.read_text(encoding="utf-8"))
+            stated = read_document(file, "it is made again")
             return cls(
                 Place(**stated["place"]),
                 stated["inputs"],
@@ -200,6 +202,7 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        sweep(folder, below=False)
         yield
 
 

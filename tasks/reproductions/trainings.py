@@ -8,7 +8,6 @@ the result instead.
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +15,7 @@ from typing import Protocol
 from configs.schema import ExecutionConfig
 from generative.metrics.figures import Figure
 from generative.training_config import TrainConfig
-from tasks.files import write_text
+from storage.documents import read_document, write_document
 from tasks.reproductions.results import Measured, NotReadyError, Place, Reproduction, Result
 from tasks.run import hardware
 from tasks.source_code import code_digest
@@ -43,13 +42,15 @@ class Trained(Reproduction, Protocol):
 def clear_unless(folder: Path, inputs: str) -> None:
     """Empty the folder of a training with other settings; note whose it is from now on."""
     marker = folder / "started.json"
-    if not marker.is_file() or json.loads(marker.read_text(encoding="utf-8")).get("inputs") != inputs:
+    # Whose training it is nobody knows then, and what would be emptied may be days of work.
+    unknown = f"remove {folder} to train anew, or only what is in it that is not wanted"
+    if not marker.is_file() or read_document(marker, unknown).get("inputs") != inputs:
         for part in folder.iterdir():
             if part.is_dir():
                 shutil.rmtree(part)
             elif part.name != ".lock":
                 part.unlink()
-        write_text(marker, json.dumps({"inputs": inputs}) + "\n")
+        write_document(marker, {"inputs": inputs})
 
 
 def training_result(config: Trained, place: Place, settings: TrainConfig, inputs: str, checkpoint: Path) -> Result:

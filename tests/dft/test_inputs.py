@@ -260,11 +260,9 @@ def test_a_second_write_leaves_results_alone_and_never_overwrites_a_calculation(
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
-def test_inputs_alone_are_replaced_and_a_killed_run_leaves_no_trace(tmp_path: Path) -> None:
+def test_inputs_alone_are_replaced_and_nothing_is_left_beside_them(tmp_path: Path) -> None:
     folder = tmp_path / "c"
     written(folder)
-    (tmp_path / ".c.partial").mkdir()
-    (tmp_path / ".c.partial" / "INCAR").write_text("half")
     (folder / "KPOINTS").unlink()
     written(folder, Preset.VDW)
     assert Incar.from_file(folder / "INCAR")["ENCUT"] == 550

@@ -82,9 +82,15 @@ def test_a_damaged_job_is_named_and_made_again(tmp_path: Path) -> None:
     folder = make_job_folder(tmp_path, silicon(), ENGINE, candidate_id="c1")
     text = (folder / "job.json").read_text()
     (folder / "job.json").write_text(text[: len(text) // 2])
-    with pytest.raises(JobFolderError, match="no JSON object"):
+    with pytest.raises(JobFolderError, match=r"job\.json is damaged .*: submit the same jobs again"):
         read_job(folder)
-    (folder / "job.json").write_text(text.replace('"fmax_ev_per_ang": 0.05', '"fmax_ev_per_ang": 0.06'))
+    changed = text.replace('"fmax_ev_per_ang": 0.05', '"fmax_ev_per_ang": 0.06')
+    (folder / "job.json").write_text(changed)
+    with pytest.raises(JobFolderError, match=r"job\.json is damaged .*checksum"):
+        read_job(folder)
+    document = json.loads(changed)
+    del document["checksum"]  # as an earlier version wrote it
+    (folder / "job.json").write_text(json.dumps(document))
     with pytest.raises(JobFolderError, match="was changed"):
         read_job(folder)
     assert make_job_folder(tmp_path, silicon(), ENGINE, candidate_id="c1") == folder

@@ -29,6 +29,7 @@ from monty.json import MontyDecoder, MontyEncoder
 import dft.stores
 from dft.config import StoreConfig
 from dft.stores import EnvironmentMongoStore, JobStoreError, SQLiteStore, open_job_store
+from storage.atomic import DiskFullError
 
 SECRET = "sw0rdf1sh"
 
@@ -130,7 +131,7 @@ def test_a_failed_update_leaves_memory_and_file_as_they_were(tmp_path: Path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "_write_rows", full_disk)
-        with pytest.raises(sqlite3.OperationalError, match="disk is full"):
+        with pytest.raises(DiskFullError, match=r"s\.sqlite cannot be written .*make room there"):
             store.update([{"uuid": "a", "index": 1, "value": 2}, {"uuid": "b", "index": 1, "value": 2}])
     with pytest.raises(KeyError):
         store.update([{"uuid": "c", "index": 1}, {"index": 1}])
@@ -143,6 +144,7 @@ def test_a_failed_update_leaves_memory_and_file_as_they_were(tmp_path: Path, mon
 
 WRITER = """
 import sys
+from storage.atomic import DiskFullError
 from dft.stores import SQLiteStore
 store = SQLiteStore(sys.argv[1], "jobs", key="uuid")
 store.connect()

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +22,8 @@ from pymatgen.core.structure import Structure
 from configs.paths import resolve
 from configs.schema import DiscoverConfig
 from flows.environment import server_environment
-from flows.serve import Service, wait_until_ready
+from flows.prefect_api import Api
+from flows.services import listening_on, start_server, wait_until_ready
 from generative import checkpoints
 from generative.config import DataConfig, FilesSource
 from generative.crystals import Crystal
@@ -125,15 +125,12 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
 def prefect_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a client of a server of our own, on loopback, with a database of its own."""
     home = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment = server_environment(home, port, inherited)
-    arguments = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    server = Service("server", arguments, environment, home / "logs")
+    listener = listening_on(0)
+    environment = server_environment(home, listener.getsockname()[1], inherited, None)
+    server = start_server(listener, environment, home / "logs")
     try:
-        wait_until_ready(environment["PREFECT_API_URL"], server)
+        wait_until_ready(Api.of(environment), server)
         yield environment
     finally:
         server.stop()

@@ -9,6 +9,7 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -206,6 +207,34 @@ def test_the_report_loads_nothing_from_elsewhere(finished: Any) -> None:
     assert not re.search(r"""@import|url\(["']?(?:https?:)?//""", tags)
     for row in rows_of(finished):
         assert (row["id"] in page) == (row["rank"] is not None)
+
+
+def test_a_report_of_more_candidates_than_it_lists_leads_to_all_of_them(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copied(finished, tmp_path / "runs") / finished.folder.name
+    ranked = [row for row in rows_of(finished) if row["rank"] is not None]
+    assert len(ranked) > 3
+    monkeypatch.setattr("tasks.reporting.ranked_rows.MOST_LISTED", 2)
+    monkeypatch.setattr("tasks.reporting.cif_files.MOST_IN_ONE_FOLDER", 3)
+    monkeypatch.setattr("tasks.reporting.cif_files.PER_FOLDER", 3)
+    page = render_again(run).read_text(encoding="utf-8")
+    assert [row["id"] in page for row in ranked] == [True] * 2 + [False] * (len(ranked) - 2)
+    assert f"all {len(ranked)} are in" in page
+    plain = [file for file in (run / "cifs").rglob("*.cif") if "symmetrised" not in file.name]
+    assert len(plain) == len(ranked)
+    assert {file.parent.name for file in plain} >= {"0001-0003", "0004-0006"}
+    assert not list((run / "cifs").glob("*.cif"))
+    tags = re.sub(r"(?s)(<script\b[^>]*>).*?</script>", r"\1</script>", page)
+    links = [unquote(link) for link in re.findall(r'href="([^"#]+)"', tags)]
+    assert {"candidates.csv", "candidates.parquet"} <= set(links)
+    assert [link for link in links if not (run / link).exists()] == []
+    lines = (run / "candidates.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + len(ranked)
+    monkeypatch.undo()
+    render_again(run)
+    assert not (run / "candidates.csv").exists()
+    assert content(run / "cifs") == content(finished.folder / "cifs")
 
 
 def test_notes_on_the_inputs_are_in_lineage_and_report(finished: Any) -> None:

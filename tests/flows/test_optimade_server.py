@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from optimade.client import OptimadeClient
+from optimade.models import ErrorResponse, ResponseMeta
 from optimade.validator import ImplementationValidator
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.ext.optimade import OptimadeRester
@@ -30,7 +33,9 @@ from generative.config import ELEMENTS
 from generative.crystals import crystals_of
 from tasks.optimade_fields import CANDIDATE_FIELDS
 from tests.flows.conftest import ROOT, Campaign, Run
+from tests.fuzzing import Fuzz
 from tests.servers.finished_run import METHODS, candidate_rows, write_run
+from tests.servers.optimade_queries import Queries, written_at
 
 N = 100
 """Candidates, 80 of them ranked: four pages of the server."""
@@ -146,6 +151,148 @@ def test_a_filter_finds_the_rows_that_a_loop_over_the_table_finds(
     expected = {row["id"] for row in ranked if FILTERS[filter_text](row)}
     assert set(ask(served, filter_text)) == expected
     assert expected or "last_modified<" in filter_text  # a filter that finds nothing tests little
+
+
+class Asking:
+    """One connection to a server, for many requests."""
+
+    def __init__(self, served: Served) -> None:
+        self.connection = http.client.HTTPConnection(served.address.removeprefix("http://"), timeout=60)
+
+    def reply(self, method: str, path: str) -> tuple[int, Any, str]:
+        """Status, document and what is wrong with the reply: nothing, or why it is no document of OPTIMADE."""
+        try:
+            self.connection.request(method, path)
+            answer = self.connection.getresponse()
+            status, body = answer.status, answer.read()
+        except (http.client.HTTPException, OSError) as error:
+            self.connection.close()
+            return 0, None, f"is none: {type(error).__name__}"
+        if answer.headers.get_content_type() != "application/vnd.api+json":
+            return status, None, f"is of type {answer.headers.get_content_type()}: {body[:100]!r}"
+        try:
+            document = json.loads(body)
+            ResponseMeta.model_validate(document["meta"])
+            if status >= 400:
+                errors = ErrorResponse.model_validate(document).errors
+                wrong = [error for error in errors if error.status != str(status) or not error.detail]
+                return status, document, f"has errors without status or detail: {wrong}" if wrong else ""
+        except (ValueError, LookupError) as error:
+            return status, None, f"is no document of OPTIMADE: {error}"
+        return status, document, "" if "data" in document else "has no data"
+
+    def about(self, filter_text: str) -> tuple[int, Any, str]:
+        fields = "response_fields=id&page_limit=1000"
+        return self.reply("GET", f"/v1/structures?{fields}&filter={urllib.parse.quote(filter_text)}")
+
+
+@pytest.mark.fuzz
+def test_filters_of_the_whole_language_find_what_a_loop_over_the_table_finds(
+    served: Served, run: Path, ranked: list[Row], fuzz: Fuzz
+) -> None:
+    asking, written = Asking(served), written_at((run / "candidates.parquet").stat().st_mtime)
+    for rng in fuzz.cases(100):
+        made = Queries(ranked, written, rng).filter()
+        expected = {row["id"] for row in ranked if made.holds(row) is True}
+        status, document, wrong = asking.about(made.text)
+        found = {entry["id"] for entry in document["data"]} if status == 200 and not wrong else None
+        if found != expected:
+            fuzz.failed(f"{made.text} -> {status} {wrong} {found}, expected {expected}")
+        else:
+            fuzz.ended("none" if not expected else "all" if len(expected) == len(ranked) else "some rows")
+
+
+@pytest.mark.fuzz
+def test_broken_filters_are_refused_by_a_document_and_never_fail(
+    served: Served, run: Path, ranked: list[Row], fuzz: Fuzz
+) -> None:
+    asking, written = Asking(served), written_at((run / "candidates.parquet").stat().st_mtime)
+    for rng in fuzz.cases(150):
+        text = Queries(ranked, written, rng).broken()
+        status, document, wrong = asking.about(text)
+        if wrong or status not in (200, 400, 414, 501):
+            fuzz.failed(f"{text!r:.300} -> {status} {wrong or document['errors']}")
+        else:
+            fuzz.ended(str(status))
+
+
+@pytest.mark.fuzz
+def test_odd_requests_get_a_document_with_the_status_that_the_standard_names(
+    served: Served, ranked: list[Row], fuzz: Fuzz
+) -> None:
+    asking = Asking(served)
+    for rng in fuzz.cases(150):
+        method, path, allowed = Queries(ranked, written_at(0), rng).request()
+        status, _, wrong = asking.reply(method, path)
+        if wrong or status not in allowed:
+            fuzz.failed(f"{method} {path[:200]} -> {status}, expected {allowed}; {wrong}")
+        else:
+            fuzz.ended(str(status))
+
+
+def pages_from(served: Served, path: str) -> list[str]:
+    """Ids of all pages, each found by the link of the one before."""
+    found: list[str] = []
+    for _ in range(N):
+        reply = served.get(path)
+        found += [entry["id"] for entry in reply["data"]]
+        if reply["links"]["next"] is None:
+            return found
+        path = reply["links"]["next"].removeprefix(served.address)
+    raise AssertionError(f"the pages do not end: {path}")
+
+
+@pytest.mark.parametrize("first", ["", "&page_number=1", "&page_offset=0", "&page_offset=0&page_number=1"])
+def test_the_links_of_pages_lead_through_every_entry_once(served: Served, ranked: list[Row], first: str) -> None:
+    query = urllib.parse.quote("_hullward_rank<=50")
+    found = pages_from(served, f"/v1/structures?page_limit=7&response_fields=id&filter={query}{first}")
+    assert found == [row["id"] for row in ranked if row["rank"] <= 50]
+
+
+@pytest.mark.parametrize("last_first", [False, True])
+def test_entries_come_in_the_order_asked_for_and_unknown_values_first(
+    served: Served, ranked: list[Row], last_first: bool
+) -> None:
+    sign = "-" if last_first else ""
+    found = pages_from(served, f"/v1/structures?response_fields=id&page_limit=30&sort={sign}_hullward_rms,id")
+    by_id = sorted(ranked, key=lambda row: row["id"])
+    expected = sorted(by_id, key=lambda row: -1.0 if row["rms"] is None else row["rms"], reverse=last_first)
+    assert found == [row["id"] for row in expected]
+    for field in ("lattice_vectors", "species", "_hullward_condition", "_hullward_smact_valid"):
+        assert sorted(pages_from(served, f"/v1/structures?response_fields=id&sort={field}")) == [
+            row["id"] for row in by_id
+        ]
+
+
+def test_an_id_is_looked_up_as_it_stands(served: Served, ranked: list[Row]) -> None:
+    name = ranked[0]["id"]
+    assert served.get(f"/v1/structures/{name}")["data"]["id"] == name
+    for other in (f'{name}" OR id CONTAINS "', f"{name}%00", '" OR id="', name[:-1]):
+        assert served.get(f"/v1/structures/{urllib.parse.quote(other)}")["data"] is None
+
+
+def test_pages_for_people_stay_pages_whatever_is_asked_of_them(served: Served) -> None:
+    for query in ("?api_hint=x", "?api_hint=v1", "?_unknown_x=1", "?page_limit=abc"):
+        with urllib.request.urlopen(f"{served.address}/{query}", timeout=30) as reply:
+            assert reply.headers.get_content_type() == "text/html"
+
+
+def test_a_search_that_takes_too_long_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from optimade.exceptions import BadRequest
+    from optimade.server.config import ServerConfig
+    from optimade.server.entry_collections import create_entry_collections
+    from optimade.server.query_params import EntryListingQueryParams
+
+    from flows import optimade_collection
+
+    its_own = create_entry_collections(ServerConfig(database_backend="mongomock"))["structures"]
+    entries = [{"id": str(number), "type": "structures", "nsites": number} for number in range(200)]
+    collection = optimade_collection.TableCollection(entries, its_own)
+    query = collection.handle_query_params(EntryListingQueryParams(filter="nsites<3"))
+    assert collection.count(**query) == 3
+    monkeypatch.setattr(optimade_collection, "QUERY_S", 0.0)
+    with pytest.raises(BadRequest, match="200 entries: ask for less"):
+        collection.count(**query)
 
 
 def test_entries_keep_their_values_through_the_server(served: Served, ranked: list[Row]) -> None:

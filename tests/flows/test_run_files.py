@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.run_files import report_server
-from flows.serve import ServeError, require_free
+from flows.services import ServeError, listening_on
 
 
 @pytest.fixture
@@ -99,4 +99,4 @@ def test_a_taken_port_is_refused_with_the_remedy() -> None:
         other.listen()
         taken = other.getsockname()[1]
         with pytest.raises(ServeError, match=f"port {taken} of 127.0.0.1 is taken: .*PORT={taken + 10}"):
-            require_free(taken)
+            listening_on(taken)

@@ -103,7 +103,7 @@ def test_each_stage_reaches_what_it_computes_with_and_not_what_others_do() -> No
     assert not [name for name in relax if name.startswith(("generative/systems", "tasks/report", "flows"))]
     assert {"generative/screening/matching.py", "tasks/candidates.py"} <= screen
     assert not [name for name in screen if name.startswith(("generative/systems", "dft/potential", "tasks/report"))]
-    assert {"generative/sampling.py", "generative/conditions.py", "generative/systems/crystal_flow.py"} <= sample
+    assert {"generative/sampling.py", "generative/plans.py", "generative/systems/crystal_flow.py"} <= sample
     assert "generative/cell_parameters.py" in names(reconstruct)
     assert "generative/crystals.py" in names(measured)
 

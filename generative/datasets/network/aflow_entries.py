@@ -17,8 +17,9 @@ import numpy as np
 from pymatgen.core.lattice import Lattice
 
 from generative.config import ELEMENTS
-from generative.crystals import Crystal, wrap_unit
-from generative.datasets.checks import MAX_RECORD_ATOMS, RecordError
+from generative.crystals import Crystal
+from generative.datasets.checks import RecordError, wrapped
+from generative.datasets.limits import MAX_RECORD_ATOMS, MAX_VECTOR_ANG
 from generative.datasets.network.database import Body, Record
 from generative.datasets.origins import Origin
 from generative.datasets.records import Form, RawRecord, number
@@ -108,7 +109,7 @@ def _crystal(body: Body) -> Crystal:
             f"agree within {VOLUME_TOLERANCE:.0%}"
         )
     numbers = np.array([ELEMENTS.index(symbol) + 1 for symbol in symbols], dtype=np.int16)
-    return Crystal(np.array(lattice.matrix, dtype=float), wrap_unit(frac), numbers)
+    return Crystal(np.array(lattice.matrix, dtype=float), wrapped(frac), numbers)
 
 
 def _symbols(body: Body) -> list[str]:
@@ -122,6 +123,8 @@ def _symbols(body: Body) -> list[str]:
             raise RecordError(f"species contains {symbol[:40]!r}: expected symbols from H to Lr")
         if count != int(count) or not 1 <= count <= MAX_RECORD_ATOMS:
             raise RecordError(f"composition contains {count:g}: expected whole numbers from 1 to {MAX_RECORD_ATOMS}")
+    if sum(counts) > MAX_RECORD_ATOMS:
+        raise RecordError(f"composition counts {sum(counts):g} atoms: expected 1 to {MAX_RECORD_ATOMS}")
     return [symbol for symbol, count in zip(species, counts, strict=True) for _ in range(int(count))]
 
 
@@ -143,6 +146,8 @@ def _lattice(parameters: Sequence[float]) -> Lattice:
     if not all(0 < angle < 180 for angle in angles_deg) or squared <= 1e-8:
         shown = ", ".join(f"{angle:g}" for angle in angles_deg)
         raise RecordError(f"geometry has the angles {shown} degrees: expected three that a cell can have")
+    if max(lengths_ang) > MAX_VECTOR_ANG:
+        raise RecordError(f"geometry has a length of {max(lengths_ang):g} A: expected at most {MAX_VECTOR_ANG:g}")
     return Lattice.from_parameters(*lengths_ang, *angles_deg)
 
 
@@ -195,7 +200,7 @@ def _single(value: Any) -> Any:
 def _floats(value: Any, name: str, n_expected: int | None = None) -> list[float]:
     try:
         numbers = [float(item) for item in _list(value)]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = []
     if not numbers or not all(map(math.isfinite, numbers)) or (n_expected is not None and len(numbers) != n_expected):
         wanted = "finite numbers" if n_expected is None else f"{n_expected} finite numbers"

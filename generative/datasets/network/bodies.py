@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from generative.datasets.network.failures import Failure, broken, endless, quoted
+from generative.datasets.tolerant_json import may_be_deep, parsed, shallow, without_lone_surrogates
 
 BEGINNING_CHARACTERS = 80
 GZIP_START = b"\x1f\x8b"
@@ -103,7 +104,7 @@ def as_utf8(body: bytes) -> bytes:
 
 
 def parse_json(body: bytes, content_type: str) -> tuple[Any, bytes]:
-    """The JSON, and its text in which NaN and Infinity are null.
+    """The JSON, and its text in which NaN and Infinity are null, and what is out of all bounds is a text that says so.
 
     Strict readers (mp-api's) refuse the literals NaN and Infinity; JSON's word for a number that is none is null.
 
@@ -115,11 +116,14 @@ def parse_json(body: bytes, content_type: str) -> tuple[Any, bytes]:
         UnusableBodyError: the body is no complete JSON.
     """
     literals: list[str] = []
+    body = without_lone_surrogates(body)
+    if may_be_deep(body):
+        body = shallow(body.decode("utf-8", "replace")).encode()
     try:
-        parsed = json.loads(body, parse_constant=literals.append)
-    except (ValueError, RecursionError):
+        value, is_replaced = parsed(body, parse_constant=literals.append)
+    except ValueError:
         raise UnusableBodyError(broken(_no_json(body, content_type))) from None
-    return parsed, json.dumps(parsed).encode() if literals else body
+    return value, json.dumps(value).encode() if literals or is_replaced else body
 
 
 def _no_json(body: bytes, content_type: str) -> str:

@@ -67,7 +67,7 @@ class Download:
                 n_requests=store.number("n_requests") + self._access.n_requests - sent,
                 n_retries=store.number("n_retries") + self._access.n_retries - again,
             )
-        store.put(digest=store.digest(), finished=utc_now(), refreshing=None)
+        store.finish(utc_now())
 
     def _ask(self) -> None:
         store = self._store

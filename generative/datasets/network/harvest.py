@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -16,6 +17,7 @@ from generative.datasets.network.database import Database
 from generative.datasets.network.download import CHANGES, Download, DownloadProgress
 from generative.datasets.network.errors import NetworkError
 from generative.datasets.network.store import Store, store_name
+from generative.datasets.opening import made
 from generative.datasets.records import interpret
 from generative.datasets.sources import SourceBatch, SourceError
 
@@ -140,7 +142,8 @@ class Harvest:
         """See Source.batches; downloads first if that is not done. Rows come in order of the database's ids."""
         self.download()
         with Store.opened(self.path, write=False) as store:
-            records = map(self._database.raw_record, store.records())
+            read = self._database.raw_record
+            records = (made(partial(read, record), record.id, dict(record.body)) for record in store.records())
             yield from interpret(records, self.name, self.method, elements, self._workers)
 
     def database_version(self) -> str | None:

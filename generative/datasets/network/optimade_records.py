@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from generative.config import ELEMENTS
-from generative.crystals import Crystal, wrap_unit
-from generative.datasets.checks import RecordError
+from generative.crystals import Crystal
+from generative.datasets.checks import RecordError, wrapped
+from generative.datasets.limits import MAX_RECORD_ATOMS
 from generative.datasets.network.database import Record
 from generative.datasets.network.optimade_providers import THEORETICAL, Provider
 from generative.datasets.origins import stated_origin
@@ -75,6 +76,8 @@ def crystal_of(attributes: Mapping[str, Any]) -> Crystal:
     _require_periodic(attributes)
     _require_no_features(attributes.get("structure_features"))
     numbers = _atomic_numbers(attributes)
+    if len(numbers) > MAX_RECORD_ATOMS:
+        raise RecordError(f"the cell has {len(numbers)} atoms: expected 1 to {MAX_RECORD_ATOMS}")
     lattice_ang = _numbers(attributes, "lattice_vectors", (3, 3))
     cart_ang = _numbers(attributes, "cartesian_site_positions", (len(numbers), 3))
     n_sites = attributes.get("nsites")
@@ -84,7 +87,7 @@ def crystal_of(attributes: Mapping[str, Any]) -> Crystal:
         frac = np.linalg.solve(lattice_ang.T, cart_ang.T).T
     except np.linalg.LinAlgError:
         raise RecordError("lattice_vectors lie in a plane: expected three that span a volume") from None
-    return Crystal(lattice_ang, wrap_unit(frac), numbers)
+    return Crystal(lattice_ang, wrapped(frac), numbers)
 
 
 def value_at(attributes: Mapping[str, Any], path: str) -> Any:

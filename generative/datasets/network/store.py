@@ -14,13 +14,14 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from generative.datasets.network.database import Record
 from generative.datasets.records import json_text
 from generative.datasets.sources import SourceError
+from storage.atomic import is_full, naming_full_disk
 
 FORMAT = "1"
 CACHE_KIB = 65_536
@@ -90,17 +91,20 @@ class Store:
 
         Raises:
             StoreBusyError: if another process still has it then.
-            SourceError: if the file is no store, or of another form.
+            SourceError: if the file is no store, of another form, or damaged; by what is done with the store, too.
+            DiskFullError: if there is no room.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(path.name + ".lock").open("w") as lock:
             _lock(lock.fileno(), path, write, wait_s)
             connection = _connected(path)
             try:
-                store = cls(connection)
-                if identity is not None and store.get("identity") is None:
-                    store.put(identity=json_text(dict(identity)))
-                yield store
+                with _named(path):
+                    store = cls(connection)
+                    store.check()
+                    if identity is not None and store.get("identity") is None:
+                        store.put(identity=json_text(dict(identity)))
+                    yield store
             finally:
                 connection.close()
 
@@ -111,8 +115,9 @@ class Store:
             return 0, False
         connection = _connected(path)
         try:
-            store = cls(connection)
-            return len(store), store.get("finished") is not None
+            with _named(path):
+                store = cls(connection)
+                return len(store), store.get("finished") is not None
         finally:
             connection.close()
 
@@ -123,7 +128,10 @@ class Store:
 
     def number(self, key: str) -> int:
         """A value of the state as a whole number; 0 if it was never put."""
-        return int(self.get(key) or 0)
+        try:
+            return int(self.get(key) or 0)
+        except ValueError as error:
+            raise sqlite3.DatabaseError(f"{key}: {error}") from None
 
     def put(self, **values: str | int | None) -> None:
         """Set values of the state, all or none; None removes."""
@@ -186,11 +194,19 @@ class Store:
             yield name
 
     def records(self) -> Iterator[Record]:
-        """All records in order of their ids, a few at a time in memory."""
-        cursor = self._connection.execute("SELECT id, stamp, body FROM records ORDER BY id")
+        """All records in order of their ids, a few at a time in memory.
+
+        Raises: SourceError: at a record that is not as it was written; after the last one, if records are missing,
+            more, or under other names than when the download ended.
+        """
+        total, stated = hashlib.sha256(), self.get("digest") if self.get("finished") is not None else None
+        cursor = self._connection.execute("SELECT id, stamp, digest, body FROM records ORDER BY id")
         while rows := cursor.fetchmany(READ_BATCH):
-            for name, stamp, body in rows:
-                yield Record(name, stamp, json.loads(zlib.decompress(body)))
+            for name, stamp, digest, body in rows:
+                total.update(f"{name}\0{stamp}\0".encode() + digest)
+                yield Record(name, stamp, json.loads(_body(name, digest, body)))
+        if stated is not None and total.hexdigest() != stated:
+            raise sqlite3.DatabaseError("its records are not those that came")
 
     def digest(self) -> str:
         """SHA-256 of the content: ids, stamps and bodies, in id order."""
@@ -198,6 +214,21 @@ class Store:
         for name, stamp, digest in self._connection.execute("SELECT id, stamp, digest FROM records ORDER BY id"):
             total.update(f"{name}\0{stamp}\0".encode() + digest)
         return total.hexdigest()
+
+    def finish(self, when: str) -> None:
+        """Say that the download is complete, with a digest of the records, and one of what is said of them."""
+        self.put(digest=self.digest(), finished=when, refreshing=None, checksum=None)
+        self.put(checksum=self._state_digest())
+
+    def _state_digest(self) -> str:
+        state = self._connection.execute("SELECT key, value FROM state WHERE key <> 'checksum' ORDER BY key").fetchall()
+        return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+    def check(self) -> None:
+        """Raises: sqlite3.DatabaseError: if the download is complete, and not what is said of it what was written."""
+        stated = self.get("checksum")
+        if self.get("finished") is not None and stated is not None and stated != self._state_digest():
+            raise sqlite3.DatabaseError("what it says of the download is not what was written")
 
 
 def _lock(descriptor: int, path: Path, write: bool, wait_s: float) -> None:
@@ -217,13 +248,46 @@ def _lock(descriptor: int, path: Path, write: bool, wait_s: float) -> None:
 
 def _row(record: Record) -> tuple[str, str | None, bytes, bytes]:
     body = json_text(dict(record.body)).encode()
-    return record.id, record.stamp, hashlib.blake2b(body, digest_size=16).digest(), zlib.compress(body, 1)
+    return record.id, record.stamp, _digest(body), zlib.compress(body, 1)
+
+
+def _body(name: str, digest: bytes, packed: bytes) -> bytes:
+    """The JSON text of a record.
+
+    Raises: sqlite3.DatabaseError: if it is not as it was written.
+    """
+    try:
+        body = zlib.decompress(packed)
+    except (zlib.error, TypeError):
+        body = b""
+    if _digest(body) != digest:
+        raise sqlite3.DatabaseError(f"the record {name} is not as it came")
+    return body
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=16).digest()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Whatever shows a store to be damaged, as a sentence; a full disk too."""
+    with naming_full_disk(path):
+        try:
+            yield
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # names in SQLite's own words may be damaged
+            if is_full(error, path):
+                raise
+            raise SourceError(
+                f"{path} is damaged ({error}): remove the file and run again, which downloads it again"
+            ) from None
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    # Prefect's threads open, use and close a store each by themselves, one at a time.
-    connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
-    try:
+    with _named(path), ExitStack() as stack:
+        # Prefect's threads open, use and close a store each by themselves, one at a time.
+        connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
+        stack.callback(connection.close)
         connection.execute("PRAGMA page_size = 16384")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         # A write-ahead log: a page costs one append; after a kill, what was committed is there.
@@ -238,10 +302,5 @@ def _connected(path: Path) -> sqlite3.Connection:
             raise SourceError(
                 f"{path.name}: a download of form {found[0]!r}, expected {FORMAT!r}: remove the file and download again"
             )
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        raise SourceError(f"{path.name}: not a readable download ({error}): remove the file and run again") from None
-    except BaseException:
-        connection.close()
-        raise
+        stack.pop_all()
     return connection

@@ -6,7 +6,6 @@ a file beside it, apart from the crystals, which are the same whenever they are 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,8 @@ from configs.schema import DiscoverConfig
 from generative.crystals import Crystal, crystals_of, structure_columns
 from generative.settings_errors import validated
 from generative.systems.cdvae_config import CDVAESampler
-from tasks.files import FileRef, key_of, keyed, write_text
+from storage.documents import read_document, write_document
+from tasks.files import FileRef, key_of, keyed
 from tasks.reproductions.dp_cdvae.training import checkpoint_of, digest_of_file
 from tasks.reproductions.results import NotReadyError, Place, locked
 
@@ -208,7 +208,7 @@ def _in_chunks(
         key = key_of(f"reproduce-{place.stage}", computed_by, **inputs, chunk=chunk, rows=[ids[rows], digests[rows]])
         path = folder / f"{chunk:05d}.parquet"
         refs.append(keyed(path, key, lambda: _chunk(config, place, checkpoint, ids, rows, path, chunk, decode)))  # noqa: B023
-        taken = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        taken = read_document(path.with_suffix(".json"), f"remove it and {path.name} and give the same command again")
         seconds, calls = seconds + taken["seconds"], max(calls, taken["network_calls"])
         progress(place.name, min(first + size, len(ids)), len(ids))
     tables = [ref.read() for ref in refs]
@@ -256,7 +256,7 @@ def _chunk(
         "device": device,
         "torch_threads": config.execution.torch_threads,
     }
-    write_text(path.with_suffix(".json"), json.dumps(taken) + "\n")
+    write_document(path.with_suffix(".json"), taken)
     return pa.table({"id": list(ids[rows]), **structure_columns(crystals)})
 
 

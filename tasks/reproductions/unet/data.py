@@ -18,11 +18,11 @@ from configs.unet_reproduction import PolymorphData, UNetReproductionConfig
 from generative.config import DataConfig, FilesSource, FilterConfig
 from generative.crystals import Crystal
 from generative.datasets.ingest import ingest
-from generative.datasets.manifest import read_dataset
+from generative.datasets.manifest import is_whole, read_dataset
 from generative.datasets.polymorphs import PairRule, PairSet, formula_split, generation_targets
 from generative.standard_setting import in_standard_settings
 from generative.training_data import TrainingError, TrainingSet, training_set
-from tasks.files import write_text
+from storage.atomic import write_text
 from tasks.reproductions.results import NotReadyError, locked
 
 Task = Literal["generate", "modify"]
@@ -89,7 +89,7 @@ def _table(files: Sequence[str], target: Path, max_atoms: int, workers: int) -> 
     asked = data.model_dump_json(exclude={"workers"})
     marker = target.with_suffix(".json")
     with locked(target.parent):
-        if not marker.is_file() or marker.read_text(encoding="utf-8") != asked:
+        if not marker.is_file() or marker.read_bytes() != asked.encode() or not is_whole(target):
             ingest(data, None, target, resolve)
             write_text(marker, asked)
     dataset = read_dataset(target)

@@ -24,7 +24,8 @@ from generative.datasets.manifest import (
     utc_now,
     write_dataset,
 )
-from generative.datasets.records import rejected_of, row_of, table_of
+from generative.datasets.quarantine import rejected_of
+from generative.datasets.records import row_of, table_of
 from generative.datasets.splits import formula_split, random_split
 
 
@@ -129,7 +130,7 @@ def test_a_changed_table_is_refused_with_both_fingerprints(tmp_path: Path) -> No
     with pytest.raises(DatasetError, match="has 5 rows, its manifest says 6"):
         read_dataset(tmp_path)
     (tmp_path / "dataset.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DatasetError, match=r"dataset.parquet: not readable .*ingest the dataset again"):
+    with pytest.raises(DatasetError, match=r"dataset.parquet is not readable .*ingest the dataset again"):
         read_dataset(tmp_path)
 
 

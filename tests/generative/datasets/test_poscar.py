@@ -14,7 +14,8 @@ from pymatgen.io.vasp.inputs import Poscar
 
 from generative.config import ELEMENTS
 from generative.crystals import Crystal
-from generative.datasets.checks import MAX_RECORD_ATOMS, RecordError
+from generative.datasets.checks import RecordError
+from generative.datasets.limits import MAX_RECORD_ATOMS
 from generative.datasets.poscar import parse_poscar
 
 CASES = Path(__file__).parents[2] / "data" / "cases" / "poscar"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig, Flow
 from generative.training import fit
 from generative.training_config import TrainConfig
 from generative.training_data import StepSampler, TrainingError, TrainingSet, split
+from storage.documents import read_document, write_document
 from tests.generative.asking import asked
 
 SMALL = {"width": 32, "n_layers": 2, "n_heads": 4, "pair_width": 16}
@@ -173,6 +173,9 @@ def test_a_checkpoint_that_hides_a_pickle_is_refused_and_runs_nothing(system: Cr
             return open, (str(marker), "w")  # type: ignore[return-value]
 
     (tmp_path / "flow" / "model.safetensors").write_bytes(pickle.dumps(Trap()))
+    about = read_document(tmp_path / "flow" / "model.json", "")
+    del about["weights_sha256"]  # which would refuse any other file
+    write_document(tmp_path / "flow" / "model.json", about)
     with pytest.raises(checkpoints.CheckpointError, match="not a readable checkpoint"):
         checkpoints.load(str(tmp_path / "flow"))
     assert not marker.exists()
@@ -182,7 +185,7 @@ def test_a_missing_or_unknown_checkpoint_says_what_is_there(system: CrystalFlow,
     with pytest.raises(checkpoints.CheckpointError, match="package:hullward-flow"):
         checkpoints.load("package:nothing")
     checkpoints.save(tmp_path / "flow", system, {})
-    about = json.loads((tmp_path / "flow" / "model.json").read_text())
-    (tmp_path / "flow" / "model.json").write_text(json.dumps({**about, "system": "cubic-gan"}))
+    about = read_document(tmp_path / "flow" / "model.json", "")
+    write_document(tmp_path / "flow" / "model.json", {**about, "system": "cubic-gan"})
     with pytest.raises(checkpoints.CheckpointError, match="cubic-gan"):
         checkpoints.load(str(tmp_path / "flow"))

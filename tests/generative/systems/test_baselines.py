@@ -27,6 +27,7 @@ from generative.systems.baselines import Baseline, content_of, failed_sample, fo
 from generative.systems.random_symmetric import RandomSymmetric, RandomSymmetricConfig, fits
 from generative.systems.substitution import PrototypeSubstitution, closest_exchange, mendeleev_numbers
 from generative.systems.training_copies import TrainingCopies
+from storage.documents import read_document, write_document
 from tests.generative.asking import asked
 from tests.servers.real import real_records
 
@@ -122,7 +123,9 @@ def test_a_checkpoint_of_two_plain_files_gives_the_same_samples(system: Baseline
 def test_a_checkpoint_whose_tensors_do_not_fit_its_description_is_refused(tmp_path: Path) -> None:
     checkpoints.save(tmp_path / "it", TrainingCopies.of(SMALL, SMALL_GROUPS), {})
     path = tmp_path / "it" / "model.json"
-    path.write_text(path.read_text().replace('"n_sites": 7', '"n_sites": 8'))
+    about = read_document(path, "")
+    assert about["config"]["n_sites"] == 7
+    write_document(path, {**about, "config": {**about["config"], "n_sites": 8}})
     with pytest.raises(checkpoints.CheckpointError, match="not a readable checkpoint"):
         checkpoints.load(str(tmp_path / "it"))
 

@@ -12,10 +12,11 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.structure import Structure
 from pymatgen.io.cif import CifParser
 
+from tasks.reporting.cif_files import write_cifs
 from tasks.reporting.markdown import MARKDOWN_LIMIT_BYTES, markdown_report
 from tasks.reporting.model import ReportInputs
 from tasks.reporting.summary import duration, flattened, number, summarise
-from tasks.reporting.tables import candidate_rows, candidates_markdown, escape_markdown, markdown_formula, write_cifs
+from tasks.reporting.tables import candidate_rows, candidates_markdown, escape_markdown, markdown_formula
 
 
 def cells(line: str) -> list[str]:
