@@ -5,8 +5,11 @@ Where the server's own layers meet such a request, some end in an exception of t
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Awaitable, Callable
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, cast
 from urllib.parse import parse_qs
 
 from fastapi import FastAPI
@@ -14,8 +17,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from optimade.exceptions import BadRequest, OptimadeHTTPException
+from optimade.models import Warnings
 from optimade.server.exception_handlers import general_exception
 from optimade.server.middleware import AddWarnings, HandleApiHint
+from optimade.server.routers.utils import JSONAPIResponse
+from optimade.warnings import LocalOptimadeWarning, OptimadeWarning
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -46,18 +52,35 @@ class _Refusals(BaseHTTPMiddleware):
             return refusal
 
 
-class _Warnings(AddWarnings):  # type: ignore[misc]
-    """The server's own, which looks for a document of OPTIMADE in every reply, also where there is a page of HTML."""
+class _Warnings(BaseHTTPMiddleware):
+    """Puts the warnings of a request into its reply.
+
+    The server's own layer mixes those of requests that are under way together, takes pages of HTML for documents, and
+    prints every warning as well, so that a terminal that nobody reads would hold it up.
+    """
 
     async def dispatch(self, request: Request, call_next: Next) -> Response:
-        async def answered(request: Request) -> Response:
-            response = await call_next(request)
-            if "json" not in response.headers.get("content-type", ""):
-                self._warnings: list[Any] = []
-            return response
+        given: list[dict[str, Any]] = []
+        _GIVEN.set(given)
+        response: Any = await call_next(request)
+        if not given or "json" not in response.headers.get("content-type", ""):
+            return cast(Response, response)
+        document = json.loads(b"".join([part async for part in response.body_iterator]))
+        document["meta"]["warnings"] = given
+        headers = {name: value for name, value in response.headers.items() if name != "content-length"}
+        answer: Response = JSONAPIResponse(document, response.status_code, headers)
+        return answer
 
-        response: Response = await super().dispatch(request, answered)
-        return response
+
+_GIVEN: ContextVar[list[dict[str, Any]]] = ContextVar("warnings of the request under way")
+
+
+def _note(message: Warning | str, *place: Any, **more: Any) -> None:
+    """Called for every warning; those that are not for clients are for developers, who do not look here."""
+    given = _GIVEN.get(None)
+    if given is not None and isinstance(message, OptimadeWarning) and not isinstance(message, LocalOptimadeWarning):
+        title, detail = message.title or type(message).__name__, message.detail or str(message)
+        given.append(Warnings(type="warning", title=title, detail=detail).model_dump(exclude_none=True))
 
 
 class _ApiHint(HandleApiHint):  # type: ignore[misc]
@@ -85,7 +108,7 @@ def _invalid_parameter(request: Request, error: RequestValidationError) -> Respo
 
 
 def harden(app: FastAPI, hosts: list[str]) -> None:
-    """Give the server these layers in place of its own.
+    """Give the server these layers in place of its own, and the process's warnings to the replies that they are about.
 
     Args:
         app: OPTIMADE's server, not yet started.
@@ -100,5 +123,7 @@ def harden(app: FastAPI, hosts: list[str]) -> None:
     app.user_middleware = []
     for kind, one in reversed(layers):
         app.add_middleware(kind, *one.args, **({} if one.cls in instead else one.kwargs))
+    warnings.showwarning = _note
+    warnings.simplefilter("always", OptimadeWarning)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.add_exception_handler(RequestValidationError, _invalid_parameter)  # type: ignore[arg-type]

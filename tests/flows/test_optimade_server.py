@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,6 +277,25 @@ def test_pages_for_people_stay_pages_whatever_is_asked_of_them(served: Served) -
     for query in ("?api_hint=x", "?api_hint=v1", "?_unknown_x=1", "?page_limit=abc"):
         with urllib.request.urlopen(f"{served.address}/{query}", timeout=30) as reply:
             assert reply.headers.get_content_type() == "text/html"
+
+
+def test_warnings_are_in_the_reply_that_they_are_about_and_not_on_the_terminal(served: Served) -> None:
+    """Else a terminal that nobody reads would hold the server up, after 64 KiB."""
+
+    def warned_of(name: str) -> list[str]:
+        more = f"{name}=1" if name else "sort=id"
+        given = served.get(f"/v1/structures?page_limit=1&response_fields=id&{more}")["meta"].get("warnings", [])
+        assert all(warning["type"] == "warning" for warning in given)
+        return [warning["detail"] for warning in given]
+
+    asked = [f"_unknown_{number}" if number % 2 else "" for number in range(80)]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(warned_of, asked))
+    for name, said in zip(asked, found, strict=True):
+        assert len(said) == bool(name)
+        assert all(f"'{name}'" in one for one in said)
+    printed, _, _ = select.select([served.process.stderr], [], [], 0)
+    assert not printed
 
 
 def test_a_search_that_takes_too_long_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
