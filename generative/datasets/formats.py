@@ -110,8 +110,9 @@ def _checked_header(path: Path, header: list[str]) -> list[str]:
 def refuse_repeated(path: Path, names: Sequence[str]) -> None:
     """Raises SourceError if a column comes twice: which of its values counts cannot be known."""
     if same := repeated_names(names):
+        words = ", ".join(map(repr, listed(same)))
         raise SourceError(
-            f"{path.name}: has the column {listed(same)[0]!r} {len(same)} times ({', '.join(map(repr, listed(same)))}): expected each "
+            f"{path.name}: has the column {listed(same)[0]!r} {len(same)} times ({words}): expected each "
             "column once, so rename or remove the others"
         )
 

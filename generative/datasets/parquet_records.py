@@ -51,7 +51,8 @@ def read_parquet(path: Path) -> Iterator[RawRecord]:
         convert = cif_record
     else:
         raise SourceError(
-            f"{path.name}: has the columns {listed(sorted(names))}, expected {[c.name for c in STRUCTURE_FIELDS]} or 'cif'"
+            f"{path.name}: has the columns {listed(sorted(names))}, expected "
+            f"{[c.name for c in STRUCTURE_FIELDS]} or 'cif'"
         )
     expansion = Expansion(path.stat().st_size)
     with _file(path) as file:
