@@ -30,7 +30,7 @@ from generative.datasets.opening import UNREADABLE, lines_of, made, opened, refu
 from generative.datasets.origins import stated_origin
 from generative.datasets.records import Form, RawRecord
 from generative.datasets.sources import SourceError
-from generative.datasets.texts import is_whole, shown
+from generative.datasets.texts import is_whole, listed, shown
 
 _DELIMITERS = (",", ";", "\t", "|")
 
@@ -101,15 +101,18 @@ def _delimiter(header: str) -> str:
 def _checked_header(path: Path, header: list[str]) -> list[str]:
     refuse_repeated(path, header)
     if "cif" not in map(plain_name, header):
-        raise SourceError(f"{path.name}: has the columns {header[:12]}, expected one named 'cif' that holds CIF text")
+        raise SourceError(
+            f"{path.name}: has the columns {listed(header)}, expected one named 'cif' that holds CIF text"
+        )
     return header
 
 
 def refuse_repeated(path: Path, names: Sequence[str]) -> None:
     """Raises SourceError if a column comes twice: which of its values counts cannot be known."""
     if same := repeated_names(names):
+        words = ", ".join(map(repr, listed(same)))
         raise SourceError(
-            f"{path.name}: has the column {same[0]!r} {len(same)} times ({', '.join(map(repr, same))}): expected each "
+            f"{path.name}: has the column {listed(same)[0]!r} {len(same)} times ({words}): expected each "
             "column once, so rename or remove the others"
         )
 

@@ -13,6 +13,7 @@ from typing import Any
 from generative.datasets.columns import ROW_NAME, repeated_names
 from generative.datasets.limits import MAX_FILE_BYTES
 from generative.datasets.sources import SourceError
+from generative.datasets.texts import listed
 from generative.datasets.tolerant_json import parsed, too_many_values
 
 
@@ -91,7 +92,9 @@ def _table(columns: Any, rows: Sequence[Any], path: Path) -> list[Any]:
     """Rows of pandas' orient='split', as of the matbench files, as dictionaries."""
     names = [str(name) for name in columns] if isinstance(columns, list) else []
     if same := repeated_names(names):
-        raise SourceError(f"{path.name}: has the column {same[0]!r} {len(same)} times: expected each column once")
+        raise SourceError(
+            f"{path.name}: has the column {listed(same)[0]!r} {len(same)} times: expected each column once"
+        )
     return [
         dict(zip(names, row, strict=True)) if isinstance(row, list) and len(row) == len(names) else row for row in rows
     ]

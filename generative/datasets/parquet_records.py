@@ -26,7 +26,7 @@ from generative.datasets.opening import Expansion, ExpansionError, made, opened,
 from generative.datasets.origins import Origin, stated_origin
 from generative.datasets.records import BATCH_SIZE, Form, RawRecord
 from generative.datasets.sources import SourceError
-from generative.datasets.texts import cut
+from generative.datasets.texts import cut, listed
 from storage.checksums import DamagedFileError, check
 
 _UNREADABLE = (OSError, ValueError, pa.ArrowException, MemoryError)
@@ -56,7 +56,8 @@ def read_parquet(path: Path) -> Iterator[RawRecord]:
         convert = cif_record
     else:
         raise SourceError(
-            f"{path.name}: has the columns {sorted(names)[:12]}, expected {[c.name for c in STRUCTURE_FIELDS]} or 'cif'"
+            f"{path.name}: has the columns {listed(sorted(names))}, expected "
+            f"{[c.name for c in STRUCTURE_FIELDS]} or 'cif'"
         )
     expansion = Expansion(path.stat().st_size)
     with _file(path) as file:

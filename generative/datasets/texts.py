@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from generative.datasets.limits import MAX_RECORD_CHARACTERS
@@ -34,6 +36,11 @@ def cut(text: str, n_characters: int) -> str:
     """The text, on one line, ending in '...' where it is longer than allowed."""
     line = " ".join(text[: n_characters + 1].split()) if "\n" in text or "\r" in text else text
     return line if len(line) <= n_characters else line[: n_characters - 3] + "..."
+
+
+def listed(names: Iterable[str]) -> list[str]:
+    """The first twelve names of columns, as a sentence may repeat them."""
+    return [cut(plain_text(name), 60) for name in islice(names, 12)]
 
 
 def fault_of(error: BaseException) -> str:

@@ -78,10 +78,6 @@ class Command:
     def others(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def client(self) -> psutil.Process:
-        """The command itself, below whatever watches over it."""
-        return next(one for one in [psutil.Process(self.process.pid), *self.others()] if "python" in one.name())
-
     def server(self) -> psutil.Process:
         return next(one for one in self.others() if "flows.prefect_server" in one.cmdline())
 
@@ -115,16 +111,8 @@ def start(tmp_path: Path, home: Path) -> Iterator[Callable[..., Command]]:
         command.process.wait()
 
 
-def tell_it_alone(command: Command) -> None:
-    command.client().send_signal(signal.SIGTERM)
-
-
-def tell_as_timeout_does(command: Command) -> None:
-    command.process.send_signal(signal.SIGTERM)  # which hands it to the command and to its group
-
-
-def tell_all_at_once(command: Command) -> None:
-    # Slurm signals every process of a step, and a container's end reaches all of its processes: the server too.
+def tell_everybody(command: Command) -> None:
+    """Slurm signals every process of a step, and a container's end reaches all of its processes: the server too."""
     everybody = [psutil.Process(command.process.pid), *command.others()]
     assert len(everybody) >= 2
     for process in everybody:
@@ -145,42 +133,41 @@ def hullward(*arguments: str) -> list[str]:
 STOPPED = "hullward: stopped by SIGTERM; the same command goes on from what is done"
 
 
-@pytest.mark.parametrize("watched", [True, False], ids=["by timeout", "with all processes of the job"])
-def test_a_discovery_told_to_end_has_crashed_and_its_rerun_heals_it(
-    watched: bool, campaign: Any, start: Callable[..., Command], tmp_path: Path, finished: Any
+def test_a_discovery_whose_processes_are_all_told_to_end_has_crashed_and_its_rerun_heals_it(
+    campaign: Any, start: Callable[..., Command], tmp_path: Path, finished: Any
 ) -> None:
-    settings = tmp_path / "settings.yaml"
-    runs = tmp_path / "runs"
+    settings, runs = tmp_path / "settings.yaml", tmp_path / "runs"
     settings.write_text(campaign.config(runs, relax=ENDLESS).model_dump_json(), encoding="utf-8")
-    command = start(*(["timeout", "-s", "TERM", "3600"] if watched else []), *hullward("discover", str(settings)))
-    command.wait_for("runs/tiny/references.parquet")
-    wait_for(lambda: "unique" in command.log.read_text(), command.log, command.process)
+    command = start(*hullward("discover", str(settings)))
+    wait_for(lambda: "Task run 'unique" in command.log.read_text(), command.log, command.process)
     servers = [command.server()]
-    (tell_as_timeout_does if watched else tell_all_at_once)(command)
+    tell_everybody(command)
     assert ended(command, servers) == STOPPED
-    assert command.process.returncode in (143, -signal.SIGTERM)
+    assert command.process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in command.log.read_text()
     assert command.last_state() == "CRASHED"
-    if not watched:
-        settings.write_text(campaign.config(runs).model_dump_json(), encoding="utf-8")
-        again = start(*hullward("discover", str(settings)))
-        assert again.process.wait(PATIENCE_S) == 0
-        assert again.last_state() == "COMPLETED"
-        table = "candidates.parquet"
-        assert (runs / "tiny" / table).read_bytes() == (finished.folder / table).read_bytes()
+    settings.write_text(campaign.config(runs).model_dump_json(), encoding="utf-8")
+    again = start(*hullward("discover", str(settings)))
+    assert again.process.wait(PATIENCE_S) == 0
+    assert again.last_state() == "COMPLETED"
+    table = "candidates.parquet"
+    assert (runs / "tiny" / table).read_bytes() == (finished.folder / table).read_bytes()
 
 
-def test_a_modification_told_to_end_has_crashed(campaign: Any, start: Callable[..., Command]) -> None:
+def test_a_modification_that_timeout_ends_has_crashed(campaign: Any, start: Callable[..., Command]) -> None:
     changes = {"relax.max_steps": ENDLESS["max_steps"], "relax.fmax_ev_per_ang": ENDLESS["fmax_ev_per_ang"]}
     changes |= {"sample.n_steps": 5, "relax.potential": "CHGNet", "execution.device": "cpu"}
     settings = [part for name, value in changes.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     crystal, checkpoint = campaign.folder / "cifs" / "AlNi.cif", str(campaign.checkpoint)
-    command = start(*hullward("modify", str(crystal), "-n", "4", "--checkpoint", checkpoint, *settings))
+    modify = hullward("modify", str(crystal), "-n", "4", "--checkpoint", checkpoint, *settings)
+    # In the foreground it hands a signal to the command alone, as when its time is up.
+    command = start("timeout", "--foreground", "-s", "TERM", "3600", *modify)
     command.wait_for("runs/**/*.parquet")
     servers = [command.server()]
-    tell_it_alone(command)
+    command.process.send_signal(signal.SIGTERM)
     assert ended(command, servers) == STOPPED
-    assert command.process.returncode == 143
+    assert command.process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in command.log.read_text()
     assert command.last_state() == "CRASHED"
 
 

@@ -186,7 +186,7 @@ def test_nesting_digits_and_half_characters_cost_one_record_of_a_file(fuzz: Fuzz
 
 
 def test_a_hostile_row_of_csv_costs_no_neighbour(fuzz: Fuzz, tmp_path: Path) -> None:
-    for case, rng in enumerate(fuzz.cases(60)):
+    for case, rng in enumerate(fuzz.cases(40)):
         rows = [
             {"material_id": f"a{i}", "cif": str(CifWriter(SALT)), "band_gap": "1.0", "energy_per_atom": "-3", "x": "1"}
             for i in range(3)
@@ -210,7 +210,7 @@ def test_a_damaged_crystal_file_of_a_folder_is_read_or_quarantined_and_its_neigh
 ) -> None:
     posters = [path.read_bytes() for path in sorted((CASES / "poscar").iterdir())] + [Poscar(OXIDE).get_str().encode()]
     magnetic = [path.read_bytes() for path in sorted((CASES / "folder").glob("*.mcif"))]
-    for case, rng in enumerate(fuzz.cases(60 if form != "mcif" else 15)):
+    for case, rng in enumerate(fuzz.cases(40 if form != "mcif" else 15)):
         folder = tmp_path / f"mine-{case}"
         folder.mkdir()
         (folder / "a.cif").write_text(str(CifWriter(SALT)))
@@ -256,7 +256,7 @@ def own_parquet() -> bytes:
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_read_as_far_as_it_goes_or_refused_by_name(fuzz: Fuzz, tmp_path: Path, name: str) -> None:
     whole = FILES[name]()
-    for case, rng in enumerate(fuzz.cases(30)):
+    for case, rng in enumerate(fuzz.cases(20)):
         content = damaged(rng, whole)
         packed = rng.random() < 0.25 and not name.endswith("parquet")
         path = tmp_path / (name + ".gz" * packed)
@@ -267,7 +267,7 @@ def test_a_damaged_file_is_read_as_far_as_it_goes_or_refused_by_name(fuzz: Fuzz,
 
 def test_a_hostile_row_of_parquet_costs_no_neighbour(fuzz: Fuzz, tmp_path: Path) -> None:
     own = table_of([row_of(Crystal.from_structure(SALT), "s", str(i), "PBE", {"spacegroup": 1}) for i in range(3)])
-    for case, rng in enumerate(fuzz.cases(60)):
+    for case, rng in enumerate(fuzz.cases(40)):
         rows = own.to_pylist()
         bad = rows[1]
         for _ in range(int(rng.integers(1, 3))):
@@ -318,7 +318,7 @@ def test_a_hostile_frame_of_extended_xyz_costs_no_neighbour(fuzz: Fuzz, tmp_path
         return f"{len(structure)}\n{head}\n{atoms}\n"
 
     words = ("nan", "1e308", "-1e308", "9" * 5000, "1" * 17, '"', "{", "[[[", "=", "Qq", "22.7", "x" * 70_000, "\0", "")
-    for case, rng in enumerate(fuzz.cases(50)):
+    for case, rng in enumerate(fuzz.cases(40)):
         lines = frame(OXIDE, 1).splitlines()
         at = int(rng.integers(1, len(lines)))
         parts = lines[at].split(" ")

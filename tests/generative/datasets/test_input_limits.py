@@ -234,3 +234,19 @@ def test_every_limit_is_in_the_documentation() -> None:
         "1,000,000 ch",
     ):
         assert words in text, words
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_a_file_of_endless_column_names_is_refused_in_a_short_sentence(tmp_path: Path, name: str) -> None:
+    from generative.config import FilesSource
+    from generative.datasets.files import Files
+    from generative.datasets.sources import SourceError
+
+    path, column = tmp_path / name, "x" * 30_000
+    if name == "a.csv":
+        path.write_text(f"{column},{column}y\n1,2\n")
+    else:
+        pq.write_table(pa.table({column: [1]}), path)
+    with pytest.raises(SourceError, match=f"{name}: has the columns") as caught:
+        list(Files(FilesSource(path=str(path)), path).batches(None))
+    assert len(str(caught.value)) < 1000
