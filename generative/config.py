@@ -314,9 +314,7 @@ class SampleConfig(RoomConfig):
         """Settings of a sampler that an earlier version wrote beside the others: those that were changed."""
         if not isinstance(given, dict) or not given.keys() & {*_FLAT_BEFORE, "denoising"}:
             return given
-        from generative.systems.cdvae_config import CDVAESampler
-
-        defaults = {**_FLAT_BEFORE, **CDVAESampler().model_dump()}
+        defaults = {**_FLAT_BEFORE, **_DENOISING_BEFORE}
         written = {name: given[name] for name in _FLAT_BEFORE if name in given} | dict(given.get("denoising") or {})
         kept = {name: value for name, value in given.items() if name not in {*_FLAT_BEFORE, "denoising"}}
         changed = {name: value for name, value in written.items() if name not in defaults or value != defaults[name]}
@@ -325,6 +323,13 @@ class SampleConfig(RoomConfig):
 
 _FLAT_BEFORE = {"n_steps": 50, "velocity_slope": 5.0, "churn": 0.1, "guidance": 1.0}
 """Settings that stood in SampleConfig itself, whichever system read them, and their defaults."""
+
+_DENOISING_BEFORE = {
+    "reverse": "eq7", "stride": 1, "level_stride": 1, "steps_per_level": 100, "step_scale": 1e-4, "stop_below_ang": 0.0,
+    "type_noise": 0.0, "keep_composition": False, "force_atom_count": False, "force_types": False, "latent_steps": 200,
+    "latent_rate": 0.05, "latent_prior": 0.01,
+}  # fmt: skip
+"""Those of the CDVAE family, which stood there as `denoising`."""
 
 
 class ScreenConfig(RoomConfig):

@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 from configs.installation import LOCK, PURPOSES, ROOT, page, pins_of, project_requirements
 
 CUDA_LOCK = ROOT / "requirements-cuda.lock"
-ROOMS = ("flows", "tasks", "generative", "dft", "configs")
+ROOMS = ("flows", "tasks", "generative", "dft", "configs", "storage")
 DIGEST = re.compile(r" {4}--hash=sha256:[0-9a-f]{64}( \\)?")
 PIN = re.compile(r"[a-z0-9][a-z0-9._-]*==[A-Za-z0-9.!+-]+( ; [^\\]+)? \\")
 

@@ -23,6 +23,7 @@ from dft.jobs import relaxation_flow
 from dft.records import DFTRecord, RecordError
 from dft.reference_entries import EntriesError, read_entries
 from dft.stored_classes import ForeignClassError
+from storage.documents import read_document, write_document
 from tests.dft.made_records import record, rock_salt
 from tests.dft.vasp_machine import Machine, error_of
 from tests.foreign_payloads import Trap, places, with_value
@@ -68,12 +69,12 @@ def of_a_record(rng: np.random.Generator, payload: dict[str, Any], place: Path) 
 
 def of_a_job(rng: np.random.Generator, payload: dict[str, Any], place: Path) -> object:
     folder = make_job_folder(place, salt(), PotentialEngineConfig(potential="CHGNet"), candidate_id="c")
-    document = json.loads((folder / "job.json").read_text())
+    document = read_document(folder / "job.json")
     if rng.random() < 0.5:
         document["structure"] = in_a_crystal(document["structure"], rng, payload)
     else:
         document["lineage"] = {"training": [{"data": payload}]}
-    (folder / "job.json").write_text(json.dumps(document))
+    write_document(folder / "job.json", document)  # with a checksum that fits: who changes a file on purpose has one
     try:
         return read_job(folder)
     finally:

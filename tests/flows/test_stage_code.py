@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.paths import PROJECT
+from generative.checkpoints import generator_type
 from tasks.generate import sample_chunk_file
 from tasks.judge import judge_file
 from tasks.known import choose_references, ingest_known
@@ -17,12 +18,15 @@ from tasks.phonons import candidates_file
 from tasks.relax import relax_chunk_file
 from tasks.run import open_run
 from tasks.screen import screen_chunk_file, unique_file
-from tasks.source_code import sources
+from tasks.source_code import Entry, sources
 from tests.flows.conftest import Campaign
 
 
-def run_and_compare(stage: Callable[..., Any], *arguments: Any) -> Any:
-    """What the stage returns; fails if a function of a file was called that its key does not hold."""
+def run_and_compare(stage: Callable[..., Any], *arguments: Any, further: tuple[Entry, ...] = ()) -> Any:
+    """What the stage returns; fails if a function of a file was called that its key does not hold.
+
+    Args: the stage; its arguments; what its key holds besides, as it is reached by other ways than imports.
+    """
     executed: set[str] = set()
 
     def note(frame: Any, event: str, argument: Any) -> None:
@@ -40,7 +44,7 @@ def run_and_compare(stage: Callable[..., Any], *arguments: Any) -> Any:
     ours = {Path(name) for name in executed if Path(name).is_relative_to(PROJECT) and ".venv" not in Path(name).parts}
     ours -= {Path(__file__)}
     assert len(ours) > 3  # it did run
-    assert not ours - set(sources(stage))
+    assert not ours - set(sources(stage, *further))
     return result
 
 
@@ -50,7 +54,8 @@ def test_every_function_that_a_stage_calls_lies_in_the_code_of_its_key(campaign:
         identity = identify(config.relax, config.execution)
         known = run_and_compare(ingest_known, config, run.path, identity)
         references = run_and_compare(choose_references, config, run.path, known)
-        sampled = run_and_compare(sample_chunk_file, config, run.path, known, 0)
+        generator = generator_type(config.sample.checkpoint)
+        sampled = run_and_compare(sample_chunk_file, config, run.path, known, 0, further=(generator,))
         screened = run_and_compare(screen_chunk_file, config, run.path, sampled, known, 0)
         unique = run_and_compare(unique_file, config, run.path, [screened])
         competing = [

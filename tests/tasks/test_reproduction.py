@@ -214,8 +214,8 @@ def test_a_result_is_made_once_and_again_when_its_inputs_change_or_its_file_is_c
         calls.append(1)
         return Made((Measured(Figure("p", "f", math.nan, "%", 0, "none")),), {"n": 3})
 
-    first = kept(config, place, ("configs/paths.py",), {"seed": 0}, make)
-    again = kept(config, place, ("configs/paths.py",), {"seed": 0}, make)
+    first = kept(config, place, "configs.paths", {"seed": 0}, make)
+    again = kept(config, place, "configs.paths", {"seed": 0}, make)
     assert (len(calls), first.reused, again.reused) == (1, False, True)
     assert again.budget == {"n": 3}
     assert again.measured("f") is None
