@@ -69,7 +69,7 @@ def of_a_record(rng: np.random.Generator, payload: dict[str, Any], place: Path) 
 
 def of_a_job(rng: np.random.Generator, payload: dict[str, Any], place: Path) -> object:
     folder = make_job_folder(place, salt(), PotentialEngineConfig(potential="CHGNet"), candidate_id="c")
-    document = read_document(folder / "job.json")
+    document = read_document(folder / "job.json", "")
     if rng.random() < 0.5:
         document["structure"] = in_a_crystal(document["structure"], rng, payload)
     else:

@@ -219,10 +219,10 @@ def test_a_result_is_made_once_and_again_when_its_inputs_change_or_its_file_is_c
     assert (len(calls), first.reused, again.reused) == (1, False, True)
     assert again.budget == {"n": 3}
     assert again.measured("f") is None
-    kept(config, place, ("configs/paths.py",), {"seed": 1}, make)
+    kept(config, place, "configs.paths", {"seed": 1}, make)
     file = place.file(config)
     file.write_text(file.read_text()[:40])
-    kept(config, place, ("configs/paths.py",), {"seed": 1}, make)
+    kept(config, place, "configs.paths", {"seed": 1}, make)
     assert len(calls) == 3
 
 
