@@ -206,9 +206,7 @@ def gather(
         },
         yields=tuple(yields_of(rows, config.hull.stable_ev_per_atom, seconds)),
         rejected=tuple(rejections_of(rows)),
-        candidates=tuple(
-            report_candidates(table.slice(0, min(n_ranked, MOST_LISTED)), _input_folders(inputs), n_ranked)
-        ),
+        candidates=tuple(report_candidates(listed, _input_folders(inputs), n_ranked)),
         counts=counts_of([RankedRow.of(row) for row in rows if row["rank"] is not None]),
         listing_path=LISTING if n_ranked > MOST_LISTED else "",
         asked=asked_figures(rows),
