@@ -22,6 +22,8 @@ from tasks.reporting.summary import (
 )
 
 N_GALLERY = 8
+MOST_REASONS = 40
+"""Reasons shown of one stage: with a filter on compositions there may be one for every formula."""
 
 PROTOTYPE_TAG = ' <span class="tag plain">prototype</span>'
 
@@ -122,7 +124,9 @@ def yield_section(inputs: ReportInputs) -> str:
     stages = []
     for entry in inputs.yields:
         reasons = sorted((r for r in inputs.rejected if r.stage == entry.stage), key=lambda r: (-r.count, r.reason))
-        why = "".join(f"<li><b>{r.count}</b> {safe(r.reason)}</li>" for r in reasons)
+        why = "".join(f"<li><b>{r.count}</b> {safe(r.reason)}</li>" for r in reasons[:MOST_REASONS])
+        if others := sum(r.count for r in reasons[MOST_REASONS:]):
+            why += f"<li><b>{others}</b> for {len(reasons) - MOST_REASONS} other reasons</li>"
         note = f"<li>{safe(entry.note)}</li>" if entry.note else ""
         seconds = duration(entry.seconds)
         stages.append(
@@ -136,8 +140,8 @@ def yield_section(inputs: ReportInputs) -> str:
             + "</li>"
         )
     placed = {y.stage for y in inputs.yields}
-    others = [r for r in inputs.rejected if r.stage not in placed]
-    rest = "".join(f"<li><b>{r.count}</b> {safe(r.stage)}: {safe(r.reason)}</li>" for r in others)
+    elsewhere = [r for r in inputs.rejected if r.stage not in placed]
+    rest = "".join(f"<li><b>{r.count}</b> {safe(r.stage)}: {safe(r.reason)}</li>" for r in elsewhere[:MOST_REASONS])
     return (
         '<section id="yield"><h2>Yield</h2><p class="hint">Crystals in, crystals out, and why the others were '
         "turned away. "

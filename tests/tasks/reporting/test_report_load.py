@@ -18,7 +18,7 @@ from tasks.candidates import CANDIDATES, CRYSTAL_COLUMNS
 from tasks.reporting.artifacts import TABLE_LIMIT_BYTES, fitting_rows
 from tasks.reporting.cif_files import MOST_IN_ONE_FOLDER, PER_FOLDER, cif_path, remove_cifs, write_cifs
 from tasks.reporting.markdown import MARKDOWN_LIMIT_BYTES, markdown_report
-from tasks.reporting.model import ReportInputs
+from tasks.reporting.model import Rejection, ReportInputs
 from tasks.reporting.page import report_html
 from tasks.reporting.ranked_rows import (
     LISTING,
@@ -90,6 +90,16 @@ def test_a_page_of_twenty_thousand_candidates_is_small_and_says_where_the_others
     near = int(np.count_nonzero(above <= 0.1))
     assert near > MOST_LISTED  # so the count is of all candidates, not of those listed
     assert f"<dt>within 0.1 eV/atom of it</dt><dd>{near}</dd>" in page
+
+
+def test_a_stage_that_refuses_for_hundreds_of_reasons_counts_the_rarest_together(inputs: ReportInputs) -> None:
+    reasons = [Rejection("screen", f"formula {i} has no charge balance", 1000 - i) for i in range(300)]
+    page = report_html(dataclasses.replace(inputs, rejected=tuple(reasons)))
+    shown = [int(n) for n in re.findall(r"<li><b>(\d+)</b> formula", page)]
+    assert shown == sorted(shown, reverse=True)
+    (others, kinds) = re.findall(r"<li><b>(\d+)</b> for (\d+) other reasons", page)[0]
+    assert sum(shown) + int(others) == sum(r.count for r in reasons)
+    assert len(shown) + int(kinds) == len(reasons)
 
 
 def test_artifacts_of_twenty_thousand_candidates_stay_below_their_limits(many: tuple[pa.Table, ReportInputs]) -> None:
