@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import secrets
 import shlex
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 PASSWORD = "auth"
@@ -27,14 +29,12 @@ def password_of(home: Path) -> str:
     """
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = home / PASSWORD
-    if (known := _read_private(file)) is not None:
-        return known
-    file.unlink(missing_ok=True)
-    made = _write_private(home / f".{PASSWORD}-{os.getpid()}", new_password() + "\n")
-    with contextlib.suppress(FileExistsError):
-        os.link(made, file)  # of two that begin at once, the first one's stands
-    made.unlink()
-    known = _read_private(file)
+    with _alone(home):  # of those that begin at once, the first one makes it, and nobody removes what another made
+        known = _read_private(file)
+        if known is None:
+            file.unlink(missing_ok=True)
+            _write_private(home / f".{PASSWORD}-new", new_password() + "\n").replace(file)
+            known = _read_private(file)
     if known is None:
         raise OSError(f"{file} is changed by another process: expected it to stay as it was made; start again")
     return known
@@ -59,6 +59,17 @@ def announced_server(home: Path) -> dict[str, str]:
         if stated and password:
             return {"PREFECT_API_URL": stated[1], "PREFECT_API_AUTH_STRING": password}
     return {}
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """One process and thread at a time; the system drops the lock of a killed one."""
+    descriptor = os.open(home / f".{PASSWORD}-lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _read_private(file: Path) -> str | None:
