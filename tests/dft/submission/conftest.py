@@ -19,7 +19,7 @@ from dft.submission.config import SubmissionConfig
 from dft.submission.submitter import Step, Submitter
 from tests.servers.slurm import Slurm, reason_to_skip
 
-PATIENCE_S = 90  # two busy cores; alone it takes a twentieth
+PATIENCE_S = 240  # two busy cores, and the clock of Slurm, which looks every half minute; most take a few seconds
 
 BEHAVING_JOB = Path(__file__).parent / "behaving_job.py"
 
