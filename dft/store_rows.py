@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from bson import json_util
 
-from storage.atomic import is_full, naming_full_disk
+from storage.databases import told_of
 
 
 class JobStoreError(RuntimeError):
@@ -51,22 +51,15 @@ def set_aside(connection: sqlite3.Connection, collection: str, damaged: Sequence
     return aside
 
 
-@contextmanager
-def named(path: str) -> Iterator[None]:
+def named(path: str) -> AbstractContextManager[None]:
     """Whatever SQLite says of a store's file, as a sentence.
 
     Raises:
         JobStoreError: for a file that is damaged, or cannot be used.
         DiskFullError: if there is no room.
     """
-    with naming_full_disk(Path(path)):
-        try:
-            yield
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # names in SQLite's own words may be damaged
-            if is_full(error, Path(path)):
-                raise
-            raise JobStoreError(
-                f"cannot use {path} as a job store ({error}): expected a SQLite file made by this program, in a folder "
-                "that exists and can be written to; move the file away and collect the jobs again, which writes it "
-                "anew, or name another in `store.path`"
-            ) from error
+    remedy = (
+        "expected a SQLite file made by this program, in a folder that exists and can be written to; move the file "
+        "away and collect the jobs again, which writes it anew, or name another in `store.path`"
+    )
+    return told_of(Path(path), lambda error: JobStoreError(f"cannot use {path} as a job store ({error}): {remedy}"))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.console import progress_bar, say
 from flows.environment import HOST
-from flows.services import ServeError
+from flows.services import listening_on
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -70,25 +70,6 @@ def _stopping_quietly() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def listening_on(port: int) -> socket.socket:
-    """A socket of loopback, taken before any work is done; port 0 takes any free one.
-
-    Raises:
-        ServeError: if another program has the port.
-    """
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((HOST, port))
-    except OSError:
-        listener.close()
-        raise ServeError(
-            f"port {port} of {HOST} is taken: stop the program that has it, or choose another, such as "
-            f"--port {port + 10 if port < 65_000 else 5010}"
-        ) from None
-    return listener
 
 
 def server_settings(exported: Exported, address: str, folder: Path) -> dict[str, Any]:
@@ -194,7 +175,11 @@ def serve_optimade(path: Path, port: int, everything: bool) -> None:
         ServeError: if the port is taken.
         ExportError, DatasetError: see tasks.optimade_export.export.
     """
-    with _stopping_quietly(), listening_on(port) as listener, TemporaryDirectory(prefix="hullward-optimade-") as place:
+    with (
+        _stopping_quietly(),
+        listening_on(port, "--port ") as listener,
+        TemporaryDirectory(prefix="hullward-optimade-") as place,
+    ):
         from tasks.optimade_export import export
 
         folder = Path(place)

@@ -29,8 +29,10 @@ class ServeError(RuntimeError):
     """The server cannot be started, or has stopped."""
 
 
-def listening_on(port: int) -> socket.socket:
-    """A listening socket of loopback; port 0 takes any free one.
+def listening_on(port: int, option: str = "make ui PORT=") -> socket.socket:
+    """A listening socket of loopback, taken before any work is done; port 0 takes any free one.
+
+    Args: the port; what a user writes before the number of another one.
 
     Raises: ServeError: if another program has the port.
     """
@@ -40,8 +42,9 @@ def listening_on(port: int) -> socket.socket:
         listener.bind((HOST, port))
     except OSError:
         listener.close()
+        other = port + 10 if port < 65_000 else 5010
         raise ServeError(
-            f"port {port} of {HOST} is taken: stop the program that has it, or choose another: make ui PORT={port + 10}"
+            f"port {port} of {HOST} is taken: stop the program that has it, or choose another: {option}{other}"
         ) from None
     listener.listen()
     return listener

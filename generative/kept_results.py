@@ -8,12 +8,12 @@ import multiprocessing
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from generative.crystals import Crystal
-from storage.atomic import is_full, naming_full_disk
+from storage.databases import told_of
 
 logger = logging.getLogger(__name__)
 
@@ -122,18 +122,10 @@ class KeptResults:
             is_whole = False
         return Kept(rest[1:] if rest else None, reason) if is_whole else None
 
-    @contextmanager
-    def _named(self, path: Path) -> Iterator[None]:
+    def _named(self, path: Path) -> AbstractContextManager[None]:
         """Whatever SQLite says of this file, as a sentence."""
-        with naming_full_disk(path):
-            try:
-                yield
-            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # names in SQLite's own words may be damaged
-                if is_full(error, path):
-                    raise
-                raise ValueError(
-                    f"{path} is damaged ({error}): delete it, for it holds nothing that cannot be computed again"
-                ) from error
+        remedy = "delete it, for it holds nothing that cannot be computed again"
+        return told_of(path, lambda error: ValueError(f"{path} is damaged ({error}): {remedy}"))
 
     def _open(self, path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=60)

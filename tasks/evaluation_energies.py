@@ -54,7 +54,6 @@ def load_regressor(path: str, execution: ExecutionConfig) -> Regressor:
     Raises: EvaluationError: if it is neither, or cannot be read.
     """
     from generative.checkpoints import CheckpointError
-    from generative.systems.property_regressor import PropertyRegressor
     from generative.systems.published_regressors import PublishedError, load_published
 
     try:
@@ -62,13 +61,9 @@ def load_regressor(path: str, execution: ExecutionConfig) -> Regressor:
             published = load_published(resolve(path), device_of(execution))
             return Regressor(published.system, published.name)
         loaded = checkpoint(path if path.startswith("package:") else str(resolve(path)), execution)
+        return Regressor(loaded.regressor, f"{loaded.system.name} {loaded.digest[:12]}")
     except (AssetError, CheckpointError, PublishedError) as error:
         raise EvaluationError(f"regressor {path}: {error}") from None
-    if not isinstance(loaded.system, PropertyRegressor):
-        raise EvaluationError(
-            f"regressor {path} is a {loaded.system.name}: expected a {PropertyRegressor.name}, which predicts energies"
-        )
-    return Regressor(loaded.system, f"DimeNet++ regressor {loaded.digest[:12]}")
 
 
 def regressed_energies(

@@ -1,14 +1,15 @@
-"""What every test gets: pymatgen's space groups, each made once; the order of the files; counts of fuzzed cases."""
+"""What every test gets: pymatgen's space groups, each made once; the order of the files; fuzzed cases; traps."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pymatgen.symmetry.groups import SpaceGroup
 
+from tests.foreign_payloads import Trap
 from tests.fuzzing import Fuzz, table_of
 
 _make_or_find = SpaceGroup.__new__
@@ -49,6 +50,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def fuzz(request: pytest.FixtureRequest) -> Fuzz:
     """Seeded cases and their counts; the test fails after its last case if any has failed."""
     return Fuzz(request.node.name.removeprefix("test_").replace("_", " "))
+
+
+@pytest.fixture
+def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trap]:
+    """A place where code that should not run would leave its mark."""
+    place = tmp_path / "trap"
+    place.mkdir()
+    monkeypatch.syspath_prepend(place)
+    trap = Trap(place)
+    yield trap
+    trap.reset()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,6 @@ from tests.dft.made_records import record, rock_salt
 from tests.dft.vasp_machine import Machine, error_of
 from tests.foreign_payloads import Trap, places, with_value
 from tests.fuzzing import Fuzz
-
-
-@pytest.fixture
-def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trap]:
-    place = tmp_path / "trap"
-    place.mkdir()
-    monkeypatch.syspath_prepend(place)
-    trap = Trap(place)
-    yield trap
-    trap.reset()
 
 
 def salt() -> Structure:

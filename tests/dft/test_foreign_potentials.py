@@ -8,7 +8,6 @@ import json
 import pickle
 import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,6 @@ from dft.potentials import PotentialError, load_potential
 from tests.dft.test_potentials import MATGL_NAMES, MODELS, needs_models
 from tests.foreign_payloads import Trap, places, with_value
 from tests.fuzzing import Fuzz
-
-
-@pytest.fixture
-def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trap]:
-    place = tmp_path / "trap"
-    place.mkdir()
-    monkeypatch.syspath_prepend(place)
-    trap = Trap(place)
-    yield trap
-    trap.reset()
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def test_without_a_regressor_or_the_wish_for_energies_there_are_none() -> None:
     [
         ("nowhere/mp20.safetensors", "mp20.safetensors is not in nowhere"),
         ("nowhere/folder", "model.safetensors not found"),
-        ("package:hullward-flow", "is a crystal-flow: expected a dimenet-regressor"),
+        ("package:hullward-flow", "crystal-flow.*predicts no property: name the checkpoint of a regressor"),
     ],
 )
 def test_what_is_no_regressor_is_refused_by_name(path: str, words: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,6 @@ from generative.training import _saved_state
 from tasks.train_features import FeatureTraining, _restore
 from tests.foreign_payloads import Trap
 from tests.fuzzing import Fuzz
-
-
-@pytest.fixture
-def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trap]:
-    place = tmp_path / "trap"
-    place.mkdir()
-    monkeypatch.syspath_prepend(place)
-    trap = Trap(place)
-    yield trap
-    trap.reset()
 
 
 def tagged(trap: Trap, rng: np.random.Generator) -> str:

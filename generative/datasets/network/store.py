@@ -14,14 +14,14 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from generative.datasets.network.database import Record
 from generative.datasets.records import json_text
 from generative.datasets.sources import SourceError
-from storage.atomic import is_full, naming_full_disk
+from storage.databases import told_of
 
 FORMAT = "1"
 CACHE_KIB = 65_536
@@ -269,18 +269,10 @@ def _digest(body: bytes) -> bytes:
     return hashlib.blake2b(body, digest_size=16).digest()
 
 
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(path: Path) -> AbstractContextManager[None]:
     """Whatever shows a store to be damaged, as a sentence; a full disk too."""
-    with naming_full_disk(path):
-        try:
-            yield
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # names in SQLite's own words may be damaged
-            if is_full(error, path):
-                raise
-            raise SourceError(
-                f"{path} is damaged ({error}): remove the file and run again, which downloads it again"
-            ) from None
+    remedy = "remove the file and run again, which downloads it again"
+    return told_of(path, lambda error: SourceError(f"{path} is damaged ({error}): {remedy}"))
 
 
 def _connected(path: Path) -> sqlite3.Connection:

@@ -85,6 +85,18 @@ def submitted(jobs: Jobs, kind: str) -> str:
     return said if jobs.runs(key) == 1 else f"{said}; ran {jobs.runs(key)} times"
 
 
+def count(fuzz: Fuzz, case: str, said: str, folder: Path, outcome: str) -> None:
+    """How a case ended: as it may, or with a word of what is wrong, or with a mark of what was run."""
+    if found := marks(folder):
+        said += f"; left {found}"
+        for file in found:
+            file.unlink()
+    if said:
+        fuzz.failed(f"{case}: {said}")
+    else:
+        fuzz.ended(outcome)
+
+
 @pytest.mark.fuzz
 def test_a_job_runs_in_a_folder_of_any_name_and_the_name_does_not(fuzz: Fuzz, programs: Path, tmp_path: Path) -> None:
     for rng in fuzz.cases(12):
@@ -95,14 +107,7 @@ def test_a_job_runs_in_a_folder_of_any_name_and_the_name_does_not(fuzz: Fuzz, pr
             said = submitted(Jobs(place / name), kind)
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
-        if found := marks(tmp_path):
-            said += f"; left {found}"
-            for file in found:
-                file.unlink()
-        if said:
-            fuzz.failed(f"{kind}, {name!r}: {said}")
-        else:
-            fuzz.ended(f"done by {kind}")
+        count(fuzz, f"{kind}, {name!r}", said, tmp_path, f"done by {kind}")
 
 
 @pytest.mark.fuzz
@@ -181,14 +186,7 @@ def test_settings_reach_the_queue_as_they_are_or_are_refused_by_name(
             said = "" if "cannot be asked for this" in str(error) else str(error)  # such as qos of PBS
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
-        if found := marks(tmp_path):
-            said += f"; left {found}"
-            for file in found:
-                file.unlink()
-        if said:
-            fuzz.failed(f"{kind}, {field} {value!r}: {said}")
-        else:
-            fuzz.ended("as it is")
+        count(fuzz, f"{kind}, {field} {value!r}", said, tmp_path, "as it is")
         loaded.unlink(missing_ok=True)
         shutil.rmtree(tmp_path / "bin", ignore_errors=True)
         shutil.rmtree(jobs.root)
