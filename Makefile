@@ -1,4 +1,4 @@
-# Everything a target needs is installed into .venv first, from requirements.lock, once and again when the lock changes.
+# Everything a target needs is installed into .venv first, from requirements.lock, once and again when the lock or pyproject.toml changes.
 # Variables: PYTHON=python3.11  CONFIG=ternary  PORT=4200  TEST_WORKERS=2  FUZZ=20  DATA=folder-of-official-splits
 #            TORCH_BUILD=locked  UPGRADE=1  AUDIT_SERVICE=osv
 
@@ -38,7 +38,7 @@ help:
 # torch goes first and alone, so that pip may take the build that is meant for this machine (a CPU build, say) or keep
 # the one that is there: it is the one file that is not held to a digest, unless TORCH_BUILD=locked. All else is, so
 # nothing else is looked for; what only another build of torch asks for (other CUDA libraries) comes with it at the end.
-$(INSTALLED): requirements.lock requirements-cuda.lock
+$(INSTALLED): pyproject.toml requirements.lock requirements-cuda.lock
 	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 or 3.12 found: install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 13); ok or print("$(PYTHON) is Python %d.%d: Hullward needs 3.11 or 3.12; name one: make PYTHON=/path/to/python3.11" % sys.version_info[:2], file=sys.stderr); sys.exit(not ok)'
 	@echo "Installing into .venv with $$("$(PYTHON)" --version) (once, some minutes) ..."
@@ -68,7 +68,7 @@ fuzz: $(INSTALLED)
 	@HULLWARD_FUZZ=$(FUZZ) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) -m fuzz tests
 
 ui: $(INSTALLED)
-	@exec $(BIN)/python -m flows.serve --port $(PORT)
+	@exec $(BIN)/python -m flows.servers.serve --port $(PORT)
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check $(ROOMS)

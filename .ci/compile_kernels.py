@@ -6,8 +6,8 @@ import numpy as np
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from generative.bonds import crystal_nn_bonds
-from generative.crystals import Crystal
+from generative.crystal.bonds import crystal_nn_bonds
+from generative.crystal.crystals import Crystal
 from generative.metrics.crystal_nn import structure_fingerprint
 from generative.screening.matching import fit_rms, group
 from generative.screening.tolerances import Tolerances

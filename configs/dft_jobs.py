@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from dft.campaign_config import DftConfig
+from dft.campaign.config import DftConfig
 from generative.config import RoomConfig
 
 

@@ -20,7 +20,7 @@ from configs.modification import ModifyConfig
 from configs.reproduction import DatasetEntry, GroundStateConfig, ReproductionConfig
 from configs.schema import DiscoverConfig
 from configs.unet_reproduction import PolymorphData, UNetReproductionConfig
-from dft.campaign_config import DftConfig
+from dft.campaign.config import DftConfig
 from dft.engines.config import AnyEngineConfig, EngineConfig
 from generative.config import (
     AflowSource,
@@ -32,7 +32,7 @@ from generative.config import (
     PrototypesSource,
     SampleConfig,
 )
-from generative.training_config import TrainConfig
+from generative.training.config import TrainConfig
 
 HEAD = """\
 # Settings
@@ -90,8 +90,8 @@ For `hullward evaluate`, whose options set them, and by `--set`. `relax`, `hull`
 BENCHMARK = """\
 # A benchmark of generators
 
-The parameter `config` of the `benchmark` deployment, and what stands in `configs/benchmark-generators.yaml`; further
-settings are those of an evaluation, and `sample` of a run.
+The parameter `config` of the `benchmark` deployment, and what stands in `configs/presets/benchmark-generators.yaml`;
+further settings are those of an evaluation, and `sample` of a run.
 """
 SYSTEM = """\
 What stands under `system` depends on `kind`. [generator.md](generator.md) says more of the settings of `crystal-flow`.

@@ -12,7 +12,7 @@ from configs.schema import ConfigError, read_yaml, validated
 from configs.unet_reproduction import UNetReproductionConfig
 from dft.config import RelaxConfig
 from generative.config import RoomConfig, SampleConfig
-from generative.training_config import TrainConfig
+from generative.training.config import TrainConfig
 
 StageName = Literal["train", "regressor", "ceiling", "reconstruct", "generate", "ground-state"]
 SystemName = Literal["cdvae", "cdvae-fourier", "dp-cdvae", "dp-cdvae-na", "dp-cdvae-gine", "dp-cdvae-na-gine"]

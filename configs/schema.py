@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, TypeVar, get_args
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from configs.yaml_text import MAX_YAML_CHARACTERS, YamlError, read_settings_text
-from dft.campaign_config import DftConfig
+from dft.campaign.config import DftConfig
 from dft.config import BestPhononsConfig, HullConfig, InputsConfig, RelaxConfig, StoreConfig
 from generative.config import (
     ConditionsConfig,
@@ -26,7 +26,7 @@ from generative.config import (
     ScreenConfig,
 )
 
-CONFIG_FOLDER = Path(__file__).parent
+CONFIG_FOLDER = Path(__file__).parent / "presets"
 KEYS_BELONG = "keys come from the environment, such as MP_API_KEY, or from a Prefect Secret, never from settings"
 
 

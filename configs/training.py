@@ -1,4 +1,4 @@
-"""Reads the settings of a training run; the model is generative.training_config.TrainConfig."""
+"""Reads the settings of a training run; the model is generative.training.config.TrainConfig."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import read_yaml, validated
-from generative.training_config import TrainConfig
+from generative.training.config import TrainConfig
 
 
 def parse_training(settings: dict[str, Any], origin: str) -> TrainConfig:

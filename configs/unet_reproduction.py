@@ -8,7 +8,7 @@ from pydantic import Field
 
 from configs.comparison import ComparisonConfig, NamedEntry
 from generative.config import SampleConfig
-from generative.training_config import TrainConfig
+from generative.training.config import TrainConfig
 
 UNetStage = Literal["train", "generate", "modify"]
 Generator = Literal["unet-ddpm", "unet-ddim", "unet-flow-normal", "unet-flow-uniform"]

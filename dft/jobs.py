@@ -20,10 +20,10 @@ from monty.json import MontyDecoder, MontyEncoder
 from pymatgen.core.structure import Structure
 
 from dft.config import InputsConfig, Preset
-from dft.presets import maker
+from dft.inputs.presets import maker
+from dft.inputs.vacuum import has_vacuum
 from dft.stored_classes import check_classes, nowhere
 from dft.structures import grouped
-from dft.vacuum import has_vacuum
 
 FLOW_NAMESPACE = uuid.UUID("5b0f0b0e-6a55-5f5e-9d0a-2d9c1f0f7a11")  # storage name: never move
 """Under which the ids of flows and jobs are derived from what they hold."""
@@ -51,7 +51,7 @@ def relaxation_flow(
     store holds its jobs once.
 
     Equal elements stand together in the jobs' crystal, whatever their order in `structure`. The cell of a slab is held,
-    since its vacuum must stay (dft/vacuum.py).
+    since its vacuum must stay (dft/inputs/vacuum.py).
 
     Args:
         structure: the crystal to relax; ordered.

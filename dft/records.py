@@ -14,8 +14,8 @@ from typing import Any, Self
 import numpy as np
 from pymatgen.core.structure import Structure
 
-from dft.incar_tags import LEVEL_TAGS, changed, physics_tags
-from dft.kpoints import KPointSampling, sampling_of_resolved
+from dft.inputs.incar_tags import LEVEL_TAGS, changed, physics_tags
+from dft.inputs.kpoints import KPointSampling, sampling_of_resolved
 from dft.results import GPA_PER_EV_ANG3
 from dft.structures import StructureError, digest_of, read_structure
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 
 from configs.evaluation import BenchmarkConfig, load_benchmark
-from tasks.evaluation_benchmark import compare_task, draw_task, judge_task, missing_reason
+from tasks.evaluate.benchmark import compare_task, draw_task, judge_task, missing_reason
 
 GENERATORS = load_benchmark("benchmark-generators")
 

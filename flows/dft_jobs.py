@@ -10,8 +10,8 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 
 from configs.dft_jobs import DftJobsConfig
-from tasks.dft_campaign import advance_task, begin_task, campaign_folders
-from tasks.dft_waiting import resume_waiting, switch_schedule
+from tasks.dft.campaign import advance_task, begin_task, campaign_folders
+from tasks.dft.waiting import resume_waiting, switch_schedule
 
 
 @flow(name="dft", flow_run_name="dft-{config.action}", validate_parameters=True)

@@ -16,18 +16,18 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 
 from configs.schema import DiscoverConfig, load
-from tasks.dft_campaign import dft_task
-from tasks.dft_waiting import wait_without_process
-from tasks.generate import check_generator, n_chunks, sample_task
-from tasks.inputs import inputs_task
-from tasks.judge import judge_task
-from tasks.known import ingest_task, references_task
-from tasks.phonons import best, candidates_task, phonons_task
-from tasks.relax import identify_task, relax_task, survivors
-from tasks.report import report_task
-from tasks.run import open_run
+from tasks.dft.campaign import dft_task
+from tasks.dft.waiting import wait_without_process
+from tasks.discover.inputs import inputs_task
+from tasks.discover.known import ingest_task, references_task
+from tasks.discover.phonons import best, candidates_task, phonons_task
+from tasks.discover.rank import judge_task
+from tasks.discover.relax import identify_task, relax_task, survivors
+from tasks.discover.report import report_task
+from tasks.discover.run import open_run
+from tasks.discover.sample import check_generator, n_chunks, sample_task
+from tasks.discover.screen import screen_task, unique_task
 from tasks.runners import task_runner
-from tasks.screen import screen_task, unique_task
 from tasks.timing import StageClock
 
 QUICKSTART = load("quickstart")

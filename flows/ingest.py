@@ -12,7 +12,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 
 from configs.ingest import IngestConfig, load_ingest
-from tasks.ingest import dataset_report_task, harvest_task, harvested, ingest_task, plan_task
+from tasks.ingest.stages import dataset_report_task, harvest_task, harvested, ingest_task, plan_task
 
 MATERIALS_PROJECT = load_ingest("ingest-materials-project")
 
@@ -22,7 +22,7 @@ def ingest(config: IngestConfig = MATERIALS_PROJECT) -> Path:
     """Bring known crystals into one dataset.
 
     Args:
-        config: sources, filters, and where the dataset goes. It holds no key: see tasks/secrets.py.
+        config: sources, filters, and where the dataset goes. It holds no key: see tasks/ingest/secrets.py.
 
     Returns:
         The dataset's folder, with dataset.parquet, rejected.parquet, manifest.json and report.html.

@@ -12,7 +12,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 
 from configs.modification import ModifyConfig
-from tasks.modification import propose_task, rank_task, relax_polymorphs_task
+from tasks.discover.modification import propose_task, rank_task, relax_polymorphs_task
 
 
 @flow(name="modify", flow_run_name="modify-{config.name}", validate_parameters=True)

@@ -16,9 +16,9 @@ from prefect import flow, get_run_logger
 
 from configs.reproduction import ReproductionConfig, load_reproduction
 from configs.unet_reproduction import UNetReproductionConfig
-from flows.console import sentence_of
-from tasks.reproductions.results import Place, ReproductionError
-from tasks.reproductions.stages import result_task, room_of, table_task
+from flows.cli.console import sentence_of
+from tasks.papers.results import Place, ReproductionError
+from tasks.papers.stages import result_task, room_of, table_task
 
 DP_CDVAE = load_reproduction("reproduce-dp-cdvae")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger
 
-from generative.training_config import TrainConfig
-from tasks.train import train as run_training
-from tasks.training_progress import progress_artifact
+from generative.training.config import TrainConfig
+from tasks.train.progress import progress_artifact
+from tasks.train.training import train as run_training
 
 
 @flow(name="train", flow_run_name="train-{config.name}", validate_parameters=True)

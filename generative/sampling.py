@@ -13,7 +13,7 @@ import torch
 
 from generative.checkpoints import Checkpoint
 from generative.config import SampleConfig, SamplerSettings
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.requests import Request
 from generative.systems.interface import Progress
 

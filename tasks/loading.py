@@ -13,7 +13,7 @@ from configs.schema import ExecutionConfig
 from dft.config import RelaxConfig
 
 if TYPE_CHECKING:
-    from dft.potentials import LoadedPotential
+    from dft.potentials.loading import LoadedPotential
     from generative.checkpoints import Checkpoint
 
 
@@ -57,7 +57,7 @@ def device_of(execution: ExecutionConfig) -> str:
 
 @lru_cache(maxsize=2)
 def _potential(name: str, fallback: str | None, device: str) -> LoadedPotential:
-    from dft.potentials import load_potential
+    from dft.potentials.loading import load_potential
 
     return load_potential(name, fallback=fallback, search=model_folders(), device=device)
 

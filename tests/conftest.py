@@ -26,7 +26,7 @@ def _make_or_find_and_keep(cls: type[SpaceGroup], *args: Any, **kwargs: Any) -> 
 # other: half a second of each `Structure.from_spacegroup("Fm-3m", ...)`, of which the tests have hundreds.
 SpaceGroup.__new__ = _make_or_find_and_keep  # type: ignore[method-assign,assignment]
 
-FIRST = ("flows", "generative/datasets/network/test_three_databases.py", "tasks", "dft")
+FIRST = ("flows", "generative/datasets/databases/test_three_databases.py", "tasks", "dft")
 """Where tests take minutes, below this folder. A worker runs whole files, so the longest go first: of a long file that
 begins last, the other worker would wait for the end."""
 

@@ -13,8 +13,8 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from configs.paths import AssetError, resolve
-from generative.crystals import Crystal
-from generative.datasets.cif import parse_cif
+from generative.crystal.crystals import Crystal
+from generative.datasets.cif.reading import parse_cif
 
 
 @lru_cache(maxsize=8)

@@ -19,8 +19,8 @@ from configs.reproduction import ReproductionConfig, load_reproduction
 from configs.schema import ConfigError, DiscoverConfig, load, parse
 from configs.training import load_training, parse_training
 from generative.config import SampleConfig
-from generative.systems.cdvae_config import CDVAESampler
-from generative.training_config import TrainConfig
+from generative.systems.cdvae.config import CDVAESampler
+from generative.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ("quickstart", "ternary", "binary", "perovskite", "ta-w-b")
@@ -96,7 +96,7 @@ def test_shipped_settings_load_under_their_own_name(name: str) -> None:
 
 
 def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
-    stems = {file.stem for file in (ROOT / "configs").glob("*.yaml")}
+    stems = {file.stem for file in (ROOT / "configs" / "presets").glob("*.yaml")}
     assert stems == {
         *RUNS,
         "train-cdvae",
@@ -145,7 +145,7 @@ def test_prefect_deploys_the_shipped_settings() -> None:
         assert DftJobsConfig.model_validate(deployed[name]["parameters"]["config"]).action == name
         assert deployed[name]["concurrency_limit"] == {"limit": 1, "collision_strategy": strategy}
     for name, file in files.items():
-        written = yaml.safe_load((ROOT / "configs" / f"{file}.yaml").read_text(encoding="utf-8"))
+        written = yaml.safe_load((ROOT / "configs" / "presets" / f"{file}.yaml").read_text(encoding="utf-8"))
         assert deployed[name]["parameters"] == {"config": written}
         assert deployed[name]["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
         assert "pull" not in stated

@@ -11,7 +11,7 @@ from configs.overrides import override
 from configs.schema import ConfigError, DiscoverConfig, load
 from tests.fuzzing import Fuzz
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[1] / "configs" / "presets"
 SEEDS = [path.read_text() for path in sorted(CONFIGS.glob("*.yaml"))]
 WORDS = (
     ".nan",

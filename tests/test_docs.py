@@ -21,10 +21,10 @@ from configs.options import IngestRequest, elements_of, ingest_settings
 from configs.overrides import override
 from configs.schema import parse, read_yaml
 from configs.training import parse_training
-from flows.cli import app
-from flows.deployments import deployment_names
-from generative.training_config import TrainConfig
-from tasks.candidates import CANDIDATES, Stage
+from flows.cli.main import app
+from flows.servers.deployments import deployment_names
+from generative.training.config import TrainConfig
+from tasks.discover.candidates import CANDIDATES, Stage
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("README.md")), *sorted((ROOT / "docs").glob("*.md"))]

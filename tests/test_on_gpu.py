@@ -14,7 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from generative.systems.cdvae_family import FAMILY
+from generative.systems.cdvae.family import FAMILY
 from tests.benchmarks import family_on_gpu, on_gpu
 
 

@@ -15,8 +15,8 @@ from pymatgen.core.periodic_table import Element
 from pymatgen.core.structure import Structure
 
 from dft.config import Preset, RelaxConfig, RoomConfig
+from dft.inputs.vacuum import has_vacuum
 from dft.structures import digest_of
-from dft.vacuum import has_vacuum
 
 
 class EngineConfig(RoomConfig):

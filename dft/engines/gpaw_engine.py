@@ -16,8 +16,8 @@ from pymatgen.core.structure import Structure
 from dft.engines.base import RESERVE_BYTES, EngineError, FaultKind, digests
 from dft.engines.config import MAGNETIC_MOMENTS, GPAWConfig, Spin
 from dft.engines.programs import DISK_FULL_WORDS, free_bytes, last_words, run_program
+from dft.inputs.kpoints import sampling_of_mesh
 from dft.job_folder import Job, Purpose
-from dft.kpoints import sampling_of_mesh
 from dft.records import DFTRecord, enthalpy_ev
 from dft.submission.files import read_json, write_json
 

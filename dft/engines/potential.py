@@ -14,7 +14,7 @@ from dft.records import DFTRecord, enthalpy_ev
 from dft.results import NoEnergy, RelaxStatus
 
 if TYPE_CHECKING:
-    from dft.potentials import LoadedPotential
+    from dft.potentials.loading import LoadedPotential
 
 
 class PotentialEngine:
@@ -28,7 +28,7 @@ class PotentialEngine:
 
         Raises: EngineError: if the potential cannot be loaded, or not take the crystal.
         """
-        from dft.relaxation import points_or_reasons, relax  # torch loads here
+        from dft.potentials.relaxation import points_or_reasons, relax  # torch loads here
 
         began_s = time.monotonic()
         potential = _loaded(self.config.potential, self.config.folders, self.config.device)
@@ -90,7 +90,7 @@ class PotentialEngine:
 
 @lru_cache(maxsize=2)
 def _loaded(name: str, folders: tuple[str, ...], device: str) -> LoadedPotential:
-    from dft.potentials import PotentialError, PotentialNotFoundError, load_potential
+    from dft.potentials.loading import PotentialError, PotentialNotFoundError, load_potential
 
     try:
         return load_potential(name, fallback=None, search=[Path(one) for one in folders], device=device)

@@ -37,18 +37,18 @@ from dft.engines.vasp_attempts import end_processes, killed, lasted_s, put_aside
 from dft.engines.vasp_faults import fault_of, is_usable_though_unconverged, stopped_by_walltime
 from dft.engines.vasp_outputs import OutputError, VaspRun, digests, read_run
 from dft.engines.vasp_walltime import TimeLimit, time_limit
-from dft.incar_tags import physics_tags, shown
-from dft.inputs import InputsError, check_elements, crystal_notes
+from dft.inputs.folder import InputsError, check_elements, crystal_notes
+from dft.inputs.incar_tags import physics_tags, shown
+from dft.inputs.presets import departures, incar_of
+from dft.inputs.user_settings import UserSettingsError, check_incar_updates
+from dft.inputs.vacuum import has_vacuum
+from dft.inputs.written_settings import text_of, written_digest, written_incar
 from dft.job_folder import FLOW, Job, Purpose
 from dft.jobs import flow_json, relaxation_flow
-from dft.presets import departures, incar_of
 from dft.records import DFTRecord, enthalpy_ev
 from dft.stored_classes import ForeignClassError, check_classes, in_task
 from dft.structures import digest_of, grouped, reordered, ungrouped_order
 from dft.submission.files import read_json, write_json
-from dft.user_settings import UserSettingsError, check_incar_updates
-from dft.vacuum import has_vacuum
-from dft.written_settings import text_of, written_digest, written_incar
 
 COMMAND_VARIABLE = "ATOMATE2_VASP_CMD"
 """atomate2's own; read here when a job starts, since atomate2 itself looks once, at import."""

@@ -28,8 +28,8 @@ from pymatgen.core.structure import Structure
 from pymatgen.io.vasp.inputs import Poscar
 from pymatgen.io.vasp.outputs import Vasprun
 
-from dft.kpoints import KPointSampling, sampling_of_kpoints
-from dft.presets import KBAR_PER_GPA
+from dft.inputs.kpoints import KPointSampling, sampling_of_kpoints
+from dft.inputs.presets import KBAR_PER_GPA
 from dft.results import GPA_PER_EV_ANG3
 from dft.structures import is_same_crystal
 

@@ -18,7 +18,7 @@ import spglib
 from scipy.spatial import cKDTree
 
 from generative.config import ELEMENTS
-from generative.crystals import Crystal, wrap_unit
+from generative.crystal.crystals import Crystal, wrap_unit
 from generative.datasets.limits import (
     MAX_FRACTIONAL,
     MAX_RECORD_ATOMS,

@@ -14,16 +14,16 @@ from itertools import islice
 from pathlib import Path, PurePath, PureWindowsPath
 
 from generative.config import FilesSource
-from generative.datasets.cif_files import apart
-from generative.datasets.formats import read_csv
-from generative.datasets.frames import read_xyz
-from generative.datasets.json_records import NO_CRYSTAL, read_json
+from generative.datasets.cif.files import apart
+from generative.datasets.cif.magnetic import read_mcif
+from generative.datasets.formats.csv_records import read_csv
+from generative.datasets.formats.frames import read_xyz
+from generative.datasets.formats.json_records import NO_CRYSTAL, read_json
+from generative.datasets.formats.opening import UNREADABLE, opened, refused
+from generative.datasets.formats.parquet_records import is_own_table, parquet_columns, read_parquet
 from generative.datasets.limits import MAX_FILE_BYTES, MAX_REASON_CHARACTERS, MAX_RECORD_ATOMS
-from generative.datasets.magnetic import read_mcif
 from generative.datasets.manifest import DATASET_FILE, MANIFEST_FILE, DatasetError, check_dataset, read_manifest
-from generative.datasets.opening import UNREADABLE, opened, refused
 from generative.datasets.origins import Origin
-from generative.datasets.parquet_records import is_own_table, parquet_columns, read_parquet
 from generative.datasets.records import Form, RawRecord, interpret
 from generative.datasets.sources import SourceBatch, SourceError
 from generative.datasets.texts import cut, plain_text
@@ -82,7 +82,7 @@ def portable(path: str) -> str:
 
 
 class Files:
-    """Crystals from a file or folder; see generative.datasets.columns for the layouts.
+    """Crystals from a file or folder; see generative.datasets.formats.columns for the layouts.
 
     Attributes:
         not_read: files of a folder that were not read, each as 'name: reason'; complete after the last record.

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from generative.config import DataConfig, FilesSource, FilterConfig, NetworkSource, PrototypesSource
+from generative.datasets.databases.harvest import Harvest, NetworkContext, SourcePlan
+from generative.datasets.databases.opening import open_harvest
 from generative.datasets.files import Files, source_name
 from generative.datasets.filters import apply_filters, chemical_system
 from generative.datasets.manifest import ROW_GROUP, DatasetWriter, Manifest, SourceRecord, utc_now
-from generative.datasets.network.harvest import Harvest, NetworkContext, SourcePlan
-from generative.datasets.network.opening import open_harvest
 from generative.datasets.prototypes import Prototypes, Scorer
 from generative.datasets.quarantine import rejected_of
 from generative.datasets.sources import Source, SourceError

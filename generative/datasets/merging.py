@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from generative.crystals import STRUCTURE_FIELDS, Crystal, crystals_of
+from generative.crystal.crystals import STRUCTURE_FIELDS, Crystal, crystals_of
 from generative.datasets.origins import strongest
 from generative.datasets.table import DATASET_SCHEMA, batches_of
 from generative.screening.matching import ReferenceSet, Tolerances, fit_reduced

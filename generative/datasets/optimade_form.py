@@ -15,7 +15,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from generative.config import ELEMENTS
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 
 
 def _joined(counts: Iterable[tuple[str, int]]) -> str:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from generative.crystals import Crystal
-from generative.training_data import TrainingError, TrainingSet, composition_of
+from generative.crystal.crystals import Crystal
+from generative.training.data import TrainingError, TrainingSet, composition_of
 
 
 @dataclass(frozen=True)

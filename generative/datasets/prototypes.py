@@ -29,7 +29,7 @@ from pymatgen.core.periodic_table import Element
 from pymatgen.core.structure import Structure
 
 from generative.config import PrototypesSource
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.datasets.checks import RecordError, checked, primitive
 from generative.datasets.origins import Origin
 from generative.datasets.quarantine import rejected_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.datasets.limits import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, MAX_RECORD_CHARACTERS
 from generative.datasets.table import REJECTED_SCHEMA
 from generative.datasets.texts import cut, plain_text, shown

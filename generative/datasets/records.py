@@ -25,9 +25,11 @@ import pyarrow as pa
 from pymatgen.core.composition import Composition
 
 from generative.config import ELEMENTS
-from generative.crystals import Crystal, structure_columns
+from generative.crystal.crystals import Crystal, structure_columns
 from generative.datasets.checks import RecordError, checked, primitive, spacegroup_of
-from generative.datasets.cif import elements_of_cif, read_cif
+from generative.datasets.cif.reading import elements_of_cif, read_cif
+from generative.datasets.formats.parsing import decoded, parse_structure_dict
+from generative.datasets.formats.poscar import parse_poscar
 from generative.datasets.levels import method_of
 from generative.datasets.limits import (
     MAX_DIFFERENCE_EV_PER_ATOM,
@@ -37,8 +39,6 @@ from generative.datasets.limits import (
     MAX_RECORD_ATOMS,
 )
 from generative.datasets.origins import Origin
-from generative.datasets.parsing import decoded, parse_structure_dict
-from generative.datasets.poscar import parse_poscar
 from generative.datasets.quarantine import rejected_of
 from generative.datasets.sources import SourceBatch
 from generative.datasets.table import DATASET_SCHEMA

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from generative.crystals import STRUCTURE_FIELDS, field_of
+from generative.crystal.crystals import STRUCTURE_FIELDS, field_of
 
 DATASET_SCHEMA = pa.schema(
     [

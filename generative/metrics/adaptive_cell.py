@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.metrics.coverage import MP_20, coverage
 from generative.metrics.distributions import Frechet, Property, frechet, property_values, wasserstein
 from generative.metrics.figures import Evaluation, Figure, Setting

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from generative.crystals import Crystal, wrap_unit
-from generative.voronoi.search import refuse_unsearchable
+from generative.crystal.crystals import Crystal, wrap_unit
+from generative.crystal.neighbour_search import refuse_unsearchable
 
 PRESET = "ops"
 
@@ -110,8 +110,8 @@ def site_fingerprints(crystal: Crystal) -> tuple[np.ndarray, dict[str, int]]:
 
 def _compiled_sites(crystal: Crystal, tables: FingerprintTables) -> tuple[np.ndarray, dict[int, str]]:
     """Fingerprints of the sites, (n, 61), and why those that rounding could decide are not computed, by site."""
-    from generative.metrics import order_parameters
-    from generative.voronoi import kernel
+    from generative.native import order_parameters
+    from generative.native import voronoi as kernel
 
     # Copies: a read-only or Fortran-ordered array is another type to numba, and would be compiled for anew.
     matrix = np.array(crystal.lattice_ang, dtype=np.float64, order="C")
@@ -157,7 +157,7 @@ def feature_names() -> tuple[str, ...]:
 def fingerprint_tables() -> FingerprintTables | None:
     """The tables of the installed packages; None if numba is missing or pymatgen knows other order parameters."""
     try:
-        from generative.metrics import order_parameters as op
+        from generative.native import order_parameters as op
     except ImportError:
         return None
     featurizer = _featurizer()
@@ -176,7 +176,7 @@ def fingerprint_tables() -> FingerprintTables | None:
 
 def _row(parameter: Any) -> np.ndarray | None:
     """A LocalStructOrderParams of one type as a row of the table; None if its type is not known."""
-    from generative.metrics import order_parameters as op
+    from generative.native import order_parameters as op
 
     kind, given = parameter.get_type(0), parameter.get_parameters(0) or {}
     if kind not in _FAMILIES or given.get("exp_cos_AA", 2) != 2:

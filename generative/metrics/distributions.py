@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 
 CDVAE_DRAWN = 1000
 """Valid generated crystals that CDVAE draws for its property statistics."""

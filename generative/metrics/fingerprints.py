@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
+from generative.crystal.neighbour_search import FAULTS
 from generative.kept_results import Kept, KeptResults, Progress, in_processes
 from generative.metrics import magpie
-from generative.voronoi.search import FAULTS
 
 N_STRUCTURE = 61
 N_COMPOSITION = magpie.N_FEATURES

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.kept_results import Progress
 from generative.metrics.coverage import Coverage, Cutoffs, FingerprintSet, coverage
 from generative.metrics.distributions import CDVAE_DRAWN, Property, Wasserstein, property_values, wasserstein

@@ -1,9 +1,9 @@
 """How close generated crystals are to what they relax to: match, displacement, volume, energy, steps.
 
-Differences are relaxed minus generated, per atom, as in dft.ground_state; only an energy drop is the other way round.
-The relaxation is done elsewhere: what comes here are arrays, one entry per sample, and the name of the model or DFT
-method that made the energies. A potential in place of DFT, or no pressure where the paper has 10 GPa, gives figures
-that compare with one another but not with the paper's, so both are settings.
+Differences are relaxed minus generated, per atom, as in dft.potentials.ground_state; only an energy drop is the other
+way round. The relaxation is done elsewhere: what comes here are arrays, one entry per sample, and the name of the model
+or DFT method that made the energies. A potential in place of DFT, or no pressure where the paper has 10 GPa, gives
+figures that compare with one another but not with the paper's, so both are settings.
 
 The papers' figures: match rate (of ALL samples: one that failed to relax is no match), mean rms over the matched, root
 mean squares of dV and dE over the relaxed, converged or not (DP-CDVAE, Sci. Rep. 2024, Table 3); convergence rate, mean
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.metrics.figures import Evaluation, Figure, Setting
 from generative.metrics.reconstruction import RMS_UNIT, csp_tolerances, settings_of
 from generative.metrics.shares import counted, percentage, statistic

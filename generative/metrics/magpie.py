@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 
 N_FEATURES = 132
 N_STATISTICS = 6

@@ -10,7 +10,7 @@ from itertools import islice
 
 import numpy as np
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.screening.matching import FormulaKey, References, Tolerances, formula_key, pairwise_rms
 
 TILE = 500

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.kept_results import Progress
 from generative.metrics.distributions import Frechet, frechet
 from generative.metrics.figures import Figure, Setting
@@ -134,7 +134,7 @@ def load_network(folder: Path = SHIPPED) -> FeatureNetwork:
     except Exception as error:  # safetensors, json and torch each raise their own kinds
         raise NetworkError(
             f"{folder} is not a readable feature network: expected {ABOUT_FILE} and {WEIGHTS_FILE} as "
-            f"`python -m tasks.train_features` writes them ({' '.join(str(error).split())[:200]})"
+            f"`python -m tasks.train.features` writes them ({' '.join(str(error).split())[:200]})"
         ) from error
     identity = {"recipe": RECIPE, "config": about["config"], "elements": sorted(elements), "weights": found}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.metrics.figures import Evaluation, Figure, Setting
 from generative.metrics.nearest_match import nearest_match
 from generative.metrics.reconstruction import RMS_UNIT, csp_tolerances, settings_of

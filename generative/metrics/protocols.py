@@ -18,7 +18,7 @@ from enum import StrEnum
 from importlib import import_module
 from typing import Any
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 
 
 @dataclass(frozen=True)

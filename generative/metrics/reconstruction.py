@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.metrics.figures import Evaluation, Figure, Setting
 from generative.metrics.shares import counted, percentage, statistic
 from generative.metrics.validity import unmatchable

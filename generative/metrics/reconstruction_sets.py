@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.metrics.figures import Evaluation, Figure, Setting
 from generative.metrics.nearest_match import nearest_match
 from generative.metrics.reconstruction import RMS_UNIT, Gate, csp_tolerances, passes, settings_of

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.metrics.figures import Evaluation, Figure, Setting
 from generative.metrics.novelty import named_tolerances, novel_flags, unique_flags
 from generative.metrics.reconstruction import settings_of

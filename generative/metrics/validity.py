@@ -19,7 +19,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.metrics.figures import Evaluation, Figure, Setting
 from generative.metrics.shares import counted, percentage
 from generative.screening import composition

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 
 N_NEIGHBOURS = 12
 CUTOFF_ANG = 8.0

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from generative.config import ELEMENTS
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.screening.pair_fits import (
     ACCEPTED,
     FEW,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from pymatgen.core.structure import Structure
 
-from generative.crystals import Crystal
-from generative.screening import native
+from generative.crystal.crystals import Crystal
+from generative.native import door as native
 from generative.screening.reduction import (
     MATCHER_FAULTS,
     ReducedCell,
@@ -27,7 +27,7 @@ from generative.screening.reduction import (
 from generative.screening.tolerances import Tolerances
 
 if TYPE_CHECKING:
-    from generative.screening.lattice_windows import Parameters
+    from generative.native.lattice_windows import Parameters
 
 Kind = tuple[tuple[int, int], ...]
 """Composition of a reduced cell: (atomic number, atoms), sorted. Crystals of unequal kind never fit."""
@@ -137,7 +137,7 @@ class LatticeClasses:
     """
 
     def __init__(self, stack: CellStack) -> None:
-        from generative.screening.lattice_windows import parameters_of_all
+        from generative.native.lattice_windows import parameters_of_all
 
         self.stack = stack
         steps = np.log(stack.longest / stack.longest.min()) / np.log(CLASS_RATIO)
@@ -179,7 +179,7 @@ class Judge:
         """
         if not native.is_available():
             return np.full(1 if stop_at_match and len(firsts) else len(firsts), UNSURE, np.int8)
-        from generative.screening.fit_kernel import fit_pairs
+        from generative.native.fit import fit_pairs
 
         verdicts, stages, rms = np.zeros(len(firsts), np.int8), np.zeros(len(firsts), np.int8), np.zeros(len(firsts))
         asked = self._numbers(), np.zeros((0, 3), np.int64), stop_at_match
@@ -189,7 +189,7 @@ class Judge:
 
     def mappable(self, classes: LatticeClasses, first: int, seconds: np.ndarray) -> np.ndarray:
         """Of which of `seconds` the lattice may be mapped on by that of `first`; the others are refused and counted."""
-        from generative.screening.lattice_windows import may_be_mapped
+        from generative.native.lattice_windows import may_be_mapped
 
         kept = np.ones(len(seconds), np.bool_)
         numbers = self._numbers()
@@ -225,7 +225,7 @@ class Judge:
         """get_rms_dist of a pair, NaN if it does not match, None if pymatgen must be asked."""
         if not native.is_available():
             return None
-        from generative.screening.fit_kernel import MAX_POINTS, fit_pairs
+        from generative.native.fit import MAX_POINTS, fit_pairs
 
         radius = float(second.longest[j]) * (1 + self.tolerances.ltol)
         if not n_points_within(radius, float(second.bounds[-1])) < MAX_POINTS:

@@ -17,8 +17,8 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from generative.config import ELEMENTS
-from generative.crystals import Crystal
-from generative.screening import native
+from generative.crystal.crystals import Crystal
+from generative.native import door as native
 
 MATCHER_FAULTS = (ValueError, ArithmeticError, LookupError, RuntimeError, TypeError, MemoryError)
 """What reduction and mapping raise on degenerate cells (numpy's LinAlgError is a ValueError)."""
@@ -81,7 +81,7 @@ def reduce_crystal(crystal: Crystal) -> ReducedCell:
 def _flat_reason(lattice: np.ndarray) -> str:
     """Why pymatgen must not reduce a cell: its search for lattice points would take minutes or fill the memory."""
     if native.is_available():
-        from generative.screening.lattice_kernels import lll_reduce
+        from generative.native.lattice import lll_reduce
 
         reduced = lattice.copy()
         lll_reduce(reduced, 0)
@@ -141,7 +141,7 @@ def _alphabetic_ranks() -> np.ndarray:
 
 def _reduce_native(crystal: Crystal) -> Crystal | None:
     """The reduced cell; None where pymatgen must be asked."""
-    from generative.screening.primitive_kernel import PRIMITIVE, SMALLER, find_smaller_cell
+    from generative.native.primitive import PRIMITIVE, SMALLER, find_smaller_cell
 
     numbers = np.asarray(crystal.atomic_numbers)
     if numbers.max() > len(ELEMENTS):
@@ -170,7 +170,7 @@ def _reduce_native(crystal: Crystal) -> Crystal | None:
 
 def _niggli(lattice: np.ndarray, frac: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Structure.get_reduced_structure of a cell: lattice and coordinates; None where rounding decides."""
-    from generative.screening.lattice_kernels import NIGGLI_TOL, first_mapping, lll_reduce, niggli_parameters
+    from generative.native.lattice import NIGGLI_TOL, first_mapping, lll_reduce, niggli_parameters
 
     tol_ang = NIGGLI_TOL * abs(np.dot(np.cross(lattice[0], lattice[1]), lattice[2])) ** (1 / 3)
     reduced = lattice.copy()

@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from generative.crystals import Crystal, crystals_of
+from generative.crystal.crystals import Crystal, crystals_of
 from generative.screening.pair_fits import Kind, kind_of, stack_cells
 from generative.screening.reduction import ReducedCell, reduce_crystals
 from generative.screening.references import FormulaKey, Shelf, formula_key

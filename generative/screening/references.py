@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from generative.crystals import Crystal, crystals_of
+from generative.crystal.crystals import Crystal, crystals_of
 from generative.screening.pair_fits import CellStack, Kind, kind_of, stack_cells
 from generative.screening.reduction import ReducedCell, reduce_crystal, reduce_crystals
 

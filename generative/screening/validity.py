@@ -18,7 +18,7 @@ from pymatgen.core.structure import Structure
 from scipy.spatial import cKDTree
 
 from generative.config import ELEMENTS, ScreenConfig
-from generative.crystals import Crystal, wrap_unit
+from generative.crystal.crystals import Crystal, wrap_unit
 
 MAX_VECTOR_ANG = 100.0
 """Longest cell vector accepted, angstrom: the longest among 31,000 Materials Project and WBM cells of up to 52 atoms is

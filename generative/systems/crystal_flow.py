@@ -1,7 +1,7 @@
 """Hullward's own generator: flow matching on the torus and the log-Cholesky lattice, by a dense pair transformer.
 
 Given a composition (and, if asked, a space group and a formation energy) it draws coordinates and a lattice. Method:
-    1. The lattice becomes six standardised numbers (generative/lattice.py); coordinates stay fractional.
+    1. The lattice becomes six standardised numbers (generative/crystal/lattice.py); coordinates stay fractional.
     2. Noise is uniform on the torus for coordinates and normal for the lattice; paths are geodesics
        (generative/processes/torus_flow.py).
     3. The network (generative/networks/pair_transformer.py) learns the velocity; the loss is the mean square error of
@@ -19,14 +19,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from generative.batch import CrystalBatch
 from generative.config import MAX_ATOMS, RoomConfig, SamplerSettings
-from generative.crystals import Crystal
-from generative.lattice import LATTICE_DIM, fit_atomic_volumes, from_log_cholesky, to_log_cholesky
+from generative.crystal.batch import CrystalBatch
+from generative.crystal.crystals import Crystal
+from generative.crystal.lattice import LATTICE_DIM, fit_atomic_volumes, from_log_cholesky, to_log_cholesky
+from generative.crystal.species import MAX_Z, species_descriptors
 from generative.networks.pair_transformer import PairTransformer
 from generative.processes.torus_flow import FlowPoint, draw_prior, integrate, interpolate
 from generative.requests import FORMATION_ENERGY, Request
-from generative.species import MAX_Z, species_descriptors
 from generative.systems.interface import Generator, Progress, of_steps, own_settings, require_cells, unplaced
 from generative.systems.trainable import Loss, Trainable
 

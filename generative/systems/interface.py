@@ -16,13 +16,13 @@ import torch
 from torch import nn
 
 from generative.config import RoomConfig, SamplerSettings
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
+from generative.crystal.species import MAX_Z
 from generative.requests import Request
 from generative.settings_errors import validated
-from generative.species import MAX_Z
 
 if TYPE_CHECKING:
-    from generative.bonds import Bonds
+    from generative.crystal.bonds import Bonds
 
 Progress = Callable[[float], None]
 """Told the share of the work that is done, from 0 to 1."""

@@ -1,4 +1,4 @@
-"""What a system offers to be trained by `hullward train` (generative/training.py), and what it gets for nothing."""
+"""What a system offers to be trained by `hullward train`, and what it gets for nothing; the loop: training/loop.py."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from generative.batch import CrystalBatch
-from generative.crystals import Crystal
+from generative.crystal.batch import CrystalBatch
+from generative.crystal.crystals import Crystal
 from generative.systems.interface import System
 
 if TYPE_CHECKING:
-    from generative.training_data import TrainingSet
+    from generative.training.data import TrainingSet
 
 
 class Loss(NamedTuple):

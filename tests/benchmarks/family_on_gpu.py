@@ -21,16 +21,16 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from configs.reproduction import STAGES, ReproductionConfig
-from generative.bonds import crystal_nn_bonds
-from generative.crystals import Crystal, reduced
-from generative.systems.cdvae import CDVAE
-from generative.systems.cdvae_cells import Cells
-from generative.systems.cdvae_config import CDVAESampler
-from generative.systems.cdvae_family import FAMILY
-from generative.training_callbacks import save_state
-from tasks.reproductions.dp_cdvae.places import places, train_place
-from tasks.reproductions.dp_cdvae.training import trained
-from tasks.reproductions.results import NotReadyError, Place, Result
+from generative.crystal.bonds import crystal_nn_bonds
+from generative.crystal.crystals import Crystal, reduced
+from generative.systems.cdvae.cells import Cells
+from generative.systems.cdvae.config import CDVAESampler
+from generative.systems.cdvae.family import FAMILY
+from generative.systems.cdvae.system import CDVAE
+from generative.training.callbacks import save_state
+from tasks.papers.dp_cdvae.places import places, train_place
+from tasks.papers.dp_cdvae.training import trained
+from tasks.papers.results import NotReadyError, Place, Result
 
 PIECE_BYTES = 15 << 20
 RESULTS_BYTES = 56 << 20
@@ -156,7 +156,7 @@ class Interrupt(Callback):
 
 def reproduce(config: ReproductionConfig, minutes: float) -> dict[str, Any]:
     """Work on the stages in order until the time is over; what came of each."""
-    from tasks.reproductions.dp_cdvae.figures import MEASURES
+    from tasks.papers.dp_cdvae.measures import MEASURES
 
     end = time.monotonic() + 60 * minutes
     said: dict[str, Any] = {}

@@ -20,17 +20,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.schema import DiscoverConfig, load
-from generative.crystals import Crystal, crystals_of, structure_columns
-from tasks.candidates import RELAXED
+from generative.crystal.crystals import Crystal, crystals_of, structure_columns
+from tasks.discover.candidates import RELAXED
+from tasks.discover.known import choose_references, ingest_known
+from tasks.discover.phonons import candidates_file
+from tasks.discover.rank import judge_file
+from tasks.discover.relax import survivors
+from tasks.discover.report import _report_parts, gather, write_run_report
+from tasks.discover.run import RunFolder, open_run, update_manifest
+from tasks.discover.screen import screen_chunk_file, unique_file
 from tasks.files import FileRef, write_table
-from tasks.judge import judge_file
-from tasks.known import choose_references, ingest_known
 from tasks.loading import PotentialIdentity
-from tasks.phonons import candidates_file
-from tasks.relax import survivors
-from tasks.report import _report_parts, gather, write_run_report
-from tasks.run import RunFolder, open_run, update_manifest
-from tasks.screen import screen_chunk_file, unique_file
 from tests.benchmarks.made_candidates import made_candidates
 
 STAGES = ("make", "screen", "unique", "relax", "hull", "report", "export")
@@ -126,9 +126,9 @@ def work(stage: str, config: DiscoverConfig, run: RunFolder) -> dict[str, Any]:
 
 def report(config: DiscoverConfig, run: RunFolder, competing: list[FileRef]) -> dict[str, Any]:
     """The page, the CIFs, and the texts of the artifacts, as the report's task makes them."""
-    from tasks.reporting.artifacts import fitting_rows
-    from tasks.reporting.markdown import markdown_report
-    from tasks.reporting.tables import candidate_rows
+    from tasks.report.run.artifacts import fitting_rows
+    from tasks.report.run.markdown import markdown_report
+    from tasks.report.run.tables import candidate_rows
 
     candidates = FileRef.of(run.candidates)
     update_manifest(run, report=_report_parts(IDENTITY, candidates, competing, []), generator_sha256="0" * 64)
@@ -144,7 +144,7 @@ def report(config: DiscoverConfig, run: RunFolder, competing: list[FileRef]) -> 
 
 def exported(folder: Path) -> dict[str, Any]:
     """The run as OPTIMADE's JSON lines."""
-    from tasks.optimade_export import export
+    from tasks.optimade.export import export
 
     return {"export_mb": export(folder, folder / "candidates.jsonl").file.stat().st_size / 1e6}
 

@@ -22,12 +22,12 @@ import pyarrow as pa
 
 from configs.paths import resolve
 from generative.config import ConditionsConfig
-from generative.crystals import Crystal
-from generative.datasets.cif import parse_cif
+from generative.crystal.crystals import Crystal
+from generative.datasets.cif.reading import parse_cif
 from generative.datasets.records import formula_of
 from generative.plans import plan
 from generative.requests import Request
-from tasks.candidates import SAMPLED, Proposer, table_of
+from tasks.discover.candidates import SAMPLED, Proposer, table_of
 
 ELEMENTS = ("Al", "Ti", "N")
 FILES = ("mp_20_train_part", "mp_20_val", "mp_20_test", "wbm_val")

@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.on_gpu --minutes 20 --out gpu-results [--settings train-flow]
     python -m tests.benchmarks.on_gpu --parts train --minutes 8 --out gpu-results --work runs/on-gpu \
-        --reproduce configs/reproduce-dp-cdvae.yaml --systems dp-cdvae --datasets perov-5 [--resume-from EARLIER]
+        --reproduce configs/presets/reproduce-dp-cdvae.yaml --systems dp-cdvae --datasets perov-5 [--resume-from
+        EARLIER]
 
 check      The generator's velocities, a potential's energies, and every member of the CDVAE family on the GPU in single
            precision against the processor in double.
@@ -34,7 +35,7 @@ from configs.reproduction import ReproductionConfig, parse_reproduction, with_ch
 from configs.schema import read_yaml
 from configs.training import load_training
 from generative import checkpoints
-from generative.batch import CrystalBatch
+from generative.crystal.batch import CrystalBatch
 from generative.requests import Request
 from tests.benchmarks.family_on_gpu import check_family, family_rows, pack, relative_error, reproduce, unpack
 
@@ -73,8 +74,8 @@ def check_potential(device: str) -> float:
     from pymatgen.core.lattice import Lattice
     from pymatgen.core.structure import Structure
 
-    from dft.potentials import load_potential
-    from dft.relaxation import evaluate
+    from dft.potentials.loading import load_potential
+    from dft.potentials.relaxation import evaluate
 
     crystals = [
         Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [x, y], [[0, 0, 0], [0.5, 0.5, 0.5]])
@@ -94,7 +95,7 @@ def check_potential(device: str) -> float:
 
 def train(settings: str, minutes: float, out: Path, device: str) -> dict[str, Any]:
     """Train the shipped generator for so many minutes at most; the checkpoint, its card and its figures."""
-    from tasks.train import train as run_training
+    from tasks.train.training import train as run_training
 
     class Deadline(Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: object) -> None:

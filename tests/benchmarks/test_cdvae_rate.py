@@ -29,19 +29,19 @@ import torch
 from torch import Tensor
 
 from configs.paths import AssetError, resolve
-from generative.bonds import crystal_nn_bonds
-from generative.crystals import Crystal, reduced
-from generative.datasets.cif import parse_cif
-from generative.muon import Muon
+from generative.crystal.bonds import crystal_nn_bonds
+from generative.crystal.crystals import Crystal, reduced
+from generative.datasets.cif.reading import parse_cif
 from generative.networks.gemnet import GemNetConfig, GemNetOutput, GemNetT
 from generative.networks.periodic_graph import Edges, NeighbourSearch, entries_per_atom
 from generative.processes import annealed_langevin, coordinate_ddpm
 from generative.processes.annealed_langevin import Point
-from generative.systems.cdvae import CDVAE
-from generative.systems.cdvae_cells import Cells
-from generative.systems.cdvae_config import SIZES
-from generative.systems.cdvae_family import DPCDVAE
-from generative.systems.cdvae_networks import Denoiser, Encoder
+from generative.systems.cdvae.cells import Cells
+from generative.systems.cdvae.config import SIZES
+from generative.systems.cdvae.family import DPCDVAE
+from generative.systems.cdvae.networks import Denoiser, Encoder
+from generative.systems.cdvae.system import CDVAE
+from generative.training.muon import Muon
 from tests.benchmarks.plain_gemnet import listed_triplets, neighbours_by_loop
 
 pytestmark = pytest.mark.benchmark

@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 import pytest
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.metrics import crystal_nn
 from generative.metrics.coverage import MP_20, FingerprintSet, coverage
 from generative.metrics.distributions import Property, frechet, property_values, wasserstein

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from generative import checkpoints
-from generative.batch import CrystalBatch
-from generative.crystals import Crystal
+from generative.crystal.batch import CrystalBatch
+from generative.crystal.crystals import Crystal
 from generative.requests import Request
 from generative.systems.crystal_flow import FlowSampler
 

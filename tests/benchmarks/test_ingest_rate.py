@@ -34,15 +34,15 @@ from generative.config import (
     NetworkSource,
     OptimadeSource,
 )
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.datasets import ingest as ingest_module
+from generative.datasets.databases.access import Access
+from generative.datasets.databases.aflow import Aflow
+from generative.datasets.databases.database import Database, Page, Record
+from generative.datasets.databases.harvest import Harvest
+from generative.datasets.databases.materials_project import MaterialsProject
+from generative.datasets.databases.optimade import Optimade
 from generative.datasets.merging import find_copies, merged
-from generative.datasets.network.access import Access
-from generative.datasets.network.aflow import Aflow
-from generative.datasets.network.database import Database, Page, Record
-from generative.datasets.network.harvest import Harvest
-from generative.datasets.network.materials_project import MaterialsProject
-from generative.datasets.network.optimade import Optimade
 from generative.datasets.records import interpret, row_of, table_of
 from generative.screening.matching import Tolerances
 from tests.servers.aflux import entry_of

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.datasets.checks import checked
 from generative.datasets.records import row_of
 

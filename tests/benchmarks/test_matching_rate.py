@@ -19,8 +19,8 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 
 from configs.paths import AssetError, resolve
-from generative.crystals import Crystal
-from generative.datasets.cif import parse_cif
+from generative.crystal.crystals import Crystal
+from generative.datasets.cif.reading import parse_cif
 from generative.screening.matching import ReferenceSet, Tolerances, find_known, group
 
 pytestmark = pytest.mark.benchmark

@@ -14,9 +14,9 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from dft.config import RelaxConfig
-from dft.potential_matgl import load_matgl
-from dft.potentials import load_potential
-from dft.relaxation import relax
+from dft.potentials.loading import load_potential
+from dft.potentials.matgl import load_matgl
+from dft.potentials.relaxation import relax
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ASSETS = Path(os.environ.get("HULLWARD_ASSETS", REPOSITORY.parent / "shared"))

@@ -14,14 +14,14 @@ from monty.json import MontyDecoder
 from pymatgen.core.structure import Structure
 from pymatgen.entries.computed_entries import ComputedStructureEntry
 
-from dft.campaign import CampaignError
-from dft.campaign import Job as CampaignJob
+from dft.campaign.campaign import CampaignError
+from dft.campaign.campaign import Job as CampaignJob
 from dft.config import InputsConfig, Preset
 from dft.engines.config import PotentialEngineConfig
+from dft.hull.reference_entries import EntriesError, read_entries
 from dft.job_folder import JobFolderError, make_job_folder, read_job
 from dft.jobs import relaxation_flow
 from dft.records import DFTRecord, RecordError
-from dft.reference_entries import EntriesError, read_entries
 from dft.stored_classes import ForeignClassError
 from storage.documents import read_document, write_document
 from tests.dft.made_records import record, rock_salt

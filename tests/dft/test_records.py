@@ -10,7 +10,7 @@ import pytest
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from dft.collection import hull_records
+from dft.campaign.collection import hull_records
 from dft.records import DFTRecord, MixedSettingsError, RecordError, check_comparable, enthalpy_ev
 from dft.structures import digest_of, structure_digest
 

@@ -19,8 +19,8 @@ from pymatgen.core.structure import Structure
 from dft.config import RelaxConfig
 from dft.engines.config import PotentialEngineConfig
 from dft.job_folder import Purpose, make_job_folder, read_record
-from dft.potentials import load_potential
-from dft.relaxation import relax
+from dft.potentials.loading import load_potential
+from dft.potentials.relaxation import relax
 from dft.run_job import run_folder
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,12 +21,12 @@ from pymatgen.core.structure import Structure
 
 from configs.paths import resolve
 from configs.schema import DiscoverConfig
-from flows.environment import server_environment
-from flows.prefect_api import Api
-from flows.services import listening_on, start_server, wait_until_ready
+from flows.servers.environment import server_environment
+from flows.servers.prefect_api import Api
+from flows.servers.services import listening_on, start_server, wait_until_ready
 from generative import checkpoints
 from generative.config import DataConfig, FilesSource
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.datasets.ingest import ingest
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
 

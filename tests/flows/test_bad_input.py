@@ -14,16 +14,16 @@ from pymatgen.core.structure import Structure
 from pymatgen.io.cif import CifWriter
 
 from configs.schema import DiscoverConfig
-from generative.crystals import Crystal, crystals_of, structure_columns
+from generative.crystal.crystals import Crystal, crystals_of, structure_columns
 from generative.datasets.manifest import read_dataset
-from tasks.candidates import SAMPLED, Stage
+from tasks.discover.candidates import SAMPLED, Stage
+from tasks.discover.known import choose_references, ingest_known
+from tasks.discover.rank import judge_file
+from tasks.discover.relax import relax_table, survivors
+from tasks.discover.run import RunFolder
+from tasks.discover.screen import screen_table, unique_table
 from tasks.files import FileRef, write_table
-from tasks.judge import judge_file
-from tasks.known import choose_references, ingest_known
 from tasks.loading import PotentialIdentity, identify
-from tasks.relax import relax_table, survivors
-from tasks.run import RunFolder
-from tasks.screen import screen_table, unique_table
 
 NO_POTENTIAL = PotentialIdentity(name="none", method="none", fingerprint="0", notes=())
 """Files need no potential to be read."""

@@ -12,12 +12,12 @@ import torch
 
 from configs.evaluation import parse_benchmark
 from generative import checkpoints
-from generative.crystals import Crystal, crystals_of
+from generative.crystal.crystals import Crystal, crystals_of
 from generative.requests import Request
-from generative.systems.cdvae import CDVAE
-from generative.systems.cdvae_family import FAMILY, DPCDVAENa
-from tasks.evaluation_benchmark import draw_samples
-from tasks.generate import draw_chunk
+from generative.systems.cdvae.family import FAMILY, DPCDVAENa
+from generative.systems.cdvae.system import CDVAE
+from tasks.discover.sample import draw_chunk
+from tasks.evaluate.benchmark import draw_samples
 from tests.flows.conftest import Campaign, Discover, known_phases
 
 SAMPLER = {

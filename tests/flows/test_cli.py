@@ -17,11 +17,11 @@ from pymatgen.core.structure import Structure
 from typer.testing import CliRunner
 
 from configs.paths import project_version
-from flows.cli import app
+from flows.cli.main import app
 from generative import checkpoints
-from generative.crystals import Crystal, crystals_of
+from generative.crystal.crystals import Crystal, crystals_of
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
-from tasks.input_notes import shared_notes
+from tasks.discover.input_notes import shared_notes
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
@@ -83,7 +83,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_loads_nothing_heavy(command: str) -> None:
     code = (
         "import sys\n"
-        "from flows.cli import app\n"
+        "from flows.cli.main import app\n"
         "try:\n    app()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
     )
@@ -313,8 +313,8 @@ def test_hull_keeps_the_stable_phase_of_a_long_list_and_says_what_it_left_out(ne
 def test_json_stands_alone_even_where_a_library_writes_to_the_terminal(known: Path, tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
-        "import tasks.ingest as room\n"
-        "from flows.cli import app\n"
+        "import tasks.ingest.stages as room\n"
+        "from flows.cli.main import app\n"
         "real = room.ingest_dataset\n"
         "def noisy(*a):\n    os.write(1, b'from C\\n'); print('from Python'); return real(*a)\n"
         "room.ingest_dataset = noisy\n"

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from dft.campaign_config import DftConfig
-from flows.cli import app
+from dft.campaign.config import DftConfig
+from flows.cli.main import app
 from storage import tables
-from tasks.dft_campaign import campaign_of_run
+from tasks.dft.campaign import campaign_of_run
 from tasks.files import KEY, unchanged
 from tests.damage import DAMAGES, flip_a_bit
 from tests.fuzzing import Fuzz

@@ -29,10 +29,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
-from flows.deployments import deployment_names
-from flows.environment import server_environment
-from flows.left_behind import processes_of_runs
-from flows.prefect_api import Api
+from flows.servers.deployments import deployment_names
+from flows.servers.environment import server_environment
+from flows.servers.left_behind import processes_of_runs
+from flows.servers.prefect_api import Api
 from tests.servers.chromium import Page, browsing, chromium
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,7 +86,7 @@ class Served:
         """Start it; returns when it has said that it is ready."""
         hidden = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "flows.serve", "--port", str(self.port)],
+            [sys.executable, "-m", "flows.servers.serve", "--port", str(self.port)],
             cwd=self.folder,
             env={**hidden, "PREFECT_WORKER_QUERY_SECONDS": "1"},
             stderr=subprocess.PIPE,
@@ -318,7 +318,7 @@ def test_after_a_dead_server_its_run_has_crashed_and_of_each_schedules_late_runs
     served.api(f"deployments/{deployment}/schedules", [{"schedule": {"interval": 2}, "active": True}])
     wait_for(lambda: len(served.runs(deployment)) > 3, served.process)
 
-    served.child("flows.prefect_server").kill()
+    served.child("flows.servers.prefect_server").kill()
     assert served.process.wait(PATIENCE_S) == 1
     wait_for_all_said(served, "hullward: the server has stopped with exit code -9")
     assert not list(processes_of_runs(served.api.url))

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dft.campaign import Campaign
+from dft.campaign.campaign import Campaign
 from dft.config import StoreConfig
 from dft.job_folder import read_job, read_record
 from dft.records import DFTRecord
 from dft.stores import open_job_store
-from flows.cli import app
-from tasks.dft_campaign import advance, campaign_folders, campaign_of_run, look, submitter_of
+from flows.cli.main import app
+from tasks.dft.campaign import advance, campaign_folders, campaign_of_run, look, submitter_of
 from tests.flows.conftest import ROOT, prefect_client
 from tests.flows.test_deployments import Served, wait_for
 

@@ -24,15 +24,15 @@ from pymatgen.io.vasp.inputs import Incar, Poscar
 from dft.config import StoreConfig
 from dft.stores import open_job_store
 from generative.checkpoints import load
-from generative.crystals import crystals_of
+from generative.crystal.crystals import crystals_of
 from generative.datasets.manifest import fingerprint_of
 from generative.requests import Request
 from generative.sampling import sample_chunk
-from tasks.candidates import Stage
+from tasks.discover.candidates import Stage
+from tasks.discover.known import choose_references
+from tasks.discover.report import finished_run, gather, render_again
 from tasks.files import FileRef
-from tasks.known import choose_references
-from tasks.report import finished_run, gather, render_again
-from tasks.reporting.markdown import markdown_report
+from tasks.report.run.markdown import markdown_report
 
 PATIENCE_S = 240  # busy cores; alone it takes a tenth
 
@@ -215,9 +215,9 @@ def test_a_report_of_more_candidates_than_it_lists_leads_to_all_of_them(
     run = copied(finished, tmp_path / "runs") / finished.folder.name
     ranked = [row for row in rows_of(finished) if row["rank"] is not None]
     assert len(ranked) > 3
-    monkeypatch.setattr("tasks.reporting.ranked_rows.MOST_LISTED", 2)
-    monkeypatch.setattr("tasks.reporting.cif_files.MOST_IN_ONE_FOLDER", 3)
-    monkeypatch.setattr("tasks.reporting.cif_files.PER_FOLDER", 3)
+    monkeypatch.setattr("tasks.report.run.ranked_rows.MOST_LISTED", 2)
+    monkeypatch.setattr("tasks.report.run.cif_files.MOST_IN_ONE_FOLDER", 3)
+    monkeypatch.setattr("tasks.report.run.cif_files.PER_FOLDER", 3)
     page = render_again(run).read_text(encoding="utf-8")
     assert [row["id"] in page for row in ranked] == [True] * 2 + [False] * (len(ranked) - 2)
     assert f"all {len(ranked)} are in" in page

@@ -16,11 +16,11 @@ from pymatgen.core.structure import Structure
 from scipy import constants
 
 from dft.config import RelaxConfig
-from dft.potentials import LoadedPotential
-from dft.relaxation import relax, single_points
-from flows.console import RANKED
-from flows.console import with_phonons as phonon_columns
-from generative.crystals import crystals_of
+from dft.potentials.loading import LoadedPotential
+from dft.potentials.relaxation import relax, single_points
+from flows.cli.console import RANKED
+from flows.cli.console import with_phonons as phonon_columns
+from generative.crystal.crystals import crystals_of
 from tasks.loading import potential
 from tests.flows.test_killed_runs import wait_until
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from configs.evaluation import BenchmarkConfig, load_benchmark, parse_benchmark, parse_evaluation
 from configs.schema import ConfigError
-from flows import evaluate_commands
+from flows.cli import evaluate as evaluate_commands
 from tests.flows.conftest import known_phases
 from tests.servers.real import real_records
 
@@ -132,7 +132,7 @@ def settings(tmp_path: Path, **changes: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """known/, nine crystals; copies/, the checkpoint of a generator that holds them."""
-    from tasks.baselines import make_baseline
+    from tasks.train.baselines import make_baseline
 
     folder = tmp_path_factory.mktemp("copies")
     (folder / "known").mkdir()
@@ -143,7 +143,7 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_generator_that_copies_the_test_set_matches_all_of_it_and_is_not_judged_twice(copies: Path) -> None:
-    from tasks.evaluation_benchmark import compare, draw_samples, judge_samples, missing_reason, targets_of
+    from tasks.evaluate.benchmark import compare, draw_samples, judge_samples, missing_reason, targets_of
 
     config = BenchmarkConfig.model_validate(settings(copies))
     entry, absent = config.generators
@@ -178,7 +178,7 @@ def test_a_generator_that_copies_the_test_set_matches_all_of_it_and_is_not_judge
 
 def test_a_checkpoint_that_must_be_there_stops_the_benchmark(copies: Path) -> None:
     from generative.checkpoints import CheckpointError
-    from tasks.evaluation_benchmark import missing_reason
+    from tasks.evaluate.benchmark import missing_reason
 
     stated = settings(copies, generators=[{"name": "absent", "checkpoint": str(copies / "absent")}])
     with pytest.raises(CheckpointError, match="absent"):

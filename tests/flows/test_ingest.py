@@ -25,7 +25,7 @@ import pytest
 from typer.testing import CliRunner
 
 from configs.ingest import IngestConfig
-from flows.cli import app
+from flows.cli.main import app
 from generative.datasets.manifest import check_dataset
 from tests.flows.conftest import prefect_client
 from tests.servers import materials_project
@@ -239,7 +239,7 @@ def test_a_key_in_a_prefect_secret_is_found_and_its_block_is_the_only_place_that
 ) -> None:
     from prefect.blocks.system import Secret
 
-    from tasks.secrets import SECRETS
+    from tasks.ingest.secrets import SECRETS
 
     name = SECRETS["materials-project"][1]
     with client(prefect_environment):
@@ -274,7 +274,7 @@ def test_a_harvest_that_breaks_off_is_tried_again_and_goes_on_at_the_page_it_had
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from tasks.ingest import harvest_task
+    from tasks.ingest.stages import harvest_task
 
     monkeypatch.setenv("MP_API_KEY", KEY)
     monkeypatch.setattr(harvest_task, "retry_delay_seconds", 0)
@@ -415,7 +415,7 @@ def test_a_wrong_request_is_one_sentence_without_any_key(
 
 
 def test_progress_for_a_log_is_a_line_for_ten_seconds_or_five_thousand_records() -> None:
-    from tasks.ingest import ProgressLines
+    from tasks.ingest.stages import ProgressLines
 
     now_s, lines = [0.0], []
     progress = ProgressLines(lines.append, lambda: now_s[0])

@@ -16,7 +16,7 @@ import pytest
 
 from dft.config import StoreConfig
 from dft.stores import open_job_store
-from tasks.run import RunBusyError
+from tasks.discover.run import RunBusyError
 
 PATIENCE_S = 240  # busy cores; alone it takes a twentieth
 

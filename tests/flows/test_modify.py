@@ -15,11 +15,10 @@ from pymatgen.core.structure import Structure
 
 from configs.modification import parse_modification
 from generative import checkpoints
-from generative.crystals import Crystal, crystals_of
-from generative.systems.structure_modifier import ModifierConfig, RegressionModifier
-from generative.systems.substitution import PrototypeSubstitution
-from tasks.loading import identify
-from tasks.modification import (
+from generative.crystal.crystals import Crystal, crystals_of
+from generative.systems.baselines.substitution import PrototypeSubstitution
+from generative.systems.unet.modifier import ModifierConfig, RegressionModifier
+from tasks.discover.modification import (
     asked_of,
     given_crystals,
     judge_polymorphs,
@@ -29,7 +28,8 @@ from tasks.modification import (
     with_polymorph_phonons,
     write_modification,
 )
-from tasks.own_files import OwnFileError
+from tasks.discover.own_files import OwnFileError
+from tasks.loading import identify
 
 ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3])
 CAESIUM_CHLORIDE = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3])

@@ -32,8 +32,8 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.ext.optimade import OptimadeRester
 
 from generative.config import ELEMENTS
-from generative.crystals import crystals_of
-from tasks.optimade_fields import CANDIDATE_FIELDS
+from generative.crystal.crystals import crystals_of
+from tasks.optimade.fields import CANDIDATE_FIELDS
 from tests.flows.conftest import ROOT, Campaign, Run
 from tests.fuzzing import Fuzz
 from tests.servers.finished_run import METHODS, candidate_rows, write_run
@@ -304,7 +304,7 @@ def test_a_search_that_takes_too_long_is_refused(run: Path, monkeypatch: pytest.
     from optimade.server.entry_collections import create_entry_collections
     from optimade.server.query_params import EntryListingQueryParams
 
-    from flows import optimade_collection
+    from flows.servers import optimade_collection
 
     its_own = create_entry_collections(ServerConfig(database_backend="mongomock"))["structures"]
     entries = [{"id": str(number), "type": "structures", "nsites": number} for number in range(200)]

@@ -20,8 +20,8 @@ from pymatgen.core.structure import Structure
 from typer.testing import CliRunner
 
 from configs.reproduction import ReproductionConfig
-from flows import reproduce_commands
-from tasks.reproductions.results import ReproductionError
+from flows.cli import reproduce as reproduce_commands
+from tasks.papers.results import ReproductionError
 from tests.flows.conftest import ROOT, Discover, RunLog, prefect_client
 
 runner = CliRunner()
@@ -196,7 +196,7 @@ def test_a_stage_that_fails_is_named_with_its_reason_and_the_others_are_made(
 
 
 def test_without_any_stage_the_tables_say_that_nothing_is_trained(data: Path, tmp_path: Path) -> None:
-    from tasks.reproductions.dp_cdvae.tables import gather
+    from tasks.papers.dp_cdvae.tables import gather
 
     config = ReproductionConfig.model_validate(settings(data, tmp_path / "runs", stages=[]))
     found = gather(config)

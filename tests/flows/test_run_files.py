@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.run_files import report_server
-from flows.services import ServeError, listening_on
+from flows.servers.run_files import report_server
+from flows.servers.services import ServeError, listening_on
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ from typing import Any
 
 from configs.paths import PROJECT
 from generative.checkpoints import generator_type
-from tasks.generate import sample_chunk_file
-from tasks.judge import judge_file
-from tasks.known import choose_references, ingest_known
+from tasks.discover.known import choose_references, ingest_known
+from tasks.discover.phonons import candidates_file
+from tasks.discover.rank import judge_file
+from tasks.discover.relax import relax_chunk_file
+from tasks.discover.run import open_run
+from tasks.discover.sample import sample_chunk_file
+from tasks.discover.screen import screen_chunk_file, unique_file
 from tasks.loading import identify
-from tasks.phonons import candidates_file
-from tasks.relax import relax_chunk_file
-from tasks.run import open_run
-from tasks.screen import screen_chunk_file, unique_file
 from tasks.source_code import Entry, sources
 from tests.flows.conftest import Campaign
 

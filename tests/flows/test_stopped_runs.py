@@ -28,7 +28,7 @@ ENDLESS = {"max_steps": 100_000, "fmax_ev_per_ang": 1e-12, "chunk_size": 4}
 WAITING = """
 import sys, threading
 from pathlib import Path
-from flows.prefect_client import prefect_client
+from flows.cli.prefect_client import prefect_client
 with prefect_client() as client:
     from prefect import flow, task
     from prefect.task_runners import ThreadPoolTaskRunner
@@ -79,7 +79,7 @@ class Command:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def server(self) -> psutil.Process:
-        return next(one for one in self.others() if "flows.prefect_server" in one.cmdline())
+        return next(one for one in self.others() if "flows.servers.prefect_server" in one.cmdline())
 
     def last_state(self) -> str:
         """Of the youngest run, as the server's database has it when the server is gone."""

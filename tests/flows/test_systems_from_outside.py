@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 
 from generative.config import RoomConfig, SamplerSettings
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.systems.interface import Generator, own_settings, require_cells
 from toy_crystals.shapes import cube
 

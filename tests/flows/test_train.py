@@ -50,7 +50,7 @@ def run(settings: dict[str, Any], folder: Path, environment: dict[str, str]) -> 
     code = (
         "import json, sys\n"
         "from flows.train import train\n"
-        "from generative.training_config import TrainConfig\n"
+        "from generative.training.config import TrainConfig\n"
         "train(TrainConfig.model_validate(json.loads(sys.argv[1])), runs_folder=sys.argv[2])"
     )
     command = [sys.executable, "-c", code, json.dumps(settings), str(folder)]
@@ -81,7 +81,7 @@ def cli(settings: dict[str, Any], place: Path, *options: str) -> subprocess.Pope
     """`hullward train` in a process of its own, working in place/out."""
     place.mkdir(exist_ok=True)
     (place / "training.yaml").write_text(json.dumps(settings), encoding="utf-8")
-    call = "from flows.cli import app; app()"
+    call = "from flows.cli.main import app; app()"
     command = [sys.executable, "-c", call, "train", str(place / "training.yaml"), "--out", str(place / "out"), *options]
     quiet = {**os.environ, "HULLWARD_PROGRESS": "0", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=quiet, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

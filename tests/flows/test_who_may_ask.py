@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from flows.deployments import client_environment
-from flows.prefect_password import announced_server, password_of, write_environment
-from flows.prefect_server import OwnPagesOnly
+from flows.servers.deployments import client_environment
+from flows.servers.prefect_password import announced_server, password_of, write_environment
+from flows.servers.prefect_server import OwnPagesOnly
 from tests.fuzzing import Fuzz
 
 PORT = 4200

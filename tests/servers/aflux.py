@@ -18,9 +18,9 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from generative.config import AflowSource, FilterConfig
-from generative.datasets.network.access import Access
-from generative.datasets.network.aflow import Aflow
-from generative.datasets.network.database import Page, Record
+from generative.datasets.databases.access import Access
+from generative.datasets.databases.aflow import Aflow
+from generative.datasets.databases.database import Page, Record
 from tests.servers.loopback import Loopback, Reply, Request
 from tests.servers.real import RealRecord, real_records
 

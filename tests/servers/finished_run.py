@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from generative.crystals import Crystal, wrap_unit
+from generative.crystal.crystals import Crystal, wrap_unit
 from generative.requests import Request
-from tasks.candidates import CANDIDATES, Stage, table_of
+from tasks.discover.candidates import CANDIDATES, Stage, table_of
 from tasks.files import sha256_of, write_table
 from tests.servers.real import real_records
 

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import SecretStr
 
 from generative.config import FilterConfig, MaterialsProjectSource
-from generative.datasets.network.access import Access
-from generative.datasets.network.database import Record
-from generative.datasets.network.materials_project import MaterialsProject
+from generative.datasets.databases.access import Access
+from generative.datasets.databases.database import Record
+from generative.datasets.databases.materials_project import MaterialsProject
 from generative.datasets.records import interpret
 from tests.servers.materials_project import KEY
 

@@ -6,9 +6,9 @@ from collections import Counter
 from typing import Any
 
 from generative.config import FilterConfig, OptimadeSource
-from generative.datasets.network.access import Access
-from generative.datasets.network.database import Page, Record
-from generative.datasets.network.optimade import Optimade
+from generative.datasets.databases.access import Access
+from generative.datasets.databases.database import Page, Record
+from generative.datasets.databases.optimade import Optimade
 from tests.servers.loopback import Request
 from tests.servers.real import RealRecord
 

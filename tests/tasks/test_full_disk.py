@@ -17,22 +17,22 @@ from pymatgen.core.structure import Structure
 from typer.testing import CliRunner
 
 from dft.config import InputsConfig, Preset
-from dft.inputs import write_inputs
+from dft.inputs.folder import write_inputs
 from dft.stores import SQLiteStore
 from dft.submission.files import create_json, write_json
-from flows.cli import app
+from flows.cli.main import app
 from generative import checkpoints
+from generative.datasets.databases.database import Record
+from generative.datasets.databases.store import Store
 from generative.datasets.manifest import DatasetWriter
-from generative.datasets.network.database import Record
-from generative.datasets.network.store import Store
 from generative.datasets.records import rejected_of
 from generative.datasets.table import DATASET_SCHEMA
 from generative.kept_results import KeptResults
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
-from generative.training_callbacks import save_state
+from generative.training.callbacks import save_state
 from storage.atomic import DiskFullError, write_text
+from tasks.discover.run import RunFolder, update_manifest
 from tasks.files import write_table
-from tasks.run import RunFolder, update_manifest
 from tests.servers.finished_run import candidate_rows, write_run
 
 FREE = 8192

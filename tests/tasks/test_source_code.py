@@ -14,15 +14,15 @@ import pytest
 from configs.paths import PROJECT
 from generative.checkpoints import generator_type
 from tasks import source_code
-from tasks.generate import sample_chunk_file
-from tasks.judge import judge_file
-from tasks.known import competing_phases
-from tasks.modification import proposals_file
-from tasks.phonons import phonon_file
-from tasks.relax import relax_chunk_file
-from tasks.reproductions.dp_cdvae.figures import reconstruct
-from tasks.reproductions.unet.measures import measured
-from tasks.screen import screen_chunk_file, unique_file
+from tasks.discover.known import competing_phases
+from tasks.discover.modification import proposals_file
+from tasks.discover.phonons import phonon_file
+from tasks.discover.rank import judge_file
+from tasks.discover.relax import relax_chunk_file
+from tasks.discover.sample import sample_chunk_file
+from tasks.discover.screen import screen_chunk_file, unique_file
+from tasks.papers.dp_cdvae.measures import reconstruct
+from tasks.papers.unet.measures import measured
 from tasks.source_code import Entry, code_digest, project_digest, sources
 
 STAGES: tuple[Callable[..., Any], ...] = (
@@ -89,7 +89,7 @@ def test_a_helper_that_is_new_counts_from_the_moment_it_is_imported_however_deep
     # Inside the body of what others call: where this project has its slow imports.
     neighbours.write_text(neighbours.read_text() + "\n\ndef _planted():\n    from dft.planted import FACTOR\n")
     fire = copy / "dft" / "fire.py"
-    fire.write_text(fire.read_text() + "\n\nfrom dft.neighbours import _planted\n\nprint(_planted)\n")
+    fire.write_text(fire.read_text() + "\n\nfrom dft.potentials.neighbours import _planted\n\nprint(_planted)\n")
     forget()
     assert "dft/planted.py" in names(relax_chunk_file)
     first = code_digest(relax_chunk_file)
@@ -102,14 +102,19 @@ def test_each_stage_reaches_what_it_computes_with_and_not_what_others_do() -> No
     relax, screen = names(relax_chunk_file), names(screen_chunk_file)
     # Which generator draws, only its checkpoint says.
     sample = names(sample_chunk_file, generator_type("package:hullward-flow"))
-    assert {"generative/crystals.py", "dft/relaxation.py", "dft/potentials.py", "tasks/loading.py"} <= relax
+    assert {
+        "generative/crystal/crystals.py",
+        "dft/potentials/relaxation.py",
+        "dft/potentials/loading.py",
+        "tasks/loading.py",
+    } <= relax
     assert not [name for name in relax if name.startswith(("generative/systems", "tasks/report", "flows"))]
-    assert {"generative/screening/matching.py", "tasks/candidates.py"} <= screen
+    assert {"generative/screening/matching.py", "tasks/discover/candidates.py"} <= screen
     assert not [name for name in screen if name.startswith(("generative/systems", "dft/potential", "tasks/report"))]
     assert {"generative/sampling.py", "generative/plans.py", "generative/systems/crystal_flow.py"} <= sample
-    assert "generative/systems/cdvae.py" not in sample
-    assert "generative/cell_parameters.py" in names(reconstruct)
-    assert "generative/crystals.py" in names(measured)
+    assert "generative/systems/cdvae/system.py" not in sample
+    assert "generative/crystal/cell_parameters.py" in names(reconstruct)
+    assert "generative/crystal/crystals.py" in names(measured)
 
 
 def test_names_are_followed_one_by_one_and_modules_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +159,11 @@ def test_names_are_followed_one_by_one_and_modules_whole(tmp_path: Path, monkeyp
 
 def test_the_projects_digest_holds_every_room_but_flows(copy: Path) -> None:
     before = project_digest()
-    for name, counts in (("dft/fire.py", True), ("tasks/report.py", True), ("flows/cli.py", False)):
+    for name, counts in (
+        ("dft/potentials/fire.py", True),
+        ("tasks/discover/report.py", True),
+        ("flows/cli/main.py", False),
+    ):
         file = copy / name
         text = file.read_bytes()
         file.write_bytes(text + b"\n")

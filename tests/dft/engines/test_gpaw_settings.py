@@ -22,8 +22,8 @@ from pymatgen.core.structure import Structure
 from dft.engines.config import GPAWConfig, Spin
 from dft.engines.gpaw_engine import mesh, resolve
 from dft.engines.programs import run_program
+from dft.inputs.kpoints import sampling_of_mesh
 from dft.job_folder import make_job_folder, read_record
-from dft.kpoints import sampling_of_mesh
 from dft.run_job import run_folder
 
 

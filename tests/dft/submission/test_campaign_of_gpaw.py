@@ -14,9 +14,9 @@ import pytest
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from dft.campaign import Campaign, Wanted, make_campaign
-from dft.campaign_config import DftConfig
-from dft.collection import collect_records, record_fault, records_of, rows_of
+from dft.campaign.campaign import Campaign, Wanted, make_campaign
+from dft.campaign.collection import collect_records, record_fault, records_of, rows_of
+from dft.campaign.config import DftConfig
 from dft.config import StoreConfig
 from dft.engines.config import GPAWConfig
 from dft.stores import open_job_store
@@ -55,8 +55,9 @@ def test_a_campaign_of_gpaw_through_slurm_survives_its_controller_and_brings_rea
     made = make_campaign(tmp_path / "three", "three", tmp_path / "jobs", config, StoreConfig(), wanted)
 
     code = (
-        "import sys; from pathlib import Path; from tasks.dft_campaign import submitter_of; "
-        "from dft.campaign import Campaign; made = Campaign.read(Path(sys.argv[1])); submitter_of(made).wait(made.keys)"
+        "import sys; from pathlib import Path; from tasks.dft.campaign import submitter_of; "
+        "from dft.campaign.campaign import Campaign; made = Campaign.read(Path(sys.argv[1])); "
+        "submitter_of(made).wait(made.keys)"
     )
     controller = subprocess.Popen([sys.executable, "-c", code, str(made.folder)])
     until(lambda: any((made.root / key / "claim-1.json").exists() for key in made.keys), PATIENCE_S)

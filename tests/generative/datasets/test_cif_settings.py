@@ -11,7 +11,7 @@ import pytest
 import spglib
 
 from generative.datasets.checks import RecordError
-from generative.datasets.cif import read_cif
+from generative.datasets.cif.reading import read_cif
 
 GRID = 997
 """Coordinates are multiples of 1/997, a prime: none lies on a special position, and all images on a grid of 1/23928."""

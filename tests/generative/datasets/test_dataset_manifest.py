@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from generative.config import FilterConfig
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.datasets.filters import apply_filters, chemical_system
 from generative.datasets.manifest import (
     DatasetError,

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.datasets.checks import RecordError, checked, has_pure_translation, spacegroup_of
 from generative.datasets.limits import MAX_VECTOR_ANG, MIN_PLANE_SPACING_ANG
 from generative.datasets.records import RawRecord, interpret_batch
@@ -145,7 +145,7 @@ ENERGIES = ("energy_per_atom", "formation_energy_per_atom", "e_above_hull", "ban
 @pytest.mark.parametrize("name", ENERGIES)
 @pytest.mark.parametrize("value", [-1e308, 1e308, -3e6, 10**400, float("inf"), "1e309", "9" * 5000])
 def test_energies_that_no_crystal_has_are_refused_from_any_source(name: str, value: object) -> None:
-    from generative.datasets.columns import properties_of
+    from generative.datasets.formats.columns import properties_of
     from generative.datasets.records import Form
 
     crystal = Crystal(np.eye(3) * 4.0, np.zeros((1, 3)), np.array([29], dtype=np.int16))
@@ -158,7 +158,7 @@ def test_energies_that_no_crystal_has_are_refused_from_any_source(name: str, val
 
 @pytest.mark.parametrize("z", [22.7, 0, -1, 104, 65_562, 1e308, float("nan"), None])
 def test_an_atomic_number_that_no_element_has_is_refused_and_not_rounded(z: object, tmp_path: Path) -> None:
-    from generative.datasets.parquet_records import read_parquet
+    from generative.datasets.formats.parquet_records import read_parquet
 
     row = {"id": ["a"], "lattice_ang": [[4.0, 0, 0, 0, 4, 0, 0, 0, 4]], "frac_coords": [[0.0, 0, 0]]}
     pq.write_table(pa.table({**row, "atomic_numbers": pa.array([[z]], pa.list_(pa.float64()))}), tmp_path / "a.parquet")
@@ -212,7 +212,7 @@ def test_the_space_group_of_a_large_cell_is_that_of_its_crystal_with_an_atom_dis
 
 
 def test_a_cif_of_more_words_than_memory_is_meant_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from generative.datasets import cif_text
+    from generative.datasets.cif import text as cif_text
 
     text = HEAD + SITES + "Cu1 0 0 0\n"
     assert len(cif_text.blocks_of(text)) == 1

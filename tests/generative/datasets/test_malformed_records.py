@@ -12,7 +12,7 @@ from pymatgen.io.cif import CifWriter
 from pymatgen.io.vasp.inputs import Poscar
 
 from generative.config import DataConfig, FilesSource
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.datasets.checks import RecordError, checked, primitive
 from generative.datasets.ingest import ingest
 from generative.datasets.limits import MAX_RECORD_ATOMS, MIN_DISTANCE_ANG

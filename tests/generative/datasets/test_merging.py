@@ -15,13 +15,13 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.datasets import merging
 from generative.datasets.checks import checked
 from generative.datasets.merging import Copies, find_copies, merged
 from generative.datasets.records import Row, row_of, table_of
 from generative.datasets.table import DATASET_SCHEMA
-from generative.screening import native
+from generative.native import door as native
 from generative.screening.matching import Tolerances, formula_key
 from tests.servers.real import RealRecord, real_records
 

@@ -13,10 +13,10 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from generative.config import AflowSource, DataConfig, FilesSource
+from generative.datasets.databases.aflow_entries import entry_record
+from generative.datasets.databases.database import Record
 from generative.datasets.ingest import ingest
 from generative.datasets.manifest import read_dataset
-from generative.datasets.network.aflow_entries import entry_record
-from generative.datasets.network.database import Record
 from generative.datasets.origins import (
     DATABASE_ORIGINS,
     Origin,

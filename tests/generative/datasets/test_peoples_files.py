@@ -20,7 +20,7 @@ from pymatgen.core.structure import Structure
 from pymatgen.io.cif import CifWriter
 
 from generative.config import DataConfig, FilesSource
-from generative.crystals import crystals_of
+from generative.crystal.crystals import crystals_of
 from generative.datasets.ingest import ingest
 from generative.datasets.manifest import Dataset, read_dataset
 from generative.datasets.sources import SourceError

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.datasets.polymorphs import (
     PairRule,
     PairSet,
@@ -16,7 +16,7 @@ from generative.datasets.polymorphs import (
     generation_targets,
     groups_of,
 )
-from generative.training_data import StepSampler, TrainingError, TrainingSet, composition_of
+from generative.training.data import StepSampler, TrainingError, TrainingSet, composition_of
 
 
 def crystal(*numbers: int, edge_ang: float = 4.0) -> Crystal:

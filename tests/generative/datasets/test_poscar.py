@@ -13,10 +13,10 @@ from ase.io.vasp import read_vasp
 from pymatgen.io.vasp.inputs import Poscar
 
 from generative.config import ELEMENTS
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.datasets.checks import RecordError
+from generative.datasets.formats.poscar import parse_poscar
 from generative.datasets.limits import MAX_RECORD_ATOMS
-from generative.datasets.poscar import parse_poscar
 
 CASES = Path(__file__).parents[2] / "data" / "cases" / "poscar"
 SYMBOLS = ("Fe", "O", "F", "Ti", "N", "Cl", "H", "Yb", "C", "S", "K")

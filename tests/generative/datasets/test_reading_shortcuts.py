@@ -14,11 +14,12 @@ import pytest
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from generative.crystals import Crystal
-from generative.datasets import checks, parsing
+from generative.crystal.crystals import Crystal
+from generative.datasets import checks
 from generative.datasets.checks import RecordError, checked
+from generative.datasets.formats import parsing
+from generative.datasets.formats.parsing import parse_structure_dict
 from generative.datasets.limits import MIN_DISTANCE_ANG
-from generative.datasets.parsing import parse_structure_dict
 from tests.servers.real import real_records
 
 Outcome = tuple[Any, ...]

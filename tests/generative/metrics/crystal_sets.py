@@ -8,7 +8,7 @@ import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.structure import Structure
 
-from generative.crystals import Crystal, wrap_unit
+from generative.crystal.crystals import Crystal, wrap_unit
 from tests.servers.real import real_records
 
 N_REAL = 200

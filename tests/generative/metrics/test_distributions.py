@@ -10,7 +10,7 @@ import pytest
 from scipy.linalg import sqrtm
 from scipy.stats import wasserstein_distance
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.metrics.distributions import Property, frechet, property_values, wasserstein
 from tests.servers.real import real_records
 

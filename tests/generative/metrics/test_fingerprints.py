@@ -13,10 +13,11 @@ from pymatgen.core.structure import Structure
 from scipy.spatial import Voronoi
 from scipy.special import sph_harm_y
 
-from generative.crystals import Crystal
-from generative.metrics import crystal_nn, fingerprints, order_parameters
+from generative.crystal.crystals import Crystal
+from generative.metrics import crystal_nn, fingerprints
 from generative.metrics.fingerprints import structure_fingerprints
-from generative.voronoi import kernel
+from generative.native import order_parameters
+from generative.native import voronoi as kernel
 from tests.real_crystals import built, in_space_group, real_crystals
 
 TOLERANCE = 1e-6

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.metrics import magpie
 from generative.metrics.fingerprints import composition_fingerprints
 from tests.generative.metrics.crystal_sets import real_crystals

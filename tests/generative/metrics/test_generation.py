@@ -15,8 +15,8 @@ from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
 
 from configs.paths import AssetError, resolve
-from generative.crystals import Crystal
-from generative.datasets.cif import parse_cif
+from generative.crystal.crystals import Crystal
+from generative.datasets.cif.reading import parse_cif
 from generative.metrics.adaptive_cell import Activations, adaptive_cell
 from generative.metrics.coverage import MP_20, Cutoffs
 from generative.metrics.figures import Evaluation

@@ -1,4 +1,4 @@
-"""Truth: pymatgen's matcher and numpy over the arrays, written out; and dft.ground_state pair by pair."""
+"""Truth: pymatgen's matcher and numpy over the arrays, written out; and dft.potentials.ground_state pair by pair."""
 
 import math
 from dataclasses import replace
@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from dft.ground_state import compare, summarise
+from dft.potentials.ground_state import compare, summarise
 from dft.results import Relaxation, RelaxStatus
 from generative.metrics.figures import Evaluation
 from generative.metrics.ground_state import Relaxations, ground_state

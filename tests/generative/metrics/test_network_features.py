@@ -22,8 +22,8 @@ from pymatgen.core.structure import Structure
 from scipy.linalg import sqrtm
 
 from configs.paths import AssetError, resolve
-from generative.crystals import Crystal, wrap_unit
-from generative.datasets.cif import parse_cif
+from generative.crystal.crystals import Crystal, wrap_unit
+from generative.datasets.cif.reading import parse_cif
 from generative.metrics import network_features as module
 from generative.metrics.distributions import frechet
 from generative.metrics.network_features import (
@@ -292,7 +292,7 @@ def test_a_description_that_does_not_fit_is_refused(copied: Path, key: str, valu
 
 
 def test_a_folder_without_weights_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(NetworkError, match="tasks.train_features"):
+    with pytest.raises(NetworkError, match="tasks.train.features"):
         load_network(tmp_path / "nothing")
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.metrics.novelty import TOLERANCES, condition_cdvae_novelty, named_tolerances, novelty, uniqueness
 from generative.screening.matching import ReferenceSet
 from tests.generative.metrics.crystal_sets import (

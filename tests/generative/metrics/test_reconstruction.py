@@ -9,7 +9,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.metrics.reconstruction import Gate, evaluate, match_rms
 from tests.generative.metrics.crystal_sets import (
     N_REAL,

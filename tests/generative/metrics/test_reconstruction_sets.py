@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.metrics.reconstruction import Gate
 from generative.metrics.reconstruction_sets import airi_accuracy, metre
 from tests.generative.metrics.crystal_sets import (

@@ -9,7 +9,7 @@ from pymatgen.core.composition import Composition
 from pymatgen.core.periodic_table import Element
 from smact.screening import smact_validity
 
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.metrics.validity import unmatchable, unreadable, validity, verdicts
 from generative.screening.composition import OxidationStates, check
 from generative.screening.matching import counts_of

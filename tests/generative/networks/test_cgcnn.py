@@ -11,7 +11,7 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 from scipy.special import expit
 
-from generative.crystals import Crystal, wrap_unit
+from generative.crystal.crystals import Crystal, wrap_unit
 from generative.networks.cgcnn import CGCNN, CGCNNConfig, GraphBatch, pack
 from generative.networks.crystal_graph import (
     CUTOFF_ANG,

@@ -16,8 +16,8 @@ from scipy.special import eval_legendre, spherical_jn
 from torch import Tensor
 from torch_geometric.nn.models import dimenet as theirs
 
-from generative.bonds import crystal_nn_bonds, pack_bonds
-from generative.crystals import Crystal, wrap_unit
+from generative.crystal.bonds import crystal_nn_bonds, pack_bonds
+from generative.crystal.crystals import Crystal, wrap_unit
 from generative.networks.dimenet import DimeNetConfig, DimeNetPlusPlus, SphericalBasis, spherical_bessel_zeros
 from generative.networks.periodic_graph import Edges, NeighbourSearch, measured, triplets_through
 

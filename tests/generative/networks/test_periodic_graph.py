@@ -19,8 +19,8 @@ from pymatgen.core.structure import Structure
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from generative.crystals import Crystal
-from generative.datasets.cif import parse_cif
+from generative.crystal.crystals import Crystal
+from generative.datasets.cif.reading import parse_cif
 from generative.networks.periodic_graph import (
     SELF_ANG2,
     Edges,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from generative.crystal.species import MAX_Z, element_properties
 from generative.networks.condition_encoders import (
     ElementEncoder,
     EncoderSizes,
@@ -17,7 +18,6 @@ from generative.networks.condition_encoders import (
     one_hot_with,
 )
 from generative.networks.unet import AttentionBlock, ResidualBlock, UNet1d, UNetConfig
-from generative.species import MAX_Z, element_properties
 
 PAPER = EncoderSizes()
 TINY = UNetConfig(channels=16, multipliers=(1, 2), n_blocks=2, n_groups=4)

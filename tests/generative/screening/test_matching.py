@@ -10,8 +10,9 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from generative.config import ScreenConfig
-from generative.crystals import Crystal, structure_columns
-from generative.screening import matching, native
+from generative.crystal.crystals import Crystal, structure_columns
+from generative.native import door as native
+from generative.screening import matching
 from generative.screening.matching import ReferenceSet, Tolerances, find_known, formula_key, group
 
 TOLERANCES = Tolerances.from_config(ScreenConfig())

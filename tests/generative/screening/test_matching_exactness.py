@@ -12,8 +12,8 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from scipy.optimize import linear_sum_assignment
 
-from generative.crystals import Crystal
-from generative.screening import native
+from generative.crystal.crystals import Crystal
+from generative.native import door as native
 from generative.screening.matching import ReferenceSet, Tolerances, find_known, fit_reduced, group, pairwise_rms
 from generative.screening.pair_fits import ACCEPTED, UNSURE, Judge, kind_of, stack_cells
 from generative.screening.reduction import reduce_crystal
@@ -188,8 +188,8 @@ def test_a_crystal_paired_with_many_is_reduced_once(real_structures, monkeypatch
 def test_assignments_cost_what_scipys_cost_and_ties_are_all_listed() -> None:
     if not native.is_available():
         pytest.skip("numba is not installed")
-    from generative.screening.assignment_kernel import solve_block, tied_range
-    from generative.screening.bench_kernel import bench_for
+    from generative.native.assignment import solve_block, tied_range
+    from generative.native.bench import bench_for
 
     rng = np.random.default_rng(2)
     for n in (1, 2, 3, 5, 9):
@@ -214,8 +214,8 @@ def test_the_bound_never_refuses_atoms_that_lie_within_a_common_ball() -> None:
     """Displacements drawn inside a ball of radius stol about any centre, in cells small enough to need many images."""
     if not native.is_available():
         pytest.skip("numba is not installed")
-    from generative.screening.bench_kernel import bench_for
-    from generative.screening.placement_bound import candidates, may_place
+    from generative.native.bench import bench_for
+    from generative.native.placement_bound import candidates, may_place
 
     rng = np.random.default_rng(4)
     n_refused = 0

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from generative.config import ELEMENTS
-from generative.crystals import Crystal, structure_columns
+from generative.crystal.crystals import Crystal, structure_columns
 from generative.datasets.manifest import fingerprint_of
 from generative.datasets.table import DATASET_SCHEMA
 from generative.screening.matching import ReferenceSet, Tolerances, find_known, formula_key

@@ -11,7 +11,7 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from generative.config import ScreenConfig
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.screening.validity import check, min_distance_ang, reduce_lattice, satisfies_cdvae_rule
 
 CONFIG = ScreenConfig()

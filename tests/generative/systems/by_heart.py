@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from generative.batch import CrystalBatch
-from generative.systems.structure_matrix_system import StructureMatrixSystem
+from generative.crystal.batch import CrystalBatch
+from generative.systems.unet.structure_matrix_system import StructureMatrixSystem
 
 
 def learn(system: StructureMatrixSystem, batch: CrystalBatch, n_steps: int, rate: float = 3e-3) -> None:

@@ -10,9 +10,9 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from generative.systems.property_regressor import PropertyRegressor, PropertyRegressorConfig
-from generative.systems.published_regressors import NAMES
-from generative.systems.published_targets import TARGETS
+from generative.systems.cdvae.property_regressor import PropertyRegressor, PropertyRegressorConfig
+from generative.systems.cdvae.published_regressors import NAMES
+from generative.systems.cdvae.published_targets import TARGETS
 
 
 def settings_of(model: str) -> dict[str, Any]:

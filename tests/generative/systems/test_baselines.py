@@ -19,14 +19,14 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from generative import checkpoints
 from generative.config import SampleConfig, ScreenConfig
-from generative.crystals import Crystal
+from generative.crystal.crystals import Crystal
 from generative.requests import Request
 from generative.sampling import sample_chunk
 from generative.screening.validity import check
-from generative.systems.baselines import Baseline, content_of, failed_sample, formula_unit, repeated
-from generative.systems.random_symmetric import RandomSymmetric, RandomSymmetricConfig, fits
-from generative.systems.substitution import PrototypeSubstitution, closest_exchange, mendeleev_numbers
-from generative.systems.training_copies import TrainingCopies
+from generative.systems.baselines.random_symmetric import RandomSymmetric, RandomSymmetricConfig, fits
+from generative.systems.baselines.stored import Baseline, content_of, failed_sample, formula_unit, repeated
+from generative.systems.baselines.substitution import PrototypeSubstitution, closest_exchange, mendeleev_numbers
+from generative.systems.baselines.training_copies import TrainingCopies
 from storage.documents import read_document, write_document
 from tests.generative.asking import asked
 from tests.servers.real import real_records

@@ -12,16 +12,16 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from generative import checkpoints
-from generative.batch import CrystalBatch
-from generative.bonds import crystal_nn_bonds
-from generative.cell_parameters import cell_parameters, lattice_rows
-from generative.crystals import Crystal, reduced
-from generative.systems.cdvae import CDVAE, Latent
-from generative.systems.cdvae_cells import lattice_numbers
-from generative.systems.cdvae_config import CDVAESampler
-from generative.systems.cdvae_decoding import decode
-from generative.systems.cdvae_family import DPCDVAE, FAMILY, DPCDVAEGine, DPCDVAENa, DPCDVAENaGine
-from generative.systems.latent_search import Wanted, search_latent
+from generative.crystal.batch import CrystalBatch
+from generative.crystal.bonds import crystal_nn_bonds
+from generative.crystal.cell_parameters import cell_parameters, lattice_rows
+from generative.crystal.crystals import Crystal, reduced
+from generative.systems.cdvae.cells import lattice_numbers
+from generative.systems.cdvae.config import CDVAESampler
+from generative.systems.cdvae.decoding import decode
+from generative.systems.cdvae.family import DPCDVAE, FAMILY, DPCDVAEGine, DPCDVAENa, DPCDVAENaGine
+from generative.systems.cdvae.latent_search import Wanted, search_latent
+from generative.systems.cdvae.system import CDVAE, Latent
 from tests.generative.asking import asked
 
 QUICK = CDVAESampler(steps_per_level=1, level_stride=10, stride=100, latent_steps=5)

@@ -10,11 +10,12 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from generative import checkpoints
-from generative.batch import CrystalBatch
-from generative.crystals import Crystal
-from generative.standard_setting import in_standard_setting
-from generative.structure_matrix import sorted_sites, to_matrix
-from generative.systems.conditional_unet import (
+from generative.crystal.batch import CrystalBatch
+from generative.crystal.crystals import Crystal
+from generative.crystal.standard_setting import in_standard_setting
+from generative.crystal.structure_matrix import sorted_sites, to_matrix
+from generative.systems.unet.config import ConditionalUNetConfig, UNetSampler
+from generative.systems.unet.generator import (
     GENERATORS,
     ConditionalUNet,
     UNetDDIM,
@@ -22,7 +23,6 @@ from generative.systems.conditional_unet import (
     UNetFlowNormal,
     UNetFlowUniform,
 )
-from generative.systems.conditional_unet_config import ConditionalUNetConfig, UNetSampler
 from tests.generative.asking import asked
 from tests.generative.systems.by_heart import learn
 

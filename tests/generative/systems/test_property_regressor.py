@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from generative import checkpoints
-from generative.batch import CrystalBatch
-from generative.bonds import Bonds, crystal_nn_bonds, pack_bonds
-from generative.crystals import Crystal
-from generative.systems.baselines import failed_sample
-from generative.systems.property_regressor import PropertyRegressor, PropertyRegressorConfig
+from generative.crystal.batch import CrystalBatch
+from generative.crystal.bonds import Bonds, crystal_nn_bonds, pack_bonds
+from generative.crystal.crystals import Crystal
+from generative.systems.baselines.stored import failed_sample
+from generative.systems.cdvae.property_regressor import PropertyRegressor, PropertyRegressorConfig
 
 
 def rock_salt(edge_ang: float, first: int = 11, second: int = 17) -> Crystal:

@@ -13,22 +13,22 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from generative import checkpoints
-from generative.batch import CrystalBatch
-from generative.crystals import Crystal, reduced
+from generative.crystal.batch import CrystalBatch
+from generative.crystal.crystals import Crystal, reduced
+from generative.crystal.structure_matrix import sorted_sites, to_matrix
 from generative.datasets.polymorphs import PairSet
-from generative.structure_matrix import sorted_sites, to_matrix
-from generative.systems.conditional_unet_config import StepsSampler
 from generative.systems.interface import Change
-from generative.systems.structure_modifier import (
+from generative.systems.unet.config import StepsSampler
+from generative.systems.unet.modifier import (
     MODIFIERS,
     DiffusionModifier,
     ModifierConfig,
     StructureModifier,
     periodic_error,
 )
-from generative.training import fit
-from generative.training_config import TrainConfig
-from generative.training_data import TrainingError, TrainingSet
+from generative.training.config import TrainConfig
+from generative.training.data import TrainingError, TrainingSet
+from generative.training.loop import fit
 from tests.generative.asking import asked
 from tests.generative.systems.by_heart import learn
 

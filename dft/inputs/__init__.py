@@ -1,0 +1,1 @@
+"""VASP inputs: presets of published protocols, k-points, and what else decides a calculation."""

@@ -1,0 +1,97 @@
+"""Crystals on their way through a potential: checked, as tensors, as many together as a batch holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pymatgen.core.periodic_table import Element
+from pymatgen.core.structure import Structure
+from torch import Tensor
+from torch_sim.state import SimState
+
+from dft.potentials.graph_model import GraphModel
+from dft.potentials.isolation import isolation_reason
+
+
+@dataclass
+class BatchCrystal:
+    """A crystal on its way through the batch."""
+
+    index: int
+    numbers: Tensor
+    cell_ang: Tensor
+    cart_ang: Tensor
+    volume_ang3: float
+    n_steps: int = 0
+    initial_energy_ev_per_atom: float | None = None
+
+
+def admitted(index: int, structure: Structure, model: GraphModel) -> BatchCrystal | str:
+    """The crystal as tensors, or the reason why the potential cannot take it."""
+    if len(structure) == 0:
+        return "it has no atoms"
+    if not structure.is_ordered:
+        return "it is disordered: a site holds several species or is partly occupied"
+    symbols = [site.specie.symbol for site in structure]
+    known = set(model.network.atomic_numbers)
+    unknown = sorted({s for s in symbols if Element(s).Z not in known})
+    if unknown:
+        return f"the potential does not know {', '.join(unknown)}"
+    cell = np.array(structure.lattice.matrix, dtype=float)
+    cart = np.array(structure.cart_coords, dtype=float)
+    volume = float(np.linalg.det(cell))
+    if not (np.isfinite(cell).all() and np.isfinite(cart).all() and abs(volume) > 1e-6):
+        return f"its cell has volume {volume:.3g} A^3 or coordinates that are not numbers"
+    device = model.device
+    return BatchCrystal(
+        index,
+        torch.tensor([Element(s).Z for s in symbols], device=device),
+        torch.from_numpy(cell).to(device),
+        torch.from_numpy(cart).to(device),
+        abs(volume),
+    )
+
+
+def take_from(waiting: list[BatchCrystal], atoms_max: int, n_atoms: int) -> list[BatchCrystal]:
+    """Remove from the front of the queue what fits beside `n_atoms` atoms; at least one if the batch is empty."""
+    taken: list[BatchCrystal] = []
+    while waiting and (n_atoms == 0 or n_atoms + len(waiting[0].numbers) <= atoms_max):
+        taken.append(waiting.pop(0))
+        n_atoms += len(taken[-1].numbers)
+    return taken
+
+
+def sim_state(crystals: Sequence[BatchCrystal], carts: Sequence[Tensor], cells: Sequence[Tensor]) -> SimState:
+    """The crystals with these positions, (n, 3) each, and lattice rows, (3, 3) each, angstrom, for torch-sim."""
+    counts = torch.tensor([len(c.numbers) for c in crystals], device=carts[0].device)
+    numbers = torch.cat([c.numbers for c in crystals])
+    return SimState(
+        positions=torch.cat(list(carts)),
+        masses=torch.ones(len(numbers), dtype=torch.float64, device=numbers.device),  # FIRE has unit masses
+        cell=torch.stack(list(cells)).transpose(1, 2).contiguous(),
+        pbc=True,
+        atomic_numbers=numbers,
+        system_idx=torch.repeat_interleave(torch.arange(len(crystals), device=numbers.device), counts),
+    )
+
+
+def isolation_of(
+    crystal: BatchCrystal, cart_ang: Tensor, cell_ang: Tensor, neighbours: Tensor, model: GraphModel
+) -> str:
+    """Which atoms have no neighbour, in one sentence; empty if all have.
+
+    Args:
+        crystal: its elements.
+        cart_ang: where its atoms are, (n, 3), angstrom.
+        cell_ang: lattice rows, (3, 3), angstrom.
+        neighbours: of each atom as the model counts them, (n,).
+        model: whose cut-off it is.
+    """
+    alone = (neighbours == 0).nonzero().squeeze(1).tolist()
+    if not alone:
+        return ""
+    symbols = [Element.from_Z(int(z)).symbol for z in crystal.numbers]
+    return isolation_reason(symbols, cart_ang.cpu().numpy(), cell_ang.cpu().numpy(), alone, model.network.cutoff_ang)

@@ -1,0 +1,136 @@
+"""The command that judges samples by the protocols of the field."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.console import answer, guarded, say, show_table
+from flows.cli.shared_options import AsJson, Debug, Potential, Settings
+
+if TYPE_CHECKING:
+    from tasks.report.evaluation.model import EvaluationReport
+
+SHOWN = {"protocol": "protocol", "figure": "figure", "value": "value", "unit": "unit", "n": "n", "remark": "remark"}
+"""Columns of the table on the terminal, with their headings."""
+
+BOUND = re.compile(r", 9?5 %( low| high)?$")
+"""Ends of intervals and quantiles: in the files, not on the terminal."""
+
+
+def register(app: typer.Typer) -> None:
+    """Give the application this command."""
+    app.command()(evaluate)
+
+
+@guarded
+def evaluate(
+    samples: Annotated[str, typer.Argument(metavar="SAMPLES", help="Crystals to judge: CSV, JSON, Parquet; a folder.")],
+    reference: Annotated[str | None, typer.Option(metavar="TEST", help="True crystals: the test set.")] = None,
+    train: Annotated[
+        str | None, typer.Option(metavar="TRAIN", help="Crystals that are not new, and competing phases.")
+    ] = None,
+    phases: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="Further competing phases; may be repeated.")
+    ] = None,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(help="cdvae, airi, adaptive-cell, condition-cdvae, sun or all; may be repeated. Without: cdvae."),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="mp-20, perov-5, carbon-24, ...: papers' rows beside, and its cut-offs.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Results. Without: runs/evaluations/SAMPLES.")
+    ] = None,
+    targets: Annotated[str | None, typer.Option(help="How a sample finds its true crystal: auto, id or index.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What the samples are: prediction (for a composition) or reconstruction.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes for fingerprints and matching.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Relax at most N samples, at random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random choice.")] = None,
+    energies: Annotated[bool, typer.Option("--energies", help="Compute energies for their distribution.")] = False,
+    regressor: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Their energies by CDVAE's own regressor (.safetensors) or a trained one."),
+    ] = None,
+    potential: Potential = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """How good generated crystals are, by the protocols of the field, beside what papers report."""
+    from configs.evaluation import parse_evaluation
+    from configs.options import ORIGIN, potential_changes
+    from configs.overrides import override
+
+    stated = {
+        "samples": samples,
+        "reference": reference,
+        "train": train,
+        "phases": phases or None,
+        "protocols": protocol or None,
+        "dataset": dataset,
+        "out": None if out is None else str(out),
+        "targets": targets,
+        "task": task,
+        "workers": workers,
+        "limit": limit,
+        "seed": seed,
+        "energies": energies or None,
+        "regressor": regressor,
+        **potential_changes(potential),
+    }
+    given = {name: value for name, value in stated.items() if value is not None}
+    config = parse_evaluation(override(given, settings or []), ORIGIN)
+    with answer(as_json) as give:
+        from tasks.evaluate.stages import evaluate as run
+
+        with _progress(as_json) as progress:
+            report = run(config, progress)
+        if not as_json:
+            _show(report, config.folder)
+        give({"folder": str(config.folder), **report.as_dict()})
+
+
+def _show(report: EvaluationReport, folder: Path) -> None:
+    """The figures as a table, what is missing, and where everything lies."""
+    from tasks.report.evaluation.markdown import lead
+    from tasks.report.evaluation.tables import figure_rows
+
+    typer.echo(lead(report))
+    rows = [
+        dict(zip(SHOWN, (evaluation.protocol, *row), strict=True))
+        for evaluation in report.evaluations
+        for row in figure_rows(evaluation)
+        if not BOUND.search(row[0])
+    ]
+    show_table(rows, SHOWN)
+    for part, reason in report.left_out.items():
+        say(f"{part} was not computed: {reason}")
+    for note in report.notes:
+        say(note)
+    typer.echo(f"\nreport   {folder / 'evaluation.html'}\nfigures  {folder / 'evaluation.json'}")
+
+
+@contextmanager
+def _progress(hidden: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Gives a function of (what, done, in all): it moves a bar on a terminal, and elsewhere does nothing."""
+    import sys
+
+    if hidden or not sys.stderr.isatty():
+        yield lambda what, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns: tuple[Any, ...] = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True), transient=True) as bar:
+        shown = bar.add_task("reading", total=None)
+        yield lambda what, done, total: bar.update(shown, description=what, completed=done, total=total)

@@ -1,0 +1,170 @@
+"""The command that brings known crystals, from files and from databases on the network, into one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.console import SOURCES, answer, guarded, say, show_table
+from flows.cli.shared_options import AsJson, Debug, Elements, Potential, Settings
+
+if TYPE_CHECKING:
+    from configs.ingest import IngestConfig
+    from generative.datasets.manifest import Manifest
+
+PLANNED = {
+    "name": "source",
+    "expected": "records expected",
+    "stored": "stored",
+    "complete": "complete",
+    "version": "release",
+    "endpoint": "address",
+    "query": "query",
+}
+READ = {**SOURCES, "n_merged": "merged"}
+RELEASE = {"release": "release"}
+"""Columns of the tables on the terminal, with their headings."""
+
+
+def register(app: typer.Typer) -> None:
+    """Give the application this command."""
+    app.command()(ingest)
+
+
+@guarded
+def ingest(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Files, folders, 'prototypes', 'materials-project', 'aflow', 'optimade:alexandria'; or one settings "
+            "file (.yaml), or the name of one shipped.",
+        ),
+    ],
+    out: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Folder of the dataset. Without: runs/datasets/NAME.")
+    ] = None,
+    elements: Elements = None,
+    formula: Annotated[
+        list[str] | None, typer.Option(help="Only this reduced formula, such as TiO2; may be repeated.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Most records of each source.")] = None,
+    where: Annotated[str | None, typer.Option(metavar="TEXT", help="Request in the database's own language.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="Address of the database, if not its own.")
+    ] = None,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Ask databases again; fetch what has changed.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Keep a crystal that several sources hold once.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be asked of databases; no more.")] = False,
+    method: Annotated[
+        str | None, typer.Option(help="Level of theory of the energies in files; without: unknown.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the dataset.")] = None,
+    potential: Potential = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Known crystals from files and databases into one checked table; interrupted, the same command goes on."""
+    from configs.options import IngestRequest, elements_of, ingest_settings
+
+    asked = IngestRequest(
+        elements=elements_of(elements),
+        method=method,
+        potential=potential,
+        limit=limit,
+        where=where,
+        endpoint=endpoint,
+        formulas=tuple(formula or ()),
+        refresh=refresh,
+        merge=merge,
+        name=name,
+        out=out,
+    )
+    config = ingest_settings(sources, asked, settings)
+    with answer(as_json) as give:
+        give(planned := _plan(config, as_json) if dry_run else _read(config, as_json))
+        if dry_run and any(plan["trouble"] for plan in planned["sources"]):
+            raise typer.Exit(1)
+
+
+def _plan(config: IngestConfig, as_json: bool) -> dict[str, Any]:
+    """What the databases would be asked; shown unless it is wanted as JSON."""
+    from tasks.ingest.stages import plan_sources
+
+    planned = [vars(plan) for plan in plan_sources(config)]
+    if not as_json:
+        for plan in planned:
+            if plan["trouble"]:
+                say(plan["trouble"])
+            typer.echo("\n".join(f"{heading:18}{_said(plan[key])}" for key, heading in PLANNED.items()) + "\n")
+        others = len(config.data.sources) - len(planned)
+        typer.echo(f"{others} further sources are not on the network" if others else "nothing was downloaded")
+    return {"sources": planned}
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else "not stated" if value is None else str(value)
+
+
+def _read(config: IngestConfig, as_json: bool) -> dict[str, Any]:
+    """The dataset's manifest; shown as a table unless it is wanted as JSON."""
+    from tasks.ingest.stages import ingest_dataset, report_dataset
+
+    with _progress(as_json) as progress:
+        manifest = ingest_dataset(config, progress)
+    report = report_dataset(config.folder)
+    for source in manifest.sources:
+        for warning in source.warnings:
+            say(f"{source.source}: {warning}")
+    if not as_json:
+        _show(manifest)
+        typer.echo(f"\n{manifest.n_rows} crystals in {config.folder / 'dataset.parquet'}\nreport {report}")
+    return manifest.model_dump(mode="json")
+
+
+def _show(manifest: Manifest) -> None:
+    """Counts per source as a table, and what a refresh has brought."""
+    # A digest says nothing to a reader; the manifest has it.
+    releases = [(s.database_version or "").split(", sha256:")[0] if s.harvest else None for s in manifest.sources]
+    rows = [{**vars(s), "release": release} for s, release in zip(manifest.sources, releases, strict=True)]
+    show_table(rows, READ | RELEASE if any(releases) else READ)
+    for source in manifest.sources:
+        harvest = source.harvest
+        if harvest is not None and harvest.n_added is not None:
+            changes = f"{harvest.n_added} added, {harvest.n_changed} changed, {harvest.n_removed} removed"
+            typer.echo(f"{source.source}: {changes} since the last download")
+
+
+@contextmanager
+def _progress(hidden: bool) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Gives a function of (source, records, in all): it moves a bar on a terminal, and writes some lines in a log."""
+    import sys
+
+    from tasks.ingest.stages import ProgressLines
+
+    if hidden:
+        yield lambda source, n_records, total: None
+        return
+    if not sys.stderr.isatty():
+        yield ProgressLines(say)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("records"), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True), transient=True) as bar:
+        shown = bar.add_task("starting", total=None)
+        yield lambda source, n_records, total: bar.update(shown, description=source, completed=n_records, total=total)

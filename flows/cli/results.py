@@ -1,0 +1,92 @@
+"""What commands show of their results: a table on a terminal, or all of it as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from flows.cli.console import PHONON, RANKED, show_table, with_phonons
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import pyarrow as pa
+
+SHOWN = 10
+"""Rows of a table on the terminal; files and JSON hold all."""
+
+
+def run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
+    """What a run has found; shown as a table unless it is wanted as JSON."""
+    from storage.tables import read_table
+    from tasks.discover.own_files import plain_rows
+    from tasks.discover.phases import phase_lines
+    from tasks.discover.run import RunFolder, read_manifest
+    from tasks.files import OF_A_RUN
+
+    table = read_table(folder / "candidates.parquet", OF_A_RUN)
+    cut = read_manifest(RunFolder(folder)).get("competing_phases")
+    ranked = plain_rows(table.slice(0, len(table) - table.column("rank").null_count))
+    report = folder / "report.html"
+    if not as_json:
+        head = f"; the first {SHOWN}" if len(ranked) > SHOWN else ""
+        show_table(ranked[:SHOWN], with_phonons(ranked, RANKED), f"{_counts(table)}{head}")
+        typer.echo("\n" + "\n".join(phase_lines(folder)))
+        typer.echo(f"\nreport      {report}\ncandidates  {folder / 'candidates.parquet'}\nVASP inputs {folder / 'dft'}")
+    keys = [
+        *RANKED,
+        "known_match",
+        "prototype_match",
+        "decomposition",
+        "relax_status",
+        "energy_method",
+        "hull_note",
+        *PHONON,
+        "dynamically_stable",
+        "phonon_note",
+    ]
+    return {
+        "run_folder": str(folder),
+        "report": str(report),
+        "n_candidates": len(table),
+        "n_ranked": len(ranked),
+        "competing_phases": cut,
+        "phases_by_origin": read_manifest(RunFolder(folder))["phases_by_origin"],
+        "candidates": [{key: row.get(key) for key in keys} for row in ranked],
+    }
+
+
+def _counts(table: pa.Table) -> str:
+    """'114 of 128 candidates ranked', or the same of generated ones with the stable prototypes beside them."""
+    from tasks.discover.candidates import Proposer
+
+    rows = table.select(["rank", "proposed_by"]).to_pylist()
+    ours = [row for row in rows if row["proposed_by"] == Proposer.PROTOTYPE]
+    generated = [row for row in rows if row["proposed_by"] != Proposer.PROTOTYPE]
+    n_ranked = sum(row["rank"] is not None for row in generated)
+    if not ours:
+        return f"{n_ranked} of {len(generated)} candidates ranked"
+    n_ours = sum(row["rank"] is not None for row in ours)
+    total = n_ranked + n_ours
+    return f"{total} candidates ranked: {n_ranked} of {len(generated)} generated, {n_ours} stable prototypes"
+
+
+def finish(
+    table: pa.Table,
+    out: Path | None,
+    columns: Mapping[str, str],
+    as_json: bool,
+    give: Callable[[Any], None],
+    **beside: Any,
+) -> None:
+    """Keep a table, show its head, and give all of it, and what goes beside it, as the command's result."""
+    from tasks.discover.own_files import plain_rows, write_crystals
+
+    if out is not None:
+        write_crystals(table, out.with_suffix(".parquet"))
+    rows = plain_rows(table)
+    if not as_json:
+        show_table(rows[:SHOWN], columns, f"the first {SHOWN} of {len(rows)}" if len(rows) > SHOWN else "")
+    give({"crystals": rows, **beside})

@@ -1,0 +1,109 @@
+"""Prefect's API, services and UI on a socket of loopback that was given to it, for as long as its parent lives.
+
+    python -m flows.servers.prefect_server DESCRIPTOR PARENT
+
+It ends when its standard input ends or its parent is gone, and in no other way: whoever stops a job signals all of its
+processes at once, and the run has to tell this server that it has crashed. Settings come from the environment.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from flows.servers.own_host import is_own_host, is_own_origin
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+LOOK_S = 1.0
+"""How often the parent is looked for; the end of standard input is seen at once."""
+
+SHUTDOWN_S = 5
+"""Longest wait for replies under way, and again for records to be written."""
+
+
+class OwnPagesOnly:
+    """Refuses, with 403, what another name of this machine or a page of another origin asks."""
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        self.app, self.port = app, port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] == "lifespan" or self._is_own(scope):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            from starlette.responses import PlainTextResponse
+
+            await PlainTextResponse("asked by another host or another page", 403)(scope, receive, send)
+
+    def _is_own(self, scope: Scope) -> bool:
+        given: dict[bytes, list[str]] = {}
+        for name, value in scope["headers"]:
+            given.setdefault(name, []).append(value.decode("latin-1"))
+        hosts, asked_by = given.get(b"host", []), given.get(b"origin", [])
+        if len(hosts) != 1 or len(asked_by) > 1 or not is_own_host(hosts[0]):
+            return False
+        return is_own_origin(asked_by[0] if asked_by else None, hosts[0], self.port)
+
+
+def wait_for_the_end(parent: int) -> None:
+    """Return when nobody holds the other end of standard input any more, or the parent is another process."""
+    # Both: a process that the parent forked may hold the pipe after its death.
+    while os.getppid() == parent and not select.select([sys.stdin], [], [], LOOK_S)[0]:
+        pass
+
+
+def main() -> None:
+    """Serve until the parent's end."""
+    listener, parent = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    serving: list[uvicorn.Server] = []
+
+    def end() -> None:
+        wait_for_the_end(parent)
+        for server in serving:
+            server.should_exit = True
+            time.sleep(2 * SHUTDOWN_S)
+        os._exit(0)
+
+    threading.Thread(target=end, daemon=True).start()
+    import uvicorn
+    from prefect.server.api.server import create_app
+    from prefect.settings import get_current_settings
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    settings = get_current_settings().server
+    config = uvicorn.Config(
+        OwnPagesOnly(create_app(final=True), listener.getsockname()[1]),
+        log_level=settings.logging_level.lower(),
+        timeout_keep_alive=settings.api.keepalive_timeout,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        lifespan="on",
+    )
+    server = Server(config)
+    serving.append(server)
+    server.run(sockets=[listener])
+    logging.shutdown()
+    os._exit(0 if server.started else 1)  # all is written: nothing waits for threads of the database that sleep
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Crystals: as tensors and table columns, their lattices, elements, symmetry and bonds."""

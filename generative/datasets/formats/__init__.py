@@ -1,0 +1,1 @@
+"""File formats that hold many crystals, read as raw records one at a time."""

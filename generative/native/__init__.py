@@ -1,0 +1,1 @@
+"""Compiled kernels, behind one door (door.py): matching, Voronoi bonds, order parameters."""

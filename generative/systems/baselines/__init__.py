@@ -1,0 +1,1 @@
+"""Generators that learn nothing, to compare others with."""

@@ -1,0 +1,1 @@
+"""The CDVAE family: CDVAE, DP-CDVAE and their variants, and the regressors that judge them."""

@@ -1,0 +1,1 @@
+"""Conditional generation and modification by a UNet over the structure matrix."""

@@ -1,0 +1,288 @@
+"""From a dataset table to batches: reduced cells, the known conditions and bonds of every crystal, held-out parts.
+
+Shape letters as in generative/crystal/batch.py: B crystals, A atoms of all crystals end to end, E bonds of all
+crystals.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from generative.crystal.batch import CrystalBatch
+from generative.crystal.bonds import Bonds, PackedBonds, crystal_nn_bonds
+from generative.crystal.crystals import Crystal, crystals_of, reduced
+from generative.crystal.isolation import isolation_reason
+from generative.datasets.formats.columns import PROPERTY_NAMES, is_row_number
+from generative.datasets.levels import level_of
+from generative.systems.trainable import Trainable
+
+POOL_BATCHES = 16
+"""Batches of like sizes are cut from pools of this many, sorted by size, so that little padding is computed."""
+
+
+_ENERGIES = frozenset({"energy_ev_per_atom", "formation_energy_ev_per_atom", "e_above_hull_ev_per_atom"})
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot begin or go on; the message names what is wrong, or the step and the batch."""
+
+
+class TrainingSet(Dataset[CrystalBatch]):
+    """Crystals with their known conditions; an item is a whole batch, given by its list of indices."""
+
+    def __init__(
+        self,
+        crystals: Sequence[Crystal],
+        spacegroups: Sequence[int | None],
+        energies_ev_per_atom: Sequence[float | None],
+        ids: Sequence[str],
+        bonds: Sequence[Bonds] | None = None,
+    ) -> None:
+        """Args: one entry of each per crystal; `bonds` None where the system needs none."""
+        self.crystals, self.ids = list(crystals), list(ids)
+        self.spacegroups, self.energies = list(spacegroups), list(energies_ev_per_atom)
+        self.bonds = None if bonds is None else list(bonds)
+
+    def __len__(self) -> int:
+        """Number of crystals."""
+        return len(self.crystals)
+
+    @cached_property
+    def _all(self) -> CrystalBatch:
+        return CrystalBatch.pack(self.crystals, self.spacegroups, self.energies)
+
+    @cached_property
+    def _all_bonds(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Source and target within their own crystal and image of all bonds, end to end, and the bonds per crystal."""
+        assert self.bonds is not None
+        ends = np.concatenate([np.stack([b.source, b.target]) for b in self.bonds], axis=1).astype(np.int32)
+        image = np.concatenate([b.image for b in self.bonds]).astype(np.int16)
+        counts = torch.tensor([len(b.source) for b in self.bonds])
+        return torch.from_numpy(ends[0]), torch.from_numpy(ends[1]), torch.from_numpy(image), counts
+
+    def __getitem__(self, rows: Sequence[int]) -> CrystalBatch:
+        """The batch of these rows: gathered from tensors made once, since packing anew would cost more at each step."""
+        chosen = torch.as_tensor(rows)
+        whole = self._all
+        n_atoms = whole.n_atoms[chosen]
+        atoms = _ragged(whole.n_atoms, chosen)
+        batch = CrystalBatch(
+            whole.frac[atoms],
+            whole.atomic_numbers[atoms],
+            whole.lattice_ang[chosen],
+            n_atoms,
+            whole.spacegroup[chosen],
+            whole.energy_ev_per_atom[chosen],
+        )
+        if self.bonds is None:
+            return batch
+        source, target, image, counts = self._all_bonds
+        pairs = _ragged(counts, chosen)
+        first_atom = (n_atoms.cumsum(0) - n_atoms).repeat_interleave(counts[chosen])
+        return batch.replace(
+            bonds=PackedBonds(source[pairs] + first_atom, target[pairs] + first_atom, image[pairs].long())
+        )
+
+    def subset(self, rows: Sequence[int]) -> TrainingSet:
+        """The set of these rows, in this order."""
+        return TrainingSet(
+            [self.crystals[i] for i in rows],
+            [self.spacegroups[i] for i in rows],
+            [self.energies[i] for i in rows],
+            [self.ids[i] for i in rows],
+            None if self.bonds is None else [self.bonds[i] for i in rows],
+        )
+
+    def batches(self, size: int, rng: np.random.Generator | None, like_size: bool = True) -> list[list[int]]:
+        """Rows of every batch of one epoch; shuffled when `rng` is given, of like sizes when `like_size`."""
+        order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
+        if not like_size:
+            return [order[i : i + size].tolist() for i in range(0, len(order), size)]
+        sizes = np.array([len(c.atomic_numbers) for c in self.crystals])
+        cut: list[list[int]] = []
+        for start in range(0, len(order), size * POOL_BATCHES):
+            pool = order[start : start + size * POOL_BATCHES]
+            pool = pool[np.argsort(sizes[pool], kind="stable")]
+            cut += [pool[i : i + size].tolist() for i in range(0, len(pool), size)]
+        return cut if rng is None else [cut[i] for i in rng.permutation(len(cut))]
+
+    def batches_per_epoch(self, size: int) -> int:
+        """How many `batches` gives."""
+        return -(-len(self) // size)
+
+
+def _ragged(counts: Tensor, chosen: Tensor) -> Tensor:
+    """Places of the entries of the chosen crystals where those of all, `counts` of each, stand end to end."""
+    starts, n = (counts.cumsum(0) - counts)[chosen], counts[chosen]
+    return (starts - (n.cumsum(0) - n)).repeat_interleave(n) + torch.arange(int(n.sum()))
+
+
+class StepSampler(Sampler[list[int]]):
+    """An endless stream of batches, a function of seed and step alone: resuming at a step repeats nothing."""
+
+    def __init__(
+        self,
+        data: TrainingSet,
+        size: int,
+        seed: int,
+        first_step: int,
+        rank: int = 0,
+        world: int = 1,
+        like_size: bool = True,
+    ) -> None:
+        self.data, self.size, self.seed, self.first_step = data, size, seed, first_step
+        self.rank, self.world, self.like_size = rank, world, like_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Batches from `first_step` on; with several devices each takes every `world`-th."""
+        per_epoch = self.data.batches_per_epoch(self.size)
+        index = self.first_step * self.world + self.rank
+        while True:
+            epoch = index // per_epoch
+            batches = self.data.batches(self.size, np.random.default_rng((self.seed, epoch)), self.like_size)
+            while index // per_epoch == epoch:
+                yield batches[index % per_epoch]
+                index += self.world
+
+
+def composition_of(crystal: Crystal) -> str:
+    """The reduced formula as text: equal for crystals of equal stoichiometry."""
+    symbols, counts = np.unique(crystal.atomic_numbers, return_counts=True)
+    divisor = math.gcd(*counts.tolist())
+    return json.dumps([symbols.tolist(), (counts // divisor).tolist()])
+
+
+def split(
+    data: TrainingSet, fraction: float, seed: int, by: Literal["formula", "crystal"] = "formula"
+) -> tuple[TrainingSet, TrainingSet]:
+    """Training and validation sets, by a hash of the formula (no composition on both sides) or of the crystal's id.
+
+    What is held out depends on the crystal alone: adding or removing others moves none from one side to the other.
+    """
+
+    def share(word: str) -> float:
+        return int.from_bytes(hashlib.sha256(f"{seed} {word}".encode()).digest()[:8], "big") / 2**64
+
+    words = data.ids if by == "crystal" else [composition_of(c) for c in data.crystals]
+    held = [share(word) < fraction for word in words]
+    return data.subset([i for i, h in enumerate(held) if not h]), data.subset([i for i, h in enumerate(held) if h])
+
+
+def trainable_part(
+    data: TrainingSet, system: Trainable, cache: Path, workers: int
+) -> tuple[TrainingSet, dict[str, str]]:
+    """The crystals that a system can be trained on, with bonds if it reads them; and why the others are left out.
+
+    A crystal with an atom that no network sees (generative.crystal.isolation) is left out whatever the system.
+
+    Args:
+        data: crystals without bonds.
+        system: says which crystals it refuses, and whether it needs bonds.
+        cache: where computed bonds are kept.
+        workers: processes that compute bonds.
+    Returns: the set, and {id of a crystal left out: reason}.
+    """
+    reasons = {
+        name: system.refused(crystal) or isolation_reason(crystal)
+        for name, crystal in zip(data.ids, data.crystals, strict=True)
+    }
+    left_out = {name: reason for name, reason in reasons.items() if reason}
+    kept = data.subset([i for i, name in enumerate(data.ids) if name not in left_out])
+    if not system.needs_bonds or not len(kept):
+        return kept, left_out
+    found = crystal_nn_bonds(kept.crystals, workers=workers, cache=cache)
+    left_out |= {name: "CrystalNN finds no graph" for name, b in zip(kept.ids, found, strict=True) if b is None}
+    bonded = kept.subset([i for i, b in enumerate(found) if b is not None])
+    bonded.bonds = [b for b in found if b is not None]
+    return bonded, left_out
+
+
+def property_values(table: pa.Table, name: str | None) -> list[float | None]:
+    """A number per row of a dataset table: of the column `name`, of the column that files call so, or of `extra`.
+
+    Args:
+        table: of the columns of generative/datasets/table.py.
+        name: such as 'formation_energy_ev_per_atom', 'energy_per_atom', or a key of the JSON in `extra`; None gives
+            None for every row.
+    Raises: TrainingError: if the table has nothing of that name.
+    """
+    if name is None:
+        return [None] * len(table)
+    column = next((column for column, names in PROPERTY_NAMES.items() if name in names), name)
+    if column in table.column_names and not (pa.types.is_string(kind := table[column].type) or pa.types.is_list(kind)):
+        return [_number(value) for value in table.column(column).to_pylist()]
+    extras = [json.loads(text) if text else {} for text in table.column("extra").to_pylist()]
+    if not any(name in extra for extra in extras):
+        keys = sorted({key for extra in extras for key in extra})
+        numeric = sorted(n for n in PROPERTY_NAMES if n in table.column_names)
+        raise TrainingError(
+            f"property is {name!r}, which no crystal has: expected a column ({', '.join(numeric)}) or a key of extra "
+            f"({', '.join(keys[:12]) or 'this dataset has none'})"
+        )
+    return [_number(extra.get(name)) for extra in extras]
+
+
+def level_note(table: pa.Table, name: str | None) -> str:
+    """A sentence where energies to learn from are of several levels of theory, whose zeros and errors differ; or empty.
+
+    Args:
+        table: of the columns of generative/datasets/table.py.
+        name: of the property, as in property_values.
+    """
+    column = next((column for column, names in PROPERTY_NAMES.items() if name in names), name)
+    if column not in _ENERGIES:
+        return ""
+    stated = zip(*(table.column(c).to_pylist() for c in (column, "method", "run_type")), strict=True)
+    levels = Counter(level_of(method, run_type) for value, method, run_type in stated if value is not None)
+    if len(levels) < 2:
+        return ""
+    named = "; ".join(f"{n:,} of {level!r}" for level, n in levels.most_common(5))
+    return (
+        f"{column} of the training crystals is of {len(levels)} levels of theory ({named}): a generator that is asked "
+        "for an energy learns their mixture, so name one where they are not comparable"
+    )
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def training_set(
+    table: pa.Table, exclude: Collection[str] = (), property_name: str | None = "formation_energy_ev_per_atom"
+) -> TrainingSet:
+    """The table's crystals, in Niggli cells, but those whose source_id is in `exclude` (the ids of a test set).
+
+    Raises: TrainingError: if the table has no property of that name, or a crystal to exclude has no id of its own.
+    """
+    hidden = set(exclude)
+    if nameless := sorted(filter(is_row_number, hidden)):
+        raise TrainingError(
+            f"{len(nameless)} of {len(hidden)} crystals to exclude have no id, only a place in their file "
+            f"({nameless[0]!r}): expected a column such as material_id, else training would see them"
+        )
+    source_ids = table.column("source_id").to_pylist()
+    rows = [i for i, name in enumerate(source_ids) if name not in hidden]
+    kept = table.take(rows)
+    return TrainingSet(
+        [reduced(c) for c in crystals_of(kept) if c is not None],
+        kept.column("spacegroup").to_pylist(),
+        property_values(kept, property_name),
+        kept.column("id").to_pylist(),
+    )

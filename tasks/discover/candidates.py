@@ -1,0 +1,139 @@
+"""The table of candidates: which columns every stage adds. A rejected candidate stays, with `rejected_by` and `reason`.
+
+No column holds a time or a machine, so equal settings and data give a byte-identical file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+
+from generative.crystal.crystals import STRUCTURE_FIELDS, field_of
+
+
+class Stage(StrEnum):
+    """Where a candidate may be turned away, in order."""
+
+    READING = "reading"
+    VALIDITY = "validity"
+    COMPOSITION = "composition"
+    KNOWN = "known"
+    DUPLICATE = "duplicate"
+    RELAXATION = "relaxation"
+    KNOWN_RELAXED = "known after relaxation"
+    DUPLICATE_RELAXED = "duplicate after relaxation"
+
+
+class Proposer(StrEnum):
+    """What a candidate comes from."""
+
+    GENERATOR = "generator"
+    PROTOTYPE = "prototype"
+
+
+_RELAXED_STRUCTURE = [pa.field(f"relaxed_{f.name}", f.type, metadata=f.metadata) for f in STRUCTURE_FIELDS]
+
+SAMPLED = [
+    field_of("id", pa.string(), "hash of checkpoint, condition, sampler settings, seed and index"),
+    field_of("proposed_by", pa.string(), "generator | prototype: a stable decorated prototype that no database holds"),
+    field_of("index", pa.int64(), "place in the run's plan; null for a prototype"),
+    field_of("formula", pa.string(), "reduced formula"),
+    field_of("condition", pa.string(), "what was asked of the generator, JSON; null for a prototype"),
+    field_of("n_atoms", pa.int16(), "atoms in the generated cell"),
+    *STRUCTURE_FIELDS,
+]
+SCREENED = [
+    *SAMPLED,
+    field_of("min_distance_ang", pa.float64(), "shortest distance of the generated crystal, self-images included, A"),
+    field_of("volume_ang3_per_atom", pa.float64(), "volume per atom of the generated crystal, A^3"),
+    field_of("smact_valid", pa.bool_(), "charge balance by SMACT; information unless screen.smact_filter is on"),
+    field_of("known_match", pa.string(), "id of the database's crystal it matches, or null"),
+    field_of("known_origin", pa.string(), "reported | hypothetical | unstated: origin of that crystal, or null"),
+    field_of(
+        "prototype_match", pa.string(), "id of the decorated prototype it is like, or null; no reason to reject it"
+    ),
+    field_of("duplicate_of", pa.string(), "id of the earlier candidate it matches, or null"),
+    field_of("rejected_by", pa.string(), "stage that turned it away, or null"),
+    field_of("reason", pa.string(), "one sentence, or null"),
+]
+RELAXED = [
+    field_of("id", pa.string(), "id of the candidate or competing phase"),
+    field_of("formula", pa.string(), "reduced formula"),
+    field_of("relax_status", pa.string(), "converged | step cap | isolated | exploded | failed"),
+    field_of("relax_reason", pa.string(), "one sentence when not converged"),
+    field_of("relax_steps", pa.int32(), "optimiser steps"),
+    field_of("energy_ev_per_atom", pa.float64(), "potential energy of the relaxed crystal, eV/atom"),
+    field_of("generated_energy_ev_per_atom", pa.float64(), "the same of the crystal as generated"),
+    field_of("fmax_ev_per_ang", pa.float64(), "largest force at the end, eV/A"),
+    field_of("max_stress_gpa", pa.float64(), "largest stress component at the end, GPa"),
+    field_of("energy_method", pa.string(), "the potential: level of theory of the energies"),
+    *_RELAXED_STRUCTURE,
+]
+JUDGED = [
+    field_of("rank", pa.int32(), "1 is the lowest above the hull; null if rejected"),
+    *SCREENED,
+    *(f for f in RELAXED if f.name not in {"id", "formula"}),
+    field_of("delta_e_ev_per_atom", pa.float64(), "relaxed minus generated energy, eV/atom"),
+    field_of("delta_v_ang3_per_atom", pa.float64(), "relaxed minus generated volume, A^3/atom"),
+    field_of(
+        "rms",
+        pa.float64(),
+        "displacement generated to relaxed by StructureMatcher, units of (V/N)^(1/3); null if no match",
+    ),
+    field_of("generated_spacegroup", pa.int16(), "international number of the crystal as generated (spglib, 0.1 A)"),
+    field_of("spacegroup", pa.int16(), "international number of the relaxed crystal (spglib)"),
+    field_of("spacegroup_symbol", pa.string(), "its Hermann-Mauguin symbol"),
+    field_of(
+        "formation_energy_ev_per_atom",
+        pa.float64(),
+        "from the elements, with the potential, eV/atom; an enthalpy under pressure",
+    ),
+    field_of(
+        "generated_formation_energy_ev_per_atom",
+        pa.float64(),
+        "the same of the crystal as generated, to compare with what was asked",
+    ),
+    field_of(
+        "e_above_hull_ev_per_atom",
+        pa.float64(),
+        "above (negative: below) the hull of competing phases, eV/atom; of enthalpies under pressure",
+    ),
+    field_of("decomposition", pa.string(), "competing phases it would decompose into"),
+    field_of("hull_note", pa.string(), "why a hull value is missing or degraded"),
+]
+DYNAMICS = [
+    field_of(
+        "lowest_phonon_thz", pa.float64(), "lowest phonon frequency, THz, negative: imaginary; null: not computed"
+    ),
+    field_of("dynamically_stable", pa.bool_(), "whether no phonon is imaginary; null: not computed"),
+    field_of("phonon_note", pa.string(), "why there are no phonons, or what weakens them, one sentence; or null"),
+]
+CANDIDATES = [*JUDGED, *DYNAMICS]
+
+
+CRYSTAL_COLUMNS = frozenset(prefix + field.name for prefix in ("", "relaxed_") for field in STRUCTURE_FIELDS)
+"""Columns that hold the generated and the relaxed crystal."""
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """All columns but those of crystals, which as Python numbers would take ten times their room."""
+    return table.select([name for name in table.column_names if name not in CRYSTAL_COLUMNS])
+
+
+def joined(tables: Sequence[pa.Table], fields: list[pa.Field]) -> pa.Table:
+    """Tables of these columns, one after the other; of none, a table without rows."""
+    return pa.concat_tables([pa.schema(fields).empty_table(), *tables])
+
+
+def table_of(rows: list[dict[str, Any]], fields: list[pa.Field]) -> pa.Table:
+    """Rows as a table with exactly these columns; a key that is no column is a bug and raises KeyError."""
+    names = {f.name for f in fields}
+    for row in rows[:1]:
+        if unknown := sorted(set(row) - names):
+            raise KeyError(f"{unknown} are no columns of this table")
+    return pa.table(
+        {f.name: pa.array([row.get(f.name) for row in rows], type=f.type) for f in fields}, schema=pa.schema(fields)
+    )

@@ -1,0 +1,178 @@
+"""Known crystals of a run: ingest, and which of them compete on the hull."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from prefect import task
+from prefect.logging import get_run_logger
+
+from configs.paths import resolve
+from configs.schema import DiscoverConfig
+from generative.config import FilesSource
+from storage.atomic import write_text
+from tasks.discover.run import RunFolder, update_manifest
+from tasks.files import FileRef, key_of, keyed, sha256_of
+from tasks.ingest.downloads import network_context
+from tasks.loading import PotentialIdentity, potential
+
+if TYPE_CHECKING:
+    from pymatgen.core.structure import Structure
+
+    from dft.potentials.loading import LoadedPotential
+    from generative.datasets.competing import Choice
+    from generative.datasets.cut import Cut
+    from generative.datasets.databases.harvest import NetworkContext
+    from generative.datasets.prototypes import ScoredCrystal
+
+CUT = b"hullward_cut"
+"""Where a table's metadata say what was left out of it."""
+
+
+class PotentialScorer:
+    """Scores prototypes with a potential: relaxed crystal and energy, or the reason why not."""
+
+    def __init__(self, loaded: LoadedPotential, config: DiscoverConfig) -> None:
+        self._loaded, self._config = loaded, config
+
+    @property
+    def name(self) -> str:
+        """Level of theory of the energies."""
+        return str(self._loaded.method)
+
+    def __call__(self, structures: list[Structure]) -> list[ScoredCrystal]:
+        """Relaxed with the run's settings."""
+        from dft.potentials.relaxation import relax
+        from dft.results import RelaxStatus
+        from generative.datasets.prototypes import ScoredCrystal
+
+        done = relax(structures, self._loaded, self._config.relax)
+        return [
+            ScoredCrystal(r.structure, r.energy_ev_per_atom, "")
+            if r.status is RelaxStatus.CONVERGED
+            else ScoredCrystal(None, None, r.reason or f"relaxation ended as '{r.status}' after {r.n_steps} steps")
+            for r in done
+        ]
+
+
+def source_digest(config: DiscoverConfig) -> dict[str, str]:
+    """Digest of every source file, so that a changed file is read again."""
+    digests = {}
+    for source in config.data.sources:
+        if isinstance(source, FilesSource):
+            path = resolve(source.path)
+            # A file that is not there is for ingest to say.
+            files = sorted(p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
+            digests[source.path] = key_of("source", files=[(p.name, sha256_of(p)) for p in files])
+    return digests
+
+
+def download_known(config: DiscoverConfig, folder: Path) -> tuple[NetworkContext, list[str]]:
+    """Bring the run's databases to their end; where downloads lie, and a digest of each.
+
+    A finished download is taken as it is, and no database is asked, unless `data.refresh`.
+    """
+    from generative.datasets.ingest import harvests
+
+    network = network_context(RunFolder(folder).shared_downloads)
+    found = harvests(config.data, config.elements, network).values()
+    return network, [harvest.download(config.data.refresh) for harvest in found]
+
+
+def ingest_known(config: DiscoverConfig, folder: Path, identity: PotentialIdentity) -> FileRef:
+    """Read all sources into the run's dataset, restricted to its chemical system."""
+    from generative.datasets.ingest import ingest
+    from generative.datasets.manifest import is_whole, read_manifest
+
+    run = RunFolder(folder)
+    network, downloads = download_known(config, folder)
+    settled = config.data.model_copy(update={"refresh": False})
+    needs_potential = any(source.kind == "prototypes" for source in config.data.sources)
+    key = key_of(
+        "ingest",
+        *((ingest, PotentialScorer) if needs_potential else (ingest,)),
+        data=settled.model_dump(mode="json", exclude={"workers"}),
+        elements=sorted(config.elements),
+        sources=source_digest(config),
+        downloads=downloads,
+        potential=[identity.fingerprint, config.relax.model_dump(mode="json")] if needs_potential else None,
+    )
+    marker = run.dataset / "key"
+    reused = marker.is_file() and marker.read_bytes() == key.encode() and is_whole(run.dataset)
+    if not reused:
+        marker.unlink(missing_ok=True)
+        scorer = PotentialScorer(potential(config.relax, config.execution), config) if needs_potential else None
+        ingest(settled, config.elements, run.dataset, resolve, scorer, network=network)
+        write_text(marker, key)
+    update_manifest(run, dataset=read_manifest(run.dataset).model_dump(mode="json"))
+    return FileRef.of(run.dataset / "dataset.parquet", reused=reused)
+
+
+def competing_phases(table: pa.Table, most: int) -> pa.Table:
+    """The competing phases of a table: at most `most`, and all that can touch the hull by what their sources state.
+
+    Returns: Rows of the table, most important first where some were left out; cut_of tells which these were. See
+        generative.datasets.competing for the choice, and for what it reads.
+    """
+    from generative.datasets.competing import choose
+
+    return _taken(table, choose(table, most))
+
+
+def competing_phases_of(table: pa.Table, systems: Sequence[Sequence[str]], most: int) -> pa.Table:
+    """The competing phases of several chemical systems, at most `most` for each; otherwise as competing_phases."""
+    from generative.datasets.competing import choose_for_systems
+
+    return _taken(table, choose_for_systems(table, systems, most))
+
+
+def _taken(table: pa.Table, choice: Choice) -> pa.Table:
+    return with_cut(table.take(pa.array(choice.rows, type=pa.int64())), choice.cut)
+
+
+def with_cut(table: pa.Table, cut: Cut | None) -> pa.Table:
+    """The table with what was left out of its phases, or of the hull they make, in its metadata."""
+    if cut is None:
+        return table
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), CUT: json.dumps(cut.as_dict()).encode()})
+
+
+def cut_of(table: pa.Table) -> Cut | None:
+    """What with_cut has put there; None where phases were taken without a choice."""
+    from generative.datasets.cut import Cut
+
+    stated = (table.schema.metadata or {}).get(CUT)
+    return None if stated is None else Cut.from_dict(json.loads(stated))
+
+
+def choose_references(config: DiscoverConfig, folder: Path, dataset: FileRef) -> FileRef:
+    """The competing phases of the run's dataset, and in its manifest what was left out; see competing_phases."""
+    most = config.hull.references_max
+    key = key_of("references", competing_phases, dataset=dataset.sha256, most=most)
+    ref = keyed(folder / "references.parquet", key, lambda: competing_phases(dataset.read(), most))
+    cut = cut_of(ref.read())
+    update_manifest(RunFolder(folder), competing_phases=None if cut is None else cut.as_dict())
+    return ref
+
+
+@task(name="ingest", retries=0)
+def ingest_task(config: DiscoverConfig, folder: Path, identity: PotentialIdentity) -> FileRef:
+    """Read known crystals; see ingest_known."""
+    ref = ingest_known(config, folder, identity)
+    get_run_logger().info("known crystals: %d rows%s", len(ref.read()), ", unchanged, skipped" if ref.reused else "")
+    return ref
+
+
+@task(name="references")
+def references_task(config: DiscoverConfig, folder: Path, dataset: FileRef) -> FileRef:
+    """Choose competing phases; see choose_references."""
+    ref = choose_references(config, folder, dataset)
+    table = ref.read()
+    get_run_logger().info("competing phases: %d%s", len(table), ", unchanged, skipped" if ref.reused else "")
+    if (cut := cut_of(table)) is not None and cut.note:
+        get_run_logger().warning("%s", cut.note)
+    return ref

@@ -1,0 +1,114 @@
+"""Relaxation of candidates and of competing phases with one potential, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from prefect import task
+from prefect.logging import get_run_logger
+
+from configs.schema import DiscoverConfig
+from generative.crystal.crystals import Crystal, crystals_of, structure_columns
+from tasks.discover.candidates import RELAXED
+from tasks.discover.run import RunFolder
+from tasks.files import FileRef, key_of, keyed
+from tasks.loading import PotentialIdentity, identify, potential
+
+
+def survivors(table: pa.Table) -> pa.Table:
+    """Rows that no stage has turned away; all rows of a table without such a column."""
+    if "rejected_by" not in table.column_names:
+        return table
+    return table.filter(pc.is_null(table.column("rejected_by")))
+
+
+def relax_table(
+    table: pa.Table, config: DiscoverConfig, progress: Callable[[int, int], None] | None = None
+) -> pa.Table:
+    """Relax the crystals of a table (columns id, formula and structure); the table of columns RELAXED, in order."""
+    from dft.potentials.relaxation import relax
+
+    loaded = potential(config.relax, config.execution)
+    structures = [c.to_structure() for c in crystals_of(table) if c is not None]
+    done = relax(structures, loaded, config.relax, progress)
+    final = [None if r.structure is None else Crystal.from_structure(r.structure) for r in done]
+    columns = {
+        "id": table.column("id").combine_chunks(),
+        "formula": table.column("formula").combine_chunks(),
+        "relax_status": [r.status.value for r in done],
+        "relax_reason": [r.reason for r in done],
+        "relax_steps": [r.n_steps for r in done],
+        "energy_ev_per_atom": [r.energy_ev_per_atom for r in done],
+        "generated_energy_ev_per_atom": [r.initial_energy_ev_per_atom for r in done],
+        "fmax_ev_per_ang": [r.fmax_ev_per_ang for r in done],
+        "max_stress_gpa": [r.max_stress_gpa for r in done],
+        "energy_method": [loaded.method] * len(done),
+        **structure_columns(final, prefix="relaxed_"),
+    }
+    schema = pa.schema(RELAXED)
+    return pa.table([pa.array(columns[f.name], type=f.type) for f in schema], schema=schema)
+
+
+def relax_chunk_file(
+    config: DiscoverConfig,
+    folder: Path,
+    identity: PotentialIdentity,
+    source: FileRef,
+    chunk: int,
+    shared: bool,
+    progress: Callable[[int, int], None] | None = None,
+) -> FileRef:
+    """Relax one chunk of the source's surviving rows.
+
+    Args:
+        config: settings; `relax.chunk_size` cuts the rows into chunks.
+        folder: the run's folder.
+        identity: the potential, so that an unchanged chunk is recognised without loading it.
+        source: table with id and structure columns.
+        chunk: number of the chunk.
+        shared: True for competing phases, whose results all runs share, in files named by what they hold.
+        progress: called with (crystals done, crystals in all).
+    """
+    size = config.relax.chunk_size
+    rows = survivors(source.read()).slice(chunk * size, size)
+    named = zip(rows.column("id").to_pylist(), crystals_of(rows), strict=True)
+    key = key_of(
+        "relax",
+        relax_chunk_file,
+        potential=identity.fingerprint,
+        relax=config.relax.model_dump(mode="json", exclude={"potential", "fallback", "chunk_size"}),
+        crystals=[[name, c.digest] for name, c in named if c],
+    )
+    run = RunFolder(folder)
+    path = run.shared_references / f"{key[:32]}.parquet" if shared else run.chunk("relax", chunk)
+    return keyed(path, key, lambda: relax_table(rows, config, progress))
+
+
+@task(name="potential")
+def identify_task(config: DiscoverConfig) -> PotentialIdentity:
+    """Load and check the potential, and say which one it is."""
+    identity = identify(config.relax, config.execution)
+    asked = config.relax.potential
+    replaced = f" in place of {asked}" if identity.stands_in_for(asked) else ""
+    # Why, and what was corrected, the potential says itself when it is loaded, and manifest and report have it all.
+    get_run_logger().info("energies by %s%s", identity.method, replaced)
+    return identity
+
+
+@task(name="relax", task_run_name="relax-{chunk}", retries=1, retry_delay_seconds=5)
+def relax_task(
+    config: DiscoverConfig, folder: Path, identity: PotentialIdentity, source: FileRef, chunk: int, shared: bool = False
+) -> FileRef:
+    """Relax a chunk; see relax_chunk_file."""
+    from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
+
+    what = "competing phases" if shared else "candidates"
+    with Progress(f"relax-{config.name}-{what}-{chunk}", f"relaxing {what}, chunk {chunk}") as progress:
+        ref = relax_chunk_file(config, folder, identity, source, chunk, shared, progress.update)
+    counts = {c["values"]: c["counts"] for c in ref.read().column("relax_status").value_counts().to_pylist()}
+    said = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+    get_run_logger().info("%s, chunk %d: %s%s", what, chunk, said, "; unchanged, skipped" if ref.reused else "")
+    return ref

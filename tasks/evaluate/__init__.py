@@ -1,0 +1,1 @@
+"""Samples judged by the protocols of the field."""

@@ -1,0 +1,1 @@
+"""Known crystals from files and databases into one table."""

@@ -1,0 +1,223 @@
+"""Ingest as tasks: plan, harvest each database, read all into one dataset, report. Functions first, tasks last."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import task
+from prefect.logging import get_run_logger
+
+from configs.ingest import IngestConfig
+from configs.paths import resolve
+from configs.schema import DiscoverConfig, ExecutionConfig
+from generative.config import NetworkSource
+from tasks.files import FileRef
+from tasks.ingest.downloads import network_context
+
+if TYPE_CHECKING:
+    from generative.datasets.databases.harvest import SourcePlan
+    from generative.datasets.manifest import HarvestRecord, Manifest
+    from generative.datasets.prototypes import Scorer
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with a source's name, the records downloaded or read of it so far, and how many there are, if known."""
+
+LINE_S, LINE_RECORDS = 10.0, 5_000
+"""A log hears of the progress when either has gone by."""
+
+RETRY_DELAYS_S = [30.0, 120.0]
+FINAL = ("AccessDeniedError", "NotFoundError", "RefusedQueryError", "SchemaChangedError", "SecretError")
+"""Failures that no second attempt mends. By name: to import them would load the rooms with the flow."""
+
+
+class ProgressLines:
+    """Progress as lines for a log: one every 10 s or 5,000 records, and one for the last record."""
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        """Nothing is said yet.
+
+        Args:
+            say: takes a line.
+            clock: seconds from any start.
+        """
+        self._say, self._clock = say, clock
+        self._said_at_s, self._said = clock(), ("", 0)
+
+    def __call__(self, source: str, n_records: int, total: int | None) -> None:
+        """See Progress."""
+        name, before = self._said
+        if name != source or n_records < before:  # the next source, or its records once more, now to be read
+            before = 0
+        finished = total is not None and n_records >= total > 0 and (source, n_records) != self._said
+        now_s = self._clock()
+        if not finished and n_records - before < LINE_RECORDS and now_s - self._said_at_s < LINE_S:
+            return
+        self._said_at_s, self._said = now_s, (source, n_records)
+        of = "" if total is None else f" of {total:,}"
+        self._say(f"{source}: {n_records:,}{of} records")
+
+
+def plan_sources(config: IngestConfig) -> list[SourcePlan]:
+    """What the databases would be asked, and what is here already. Nothing is written."""
+    from generative.datasets.ingest import plans
+
+    return plans(config.data, config.elements, network_context(config.downloads))
+
+
+def harvest_source(config: IngestConfig, place: int, progress: Progress | None = None) -> HarvestRecord:
+    """Download what is missing of the source at this place of the list; asks nothing if nothing is, unless refreshing.
+
+    Raises: NetworkError: if the database cannot be asked; what has come is kept.
+    """
+    from generative.datasets.ingest import harvests
+
+    harvest = harvests(config.data, config.elements, network_context(config.downloads))[place]
+    harvest.download(config.data.refresh, progress)
+    return harvest.record()
+
+
+def ingest_dataset(config: IngestConfig, progress: Progress | None = None) -> Manifest:
+    """Read all sources into the dataset's folder, downloading first where that is not done.
+
+    Raises: SourceError: if a source cannot be read at all; the folder is then left as it was.
+    """
+    from generative.datasets.ingest import ingest
+
+    network = network_context(config.downloads)
+    return ingest(config.data, config.elements, config.folder, resolve, scorer_of(config), progress, network)
+
+
+def scorer_of(config: IngestConfig) -> Scorer | None:
+    """Relaxes and scores prototypes; None, and no potential is loaded, where there are none."""
+    if not any(source.kind == "prototypes" for source in config.data.sources):
+        return None
+    from tasks.discover.known import PotentialScorer
+    from tasks.loading import potential
+
+    execution = ExecutionConfig(**config.execution.model_dump())
+    return PotentialScorer(potential(config.relax, execution), DiscoverConfig(relax=config.relax))
+
+
+def report_dataset(folder: Path) -> Path:
+    """Write the dataset's report.html into its folder; inside a Prefect run also its artifacts.
+
+    Raises: DatasetError: if the folder holds no finished dataset.
+    """
+    from generative.datasets.manifest import read_manifest
+    from storage.atomic import write_text
+    from tasks.report.dataset.artifacts import publish_dataset
+    from tasks.report.dataset.page import dataset_html
+    from tasks.report.dataset.plots import DatasetPictures
+    from tasks.report.dataset.statistics import dataset_statistics
+
+    manifest, statistics = read_manifest(folder), dataset_statistics(folder)
+    pictures = DatasetPictures.of(statistics)
+    page = folder / "report.html"
+    write_text(page, dataset_html(folder.resolve().name, manifest, statistics, pictures))
+    publish_dataset(folder, manifest, statistics, pictures)
+    return page
+
+
+def harvested(config: IngestConfig) -> list[tuple[int, str]]:
+    """Place and name of every source on the network."""
+    places = [(i, source) for i, source in enumerate(config.data.sources) if isinstance(source, NetworkSource)]
+    return [(i, getattr(source, "provider", source.kind)) for i, source in places]  # type: ignore[attr-defined]
+
+
+def worth_another_try(task: Any, run: Any, state: Any) -> bool:
+    """Whether a failed harvest may succeed later: not where the key, the address or the query is wrong."""
+    try:
+        state.result()
+    except Exception as error:
+        return type(error).__name__ not in FINAL
+    return True
+
+
+@contextmanager
+def reported(name: str) -> Iterator[Progress]:
+    """Progress of a task: lines in its log, and a progress artifact while the total is known."""
+    from tasks.report.run.artifacts import Progress as ProgressArtifact
+
+    lines = ProgressLines(get_run_logger().info)
+    with ProgressArtifact(name, name) as artifact:
+
+        def tell(source: str, n_records: int, total: int | None) -> None:
+            lines(source, n_records, total)
+            if total:
+                artifact.update(n_records, total, f"{n_records:,} of {total:,} records of {source}")
+
+        yield tell
+
+
+@task(name="plan")
+def plan_task(config: IngestConfig) -> None:
+    """What will be asked, and how much of it is here, in the log; see plan_sources."""
+    logger = get_run_logger()
+    for plan in plan_sources(config):
+        if plan.trouble:  # a finished download needs no network, and the harvest has more patience
+            logger.warning("the plan of %s cannot be told: %s", plan.name, plan.trouble)
+            continue
+        expected = "unknown" if plan.expected is None else f"{plan.expected:,}"
+        state = "complete" if plan.complete else "not complete"
+        logger.info("%s: %s at %s", plan.name, plan.query, plan.endpoint)
+        logger.info(
+            "%s: %s records expected, %s stored (%s); release %s",
+            plan.name,
+            expected,
+            f"{plan.stored:,}",
+            state,
+            plan.version or "not stated",
+        )
+
+
+@task(
+    name="harvest",
+    task_run_name="harvest-{source}",
+    retries=2,
+    retry_delay_seconds=RETRY_DELAYS_S,
+    retry_condition_fn=worth_another_try,
+)
+def harvest_task(config: IngestConfig, place: int, source: str) -> None:
+    """Download one source to its end; a retry goes on where the last attempt stopped. See harvest_source."""
+    with reported(f"harvest {config.name} {source}") as progress:
+        record = harvest_source(config, place, progress)
+    logger = get_run_logger()
+    logger.info(
+        "%s: %s records, %d requests, %d sent again",
+        source,
+        f"{record.n_records:,}",
+        record.n_requests,
+        record.n_retries,
+    )
+    if record.n_added is not None:
+        logger.info("%s: %d added, %d changed, %d removed", source, record.n_added, record.n_changed, record.n_removed)
+    for warning in record.warnings:
+        logger.warning("%s: %s", source, warning)
+
+
+@task(name="ingest")
+def ingest_task(config: IngestConfig) -> FileRef:
+    """Read the sources into the dataset; databases are not asked once more. See ingest_dataset."""
+    settled = config.model_copy(update={"data": config.data.model_copy(update={"refresh": False})})
+    with reported(f"ingest {config.name}") as progress:
+        manifest = ingest_dataset(settled, progress)
+    for source in manifest.sources:
+        get_run_logger().info(
+            "%s: %d read, %d kept, %d outside, %d bad, %d merged",
+            *(source.source, source.n_read, source.n_kept, source.n_filtered, source.n_rejected, source.n_merged),
+        )
+        if source.n_files_not_read:
+            get_run_logger().warning("%s: %s", source.source, source.warnings[-1])
+    return FileRef.of(config.folder / "dataset.parquet")
+
+
+@task(name="dataset-report")
+def dataset_report_task(dataset: FileRef) -> Path:
+    """Write and publish the report of a dataset; see report_dataset."""
+    page = report_dataset(dataset.path.parent)
+    get_run_logger().info("report: %s", page)
+    return page

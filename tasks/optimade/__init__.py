@@ -1,0 +1,1 @@
+"""Crystals in OPTIMADE's form, and filters over them."""

@@ -1,0 +1,82 @@
+"""What the paper on conditional generation and modification says of its systems, and its numbers beside ours.
+
+Source: conditional generation and modification of crystals by diffusion and flow matching (AIRI), Tables 1 and 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from generative.metrics.figures import Figure
+from generative.metrics.papers import papers
+from tasks.papers.claims import Claim, Number
+from tasks.papers.results import Place, Result, share_error
+from tasks.papers.unet.places import COPY, SAME
+
+PAPER_NAMES = {
+    "unet-ddpm": "DDPM",
+    "unet-ddim": "DDIM",
+    "unet-flow-normal": "CFM, N(0,1)",
+    "unet-flow-uniform": "CFM, U(0,1)",
+    "unet-modify-regression": "regression",
+    "unet-modify-diffusion": "diffusion",
+    "unet-modify-flow": "CFM",
+}
+BASELINES = {COPY: "copied prototype", SAME: "source unchanged"}
+TESTED = {"generate": 41_344, "modify": 25_344}
+"""Test items: 41,344 formulas; 99 batches of 256 pairs in the published notebooks."""
+TABLES = {"generate": "airi-1", "modify": "airi-2"}
+
+
+def name_of(system: str, reverse: str = "") -> str:
+    """A system's name in the paper; a baseline's own."""
+    return (PAPER_NAMES | BASELINES)[system]
+
+
+@lru_cache(maxsize=1)
+def _stated() -> dict[tuple[str, str], float]:
+    rows = [(stage, row) for stage, table in TABLES.items() for row in papers() if row.table == table]
+    return {(stage, row.system): row.values["accuracy"] for stage, row in rows}
+
+
+class PaperNumbers:
+    """Tables 1 and 2: match rates on AFLOW, which stand beside ours on whatever data."""
+
+    def number(self, stage: str, dataset: str, system: str, reverse: str, figure: str) -> Number | None:
+        """A match rate with its binomial error."""
+        value = _stated().get((stage, PAPER_NAMES.get(system, "")))
+        if value is None or figure != "match rate":
+            return None
+        return Number(value, share_error(Figure("", figure, value, "%", TESTED[stage])).error)
+
+
+@dataclass(frozen=True)
+class OurNumbers:
+    """What was measured here: place -> result."""
+
+    results: Mapping[Place, Result]
+
+    def number(self, stage: str, dataset: str, system: str, reverse: str, figure: str) -> Number | None:
+        """A figure with its error."""
+        result = self.results.get(Place(stage, dataset, system))
+        found = None if result is None else result.measured(figure)
+        if found is None:
+            return None
+        return Number(found.figure.value, found.error if math.isfinite(found.error) else math.inf)
+
+
+def claims(datasets: Sequence[str]) -> Iterator[Claim]:
+    """All claims, of each data set in turn."""
+    for dataset in datasets:
+        for stage, text, high, low in (
+            ("generate", "A flow matches far more from uniform than from normal noise", "flow-uniform", "flow-normal"),
+            ("generate", "DDIM matches more than DDPM", "ddim", "ddpm"),
+            ("modify", "Regression modifies better than diffusion", "modify-regression", "modify-diffusion"),
+            ("modify", "Diffusion modifies better than a flow", "modify-diffusion", "modify-flow"),
+        ):
+            where = "Table 1" if stage == "generate" else "Table 2"
+            sides = ((f"unet-{high}", ""),), ((f"unet-{low}", ""),)
+            yield Claim(text, where, stage, dataset, "match rate", *sides)

@@ -1,0 +1,1 @@
+"""DFT jobs and their hull as artifacts."""

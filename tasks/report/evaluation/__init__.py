@@ -1,0 +1,1 @@
+"""The report of an evaluation, and of a benchmark of generators."""

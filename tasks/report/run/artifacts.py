@@ -1,0 +1,165 @@
+"""Prefect artifacts of a run, and progress while it works. The only file of the report that knows Prefect."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+from urllib.parse import quote
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.context import FlowRunContext, TaskRunContext
+
+from tasks.report.pictures import crystal_png
+from tasks.report.run.markdown import MARKDOWN_LIMIT_BYTES, data_uri, markdown_report
+from tasks.report.run.model import ReportInputs
+from tasks.report.run.summary import number, summarise
+from tasks.report.run.tables import candidate_rows, escape_markdown, markdown_formula
+
+TABLE_LIMIT_BYTES = 290_000
+REPORTS_VARIABLE = "HULLWARD_REPORTS_URL"
+UPDATE_INTERVAL_S = 2.0
+"""Progress is sent at most this often: every update is a write to the server's database."""
+
+logger = logging.getLogger(__name__)
+
+
+def artifact_key(*parts: str) -> str:
+    """A key as Prefect wants it: lowercase letters, digits and single dashes.
+
+    Raises: ValueError: if nothing of the parts is left.
+    """
+    key = re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+    if not key:
+        raise ValueError(f"artifact key from {parts} is empty, expected letters or digits: give the run a name")
+    return key
+
+
+def in_prefect_run() -> bool:
+    """Whether a flow or task run is going on in this thread; artifacts outside of one would belong to nothing."""
+    return FlowRunContext.get() is not None or TaskRunContext.get() is not None
+
+
+def publish(inputs: ReportInputs) -> dict[str, UUID]:
+    """Publish the report and the candidate table of a run; ids by key. Outside a Prefect run it does nothing."""
+    if not in_prefect_run():
+        return {}
+    report_key, table_key = artifact_key("report", inputs.run_name), artifact_key("candidates", inputs.run_name)
+    rows, left_out = fitting_rows(candidate_rows(inputs.candidates))
+    about = f"Energies: {escape_markdown(inputs.potential_method)}, not DFT."
+    if left_out := left_out + inputs.n_left_out:
+        about += f" The last {left_out} candidates are in candidates.parquet only."
+    title, text = markdown_report(inputs).split("\n", 1)
+    linked = f"{title}\n\n{report_link(inputs.run_folder)}\n{text}"
+    report = create_markdown_artifact(linked, key=report_key, description=_card(inputs))
+    table = create_table_artifact(rows, key=table_key, description=about)
+    # Typed as perhaps a coroutine; in synchronous code, as everywhere here, it is the id.
+    return {report_key: cast(UUID, report), table_key: cast(UUID, table)}
+
+
+def report_link(run_folder: str) -> str:
+    """A link to report.html where `make ui` serves the runs of this folder (HULLWARD_REPORTS_URL); else empty."""
+    address, folder = os.environ.get(REPORTS_VARIABLE), Path(run_folder).resolve()
+    if not address or not run_folder or folder.parent != Path("runs").resolve():
+        return ""
+    return f"**[Open the interactive report]({address.rstrip('/')}/{quote(folder.name)}/report.html)**\n"
+
+
+def fitting_rows(rows: list[dict[str, Any]], limit_bytes: int = TABLE_LIMIT_BYTES) -> tuple[list[dict[str, Any]], int]:
+    """As many leading rows as stay below the limit as JSON, and how many were left out."""
+    used = 2
+    for index, row in enumerate(rows):
+        used += len(json.dumps(row).encode()) + 2
+        if used > limit_bytes:
+            return rows[:index], len(rows) - index
+    return rows, 0
+
+
+def _card(inputs: ReportInputs) -> str:
+    """What the artifact's card shows: the best candidate with a thumbnail."""
+    best = summarise(inputs.candidates).best
+    if best is None:
+        return f"{inputs.n_ranked} candidates, none with a place on the hull"
+    thumbnail = data_uri(crystal_png(best.structure, 160, inputs.elements))
+    above = number(best.e_above_hull_ev_per_atom)
+    text = f"{inputs.n_ranked} candidates; best {markdown_formula(best.formula)}, {above} eV/atom above hull"
+    return f'{text} <img src="{thumbnail}" width="120">'
+
+
+class Progress:
+    """A progress artifact of a long task, in per cent; silent when no Prefect run is going on.
+
+    Creates the artifact at the first update, sends at most one update per UPDATE_INTERVAL_S, and always the last. The
+    server failing never disturbs the work. Use as a context manager, or call `update` alone.
+    """
+
+    def __init__(self, key: str, description: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+        """A reporter for one task.
+
+        Args:
+            key: artifact key; made lowercase with dashes.
+            description: what is being done, such as 'relaxing'.
+            clock: seconds; replaced in tests.
+        """
+        self._key = artifact_key(key)
+        self._description = description
+        self._clock = clock
+        self._artifact: UUID | None = None
+        self._sent_at = -float("inf")
+        self._active = in_prefect_run()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._artifact is not None:
+            self._send(100.0, self._description)
+
+    def update(self, done: float, total: float, note: str = "") -> None:
+        """Report `done` of `total` units of work; `note` follows the description, such as '48 of 96 crystals'."""
+        if not self._active:
+            return
+        now = self._clock()
+        finished = total > 0 and done >= total
+        if not finished and now - self._sent_at < UPDATE_INTERVAL_S:
+            return
+        self._sent_at = now
+        per_cent = 100.0 * min(max(done / total, 0.0), 1.0) if total > 0 else 0.0
+        self._send(per_cent, f"{self._description}: {note}" if note else self._description)
+
+    def _send(self, per_cent: float, description: str) -> None:
+        try:
+            if self._artifact is None:
+                created = create_progress_artifact(per_cent, key=self._key, description=description)
+                self._artifact = cast(UUID, created)
+            else:
+                update_progress_artifact(self._artifact, progress=per_cent, description=description)
+        except Exception as error:  # the server's troubles come as a dozen types, and progress is not worth a run
+            self._active = False
+            logger.debug("progress %s is no longer reported: %s", self._key, error)
+
+
+__all__ = [
+    "MARKDOWN_LIMIT_BYTES",
+    "Progress",
+    "artifact_key",
+    "fitting_rows",
+    "in_prefect_run",
+    "markdown_report",
+    "publish",
+    "report_link",
+]

@@ -1,0 +1,122 @@
+"""Candidates as a markdown table and as rows for a table artifact."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from tasks.discover.candidates import Proposer
+from tasks.report.run.model import ReportCandidate
+from tasks.report.run.summary import any_phonons, is_number, number, prototype_name
+
+
+def escape_markdown(text: object) -> str:
+    """Text as it stands, in markdown and inside a GFM table cell: one line, nothing of it read as markup.
+
+    Backslashes, not character references: Prefect's older page shows those literally. An underscore in a word, as in
+    a space group, is no markup and stays.
+    """
+    one_line = " ".join(str(text).split())
+    return re.sub(r"([\\`*{}\[\]<>#|~$!&]|(?<!\w)_|_(?!\w))", r"\\\1", one_line)
+
+
+def markdown_formula(formula: str) -> str:
+    """A formula with its counts as subscripts, safe in markdown."""
+    return re.sub(r"(?<=[A-Za-z)])(\d+(?:\.\d+)?)", r"<sub>\1</sub>", escape_markdown(formula))
+
+
+def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A small table of texts as HTML."""
+    cells = "".join(f"<th>{html.escape(word)}</th>" for word in head)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="card scroll"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def plain_markdown(head: Sequence[str], rows: Sequence[Sequence[str]], escaped: int = 0) -> str:
+    """A small table of texts as Markdown.
+
+    Args: headings; rows; escaped: so many leading columns are Markdown already.
+    """
+    lines = ["| " + " | ".join(head) + " |", "|:--|" + "--:|" * (len(head) - 1)]
+    for row in rows:
+        cells = [*row[:escaped], *(escape_markdown(cell) for cell in row[escaped:])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def candidates_markdown(candidates: Sequence[ReportCandidate], limit: int = 20) -> str:
+    """The best candidates as a GFM table with units in every heading, by rank.
+
+    Args:
+        candidates: in any order.
+        limit: rows at most.
+    """
+    shaken = any_phonons(candidates)
+    header = (
+        "| Rank | Formula | Energy above hull (eV/atom) | Formation energy (eV/atom) | Space group | ΔE (eV/atom) "
+        f"| ΔV (Å³/atom) |{' Lowest phonon (THz) |' if shaken else ''} In a database | Prototype | Id |"
+    )
+    rows = [header, f"|--:|:--|--:|--:|:--|--:|--:|{'--:|' if shaken else ''}:--|:--|:--|"]
+    for c in sorted(candidates, key=lambda c: (c.rank, c.id))[:limit]:
+        group = "" if c.spacegroup_number is None else f"{escape_markdown(c.spacegroup_symbol)} ({c.spacegroup_number})"
+        cells = [
+            str(c.rank),
+            f"**{markdown_formula(c.formula)}**",
+            number(c.e_above_hull_ev_per_atom),
+            number(c.formation_energy_ev_per_atom),
+            group,
+            number(c.delta_e_ev_per_atom, signed=True),
+            number(c.delta_v_ang3_per_atom, 2, signed=True),
+            *([number(c.lowest_phonon_thz, 2)] if shaken else []),
+            escape_markdown(c.known_match) if c.known_match else "new",
+            escape_markdown(prototype_name(c)) + (" (offered)" if c.proposed_by == Proposer.PROTOTYPE else ""),
+            escape_markdown(c.id),
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def candidate_rows(candidates: Sequence[ReportCandidate]) -> list[dict[str, Any]]:
+    """One dictionary per candidate by rank, keys with units; unknown values are empty text and show as blank."""
+
+    def rounded(value: float | None, digits: int) -> float | str:
+        return round(float(value), digits) if value is not None and is_number(value) else ""
+
+    def said(value: bool | None) -> str:
+        return "" if value is None else ("yes" if value else "no")
+
+    def dynamics(c: ReportCandidate) -> dict[str, Any]:
+        return {
+            "lowest phonon (THz)": rounded(c.lowest_phonon_thz, 3),
+            "dynamically stable": said(c.dynamically_stable),
+            "phonon note": c.phonon_note,
+        }
+
+    shaken = any_phonons(candidates)
+    return [
+        {
+            "rank": c.rank,
+            "formula": c.formula,
+            "energy above hull (eV/atom)": rounded(c.e_above_hull_ev_per_atom, 4),
+            "formation energy (eV/atom)": rounded(c.formation_energy_ev_per_atom, 4),
+            "space group": "" if c.spacegroup_number is None else f"{c.spacegroup_symbol} ({c.spacegroup_number})",
+            "dE on relaxing (eV/atom)": rounded(c.delta_e_ev_per_atom, 4),
+            "dV on relaxing (A^3/atom)": rounded(c.delta_v_ang3_per_atom, 3),
+            "rms ((V/atom)^1/3)": rounded(c.rms, 4),
+            "relaxation": c.relax_status,
+            "steps": c.relax_steps,
+            **(dynamics(c) if shaken else {}),
+            "in a database": c.known_match or "",
+            "proposed by": c.proposed_by,
+            "prototype": prototype_name(c),
+            "SMACT charge-neutral": said(c.smact_valid),
+            "decomposes into (atomic fractions)": c.decomposition,
+            "id": c.id,
+            "CIF": c.cif_path,
+            "VASP inputs": c.inputs_path or "",
+            "note": c.hull_note,
+        }
+        for c in sorted(candidates, key=lambda c: (c.rank, c.id))
+    ]

@@ -1,0 +1,1 @@
+"""Training of generators and of the network behind the Frechet distance."""

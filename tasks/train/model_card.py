@@ -1,0 +1,156 @@
+"""What a generator can do, measured: crystals drawn for the compositions of a test set, and a card that says so."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.paths import resolve
+from generative.config import DataConfig, FilesSource, SampleConfig
+
+
+@dataclass(frozen=True)
+class GeneratorScore:
+    """Figures of a generator on the compositions of a test file, one crystal per composition.
+
+    Attributes:
+        test: the file, as written in the settings.
+        n: compositions.
+        protocol: of the match: its name and tolerances.
+        match_rate: part whose crystal matches the test crystal; crystals that fail validity count as drawn.
+        rms: mean displacement of the matches, units of (V/N)^(1/3).
+        valid: part that is structurally valid by CDVAE's rule.
+        crystals_per_second: wall rate of sampling alone, on `threads` CPU threads or the GPU.
+        threads: CPU threads.
+        sampler: sampler settings.
+    """
+
+    test: str
+    n: int
+    protocol: str
+    match_rate: float
+    rms: float
+    valid: float
+    crystals_per_second: float
+    threads: int
+    sampler: dict[str, Any]
+
+
+def score_generator(
+    test: str, settings: SampleConfig, folder: Path, limit: int | None = None, seed: int = 0, workers: int = 1
+) -> GeneratorScore:
+    """Draw one crystal for every composition of the test file (or `limit` of them, drawn at random) and score it.
+
+    Args:
+        test: source path, such as 'assets:data/mp_20_biternary_test.csv.gz'.
+        settings: checkpoint and sampler; chunk_size is the batch.
+        folder: where the test set is ingested once.
+        limit: number of compositions; None takes all.
+        seed: of the choice and of every draw.
+        workers: processes for matching.
+    """
+    import numpy as np
+    import torch
+
+    from generative import checkpoints
+    from generative.crystal.crystals import crystals_of
+    from generative.datasets.ingest import ingest
+    from generative.datasets.manifest import is_whole, read_dataset
+    from generative.metrics.reconstruction import evaluate
+    from generative.requests import Request
+    from generative.sampling import chunk_generator
+    from generative.screening.validity import satisfies_cdvae_rule
+
+    if not is_whole(folder):
+        ingest(DataConfig(sources=(FilesSource(path=test),)), None, folder, resolve)
+    known = [c for c in crystals_of(read_dataset(folder).table) if c is not None]
+    chosen = np.random.default_rng(seed).permutation(len(known))[:limit]
+    # Batches of like sizes waste no padding.
+    truths = [known[i] for i in sorted(chosen, key=lambda i: (len(known[i].atomic_numbers), i))]
+    generator = checkpoints.load(settings.checkpoint).generator
+    sampler = generator.sampler_settings(settings.sampler)
+    drawn, size, started = [], settings.chunk_size, time.perf_counter()
+    for chunk, first in enumerate(range(0, len(truths), size)):
+        requests = [Request.for_atoms(c.atomic_numbers) for c in truths[first : first + size]]
+        drawn += generator.sample(requests, chunk_generator(seed, "score", chunk), sampler)
+    seconds = time.perf_counter() - started
+    result = evaluate(drawn, truths, workers=workers)
+    return GeneratorScore(
+        test=test,
+        n=len(truths),
+        protocol=f"{result.protocol}; {result.tolerances}",
+        match_rate=result.match_rate,
+        rms=result.mean_rms,
+        valid=sum(satisfies_cdvae_rule(c.to_structure()) for c in drawn) / len(drawn),
+        crystals_per_second=len(drawn) / seconds,
+        threads=torch.get_num_threads(),
+        sampler=sampler.model_dump(mode="json"),
+    )
+
+
+def card_text(checkpoint: Path, score: GeneratorScore) -> str:
+    """The model card of a checkpoint folder, in Markdown; every figure comes from its model.json or from `score`."""
+    from generative.checkpoints import about, digest, load
+
+    description = about(str(checkpoint))
+    training, system = description["training"], load(str(checkpoint)).system
+    settings = training["settings"]
+    sources = "\n".join(f"  - `{s['path']}`: {s['method']}" for s in settings["data"]["sources"])
+    hardware = training["hardware"]
+    sampler = ", ".join(f"{name} {value:g}" for name, value in score.sampler.items()) or "nothing to set"
+    rows = {
+        "match rate": f"{100 * score.match_rate:.1f} %",
+        "mean rms of the matches, units of (V/N)^(1/3)": f"{score.rms:.3f}",
+        "structurally valid (CDVAE's rule)": f"{100 * score.valid:.1f} %",
+        f"crystals per second, {score.threads} CPU thread(s)": f"{score.crystals_per_second:.0f}",
+    }
+    first = ""
+    if earlier := training.get("init_training"):
+        first = (
+            f"- It started from the averaged weights of `{earlier['settings']['name']}`: {earlier['steps']:,} steps of "
+            f"{earlier['settings']['batch_crystals']} crystals on the same data, {earlier['minutes']:g} minutes.\n"
+        )
+    if note := training.get("note"):
+        first += f"- {note}\n"
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return f"""# {settings["name"]}
+
+A `{description["system"]}` generator: crystal structures of a given composition, of up to 20 atoms as trained.
+{sum(p.numel() for p in system.parameters()):,} parameters, stored in half precision.
+`docs/generator.md` describes the method.
+
+## Figures
+
+One crystal per composition of `{score.test}` (n = {score.n}), nothing but the composition given.
+Sampler: {sampler}.
+Protocol: {score.protocol}.
+
+| figure | value |
+|---|---|
+{table}
+
+These figures compare with other systems trained on the same files, not with tables of papers, whose training files are
+larger.
+
+A match rate says little alone: the baselines of `docs/baselines.md`, which learn nothing, belong beside it on the same
+file.
+
+## Training
+
+- Data, fingerprint `{training["data_fingerprint_sha256"]}`, without the ids in `{settings.get("exclude")}`:
+{sources}
+- {training["crystals_trained"]:,} crystals trained on, {training["crystals_held_out"]:,} of other formulas held out.
+- {training["steps"]:,} steps of {settings["batch_crystals"]} crystals, {training["minutes"]:g} minutes on
+  {hardware["cpu_threads_used"]} thread(s) of a {hardware["cpu_cores"]}-core {hardware["machine"]} machine,
+  PyTorch {training["torch"]}.
+{first}- Held-out loss at the end: {json.dumps({k: v for k, v in training["metrics"].items() if k.startswith("val")})}.
+- Again: `make train` (settings in `configs/presets/train-flow-start.yaml` and `configs/presets/train-flow.yaml`).
+
+## Limits
+
+Trained on binary and ternary crystals mostly: other compositions are extrapolation. Energies are not part of a draw;
+pre-relax and compare with the hull before believing one. SHA-256 of the checkpoint: `{digest(str(checkpoint))}`.
+"""
