@@ -1,1 +1,1 @@
-"""Generative systems, one file each, behind one interface: fit, sample, save, load."""
+"""Generative systems, a folder or file each: what they can do is interface.py, their names are registry.py."""
