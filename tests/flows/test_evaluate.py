@@ -198,7 +198,7 @@ def test_the_shipped_benchmark_loads_and_its_deployment_would_be_the_same() -> N
     config = load_benchmark("benchmark-generators")
     assert config.name == "generators"
     assert config.generators[0].checkpoint == "package:hullward-flow"
-    stated = yaml.safe_load((ROOT / "configs" / "benchmark-generators.yaml").read_text())
+    stated = yaml.safe_load((ROOT / "configs" / "presets" / "benchmark-generators.yaml").read_text())
     assert parse_benchmark(stated, "x") == config
 
 

@@ -85,10 +85,10 @@ def test_a_helper_that_is_new_counts_from_the_moment_it_is_imported_however_deep
     forget()
     before = code_digest(relax_chunk_file)
     assert "dft/planted.py" not in names(relax_chunk_file)
-    neighbours = copy / "dft" / "neighbours.py"
+    neighbours = copy / "dft" / "potentials" / "neighbours.py"
     # Inside the body of what others call: where this project has its slow imports.
     neighbours.write_text(neighbours.read_text() + "\n\ndef _planted():\n    from dft.planted import FACTOR\n")
-    fire = copy / "dft" / "fire.py"
+    fire = copy / "dft" / "potentials" / "fire.py"
     fire.write_text(fire.read_text() + "\n\nfrom dft.potentials.neighbours import _planted\n\nprint(_planted)\n")
     forget()
     assert "dft/planted.py" in names(relax_chunk_file)
