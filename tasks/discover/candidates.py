@@ -72,7 +72,7 @@ RELAXED = [
     field_of("energy_method", pa.string(), "the potential: level of theory of the energies"),
     *_RELAXED_STRUCTURE,
 ]
-JUDGED = [
+RANKED = [
     field_of("rank", pa.int32(), "1 is the lowest above the hull; null if rejected"),
     *SCREENED,
     *(f for f in RELAXED if f.name not in {"id", "formula"}),
@@ -111,7 +111,7 @@ DYNAMICS = [
     field_of("dynamically_stable", pa.bool_(), "whether no phonon is imaginary; null: not computed"),
     field_of("phonon_note", pa.string(), "why there are no phonons, or what weakens them, one sentence; or null"),
 ]
-CANDIDATES = [*JUDGED, *DYNAMICS]
+CANDIDATES = [*RANKED, *DYNAMICS]
 
 
 CRYSTAL_COLUMNS = frozenset(prefix + field.name for prefix in ("", "relaxed_") for field in STRUCTURE_FIELDS)

@@ -1,4 +1,4 @@
-"""The verdict on relaxed candidates: new and unique still, their place on the hull, their rank."""
+"""Ranking of relaxed candidates: still new, still unique, their energy above the hull, their rank."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from generative.crystal.crystals import Crystal, crystals_of
 from generative.datasets.origins import LABELS, Origin, origins_of
 from tasks.discover.candidates import (
     CRYSTAL_COLUMNS,
-    JUDGED,
+    RANKED,
     RELAXED,
     SCREENED,
     Proposer,
@@ -27,7 +27,7 @@ from tasks.discover.candidates import (
 from tasks.discover.phases import competing_hull, hull_energy, phases_file, prototype_candidates
 from tasks.discover.relax import survivors
 from tasks.discover.run import RunFolder
-from tasks.files import FileRef, key_of, keyed
+from tasks.files import ROWS_PER_GROUP, FileRef, key_of, keyed
 from tasks.loading import PotentialIdentity
 
 if TYPE_CHECKING:
@@ -174,25 +174,25 @@ def with_prototypes(
 
 
 def _with_crystals(rows: list[dict[str, Any]], generated: pa.Table, relaxed: pa.Table) -> pa.Table:
-    """The table of columns JUDGED of these rows.
+    """The table of columns RANKED of these rows.
 
     Args:
         rows: by rank, without their crystals.
         generated: holds the generated crystal of every row.
         relaxed: holds the relaxed crystal of some.
     """
-    numbers = table_of(rows, [f for f in JUDGED if f.name not in CRYSTAL_COLUMNS])
+    numbers = table_of(rows, [f for f in RANKED if f.name not in CRYSTAL_COLUMNS])
     taken: dict[str, pa.ChunkedArray] = {}
     for source in (generated, relaxed):
         place = {name: i for i, name in enumerate(source.column("id").to_pylist())}
         order = pa.array([place.get(row["id"]) for row in rows], type=pa.int64())
         held = source.select([name for name in source.column_names if name in CRYSTAL_COLUMNS]).combine_chunks()
         taken |= {name: held.column(name).take(order) for name in held.column_names}
-    columns = [taken[f.name] if f.name in CRYSTAL_COLUMNS else numbers.column(f.name) for f in JUDGED]
-    return pa.table(columns, schema=pa.schema(JUDGED))
+    columns = [taken[f.name] if f.name in CRYSTAL_COLUMNS else numbers.column(f.name) for f in RANKED]
+    return pa.table(columns, schema=pa.schema(RANKED))
 
 
-def judge_file(
+def rank_file(
     config: DiscoverConfig,
     folder: Path,
     identity: PotentialIdentity,
@@ -201,7 +201,7 @@ def judge_file(
     relaxed: list[FileRef],
     references: list[FileRef],
 ) -> FileRef:
-    """Every candidate with its rank and place, ranked ones first: judged.parquet.
+    """Every candidate with its rank and place, ranked ones first: ranked.parquet.
 
     Args:
         config: of the run.
@@ -214,8 +214,8 @@ def judge_file(
     """
     phases = phases_file(config, folder, known, references)
     key = key_of(
-        "judge",
-        judge_file,
+        "rank",
+        rank_file,
         known=known.sha256,
         phases=phases.sha256,
         prototypes_within_ev_per_atom=config.hull.prototypes_within_ev_per_atom,
@@ -257,11 +257,11 @@ def judge_file(
         _turn_away_repeats(rows, crystals, competing, origins, same_as, tolerances)
         return _with_crystals(_rank(rows), table, done)
 
-    return keyed(RunFolder(folder).judged, key, compute)
+    return keyed(RunFolder(folder).ranked, key, compute, ROWS_PER_GROUP)
 
 
-@task(name="hull")
-def judge_task(
+@task(name="rank")
+def rank_task(
     config: DiscoverConfig,
     folder: Path,
     identity: PotentialIdentity,
@@ -270,8 +270,8 @@ def judge_task(
     relaxed: list[FileRef],
     references: list[FileRef],
 ) -> FileRef:
-    """Place, compare and rank the relaxed candidates; see judge_file."""
-    ref = judge_file(config, folder, identity, known, screened, relaxed, references)
+    """Place, compare and rank the relaxed candidates; see rank_file."""
+    ref = rank_file(config, folder, identity, known, screened, relaxed, references)
     table = ref.read()
     n = len(table) - table.column("rank").null_count
     get_run_logger().info("%d candidates ranked%s", n, ", unchanged, skipped" if ref.reused else "")

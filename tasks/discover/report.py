@@ -36,7 +36,7 @@ FUNNEL = (
     ("unique", (Stage.DUPLICATE,), None),
     ("relaxed", (Stage.RELAXATION,), "relax"),
     ("novel after relaxation", (Stage.KNOWN_RELAXED,), None),
-    ("unique after relaxation", (Stage.DUPLICATE_RELAXED,), "hull"),
+    ("unique after relaxation", (Stage.DUPLICATE_RELAXED,), "rank"),
 )
 """Steps of the funnel, the rejections each stands for, and the timed stage it belongs to."""
 

@@ -54,9 +54,9 @@ class RunFolder:
         return self.path.parent / ".downloads"
 
     @property
-    def judged(self) -> Path:
+    def ranked(self) -> Path:
         """All candidates with their ranks, before what is computed of the best alone."""
-        return self.path / "judged.parquet"
+        return self.path / "ranked.parquet"
 
     @property
     def candidates(self) -> Path:

@@ -253,7 +253,7 @@ def test_a_rerun_computes_nothing_and_changes_nothing(finished: Any, discover: A
     execution = finished.config.execution.model_copy(update={"runs_folder": str(runs)})
     again = discover(finished.config.model_copy(update={"execution": execution}))
     assert again.log.computed() == set()
-    assert again.log.skipped() == {"ingest", "references", "sample", "screen", "unique", "relax", "hull"}
+    assert again.log.skipped() == {"ingest", "references", "sample", "screen", "unique", "relax", "rank"}
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert content(again.folder / "cifs") == content(finished.folder / "cifs")
     with open_job_store(StoreConfig(), again.folder) as store:
@@ -293,7 +293,7 @@ def test_another_force_criterion_relaxes_anew_but_draws_nothing(
     drawn = content(runs / "tiny" / "sample")
     stale = {file.name for file in (runs / "tiny" / "cifs").iterdir()}
     again = discover(campaign.config(runs, relax={"fmax_ev_per_ang": 0.5}))
-    assert again.log.computed() == {"relax", "hull"}
+    assert again.log.computed() == {"relax", "rank"}
     assert again.log.skipped() == {"ingest", "references", "sample", "screen", "unique"}
     assert content(runs / "tiny" / "sample") == drawn
     assert content(again.folder) != content(finished.folder)

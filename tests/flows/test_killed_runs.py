@@ -28,9 +28,9 @@ STAGES: dict[str, tuple[str, set[str]]] = {
     "screen": ("tiny/screen/*.parquet", {"ingest", "references", "sample"}),
     "references": (".references/*.parquet", {"ingest", "references", "sample", "screen", "unique"}),
     "relax": ("tiny/relax/*.parquet", {"ingest", "references", "sample", "screen", "unique"}),
-    "hull": ("tiny/judged.parquet", {"ingest", "references", "sample", "screen", "unique", "relax", "hull"}),
-    "inputs": ("tiny/dft/*", {"ingest", "references", "sample", "screen", "unique", "relax", "hull"}),
-    "report": ("tiny/cifs/*", {"ingest", "references", "sample", "screen", "unique", "relax", "hull"}),
+    "rank": ("tiny/ranked.parquet", {"ingest", "references", "sample", "screen", "unique", "relax", "rank"}),
+    "inputs": ("tiny/dft/*", {"ingest", "references", "sample", "screen", "unique", "relax", "rank"}),
+    "report": ("tiny/cifs/*", {"ingest", "references", "sample", "screen", "unique", "relax", "rank"}),
 }
 """Where to kill: as soon as a file like this is there; tasks of which the rerun then says that all was done before."""
 

@@ -17,7 +17,7 @@ from tasks import source_code
 from tasks.discover.known import competing_phases
 from tasks.discover.modification import proposals_file
 from tasks.discover.phonons import phonon_file
-from tasks.discover.rank import judge_file
+from tasks.discover.rank import rank_file
 from tasks.discover.relax import relax_chunk_file
 from tasks.discover.sample import sample_chunk_file
 from tasks.discover.screen import screen_chunk_file, unique_file
@@ -31,7 +31,7 @@ STAGES: tuple[Callable[..., Any], ...] = (
     unique_file,
     relax_chunk_file,
     competing_phases,
-    judge_file,
+    rank_file,
     phonon_file,
     proposals_file,
     reconstruct,
@@ -85,10 +85,10 @@ def test_a_helper_that_is_new_counts_from_the_moment_it_is_imported_however_deep
     forget()
     before = code_digest(relax_chunk_file)
     assert "dft/planted.py" not in names(relax_chunk_file)
-    neighbours = copy / "dft" / "neighbours.py"
+    neighbours = copy / "dft" / "potentials" / "neighbours.py"
     # Inside the body of what others call: where this project has its slow imports.
     neighbours.write_text(neighbours.read_text() + "\n\ndef _planted():\n    from dft.planted import FACTOR\n")
-    fire = copy / "dft" / "fire.py"
+    fire = copy / "dft" / "potentials" / "fire.py"
     fire.write_text(fire.read_text() + "\n\nfrom dft.potentials.neighbours import _planted\n\nprint(_planted)\n")
     forget()
     assert "dft/planted.py" in names(relax_chunk_file)

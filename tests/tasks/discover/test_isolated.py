@@ -27,7 +27,7 @@ from tasks.discover.known import PotentialScorer
 from tasks.discover.modification import PROPOSED, judge_polymorphs
 from tasks.discover.own_files import as_candidates
 from tasks.discover.phases import phases_file
-from tasks.discover.rank import judge_file
+from tasks.discover.rank import rank_file
 from tasks.discover.relax import relax_table
 from tasks.discover.report import hull_data, rejections_of
 from tasks.evaluate.relaxation import static_energies
@@ -86,8 +86,8 @@ def test_an_isolated_candidate_is_turned_away_with_its_reason_and_an_isolated_ph
     identity = PotentialIdentity(name="springs", method=springs.method, fingerprint="0" * 64, notes=())
     drawn = written(screened, tmp_path / "screened.parquet")
     known = written(crystal_table(phases), tmp_path / "known.parquet")
-    judged = judge_file(settings(), tmp_path, identity, known, drawn, [relaxed], [references])
-    rows = {row["id"]: row for row in judged.read().to_pylist()}
+    ranked = rank_file(settings(), tmp_path, identity, known, drawn, [relaxed], [references])
+    rows = {row["id"]: row for row in ranked.read().to_pylist()}
     sparse, dense = rows["sparse"], rows["dense"]
     assert (sparse["relax_status"], sparse["rejected_by"], sparse["rank"]) == ("isolated", "relaxation", None)
     assert sparse["energy_ev_per_atom"] is None
