@@ -51,7 +51,7 @@ def discover(config: DiscoverConfig = QUICKSTART) -> Path:
             known = ingest_task(config, folder, potential)
             references = references_task(config, folder, known)
 
-        # Named first, since they are needed last: they are relaxed while there is nothing else to do.
+        # Named first, since it is needed last: competing phases are relaxed while there is nothing else to do.
         competing = workers.mapped(
             "competing",
             relax_task,
@@ -60,25 +60,24 @@ def discover(config: DiscoverConfig = QUICKSTART) -> Path:
             folder,
             potential,
             references,
-            shared=True,
+            what="competing phases",
         )
         sampled = workers.mapped("sample", sample_task, sample_chunks(config), config, folder, known)
         screened = workers.mapped("screen", screen_task, sampled, config, folder, known)
         unique = workers.submit("unique", unique_task, config, folder, list(screened)).result()
         relaxed = workers.mapped("relax", relax_task, relax_chunks(unique, config), config, folder, potential, unique)
-        candidates_relaxed, phases = list(relaxed), list(competing)
 
+        candidates_done, phases_done = list(relaxed), list(competing)
         with clock("rank"):
-            ranked = rank_task(config, folder, potential, known, unique, candidates_relaxed, phases)
-        phonons = workers.mapped(
-            "phonons", phonons_task, best_ranked(ranked, config), config, folder, potential, ranked
-        )
+            ranked = rank_task(config, folder, potential, known, unique, candidates_done, phases_done)
+        best = best_ranked(ranked, config)
+        phonons = workers.mapped("phonons", phonons_task, best, config, folder, potential, ranked)
         candidates = candidates_task(folder, ranked, list(phonons))
 
         with clock("inputs"):
             inputs = inputs_task(config, folder, potential, candidates)
-        report_task(config, folder, potential, candidates, phases, inputs, clock.seconds)
-        n_open = dft_task(config, folder, potential, candidates, phases) if config.dft.run else 0
+        report_task(config, folder, potential, candidates, phases_done, inputs, clock.seconds)
+        n_open = dft_task(config, folder, potential, candidates, phases_done) if config.dft.run else 0
 
     if n_open:
         wait_without_process(folder, n_open)

@@ -94,16 +94,13 @@ class FileRef(BaseModel):
         """
         self._check_once()
         with pq.ParquetFile(self.path) as file:
-            sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-            first = np.cumsum([0, *sizes])
-            group_of_row = np.searchsorted(first, numbers, side="right") - 1
-            groups = np.unique(group_of_row)
-            # Rows of the groups read, without those of the groups between them.
-            shift = dict(
-                zip(groups.tolist(), first[groups] - np.cumsum([0, *np.diff(first)[groups]])[:-1], strict=True)
-            )
+            sizes = np.array([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)], np.int64)
+            first_rows = np.cumsum(sizes) - sizes
+            groups, which = np.unique(np.searchsorted(first_rows, numbers, "right") - 1, return_inverse=True)
             table = file.read_row_groups(groups.tolist())
-        return table.take(pa.array([row - shift[group] for row, group in zip(numbers, group_of_row, strict=True)]))
+        # Where the rows stand in a table of these groups alone.
+        moved_to = np.cumsum(sizes[groups]) - sizes[groups]
+        return table.take(pa.array(numbers - first_rows[groups][which] + moved_to[which], pa.int64()))
 
     def _check_once(self) -> None:
         """Read the file through, the first time that this process meets it as it is."""

@@ -113,7 +113,9 @@ def with_phonons(table: pa.Table, found: Sequence[dict[str, Any]], fields: list[
     return pa.table(columns, schema=pa.schema(fields))
 
 
-def candidates_file(folder: Path, ranked: FileRef, phonons: list[FileRef]) -> FileRef:
+def candidates_file(
+    folder: Path, ranked: FileRef, phonons: list[FileRef], fields: list[pa.Field] = CANDIDATES
+) -> FileRef:
     """Every candidate with all its columns: candidates.parquet; and phonons.parquet, where phonons were computed."""
     run, rows = RunFolder(folder), [row for ref in phonons for row in ref.read().to_pylist()]
     details = folder / "phonons.parquet"
@@ -127,7 +129,7 @@ def candidates_file(folder: Path, ranked: FileRef, phonons: list[FileRef]) -> Fi
         ranked=ranked.sha256,
         phonons=[ref.sha256 for ref in phonons],
     )
-    return keyed(run.candidates, key, lambda: with_phonons(ranked.read(), rows, CANDIDATES))
+    return keyed(run.candidates, key, lambda: with_phonons(ranked.read(), rows, fields))
 
 
 def phonon_figures(candidates: FileRef, folder: Path, n: int) -> tuple[PhononFigure, ...]:
@@ -172,9 +174,11 @@ def phonons_task(
 
 
 @task(name="candidates")
-def candidates_task(folder: Path, ranked: FileRef, phonons: list[FileRef]) -> FileRef:
+def candidates_task(
+    folder: Path, ranked: FileRef, phonons: list[FileRef], fields: list[pa.Field] = CANDIDATES
+) -> FileRef:
     """Write the table of candidates with what the phonons say; see candidates_file."""
-    ref = candidates_file(folder, ranked, phonons)
+    ref = candidates_file(folder, ranked, phonons, fields)
     table = ref.read()
     stable = table.column("dynamically_stable").to_pylist()
     said = f"{stable.count(True)} of {len(phonons)} best dynamically stable" if phonons else "no phonons asked for"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -85,7 +86,7 @@ def relax_chunk_file(
         identity: the potential, so that an unchanged chunk is recognised without loading it.
         source: table with id and structure columns.
         chunk: number of the chunk.
-        shared: True for competing phases, whose results all runs share, in files named by what they hold.
+        shared: True for what all runs share, such as competing phases, in files named by what they hold.
         progress: called with (crystals done, crystals in all).
     """
     size = config.relax.chunk_size
@@ -116,13 +117,18 @@ def identify_task(config: DiscoverConfig) -> PotentialIdentity:
 
 @task(name="relax", task_run_name="relax-{chunk}", retries=1, retry_delay_seconds=5)
 def relax_task(
-    chunk: int, config: DiscoverConfig, folder: Path, identity: PotentialIdentity, source: FileRef, shared: bool = False
+    chunk: int,
+    config: DiscoverConfig,
+    folder: Path,
+    identity: PotentialIdentity,
+    source: FileRef,
+    what: Literal["candidates", "competing phases", "given crystals"] = "candidates",
 ) -> FileRef:
-    """Relax a chunk; see relax_chunk_file."""
+    """Relax a chunk; see relax_chunk_file. All but candidates are shared by the runs beside this one."""
     from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
 
-    what = "competing phases" if shared else "candidates"
     with Progress(f"relax-{config.name}-{what}-{chunk}", f"relaxing {what}, chunk {chunk}") as progress:
+        shared = what != "candidates"
         ref = relax_chunk_file(config, folder, identity, source, chunk, shared, progress.update)
     counts = {c["values"]: c["counts"] for c in ref.read().column("relax_status").value_counts().to_pylist()}
     said = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))

@@ -15,8 +15,9 @@ from configs.paths import PROJECT
 from generative.checkpoints import generator_type
 from tasks import source_code
 from tasks.discover.known import competing_phases
-from tasks.discover.modification import proposals_file
 from tasks.discover.phonons import phonon_file
+from tasks.discover.polymorphs import rank_polymorphs_file
+from tasks.discover.propose import propose_chunk_file
 from tasks.discover.rank import rank_file
 from tasks.discover.relax import relax_chunk_file
 from tasks.discover.sample import sample_chunk_file
@@ -33,7 +34,8 @@ STAGES: tuple[Callable[..., Any], ...] = (
     competing_phases,
     rank_file,
     phonon_file,
-    proposals_file,
+    propose_chunk_file,
+    rank_polymorphs_file,
     reconstruct,
     measured,
 )
