@@ -90,7 +90,7 @@ class Workers:
     ) -> None:
         self._runner.__exit__(kind, error, trace)
 
-    def submit(self, stage: str, task: Task[P, R], *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+    def submit(self, stage: str, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """A task of a stage, to be begun when its turn comes."""
         bound = inspect.signature(task.fn).bind(*args, **kwargs)
         bound.apply_defaults()
@@ -104,6 +104,7 @@ class Workers:
         stage: str,
         task: Task[Concatenate[Item, P], R],
         items: Iterable[Item],
+        /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Results[R]:
