@@ -272,12 +272,12 @@ def place_on_hull(
             structure = crystal.to_structure()
             system = tuple(sorted(element.symbol for element in structure.composition.elements))
             composition = Composition(structure.composition)
-            place = hulls[system].place(composition, hull_energy(row, crystal, pressure), row["energy_method"])
+            position = hulls[system].place(composition, hull_energy(row, crystal, pressure), row["energy_method"])
             placed |= {
-                "formation_energy_ev_per_atom": place.formation_energy_ev_per_atom,
-                "e_above_hull_ev_per_atom": place.e_above_hull_ev_per_atom,
-                "decomposition": place.decomposition,
-                "hull_note": place.note,
+                "formation_energy_ev_per_atom": position.formation_energy_ev_per_atom,
+                "e_above_hull_ev_per_atom": position.e_above_hull_ev_per_atom,
+                "decomposition": position.decomposition,
+                "hull_note": position.note,
             }
         rows.append(placed)
     rows.sort(key=lambda r: (r["e_above_hull_ev_per_atom"] is None, r["e_above_hull_ev_per_atom"] or 0.0, r["id"]))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 GIVEN = [
     field_of("id", pa.string(), "id of the given crystal"),
-    field_of("index", pa.int64(), "its place among the crystals that were read, which its draws depend on"),
+    field_of("index", pa.int64(), "among the crystals that were read, from 0; its draws depend on it"),
     field_of("formula", pa.string(), "reduced formula"),
     *STRUCTURE_FIELDS,
     field_of("formation_energy_ev_per_atom", pa.float64(), "as its source states it, eV/atom; or null"),
@@ -39,7 +39,7 @@ PROPOSED = [*SAMPLED, *MODIFIED]
 
 
 def check_proposer(config: ModifyConfig) -> None:
-    """What would stop the modification when it comes to drawing, said before anything is computed.
+    """Find what would stop the modification when it comes to drawing, before anything is computed.
 
     Raises: CheckpointError: if `sample.checkpoint` holds neither a modifier nor a generator.
         ValueError: if a setting of `sample.sampler` is none of its system's, or has a value that it cannot have.

@@ -98,6 +98,7 @@ def open_run(config: DiscoverConfig) -> Iterator[RunFolder]:
     """Lock the run's folder and write the first part of its manifest; raises as locked."""
     with locked(Path(config.execution.runs_folder) / config.name) as run:
         _remove_unreadable_manifest(run)
+        (run.path / "judged.parquet").unlink(missing_ok=True)  # ranked.parquet of an earlier version
         update_manifest(
             run,
             schema_version=1,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def check_generator(config: DiscoverConfig) -> None:
-    """What would stop the run when it comes to sampling, said before anything is computed.
+    """Find what would stop the run when it comes to sampling, before anything is computed.
 
     Raises: CheckpointError: if `sample.checkpoint` holds no generator.
         ValueError: if a setting of `sample.sampler` is none of its generator's, or has a value that it cannot have.
@@ -136,7 +136,7 @@ def sample_chunk_file(
     chunk: int,
     progress: Callable[[float], None] | None = None,
 ) -> FileRef:
-    """Draw one chunk of the run's plan; `progress` is told of the share of the work done."""
+    """Draw one chunk of the run's plan; `progress` is called with the share of the work done."""
     from generative.checkpoints import digest, generator_type
 
     settings, generator = config.sample, generator_type(config.sample.checkpoint)

@@ -31,6 +31,7 @@ from generative.sampling import sample_chunk
 from tasks.discover.candidates import Stage
 from tasks.discover.known import choose_references
 from tasks.discover.report import finished_run, gather, render_again
+from tasks.discover.run import RunFolder, update_manifest
 from tasks.files import FileRef
 from tasks.report.run.markdown import markdown_report
 
@@ -207,6 +208,16 @@ def test_the_report_loads_nothing_from_elsewhere(finished: Any) -> None:
     assert not re.search(r"""@import|url\(["']?(?:https?:)?//""", tags)
     for row in rows_of(finished):
         assert (row["id"] in page) == (row["rank"] is not None)
+
+
+def test_a_run_made_when_ranking_was_called_hull_is_rendered_with_its_time(finished: Any, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "runs") / finished.folder.name
+    seconds = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["stage_seconds"]
+    old = {("hull" if stage == "rank" else stage): 1.0 for stage in seconds} | {"hull": 4321.0}
+    update_manifest(RunFolder(run), stage_seconds=old)
+    render_again(run)
+    assert json.loads((run / "manifest.json").read_text(encoding="utf-8"))["stage_seconds"]["rank"] == 4321.0
+    assert "1 h 12 min" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_report_of_more_candidates_than_it_lists_leads_to_all_of_them(
