@@ -40,7 +40,11 @@ class ModifyConfig(RoomConfig):
     lower_by_ev_per_atom: float = Field(
         0.001, ge=0, description="a polymorph counts as lower if it is by more than this, eV/atom"
     )
-    sample: SampleConfig = Field(SampleConfig(), description="modifier or generator; n_candidates is not read here")
+    sample: SampleConfig = Field(
+        SampleConfig(),
+        description="modifier or generator; a chunk holds the polymorphs of as many crystals as fit into chunk_size, "
+        "at least of one; n_candidates is not read here",
+    )
     screen: ScreenConfig = Field(ScreenConfig(), description="validity, and when two crystals are the same")
     relax: RelaxConfig = Field(RelaxConfig(), description="potential and relaxation")
     phonons: BestPhononsConfig = Field(
@@ -63,7 +67,12 @@ class ModifyConfig(RoomConfig):
     def as_run(self) -> DiscoverConfig:
         """The settings of a run with the same potential, tolerances and machine, as the stages take them."""
         return DiscoverConfig(
-            seed=self.seed, screen=self.screen, relax=self.relax, phonons=self.phonons, execution=self.execution
+            name=self.name,
+            seed=self.seed,
+            screen=self.screen,
+            relax=self.relax,
+            phonons=self.phonons,
+            execution=self.execution,
         )
 
 

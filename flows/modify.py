@@ -1,8 +1,11 @@
-"""modify: crystals go in, polymorphs of lower energy come out.
+"""modify: crystals go in, polymorphs of lower energy come out. The stages of discover behind another proposer.
 
-    propose -> relax (given crystals and polymorphs, one potential) -> rank
+    given -------------------------------> relax (given crystals) ----+
+       |                                   chunks                     v
+       +--> propose -> screen -> unique -> relax (candidates) ------> rank [-> phonons] -> results
+            chunks     chunks              chunks                              best
 
-What was drawn and relaxed is kept, so an interrupted modification goes on.
+A chunk whose inputs, settings and code are unchanged is not computed again, so an interrupted modification goes on.
 """
 
 from __future__ import annotations
@@ -12,7 +15,14 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 
 from configs.modification import ModifyConfig
-from tasks.discover.modification import propose_task, rank_task, relax_polymorphs_task
+from tasks.discover.candidates import POLYMORPHS
+from tasks.discover.phonons import best_ranked, candidates_task, phonons_task
+from tasks.discover.polymorphs import modification_task, rank_polymorphs_task
+from tasks.discover.propose import check_proposer, given_task, propose_chunks, propose_task, reference_task
+from tasks.discover.relax import identify_task, relax_chunks, relax_task
+from tasks.discover.run import locked
+from tasks.discover.screen import screen_task, unique_task
+from tasks.runners import Workers
 
 
 @flow(name="modify", flow_run_name="modify-{config.name}", validate_parameters=True)
@@ -23,10 +33,29 @@ def modify(config: ModifyConfig) -> Path:
         config: crystals, modifier or generator, what is asked, potential.
 
     Returns:
-        The folder of results, with polymorphs.parquet, modification.json and cifs/.
+        The folder of results, with candidates.parquet, modification.json and cifs/.
     """
-    proposed = propose_task(config)
-    relaxed = relax_polymorphs_task(config, proposed)
-    path = rank_task(config, proposed, relaxed)
-    get_run_logger().info("results: %s", path)
-    return config.folder
+    run = config.as_run()
+    with locked(config.folder), Workers(config.execution) as workers:
+        folder = config.folder
+        check_proposer(config)
+        potential = identify_task(run)
+        given = given_task(config, folder)
+        known = reference_task(config, folder)
+
+        # Named first, since it is needed last: given crystals are relaxed while there is nothing else to do.
+        sources = workers.mapped(
+            "given", relax_task, relax_chunks(given, run), run, folder, potential, given, what="given crystals"
+        )
+        proposed = workers.mapped("propose", propose_task, propose_chunks(given, config), config, folder, given)
+        screened = workers.mapped("screen", screen_task, proposed, run, folder, None)
+        unique = workers.submit("unique", unique_task, run, folder, list(screened)).result()
+        relaxed = workers.mapped("relax", relax_task, relax_chunks(unique, run), run, folder, potential, unique)
+
+        candidates_done, sources_done = list(relaxed), list(sources)
+        ranked = rank_polymorphs_task(config, folder, known, unique, candidates_done, sources_done)
+        phonons = workers.mapped("phonons", phonons_task, best_ranked(ranked, run), run, folder, potential, ranked)
+        candidates = candidates_task(folder, ranked, list(phonons), POLYMORPHS)
+        modification_task(config, folder, potential, candidates, sources_done)
+    get_run_logger().info("results: %s", folder / "modification.json")
+    return folder

@@ -152,15 +152,23 @@ def about(checkpoint: str) -> dict[str, Any]:
         raise CheckpointError(str(error)) from None
 
 
+def type_of(checkpoint: str) -> type[System]:
+    """The class of the system that a checkpoint holds, without its weights.
+
+    Raises: CheckpointError: if this version does not know it.
+    """
+    try:
+        return system_type(about(checkpoint)["system"])
+    except UnknownSystemError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from None
+
+
 def generator_type(checkpoint: str) -> type[Generator]:
     """The class of the generator that a checkpoint holds, without its weights.
 
     Raises: CheckpointError: if it holds none, or a system that this version does not know.
     """
-    try:
-        kind = system_type(about(checkpoint)["system"])
-    except UnknownSystemError as error:
-        raise CheckpointError(f"{checkpoint}: {error}") from None
+    kind = type_of(checkpoint)
     if not issubclass(kind, Generator):
         raise CheckpointError(f"{checkpoint}: {kind.name} draws no crystals: name the checkpoint of a generator")
     return kind

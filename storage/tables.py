@@ -14,13 +14,16 @@ from storage.atomic import naming_full_disk, writing
 from storage.checksums import DamagedFileError, Inspected, add_checksum, check
 
 
-def write_table(table: pa.Table, path: Path, metadata: Mapping[bytes, bytes] | None = None) -> Inspected:
+def write_table(
+    table: pa.Table, path: Path, metadata: Mapping[bytes, bytes] | None = None, rows_per_group: int | None = None
+) -> Inspected:
     """Write a Parquet file that appears whole or not at all, with a checksum.
 
     Args:
         table: to be written.
         path: the file; its folder is made if it is not there.
         metadata: added to that of the table.
+        rows_per_group: rows that stand together, and can be read without the others; None: Parquet's own default.
 
     Returns: Digest and size of the file.
 
@@ -28,7 +31,7 @@ def write_table(table: pa.Table, path: Path, metadata: Mapping[bytes, bytes] | N
     """
     described = table.replace_schema_metadata({**(table.schema.metadata or {}), **(metadata or {})})
     with writing(path) as temporary:
-        pq.write_table(described, temporary)
+        pq.write_table(described, temporary, row_group_size=rows_per_group)
         return add_checksum(temporary)
 
 

@@ -17,7 +17,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from storage import tables
@@ -34,6 +36,9 @@ PACKAGES = (
 """Packages that numbers depend on."""
 
 AGAIN = "give the same command again, which computes it anew"
+ROWS_PER_GROUP = 4096
+"""Of tables that later stages read chunk by chunk: a group is some megabytes of crystals."""
+
 OF_A_RUN = "run the same discover again, which computes what is missing or damaged"
 """What to do about a damaged file, as the end of a sentence."""
 
@@ -70,13 +75,53 @@ class FileRef(BaseModel):
 
         Raises: DamagedFileError: if the file changed since the reference was made.
         """
-        found = sha256_of(self.path) if self.path.is_file() else "no file"
+        self._check(sha256_of(self.path) if self.path.is_file() else "no file")
+        return tables.read_table(self.path, OF_A_RUN)
+
+    def read_columns(self, *names: str) -> pa.Table:
+        """Those of these columns that the table has; raises as read."""
+        self._check_once()
+        with pq.ParquetFile(self.path) as file:
+            return file.read(columns=names)
+
+    def read_rows(self, numbers: np.ndarray) -> pa.Table:
+        """Some rows of the table, found without reading the others if it was written with `rows_per_group`.
+
+        Args:
+            numbers: of the rows, from 0, ascending.
+
+        Raises: DamagedFileError: as read.
+        """
+        self._check_once()
+        with pq.ParquetFile(self.path) as file:
+            sizes = np.array([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)], np.int64)
+            first_rows = np.cumsum(sizes) - sizes
+            groups, which = np.unique(np.searchsorted(first_rows, numbers, "right") - 1, return_inverse=True)
+            table = file.read_row_groups(groups.tolist())
+        # Where the rows stand in a table of these groups alone.
+        moved_to = np.cumsum(sizes[groups]) - sizes[groups]
+        return table.take(pa.array(numbers - first_rows[groups][which] + moved_to[which], pa.int64()))
+
+    def _check_once(self) -> None:
+        """Read the file through, the first time that this process meets it as it is."""
+        try:
+            state = self.path.stat()
+        except FileNotFoundError:
+            self._check("no file")
+        else:
+            self._check(_sha256_of_state(self.path, state.st_ino, state.st_size, state.st_mtime_ns))
+
+    def _check(self, found: str) -> None:
         if found != self.sha256:
             raise DamagedFileError(
                 f"{self.path} is damaged or was changed (expected sha256 {self.sha256[:12]}, found {found[:12]}): "
                 f"{OF_A_RUN}"
             )
-        return tables.read_table(self.path, OF_A_RUN)
+
+
+@lru_cache(maxsize=16)
+def _sha256_of_state(path: Path, *state: int) -> str:
+    return sha256_of(path)
 
 
 def sha256_of(path: Path) -> str:
@@ -110,12 +155,18 @@ def key_of(stage: str, *computed_by: Entry, **parts: Any) -> str:
     return hashlib.sha256(word.encode()).hexdigest()
 
 
-def write_table(table: pa.Table, path: Path, key: str = "") -> FileRef:
+def write_table(table: pa.Table, path: Path, key: str = "", rows_per_group: int | None = None) -> FileRef:
     """Write a Parquet file, with its checksum, that appears whole or not at all.
+
+    Args:
+        table: to be written.
+        path: the file.
+        key: what it was computed for.
+        rows_per_group: so many can be read without the others; None: a million.
 
     Raises: DiskFullError: if there is no room.
     """
-    return FileRef.inspected(path, tables.write_table(table, path, {KEY: key.encode()}))
+    return FileRef.inspected(path, tables.write_table(table, path, {KEY: key.encode()}, rows_per_group))
 
 
 def unchanged(path: Path, key: str) -> FileRef | None:
@@ -141,6 +192,6 @@ def unchanged(path: Path, key: str) -> FileRef | None:
     return None
 
 
-def keyed(path: Path, key: str, compute: Callable[[], pa.Table]) -> FileRef:
-    """The file if it holds the result for this key, else the result computed and written there."""
-    return unchanged(path, key) or write_table(compute(), path, key)
+def keyed(path: Path, key: str, compute: Callable[[], pa.Table], rows_per_group: int | None = None) -> FileRef:
+    """The file if it holds the result for this key, else the result computed and written there; see write_table."""
+    return unchanged(path, key) or write_table(compute(), path, key, rows_per_group)

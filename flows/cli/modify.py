@@ -83,7 +83,7 @@ def _ranked(folder: Path) -> list[dict[str, Any]]:
     from tasks.discover.own_files import plain_rows
     from tasks.files import AGAIN
 
-    return [row for row in plain_rows(read_table(folder / "polymorphs.parquet", AGAIN)) if row["rank"] is not None]
+    return [row for row in plain_rows(read_table(folder / "candidates.parquet", AGAIN)) if row["rank"] is not None]
 
 
 def _show(found: dict[str, Any], rows: list[dict[str, Any]], folder: Path) -> None:

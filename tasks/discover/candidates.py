@@ -25,12 +25,15 @@ class Stage(StrEnum):
     RELAXATION = "relaxation"
     KNOWN_RELAXED = "known after relaxation"
     DUPLICATE_RELAXED = "duplicate after relaxation"
+    SOURCE = "source"
+    HIGHER = "higher"
 
 
 class Proposer(StrEnum):
     """What a candidate comes from."""
 
     GENERATOR = "generator"
+    MODIFIER = "modifier"
     PROTOTYPE = "prototype"
 
 
@@ -72,10 +75,8 @@ RELAXED = [
     field_of("energy_method", pa.string(), "the potential: level of theory of the energies"),
     *_RELAXED_STRUCTURE,
 ]
-JUDGED = [
-    field_of("rank", pa.int32(), "1 is the lowest above the hull; null if rejected"),
-    *SCREENED,
-    *(f for f in RELAXED if f.name not in {"id", "formula"}),
+_RELAXATION = [f for f in RELAXED if f.name not in {"id", "formula"}]
+COMPARED = [
     field_of("delta_e_ev_per_atom", pa.float64(), "relaxed minus generated energy, eV/atom"),
     field_of("delta_v_ang3_per_atom", pa.float64(), "relaxed minus generated volume, A^3/atom"),
     field_of(
@@ -86,6 +87,8 @@ JUDGED = [
     field_of("generated_spacegroup", pa.int16(), "international number of the crystal as generated (spglib, 0.1 A)"),
     field_of("spacegroup", pa.int16(), "international number of the relaxed crystal (spglib)"),
     field_of("spacegroup_symbol", pa.string(), "its Hermann-Mauguin symbol"),
+]
+ON_HULL = [
     field_of(
         "formation_energy_ev_per_atom",
         pa.float64(),
@@ -104,6 +107,13 @@ JUDGED = [
     field_of("decomposition", pa.string(), "competing phases it would decompose into"),
     field_of("hull_note", pa.string(), "why a hull value is missing or degraded"),
 ]
+RANKED = [
+    field_of("rank", pa.int32(), "1 is the lowest above the hull; null if rejected"),
+    *SCREENED,
+    *_RELAXATION,
+    *COMPARED,
+    *ON_HULL,
+]
 DYNAMICS = [
     field_of(
         "lowest_phonon_thz", pa.float64(), "lowest phonon frequency, THz, negative: imaginary; null: not computed"
@@ -111,7 +121,26 @@ DYNAMICS = [
     field_of("dynamically_stable", pa.bool_(), "whether no phonon is imaginary; null: not computed"),
     field_of("phonon_note", pa.string(), "why there are no phonons, or what weakens them, one sentence; or null"),
 ]
-CANDIDATES = [*JUDGED, *DYNAMICS]
+CANDIDATES = [*RANKED, *DYNAMICS]
+
+MODIFIED = [
+    field_of("source_id", pa.string(), "id of the given crystal that it is a polymorph of"),
+    field_of("asked", pa.string(), "space group and change of energy, JSON"),
+]
+"""What a modification knows of a candidate besides, from the proposal on."""
+
+RANKED_POLYMORPHS = [
+    field_of("rank", pa.int32(), "among the lower polymorphs of one crystal, 1 is the lowest; null if rejected"),
+    *SCREENED,
+    *MODIFIED,
+    *_RELAXATION,
+    *COMPARED,
+    field_of(
+        "source_energy_ev_per_atom", pa.float64(), "of the given crystal, relaxed with the same potential, eV/atom"
+    ),
+    field_of("energy_change_ev_per_atom", pa.float64(), "polymorph less given crystal, both relaxed, eV/atom"),
+]
+POLYMORPHS = [*RANKED_POLYMORPHS, *DYNAMICS]
 
 
 CRYSTAL_COLUMNS = frozenset(prefix + field.name for prefix in ("", "relaxed_") for field in STRUCTURE_FIELDS)

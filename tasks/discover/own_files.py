@@ -24,7 +24,7 @@ from tasks.discover.candidates import RELAXED, SAMPLED, Stage, table_of
 from tasks.discover.known import competing_phases_of, cut_of, with_cut
 from tasks.discover.phases import hull_energy, phases_of
 from tasks.discover.relax import relax_table, survivors
-from tasks.discover.sample import draw_chunk, n_chunks
+from tasks.discover.sample import draw_chunk, sample_chunks
 from tasks.discover.screen import screen_table, unique_table
 from tasks.files import sha256_of, write_table
 from tasks.loading import identify
@@ -130,16 +130,16 @@ def _holds_crystals(table: pa.Table) -> bool:
 def sample_crystals(config: DiscoverConfig, progress: Progress | None = None) -> pa.Table:
     """Draw `sample.n_candidates` crystals; the table of columns SAMPLED. Progress counts hundredths of a chunk."""
     n, size = config.sample.n_candidates, config.sample.chunk_size
-    n_all = n_chunks(n, size)
+    chunks = sample_chunks(config)
 
     def drawn(chunk: int) -> pa.Table:
         def tell(share: float) -> None:
             if progress is not None:
-                progress(round(100 * (chunk + share)), 100 * n_all)
+                progress(round(100 * (chunk + share)), 100 * len(chunks))
 
         return draw_chunk(config, chunk, min(size, n - chunk * size), progress=tell)
 
-    return pa.concat_tables([drawn(chunk) for chunk in range(n_all)])
+    return pa.concat_tables([drawn(chunk) for chunk in chunks])
 
 
 def formula_of(crystal: Crystal) -> str:
@@ -272,12 +272,12 @@ def place_on_hull(
             structure = crystal.to_structure()
             system = tuple(sorted(element.symbol for element in structure.composition.elements))
             composition = Composition(structure.composition)
-            place = hulls[system].place(composition, hull_energy(row, crystal, pressure), row["energy_method"])
+            position = hulls[system].place(composition, hull_energy(row, crystal, pressure), row["energy_method"])
             placed |= {
-                "formation_energy_ev_per_atom": place.formation_energy_ev_per_atom,
-                "e_above_hull_ev_per_atom": place.e_above_hull_ev_per_atom,
-                "decomposition": place.decomposition,
-                "hull_note": place.note,
+                "formation_energy_ev_per_atom": position.formation_energy_ev_per_atom,
+                "e_above_hull_ev_per_atom": position.e_above_hull_ev_per_atom,
+                "decomposition": position.decomposition,
+                "hull_note": position.note,
             }
         rows.append(placed)
     rows.sort(key=lambda r: (r["e_above_hull_ev_per_atom"] is None, r["e_above_hull_ev_per_atom"] or 0.0, r["id"]))

@@ -88,7 +88,7 @@ def competing_hull(relaxed: pa.Table, config: DiscoverConfig) -> CompetingHull:
 
 
 def phases_table(known: pa.Table, relaxed: pa.Table, config: DiscoverConfig) -> pa.Table:
-    """Every competing phase with its origin and its place on the hull of them all; the table of columns PHASES.
+    """Every competing phase with its origin and its energy above the hull of them all; the table of columns PHASES.
 
     Args:
         known: the run's dataset, for origins and for what a prototype may be a copy of.
@@ -97,11 +97,11 @@ def phases_table(known: pa.Table, relaxed: pa.Table, config: DiscoverConfig) -> 
     """
     hull = competing_hull(relaxed, config)
     above = hull.phases_above_hull()
-    placed = {}
+    formation_energies = {}
     for phase in hull.phases:
         if above[phase.id] is not None:
-            place = hull.place(phase.composition, phase.energy_ev_per_atom, phase.method)
-            placed[phase.id] = place.formation_energy_ev_per_atom
+            position = hull.place(phase.composition, phase.energy_ev_per_atom, phase.method)
+            formation_energies[phase.id] = position.formation_energy_ev_per_atom
     origins = dict(zip(known.column("id").to_pylist(), origins_of(known), strict=True))
     copies = _known_prototypes(known, relaxed, origins, config)
     rows = []
@@ -111,7 +111,7 @@ def phases_table(known: pa.Table, relaxed: pa.Table, config: DiscoverConfig) -> 
         row |= {
             "origin": origins.get(same_as or row["id"], Origin.UNSTATED.value),
             "same_as": same_as,
-            "formation_energy_ev_per_atom": placed.get(row["id"]),
+            "formation_energy_ev_per_atom": formation_energies.get(row["id"]),
             "e_above_hull_ev_per_atom": None if height is None else max(0.0, height),
             "on_hull": None if height is None else height <= ON_HULL_EV_PER_ATOM,
         }
@@ -154,7 +154,7 @@ def _known_prototypes(
 
 
 def phases_file(config: DiscoverConfig, folder: Path, known: FileRef, references: list[FileRef]) -> FileRef:
-    """The competing phases with origin and place: phases.parquet; see phases_table."""
+    """The competing phases with origin and energies: phases.parquet; see phases_table."""
     key = key_of(
         "phases",
         phases_file,
@@ -197,9 +197,9 @@ def prototype_candidates(phases: pa.Table, known: pa.Table, config: DiscoverConf
     screened = screen_table(table_of(rows, SAMPLED), databases, config.screen)
     like = {candidate_id(name): name for name in chosen}
     matches = [like[name] for name in screened.column("id").to_pylist()]
-    place = screened.schema.get_field_index("prototype_match")
+    index = screened.schema.get_field_index("prototype_match")
     column = pa.array(matches, type=pa.string())
-    return screened.set_column(place, screened.schema.field(place), column).select([f.name for f in SCREENED])
+    return screened.set_column(index, screened.schema.field(index), column).select([f.name for f in SCREENED])
 
 
 def candidate_id(prototype: str) -> str:

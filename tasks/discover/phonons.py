@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 from prefect import task
 from prefect.logging import get_run_logger
@@ -40,10 +41,16 @@ PHONONS = [
 
 
 def best(candidates: FileRef, n: int) -> list[tuple[dict[str, Any], Crystal]]:
-    """The n best ranked candidates, rows and relaxed crystals."""
-    table = candidates.read().slice(0, n)
+    """The candidates of the n best ranks, rows and relaxed crystals, as the table has them."""
+    ranks = candidates.read_columns("rank").column("rank").fill_null(n + 1).to_numpy()
+    table = candidates.read_rows(np.flatnonzero(ranks <= n))
     rows = zip(table.to_pylist(), crystals_of(table, "relaxed_"), strict=True)
-    return [(row, crystal) for row, crystal in rows if row["rank"] is not None and crystal is not None]
+    return [(row, crystal) for row, crystal in rows if crystal is not None]
+
+
+def best_ranked(ranked: FileRef, config: DiscoverConfig) -> range:
+    """Indices of the candidates whose phonons are asked for, among those that `best` gives."""
+    return range(len(best(ranked, config.phonons.n_best)))
 
 
 def phonon_row(name: str, crystal: Crystal, config: DiscoverConfig) -> dict[str, Any]:
@@ -106,9 +113,11 @@ def with_phonons(table: pa.Table, found: Sequence[dict[str, Any]], fields: list[
     return pa.table(columns, schema=pa.schema(fields))
 
 
-def candidates_file(folder: Path, judged: FileRef, shaken: list[FileRef]) -> FileRef:
+def candidates_file(
+    folder: Path, ranked: FileRef, phonons: list[FileRef], fields: list[pa.Field] = CANDIDATES
+) -> FileRef:
     """Every candidate with all its columns: candidates.parquet; and phonons.parquet, where phonons were computed."""
-    run, rows = RunFolder(folder), [row for ref in shaken for row in ref.read().to_pylist()]
+    run, rows = RunFolder(folder), [row for ref in phonons for row in ref.read().to_pylist()]
     details = folder / "phonons.parquet"
     if rows:
         write_table(table_of(rows, PHONONS), details)
@@ -117,10 +126,10 @@ def candidates_file(folder: Path, judged: FileRef, shaken: list[FileRef]) -> Fil
     key = key_of(
         "candidates",
         candidates_file,
-        judged=judged.sha256,
-        phonons=[ref.sha256 for ref in shaken],
+        ranked=ranked.sha256,
+        phonons=[ref.sha256 for ref in phonons],
     )
-    return keyed(run.candidates, key, lambda: with_phonons(judged.read(), rows, CANDIDATES))
+    return keyed(run.candidates, key, lambda: with_phonons(ranked.read(), rows, fields))
 
 
 def phonon_figures(candidates: FileRef, folder: Path, n: int) -> tuple[PhononFigure, ...]:
@@ -147,12 +156,12 @@ def phonon_figures(candidates: FileRef, folder: Path, n: int) -> tuple[PhononFig
     )
 
 
-@task(name="phonons", task_run_name="phonons-{place}", retries=1, retry_delay_seconds=5)
+@task(name="phonons", task_run_name="phonons-{index}", retries=1, retry_delay_seconds=5)
 def phonons_task(
-    config: DiscoverConfig, folder: Path, identity: PotentialIdentity, judged: FileRef, place: int
+    index: int, config: DiscoverConfig, folder: Path, identity: PotentialIdentity, ranked: FileRef
 ) -> FileRef:
-    """Phonons of the candidate at a place of the ranking, from 0; see phonon_file."""
-    row, crystal = best(judged, place + 1)[place]
+    """Phonons of one of the best candidates, from 0; see phonon_file."""
+    row, crystal = best(ranked, config.phonons.n_best)[index]
     ref = phonon_file(config, folder, identity, row["id"], crystal)
     (found,) = ref.read().to_pylist()
     if found["lowest_thz"] is None:
@@ -165,11 +174,13 @@ def phonons_task(
 
 
 @task(name="candidates")
-def candidates_task(folder: Path, judged: FileRef, shaken: list[FileRef]) -> FileRef:
+def candidates_task(
+    folder: Path, ranked: FileRef, phonons: list[FileRef], fields: list[pa.Field] = CANDIDATES
+) -> FileRef:
     """Write the table of candidates with what the phonons say; see candidates_file."""
-    ref = candidates_file(folder, judged, shaken)
+    ref = candidates_file(folder, ranked, phonons, fields)
     table = ref.read()
     stable = table.column("dynamically_stable").to_pylist()
-    said = f"{stable.count(True)} of {len(shaken)} best dynamically stable" if shaken else "no phonons asked for"
+    said = f"{stable.count(True)} of {len(phonons)} best dynamically stable" if phonons else "no phonons asked for"
     get_run_logger().info("%d candidates, %s%s", len(table), said, ", unchanged, skipped" if ref.reused else "")
     return ref

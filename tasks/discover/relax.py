@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from prefect import task
@@ -23,6 +26,20 @@ def survivors(table: pa.Table) -> pa.Table:
     if "rejected_by" not in table.column_names:
         return table
     return table.filter(pc.is_null(table.column("rejected_by")))
+
+
+@lru_cache(maxsize=4)
+def _surviving(source: FileRef) -> np.ndarray:
+    """Numbers of a file's rows that survivors keeps; once per process, so that no chunk costs the whole table."""
+    table = source.read_columns("id", "rejected_by")
+    if "rejected_by" not in table.column_names:
+        return np.arange(len(table))
+    return np.flatnonzero(pc.is_null(table.column("rejected_by")))
+
+
+def relax_chunks(source: FileRef, config: DiscoverConfig) -> range:
+    """Numbers of the chunks that hold the surviving rows of a table."""
+    return range(-(-len(_surviving(source)) // config.relax.chunk_size))
 
 
 def relax_table(
@@ -69,11 +86,11 @@ def relax_chunk_file(
         identity: the potential, so that an unchanged chunk is recognised without loading it.
         source: table with id and structure columns.
         chunk: number of the chunk.
-        shared: True for competing phases, whose results all runs share, in files named by what they hold.
+        shared: True for what all runs share, such as competing phases, in files named by what they hold.
         progress: called with (crystals done, crystals in all).
     """
     size = config.relax.chunk_size
-    rows = survivors(source.read()).slice(chunk * size, size)
+    rows = source.read_rows(_surviving(source)[chunk * size : (chunk + 1) * size])
     named = zip(rows.column("id").to_pylist(), crystals_of(rows), strict=True)
     key = key_of(
         "relax",
@@ -100,13 +117,18 @@ def identify_task(config: DiscoverConfig) -> PotentialIdentity:
 
 @task(name="relax", task_run_name="relax-{chunk}", retries=1, retry_delay_seconds=5)
 def relax_task(
-    config: DiscoverConfig, folder: Path, identity: PotentialIdentity, source: FileRef, chunk: int, shared: bool = False
+    chunk: int,
+    config: DiscoverConfig,
+    folder: Path,
+    identity: PotentialIdentity,
+    source: FileRef,
+    what: Literal["candidates", "competing phases", "given crystals"] = "candidates",
 ) -> FileRef:
-    """Relax a chunk; see relax_chunk_file."""
+    """Relax a chunk; see relax_chunk_file. All but candidates are shared by the runs beside this one."""
     from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
 
-    what = "competing phases" if shared else "candidates"
     with Progress(f"relax-{config.name}-{what}-{chunk}", f"relaxing {what}, chunk {chunk}") as progress:
+        shared = what != "candidates"
         ref = relax_chunk_file(config, folder, identity, source, chunk, shared, progress.update)
     counts = {c["values"]: c["counts"] for c in ref.read().column("relax_status").value_counts().to_pylist()}
     said = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))

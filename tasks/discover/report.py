@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 FUNNEL = (
     ("valid", (Stage.VALIDITY, Stage.COMPOSITION), "screen"),
     ("novel", (Stage.KNOWN,), None),
-    ("unique", (Stage.DUPLICATE,), None),
+    ("unique", (Stage.DUPLICATE,), "unique"),
     ("relaxed", (Stage.RELAXATION,), "relax"),
     ("novel after relaxation", (Stage.KNOWN_RELAXED,), None),
-    ("unique after relaxation", (Stage.DUPLICATE_RELAXED,), "hull"),
+    ("unique after relaxation", (Stage.DUPLICATE_RELAXED,), "rank"),
 )
 """Steps of the funnel, the rejections each stands for, and the timed stage it belongs to."""
 
@@ -121,12 +121,12 @@ def hull_data(
         first = next((phase for phase in hull.phases_without_energy if phase.reason), None)
         why = "" if first is None else f"; {first.id}: {first.reason}"
         notes.append(f"Competing phases left out of the hull, for their relaxation gave no energy: {names}{tail}{why}.")
-    placed = []
+    drawn = []
     for row in phases.to_pylist():
         if row["e_above_hull_ev_per_atom"] is None:
             continue
         fractions = Composition(row["formula"]).fractional_composition.get_el_amt_dict()
-        placed.append(
+        drawn.append(
             HullPhase(
                 id=row["id"],
                 formula=row["formula"],
@@ -137,7 +137,7 @@ def hull_data(
                 origin=row["origin"],
             )
         )
-    return HullData(elements=config.elements, phases=tuple(placed), level_of_theory=identity.method), notes
+    return HullData(elements=config.elements, phases=tuple(drawn), level_of_theory=identity.method), notes
 
 
 def origin_notes(phases: pa.Table) -> list[str]:
@@ -176,8 +176,8 @@ def gather(
     rows = plain(table).to_pylist()
     n_ranked = len(table) - table.column("rank").null_count
     listed = table.slice(0, min(n_ranked, MOST_LISTED))
-    place = run.dataset / "dataset.parquet"
-    known = FileRef.inspected(place, check(place, OF_A_RUN))
+    dataset_path = run.dataset / "dataset.parquet"
+    known = FileRef.inspected(dataset_path, check(dataset_path, OF_A_RUN))
     phases = phases_file(config, folder, known, competing).read()
     hull, notes = hull_data(phases, joined([ref.read() for ref in competing], RELAXED), config, identity)
     manifest = read_manifest(run)
@@ -307,7 +307,8 @@ def render_again(folder: Path) -> Path:
     config, identity, candidates, competing = finished_run(folder)
     manifest = read_manifest(RunFolder(folder))
     inputs = [InputsOutcome.model_validate(outcome) for outcome in manifest["report"]["inputs"]]
-    seconds = manifest["stage_seconds"]
+    # The ranking was called "hull" in runs of earlier versions.
+    seconds = {"rank" if stage == "hull" else stage: value for stage, value in manifest["stage_seconds"].items()}
     report = gather(config, folder, identity, candidates, competing, inputs, seconds)
     return write_run_report(report, RunFolder(folder), candidates.read(), inputs, seconds)
 

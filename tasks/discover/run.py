@@ -54,9 +54,9 @@ class RunFolder:
         return self.path.parent / ".downloads"
 
     @property
-    def judged(self) -> Path:
+    def ranked(self) -> Path:
         """All candidates with their ranks, before what is computed of the best alone."""
-        return self.path / "judged.parquet"
+        return self.path / "ranked.parquet"
 
     @property
     def candidates(self) -> Path:
@@ -70,14 +70,13 @@ def hardware() -> dict[str, Any]:
 
 
 @contextmanager
-def open_run(config: DiscoverConfig) -> Iterator[RunFolder]:
-    """Lock the run's folder and write the first part of its manifest.
+def locked(folder: Path) -> Iterator[RunFolder]:
+    """Hold the lock of a folder, rid of what killed processes left half written.
 
     Raises:
         RunBusyError: if another process holds the lock. A killed process holds none.
         DiskFullError: if there is no room.
     """
-    folder = Path(config.execution.runs_folder) / config.name
     with naming_full_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock_file = (folder / ".lock").open("w")
@@ -89,7 +88,17 @@ def open_run(config: DiscoverConfig) -> Iterator[RunFolder]:
                 f"{folder} is in use by another process: wait for it, or give this run another name"
             ) from None
         run = RunFolder(folder)
-        _prepare(run)
+        for removed in (*sweep(run.path), *sweep(run.shared_references)):
+            logger.info("removed %s, which a process that was killed had been writing", removed)
+        yield run
+
+
+@contextmanager
+def open_run(config: DiscoverConfig) -> Iterator[RunFolder]:
+    """Lock the run's folder and write the first part of its manifest; raises as locked."""
+    with locked(Path(config.execution.runs_folder) / config.name) as run:
+        _remove_unreadable_manifest(run)
+        (run.path / "judged.parquet").unlink(missing_ok=True)  # ranked.parquet of an earlier version
         update_manifest(
             run,
             schema_version=1,
@@ -120,10 +129,7 @@ def update_manifest(run: RunFolder, **entries: Any) -> None:
     write_document(run.path / MANIFEST, {**read_manifest(run), **entries}, sort_keys=True)
 
 
-def _prepare(run: RunFolder) -> None:
-    """Clear away what killed processes left half written, and a manifest that cannot be read, to be written anew."""
-    for removed in (*sweep(run.path), *sweep(run.shared_references)):
-        logger.info("removed %s, which a process that was killed had been writing", removed)
+def _remove_unreadable_manifest(run: RunFolder) -> None:
     try:
         read_manifest(run)
     except DamagedFileError as error:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from prefect import task
 from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
+from generative.config import ConditionsConfig
 from tasks.discover.candidates import SAMPLED, Proposer, table_of
 from tasks.discover.run import RunFolder
 from tasks.files import FileRef, key_of, keyed
 from tasks.loading import checkpoint
 
+if TYPE_CHECKING:
+    from generative.requests import Request
+
 
 def check_generator(config: DiscoverConfig) -> None:
-    """What would stop the run when it comes to sampling, said before anything is computed.
+    """Find what would stop the run when it comes to sampling, before anything is computed.
 
     Raises: CheckpointError: if `sample.checkpoint` holds no generator.
         ValueError: if a setting of `sample.sampler` is none of its generator's, or has a value that it cannot have.
@@ -28,9 +34,9 @@ def check_generator(config: DiscoverConfig) -> None:
     generator_type(config.sample.checkpoint).sampler_settings(config.sample.sampler)
 
 
-def n_chunks(n: int, size: int) -> int:
-    """How many chunks of at most `size` hold n."""
-    return -(-n // size)
+def sample_chunks(config: DiscoverConfig) -> range:
+    """Numbers of the chunks that the candidates of a run are drawn in."""
+    return range(-(-config.sample.n_candidates // config.sample.chunk_size))
 
 
 def draw_chunk(
@@ -47,15 +53,15 @@ def draw_chunk(
     candidate, whose id names its draw, does not depend on how many others were asked for.
     """
     from generative.datasets.records import formula_of
-    from generative.plans import plan
     from generative.sampling import sample_chunk
 
-    settings = config.sample
-    first = chunk * settings.chunk_size
-    n_planned = first + settings.chunk_size
-    requests = plan(config.conditions, config.elements, n_planned, config.seed, training_formulas, hull_ev_per_atom)
+    settings, size = config.sample, config.sample.chunk_size
+    hull = tuple(sorted((hull_ev_per_atom or {}).items()))
+    n_planned = size * len(sample_chunks(config))
+    requests = _planned(config.conditions, config.elements, n_planned, config.seed, tuple(training_formulas), hull)
     loaded = checkpoint(settings.checkpoint, config.execution)
-    drawn = sample_chunk(loaded, requests[first:], settings, config.seed, chunk, progress)[:n]
+    asked = requests[chunk * size : (chunk + 1) * size]
+    drawn = sample_chunk(loaded, asked, settings, config.seed, chunk, progress)[:n]
     return table_of(
         [
             {
@@ -74,6 +80,21 @@ def draw_chunk(
         ],
         SAMPLED,
     )
+
+
+@lru_cache(maxsize=1)
+def _planned(
+    conditions: ConditionsConfig,
+    elements: tuple[str, ...],
+    n: int,
+    seed: int,
+    training_formulas: tuple[str, ...],
+    hull_ev_per_atom: tuple[tuple[str, float], ...],
+) -> list[Request]:
+    """The whole plan, once per process: it has no middle to begin at, so each chunk would plan all before it."""
+    from generative.plans import plan
+
+    return plan(conditions, elements, n, seed, training_formulas, dict(hull_ev_per_atom))
 
 
 def known_hull(config: DiscoverConfig, known: pa.Table) -> dict[str, float]:
@@ -115,7 +136,7 @@ def sample_chunk_file(
     chunk: int,
     progress: Callable[[float], None] | None = None,
 ) -> FileRef:
-    """Draw one chunk of the run's plan; `progress` is told of the share of the work done."""
+    """Draw one chunk of the run's plan; `progress` is called with the share of the work done."""
     from generative.checkpoints import digest, generator_type
 
     settings, generator = config.sample, generator_type(config.sample.checkpoint)
@@ -144,7 +165,7 @@ def sample_chunk_file(
 
 
 @task(name="sample", task_run_name="sample-{chunk}")
-def sample_task(config: DiscoverConfig, folder: Path, dataset: FileRef, chunk: int) -> FileRef:
+def sample_task(chunk: int, config: DiscoverConfig, folder: Path, dataset: FileRef) -> FileRef:
     """Draw a chunk; see sample_chunk_file."""
     from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
 

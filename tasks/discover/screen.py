@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from prefect import task
@@ -11,20 +12,29 @@ from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.config import ScreenConfig
-from generative.crystal.crystals import STRUCTURE_FIELDS, crystals_of
+from generative.crystal.crystals import STRUCTURE_FIELDS, Crystal, crystals_of
 from generative.datasets.origins import LABELS, origins_of, split_by_origin
 from tasks.discover.candidates import SCREENED, Stage, table_of
-from tasks.discover.run import RunFolder
-from tasks.files import FileRef, key_of, keyed
+from tasks.files import ROWS_PER_GROUP, FileRef, key_of, keyed
+
+if TYPE_CHECKING:
+    from generative.screening.matching import Tolerances
 
 
-def screen_table(table: pa.Table, known: pa.Table, config: ScreenConfig) -> pa.Table:
+def screen_table(table: pa.Table, known: pa.Table | None, config: ScreenConfig) -> pa.Table:
     """Validity, composition and novelty of these candidates; every one stays, with what turned it away.
 
     Novelty is against what databases hold; that a candidate is like a decorated prototype is noted and no more.
+
+    Args:
+        table: columns SAMPLED, and those of a proposer's own.
+        known: a dataset; None where candidates need not be new.
+        config: how to screen.
+
+    Returns: columns SCREENED, then the proposer's own.
     """
     from generative.screening import composition, validity
-    from generative.screening.matching import ReferenceSet, Tolerances, counts_of, find_known
+    from generative.screening.matching import Tolerances, counts_of
 
     rows, crystals = table.to_pylist(), crystals_of(table)
     for row, crystal in zip(rows, crystals, strict=True):
@@ -41,68 +51,84 @@ def screen_table(table: pa.Table, known: pa.Table, config: ScreenConfig) -> pa.T
         elif config.smact_filter and not balance.valid:
             reason = f"{row['formula']} has no charge balance: {balance.rule} (SMACT {balance.smact_version})"
             row |= {"rejected_by": Stage.COMPOSITION.value, "reason": reason}
+    if known is not None:
+        _find_known(rows, crystals, known, Tolerances.from_config(config))
+    return table_of(rows, _screened_fields(table))
+
+
+def _screened_fields(table: pa.Table) -> list[pa.Field]:
+    """SCREENED, then what a proposer knows besides."""
+    names = {field.name for field in SCREENED}
+    return [*SCREENED, *(field for field in table.schema if field.name not in names)]
+
+
+def _find_known(
+    rows: list[dict[str, Any]], crystals: list[Crystal | None], known: pa.Table, tolerances: Tolerances
+) -> None:
+    """Turn away the candidates that a database holds, and note which prototypes the others are like."""
+    from generative.screening.matching import ReferenceSet, find_known
+
     alive = [i for i, row in enumerate(rows) if "rejected_by" not in row]
-    tolerances = Tolerances.from_config(config)
     databases, prototypes = split_by_origin(known)
     origins = dict(zip(databases.column("id").to_pylist(), origins_of(databases), strict=True))
     search = find_known([c for i in alive if (c := crystals[i])], ReferenceSet.from_table(databases), tolerances)
-    for place, match in enumerate(search.matches):
-        row = rows[alive[place]]
+    for n, (i, match) in enumerate(zip(alive, search.matches, strict=True)):
         if match is not None:
             origin = origins[match.reference_id]
-            row |= {"known_match": match.reference_id, "known_origin": origin, "rejected_by": Stage.KNOWN.value}
-            row["reason"] = f"matches {match.reference_id}, {LABELS[origin]} ({tolerances})"
-        elif place in search.failures:
-            row |= {"rejected_by": Stage.VALIDITY.value, "reason": search.failures[place]}
+            rows[i] |= {"known_match": match.reference_id, "known_origin": origin, "rejected_by": Stage.KNOWN.value}
+            rows[i]["reason"] = f"matches {match.reference_id}, {LABELS[origin]} ({tolerances})"
+        elif n in search.failures:
+            rows[i] |= {"rejected_by": Stage.VALIDITY.value, "reason": search.failures[n]}
     alive = [i for i in alive if "rejected_by" not in rows[i]]
     like = find_known([c for i in alive if (c := crystals[i])], ReferenceSet.from_table(prototypes), tolerances)
-    for place, match in enumerate(like.matches):
-        rows[alive[place]]["prototype_match"] = None if match is None else match.reference_id
-    return table_of(rows, SCREENED)
+    for i, match in zip(alive, like.matches, strict=True):
+        rows[i]["prototype_match"] = None if match is None else match.reference_id
 
 
 def unique_table(table: pa.Table, config: ScreenConfig) -> pa.Table:
     """The same candidates, repeats of an earlier survivor turned away.
 
     Formula by formula, since crystals of two formulas never match, and column by column: a million candidates fit into
-    memory as arrays, not as a dictionary each.
+    memory as arrays, not as a dictionary each. Polymorphs are compared with those of the same given crystal alone.
     """
     from generative.screening.matching import Tolerances, group
 
     tolerances = Tolerances.from_config(config)
     ids, formulas = (table.column(name).to_pylist() for name in ("id", "formula"))
+    sources = table.column("source_id").to_pylist() if "source_id" in table.column_names else [None] * len(table)
     changed = {name: table.column(name).to_pylist() for name in ("duplicate_of", "rejected_by", "reason")}
-    of_formula: dict[str, list[int]] = defaultdict(list)
+    comparable: dict[tuple[str | None, str], list[int]] = defaultdict(list)
     for row, stage in enumerate(changed["rejected_by"]):
         if stage is None:
-            of_formula[formulas[row]].append(row)
+            comparable[sources[row], formulas[row]].append(row)
     crystals = table.select([field.name for field in STRUCTURE_FIELDS]).combine_chunks()
-    for rows in of_formula.values():
+    for rows in comparable.values():
         groups = group([c for c in crystals_of(crystals.take(pa.array(rows))) if c is not None], tolerances)
-        for place, first in enumerate(groups.first_members):
-            if first != place:
-                row, leader = rows[place], ids[rows[first]]
+        for row, first in zip(rows, groups.first_members, strict=True):
+            if rows[first] != row:
+                leader = ids[rows[first]]
                 changed["duplicate_of"][row] = leader
                 changed["rejected_by"][row] = Stage.DUPLICATE.value
                 changed["reason"][row] = f"matches {leader} ({tolerances})"
+    fields = _screened_fields(table)
     columns = [
         pa.array(changed[f.name], type=f.type) if f.name in changed else table.column(f.name).combine_chunks()
-        for f in SCREENED
+        for f in fields
     ]
-    return pa.table(columns, schema=pa.schema(SCREENED))
+    return pa.table(columns, schema=pa.schema(fields))
 
 
-def screen_chunk_file(config: DiscoverConfig, folder: Path, sampled: FileRef, dataset: FileRef, chunk: int) -> FileRef:
-    """Screen one chunk; see screen_table."""
+def screen_chunk_file(config: DiscoverConfig, folder: Path, sampled: FileRef, dataset: FileRef | None) -> FileRef:
+    """Screen one chunk, whose file keeps its name; see screen_table."""
     key = key_of(
         "screen",
         screen_chunk_file,
         screen=config.screen.model_dump(mode="json"),
         sampled=sampled.sha256,
-        dataset=dataset.sha256,
+        dataset=None if dataset is None else dataset.sha256,
     )
-    path = RunFolder(folder).chunk("screen", chunk)
-    return keyed(path, key, lambda: screen_table(sampled.read(), dataset.read(), config.screen))
+    path = folder / "screen" / sampled.path.name
+    return keyed(path, key, lambda: screen_table(sampled.read(), dataset and dataset.read(), config.screen))
 
 
 def unique_file(config: DiscoverConfig, folder: Path, screened: list[FileRef]) -> FileRef:
@@ -114,15 +140,20 @@ def unique_file(config: DiscoverConfig, folder: Path, screened: list[FileRef]) -
         screened=[ref.sha256 for ref in screened],
     )
     path = folder / "screened.parquet"
-    return keyed(path, key, lambda: unique_table(pa.concat_tables([ref.read() for ref in screened]), config.screen))
+    return keyed(
+        path,
+        key,
+        lambda: unique_table(pa.concat_tables([ref.read() for ref in screened]), config.screen),
+        ROWS_PER_GROUP,
+    )
 
 
-@task(name="screen", task_run_name="screen-{chunk}")
-def screen_task(config: DiscoverConfig, folder: Path, sampled: FileRef, dataset: FileRef, chunk: int) -> FileRef:
+@task(name="screen", task_run_name="screen-{sampled.path.stem}")
+def screen_task(sampled: FileRef, config: DiscoverConfig, folder: Path, dataset: FileRef | None) -> FileRef:
     """Screen a chunk; see screen_chunk_file."""
-    ref = screen_chunk_file(config, folder, sampled, dataset, chunk)
+    ref = screen_chunk_file(config, folder, sampled, dataset)
     alive = ref.read().column("rejected_by").null_count
-    get_run_logger().info("chunk %d: %d pass%s", chunk, alive, ", unchanged, skipped" if ref.reused else "")
+    get_run_logger().info("chunk %s: %d pass%s", sampled.path.stem, alive, ", unchanged, skipped" if ref.reused else "")
     return ref
 
 

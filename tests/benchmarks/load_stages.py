@@ -24,7 +24,7 @@ from generative.crystal.crystals import Crystal, crystals_of, structure_columns
 from tasks.discover.candidates import RELAXED
 from tasks.discover.known import choose_references, ingest_known
 from tasks.discover.phonons import candidates_file
-from tasks.discover.rank import judge_file
+from tasks.discover.rank import rank_file
 from tasks.discover.relax import survivors
 from tasks.discover.report import _report_parts, gather, write_run_report
 from tasks.discover.run import RunFolder, open_run, update_manifest
@@ -33,7 +33,7 @@ from tasks.files import FileRef, write_table
 from tasks.loading import PotentialIdentity
 from tests.benchmarks.made_candidates import made_candidates
 
-STAGES = ("make", "screen", "unique", "relax", "hull", "report", "export")
+STAGES = ("make", "screen", "unique", "relax", "rank", "report", "export")
 CHUNK = 5000
 METHOD = "made energies"
 IDENTITY = PotentialIdentity(name="made", method=METHOD, fingerprint="0" * 64, notes=())
@@ -105,7 +105,7 @@ def work(stage: str, config: DiscoverConfig, run: RunFolder) -> dict[str, Any]:
         return {}
     if stage == "screen":
         dataset = FileRef.of(known)
-        done = [screen_chunk_file(config, folder, s, dataset, i) for i, s in enumerate(chunk_files(run, "sample"))]
+        done = [screen_chunk_file(config, folder, sampled, dataset) for sampled in chunk_files(run, "sample")]
         return {"n_passed": sum(pq.read_table(d.path, columns=["rejected_by"]).column(0).null_count for d in done)}
     if stage == "unique":
         ref = unique_file(config, folder, chunk_files(run, "screen"))
@@ -116,10 +116,10 @@ def work(stage: str, config: DiscoverConfig, run: RunFolder) -> dict[str, Any]:
             write_table(relaxed_table(alive.slice(first, CHUNK), 1 + number), run.chunk("relax", number))
         return {}
     competing = [FileRef.of(references)]
-    if stage == "hull":
+    if stage == "rank":
         screened = FileRef.of(folder / "screened.parquet")
-        judged = judge_file(config, folder, IDENTITY, FileRef.of(known), screened, chunk_files(run, "relax"), competing)
-        ranks = candidates_file(folder, judged, []).read().column("rank")
+        ranked = rank_file(config, folder, IDENTITY, FileRef.of(known), screened, chunk_files(run, "relax"), competing)
+        ranks = candidates_file(folder, ranked, []).read().column("rank")
         return {"n_ranked": len(ranks) - ranks.null_count}
     return report(config, run, competing)
 

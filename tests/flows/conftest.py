@@ -178,7 +178,7 @@ class RunLog(logging.Handler):
         return {task for task, message in self.said if task in STAGES and "skipped" not in message}
 
 
-STAGES = frozenset({"ingest", "references", "sample", "screen", "unique", "relax", "hull"})
+STAGES = frozenset({"ingest", "references", "sample", "screen", "unique", "relax", "rank"})
 """Tasks that say whether they skipped what was done."""
 
 

@@ -18,7 +18,7 @@ from generative.crystal.crystals import Crystal, crystals_of, structure_columns
 from generative.datasets.manifest import read_dataset
 from tasks.discover.candidates import SAMPLED, Stage
 from tasks.discover.known import choose_references, ingest_known
-from tasks.discover.rank import judge_file
+from tasks.discover.rank import rank_file
 from tasks.discover.relax import relax_table, survivors
 from tasks.discover.run import RunFolder
 from tasks.discover.screen import screen_table, unique_table
@@ -182,8 +182,8 @@ def test_candidates_with_bad_numbers_stay_in_the_table_with_the_stage_that_turne
     for name, table in parts.items():
         write_table(table, run.path / f"{name}.parquet")
         files[name] = FileRef.of(run.path / f"{name}.parquet")
-    judged = judge_file(config, run.path, identity, known, files["screened"], [files["relaxed"]], [files["competing"]])
-    rows = {row["id"]: row for row in judged.read().to_pylist()}
+    ranked = rank_file(config, run.path, identity, known, files["screened"], [files["relaxed"]], [files["competing"]])
+    rows = {row["id"]: row for row in ranked.read().to_pylist()}
     assert set(rows) == set(malformed_crystals())
     turned_away = {name: row["rejected_by"] for name, row in rows.items()}
     for name in ("nan cell", "nan place", "endless cell", "flat", "left-handed", "overlapping", "dense", "thin"):

@@ -31,6 +31,7 @@ from generative.sampling import sample_chunk
 from tasks.discover.candidates import Stage
 from tasks.discover.known import choose_references
 from tasks.discover.report import finished_run, gather, render_again
+from tasks.discover.run import RunFolder, update_manifest
 from tasks.files import FileRef
 from tasks.report.run.markdown import markdown_report
 
@@ -209,6 +210,16 @@ def test_the_report_loads_nothing_from_elsewhere(finished: Any) -> None:
         assert (row["id"] in page) == (row["rank"] is not None)
 
 
+def test_a_run_made_when_ranking_was_called_hull_is_rendered_with_its_time(finished: Any, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "runs") / finished.folder.name
+    seconds = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["stage_seconds"]
+    old = {("hull" if stage == "rank" else stage): 1.0 for stage in seconds} | {"hull": 4321.0}
+    update_manifest(RunFolder(run), stage_seconds=old)
+    render_again(run)
+    assert json.loads((run / "manifest.json").read_text(encoding="utf-8"))["stage_seconds"]["rank"] == 4321.0
+    assert "1 h 12 min" in (run / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_report_of_more_candidates_than_it_lists_leads_to_all_of_them(
     finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,7 +264,7 @@ def test_a_rerun_computes_nothing_and_changes_nothing(finished: Any, discover: A
     execution = finished.config.execution.model_copy(update={"runs_folder": str(runs)})
     again = discover(finished.config.model_copy(update={"execution": execution}))
     assert again.log.computed() == set()
-    assert again.log.skipped() == {"ingest", "references", "sample", "screen", "unique", "relax", "hull"}
+    assert again.log.skipped() == {"ingest", "references", "sample", "screen", "unique", "relax", "rank"}
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert content(again.folder / "cifs") == content(finished.folder / "cifs")
     with open_job_store(StoreConfig(), again.folder) as store:
@@ -293,7 +304,7 @@ def test_another_force_criterion_relaxes_anew_but_draws_nothing(
     drawn = content(runs / "tiny" / "sample")
     stale = {file.name for file in (runs / "tiny" / "cifs").iterdir()}
     again = discover(campaign.config(runs, relax={"fmax_ev_per_ang": 0.5}))
-    assert again.log.computed() == {"relax", "hull"}
+    assert again.log.computed() == {"relax", "rank"}
     assert again.log.skipped() == {"ingest", "references", "sample", "screen", "unique"}
     assert content(runs / "tiny" / "sample") == drawn
     assert content(again.folder) != content(finished.folder)

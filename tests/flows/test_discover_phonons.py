@@ -70,8 +70,8 @@ def with_phonons(finished: Any, discover: Any, runs: Path, **changes: Any) -> An
 
 
 @pytest.fixture(scope="module")
-def shaken(finished: Any, discover: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return with_phonons(finished, discover, tmp_path_factory.mktemp("shaken") / "runs")
+def with_modes(finished: Any, discover: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return with_phonons(finished, discover, tmp_path_factory.mktemp("with_modes") / "runs")
 
 
 def said_by(run: Any, task: str) -> list[str]:
@@ -79,11 +79,11 @@ def said_by(run: Any, task: str) -> list[str]:
 
 
 def test_the_best_candidates_have_the_frequencies_of_their_hessians_and_say_whether_one_is_imaginary(
-    shaken: Any,
+    with_modes: Any,
 ) -> None:
-    table = pq.read_table(shaken.folder / "candidates.parquet")
-    rows, details = table.to_pylist(), pq.read_table(shaken.folder / "phonons.parquet").to_pylist()
-    loaded = potential(shaken.config.relax, shaken.config.execution)
+    table = pq.read_table(with_modes.folder / "candidates.parquet")
+    rows, details = table.to_pylist(), pq.read_table(with_modes.folder / "phonons.parquet").to_pylist()
+    loaded = potential(with_modes.config.relax, with_modes.config.execution)
     assert [row["id"] for row in details] == [row["id"] for row in rows[:N_BEST]]
     compared = []
     for row, detail, crystal in zip(rows[:N_BEST], details, crystals_of(table, "relaxed_")[:N_BEST], strict=True):
@@ -104,23 +104,25 @@ def test_the_best_candidates_have_the_frequencies_of_their_hessians_and_say_whet
         assert (row["lowest_phonon_thz"], row["dynamically_stable"], row["phonon_note"]) == (None, None, None)
 
 
-def test_the_phonons_change_nothing_else_in_the_table(shaken: Any, finished: Any) -> None:
+def test_the_phonons_change_nothing_else_in_the_table(with_modes: Any, finished: Any) -> None:
     names = ("lowest_phonon_thz", "dynamically_stable", "phonon_note")
-    with_them, without = (pq.read_table(run.folder / "candidates.parquet") for run in (shaken, finished))
+    with_them, without = (pq.read_table(run.folder / "candidates.parquet") for run in (with_modes, finished))
     assert with_them.drop_columns(list(names)).equals(without.drop_columns(list(names)))
     assert all(without.column(name).null_count == len(without) for name in names)
 
 
-def test_the_terminal_shows_phonons_where_there_are_any(shaken: Any, finished: Any) -> None:
-    with_them, without = (pq.read_table(run.folder / "candidates.parquet").to_pylist() for run in (shaken, finished))
+def test_the_terminal_shows_phonons_where_there_are_any(with_modes: Any, finished: Any) -> None:
+    with_them, without = (
+        pq.read_table(run.folder / "candidates.parquet").to_pylist() for run in (with_modes, finished)
+    )
     assert list(phonon_columns(with_them, RANKED)) == [*RANKED, "lowest_phonon_thz"]
     assert phonon_columns(without, RANKED) == RANKED
 
 
-def test_report_and_manifest_say_which_candidates_are_saddle_points(shaken: Any) -> None:
-    rows = pq.read_table(shaken.folder / "phonons.parquet").to_pylist()
+def test_report_and_manifest_say_which_candidates_are_saddle_points(with_modes: Any) -> None:
+    rows = pq.read_table(with_modes.folder / "phonons.parquet").to_pylist()
     unstable = sum(bool(row["n_imaginary"]) for row in rows)
-    page = (shaken.folder / "report.html").read_text(encoding="utf-8")
+    page = (with_modes.folder / "report.html").read_text(encoding="utf-8")
     section = page[page.index('<section id="phonons">') :].split("</section>")[0]
     assert f"{unstable} of {N_BEST} candidates whose phonons were computed" in section
     assert section.count("saddle point") == unstable
@@ -128,14 +130,16 @@ def test_report_and_manifest_say_which_candidates_are_saddle_points(shaken: Any)
     assert table.count("saddle point") == unstable
     for row in rows:
         assert f'data-column="phonon" data-value="{row["lowest_thz"]!r}"' in table
-    stated = json.loads((shaken.folder / "manifest.json").read_text())["phonons"]
+    stated = json.loads((with_modes.folder / "manifest.json").read_text())["phonons"]
     assert [figure["rank"] for figure in stated] == list(range(1, N_BEST + 1))
     assert stated[0]["lowest_thz"] == rows[0]["lowest_thz"]
 
 
-def test_phonons_are_computed_once_and_only_where_they_are_asked_for(shaken: Any, finished: Any, discover: Any) -> None:
-    runs = shaken.folder.parent
-    before = (shaken.folder / "candidates.parquet").read_bytes()
+def test_phonons_are_computed_once_and_only_where_they_are_asked_for(
+    with_modes: Any, finished: Any, discover: Any
+) -> None:
+    runs = with_modes.folder.parent
+    before = (with_modes.folder / "candidates.parquet").read_bytes()
     again = with_phonons(finished, discover, runs)
     assert len(said_by(again, "phonons")) == N_BEST
     assert all("unchanged, skipped" in message for message in said_by(again, "phonons"))
@@ -153,7 +157,7 @@ def test_phonons_are_computed_once_and_only_where_they_are_asked_for(shaken: Any
 
 @pytest.mark.slow
 def test_a_run_killed_among_the_phonons_goes_on_from_the_candidate_it_was_at(
-    shaken: Any, finished: Any, discover: Any, tmp_path: Path
+    with_modes: Any, finished: Any, discover: Any, tmp_path: Path
 ) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(finished.folder.parent, runs)
@@ -168,7 +172,7 @@ def test_a_run_killed_among_the_phonons_goes_on_from_the_candidate_it_was_at(
     assert {file: file.stat().st_mtime_ns for file in done} == done
     skipped = [message for message in said_by(again, "phonons") if "unchanged, skipped" in message]
     assert len(skipped) == len(done)
-    assert (again.folder / "candidates.parquet").read_bytes() == (shaken.folder / "candidates.parquet").read_bytes()
+    assert (again.folder / "candidates.parquet").read_bytes() == (with_modes.folder / "candidates.parquet").read_bytes()
 
 
 def test_a_candidate_without_phonons_keeps_its_rank_and_a_sentence(

@@ -22,17 +22,21 @@ PATIENCE_S = 240  # busy cores; alone it takes a twentieth
 
 pytestmark = pytest.mark.slow
 
-STAGES: dict[str, tuple[str, set[str]]] = {
-    "dataset": ("tiny/dataset/*", set()),
-    "sample": ("tiny/sample/*.parquet", {"ingest", "references"}),
-    "screen": ("tiny/screen/*.parquet", {"ingest", "references", "sample"}),
-    "references": (".references/*.parquet", {"ingest", "references", "sample", "screen", "unique"}),
-    "relax": ("tiny/relax/*.parquet", {"ingest", "references", "sample", "screen", "unique"}),
-    "hull": ("tiny/judged.parquet", {"ingest", "references", "sample", "screen", "unique", "relax", "hull"}),
-    "inputs": ("tiny/dft/*", {"ingest", "references", "sample", "screen", "unique", "relax", "hull"}),
-    "report": ("tiny/cifs/*", {"ingest", "references", "sample", "screen", "unique", "relax", "hull"}),
+FIRST_CHUNK_DRAWN = ("sample", "chunk 0: 4 candidates, unchanged, skipped")
+BEFORE_RELAXATION = {"ingest", "references", "sample", "screen", "unique"}
+BEFORE_INPUTS = {*BEFORE_RELAXATION, "relax", "rank"}
+STAGES: dict[str, tuple[str, set[str], set[tuple[str, str]]]] = {
+    "dataset": ("tiny/dataset/*", set(), set()),
+    "sample": ("tiny/sample/*.parquet", {"ingest", "references"}, set()),
+    "screen": ("tiny/screen/*.parquet", {"ingest", "references"}, {FIRST_CHUNK_DRAWN}),
+    "relax": ("tiny/relax/*.parquet", BEFORE_RELAXATION, set()),
+    "references": (".references/*.parquet", BEFORE_RELAXATION, set()),
+    "rank": ("tiny/ranked.parquet", BEFORE_INPUTS, set()),
+    "inputs": ("tiny/dft/*", BEFORE_INPUTS, set()),
+    "report": ("tiny/cifs/*", BEFORE_INPUTS, set()),
 }
-"""Where to kill: as soon as a file like this is there; tasks of which the rerun then says that all was done before."""
+"""Where to kill: as soon as a file like this is there; then what the rerun finds done before: tasks with all of their
+chunks, and words of single chunks. A chunk is screened before the next one is drawn."""
 
 
 def wait_until(there: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
@@ -67,7 +71,7 @@ UNEQUAL = {"tiny/manifest.json", "tiny/dataset/manifest.json", "tiny/settings.js
 def test_a_run_killed_in_any_stage_is_finished_by_the_next_with_the_same_result(
     stage: str, finished: Any, campaign: Any, discover: Any, tmp_path: Path
 ) -> None:
-    pattern, done = STAGES[stage]
+    pattern, done, said = STAGES[stage]
     runs = tmp_path / "runs"
     config = campaign.config(runs)
     with discover.running(config, tmp_path) as process:
@@ -80,6 +84,7 @@ def test_a_run_killed_in_any_stage_is_finished_by_the_next_with_the_same_result(
 
     again = discover(config)
     assert done <= again.log.skipped()
+    assert said <= set(again.log.said)
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     assert (again.folder / "candidates.parquet").read_bytes() == (finished.folder / "candidates.parquet").read_bytes()
     assert results(runs) == results(finished.folder.parent)

@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 import pytest
 import torch
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from configs.modification import parse_modification
+from configs.modification import ModifyConfig, parse_modification
 from generative import checkpoints
 from generative.crystal.crystals import Crystal, crystals_of
 from generative.systems.baselines.substitution import PrototypeSubstitution
 from generative.systems.unet.modifier import ModifierConfig, RegressionModifier
-from tasks.discover.modification import (
+from tasks.discover.candidates import CANDIDATES, POLYMORPHS
+from tasks.discover.own_files import OwnFileError
+from tasks.discover.phonons import best as best_of
+from tasks.discover.phonons import best_ranked, candidates_file, phonon_file
+from tasks.discover.polymorphs import rank_polymorphs_file, write_modification
+from tasks.discover.propose import (
     asked_of,
     given_crystals,
-    judge_polymorphs,
-    proposals_file,
-    relaxed_file,
-    summary_of,
-    with_polymorph_phonons,
-    write_modification,
+    given_file,
+    propose_chunk_file,
+    propose_chunks,
+    reference_file,
 )
-from tasks.discover.own_files import OwnFileError
+from tasks.discover.relax import relax_chunk_file, relax_chunks
+from tasks.discover.run import RunBusyError, locked
+from tasks.discover.screen import screen_chunk_file, unique_file
+from tasks.files import FileRef
 from tasks.loading import identify
+from tests.flows.conftest import prefect_client
 
 ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3])
 CAESIUM_CHLORIDE = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3])
@@ -61,56 +69,144 @@ def settings(folder: Path, **changes: object) -> dict[str, object]:
     }
 
 
-def test_the_ground_state_is_found_below_a_metastable_crystal_and_nothing_below_itself(folder: Path) -> None:
-    config = parse_modification(settings(folder), "test")
+@dataclass(frozen=True)
+class Stages:
+    """The files that a modification's stages leave, as the flow's tasks make them."""
+
+    given: FileRef
+    proposed: list[FileRef]
+    unique: FileRef
+    relaxed: list[FileRef]
+    sources: list[FileRef]
+    ranked: FileRef
+
+    @property
+    def all_files(self) -> list[FileRef]:
+        return [*self.proposed, self.unique, *self.relaxed, *self.sources, self.ranked]
+
+
+def stages(config: ModifyConfig) -> Stages:
+    run, folder = config.as_run(), config.folder
+    identity = identify(config.relax, config.execution)
     given, refused = given_crystals(config)
     assert not refused
-    proposed = proposals_file(config, given)
+    given_ref, known = given_file(given, folder), reference_file(config, folder)
+
+    def relaxed(source: FileRef, shared: bool) -> list[FileRef]:
+        return [relax_chunk_file(run, folder, identity, source, i, shared) for i in relax_chunks(source, run)]
+
+    proposed = [propose_chunk_file(config, folder, given_ref, i) for i in propose_chunks(given_ref, config)]
+    unique = unique_file(run, folder, [screen_chunk_file(run, folder, ref, None) for ref in proposed])
+    sources, done = relaxed(given_ref, True), relaxed(unique, False)
+    ranked = rank_polymorphs_file(config, folder, known, unique, done, sources)
+    return Stages(given_ref, proposed, unique, done, sources, ranked)
+
+
+def test_the_ground_state_is_found_below_a_metastable_crystal_and_nothing_below_itself(folder: Path) -> None:
+    config = parse_modification(settings(folder), "test")
+    made = stages(config)
+    candidates = candidates_file(config.folder, made.ranked, [], POLYMORPHS)
     identity = identify(config.relax, config.execution)
-    relaxed = relaxed_file(config, proposed, identity)
-    table = judge_polymorphs(proposed.read(), relaxed.read(), config)
-    assert len(table) == 2 * (1 + config.n_candidates)
-    metastable, ground = summary_of(table)
+    path = write_modification(config, config.folder, identity, candidates, made.sources)
+    metastable, ground = json.loads(path.read_text())["crystals"]
+    table = candidates.read()
+    assert len(table) == 2 * config.n_candidates
     assert metastable["best"]["spacegroup_symbol"] == "Fm-3m"
     assert metastable["best"]["energy_change_ev_per_atom"] < -0.03
     assert metastable["best"]["known_match"] is not None
     assert ground["best"] is None
     assert sum(ground["turned_away"].values()) == config.n_candidates
     rows = table.to_pylist()
+    assert metastable["n_lower"] == sum(row["rank"] is not None for row in rows)
+    assert all(row["rejected_by"] and row["reason"] for row in rows if row["rank"] is None)
     (best,) = (i for i, row in enumerate(rows) if row["id"] == metastable["best"]["id"])
     found = crystals_of(table, "relaxed_")[best]
     assert found is not None
     assert StructureMatcher().fit(found.to_structure(), ROCK_SALT)
-    energies = {row["id"]: row["energy_ev_per_atom"] for row in rows if row["source_id"] is None}
+    energies = {row["id"]: row["energy_ev_per_atom"] for ref in made.sources for row in ref.read().to_pylist()}
     change = rows[best]["energy_ev_per_atom"] - energies[rows[best]["source_id"]]
     assert rows[best]["energy_change_ev_per_atom"] == pytest.approx(change)
-    path = write_modification(config, table, identity)
-    assert json.loads(path.read_text())["crystals"][0]["n_lower"] == metastable["n_lower"]
-    assert len(list((config.folder / "cifs").glob("*.cif"))) == sum(row["rank"] is not None for row in rows)
-    assert pq.read_table(config.folder / "polymorphs.parquet").num_rows == len(table)
+    cifs = list((config.folder / "cifs").glob("*.cif"))
+    assert len(cifs) == metastable["n_lower"]
+    assert Structure.from_file(cifs[0]).composition.reduced_formula == "NaCl"
     assert not any(row["phonon_note"] or row["lowest_phonon_thz"] for row in rows)
-    assert proposals_file(config, given).reused
-    assert relaxed_file(config, proposed, identity).reused
+    assert all(ref.reused for ref in stages(config).all_files)
+
+
+def test_candidates_of_a_modification_have_the_columns_of_a_runs_but_those_of_the_hull(folder: Path) -> None:
+    config = parse_modification(settings(folder), "test")
+    table = candidates_file(config.folder, stages(config).ranked, [], POLYMORPHS).read()
+    own = {"source_id", "asked", "source_energy_ev_per_atom", "energy_change_ev_per_atom"}
+    of_the_hull = {
+        "formation_energy_ev_per_atom", "generated_formation_energy_ev_per_atom", "e_above_hull_ev_per_atom",
+        "decomposition", "hull_note",
+    }  # fmt: skip
+    assert set(table.column_names) == ({f.name for f in CANDIDATES} - of_the_hull) | own
+    assert {row["proposed_by"] for row in table.select(["proposed_by"]).to_pylist()} == {"generator"}
+    assert sorted(table.column("index").to_pylist()) == list(range(12))
+
+
+def test_an_interrupted_modification_goes_on_with_the_chunks_that_are_left(folder: Path) -> None:
+    """Polymorphs of one crystal make a chunk here; what was drawn for the other one is not drawn again."""
+    sample = {"checkpoint": str(folder / "prototypes"), "chunk_size": 6}
+    config = parse_modification(settings(folder, name="interrupted", sample=sample), "test")
+    whole = stages(parse_modification(settings(folder), "test"))
+    made = stages(config)
+    assert [ref.path.name for ref in made.proposed] == ["00000.parquet", "00001.parquet"]
+    drawn = pa.concat_tables([ref.read() for ref in made.proposed])
+    assert drawn.equals(pa.concat_tables([ref.read() for ref in whole.proposed]))
+    before = [ref.path.read_bytes() for ref in made.all_files]
+    made.proposed[1].path.unlink()
+    made.ranked.path.unlink()
+    again = stages(config)
+    assert [ref.reused for ref in again.proposed] == [True, False]
+    assert [ref.path.read_bytes() for ref in again.all_files] == before
+
+
+def test_a_polymorph_drawn_for_two_crystals_counts_for_each_of_them(folder: Path) -> None:
+    """Two metastable cells of one compound, of which the same lower crystal comes: neither is answered less."""
+    other = folder / "stretched.cif"
+    CAESIUM_CHLORIDE.copy().apply_strain(0.02, inplace=False).to(filename=str(other))
+    crystals = [str(folder / "caesium-chloride.cif"), str(other)]
+    config = parse_modification(settings(folder, name="twice", crystals=crystals), "test")
+    rows = stages(config).ranked.read().to_pylist()
+    best = [row for row in rows if row["rank"] == 1]
+    assert len({row["source_id"] for row in best}) == 2
+    assert {row["spacegroup_symbol"] for row in best} == {"Fm-3m"}
+    by_id = {row["id"]: row for row in rows}
+    twins = [row for row in rows if row["duplicate_of"] is not None]
+    assert twins
+    assert all(by_id[row["duplicate_of"]]["source_id"] == row["source_id"] for row in twins)
+
+
+def test_two_modifications_of_one_name_do_not_work_at_once(folder: Path) -> None:
+    config = parse_modification(settings(folder, name="busy"), "test")
+    with locked(config.folder), pytest.raises(RunBusyError, match="in use by another process"), locked(config.folder):
+        pass
 
 
 def test_phonons_tell_the_lower_polymorph_from_a_saddle_point(folder: Path) -> None:
     """Rock salt is the ground state of NaCl; zinc blende and caesium chloride are minima or saddle points above it."""
     phonons = {"n_best": 1, "supercell_height_ang": 5, "relax_fmax_ev_per_ang": 0.02, "mesh_length_ang": 1}
     config = parse_modification(settings(folder, phonons=phonons), "test")
-    given, _ = given_crystals(config)
-    proposed = proposals_file(config, given)
-    identity = identify(config.relax, config.execution)
-    table = judge_polymorphs(proposed.read(), relaxed_file(config, proposed, identity).read(), config)
-    shaken = with_polymorph_phonons(table, config, identity)
-    assert shaken.schema == table.schema
-    rows = shaken.to_pylist()
+    run, identity, made = config.as_run(), identify(config.relax, config.execution), stages(config)
+    best = best_ranked(made.ranked, run)
+    assert len(best) == 1
+
+    def with_phonons() -> FileRef:
+        found = [phonon_file(run, config.folder, identity, row["id"], c) for row, c in best_of(made.ranked, 1)]
+        return candidates_file(config.folder, made.ranked, found, POLYMORPHS)
+
+    candidates = with_phonons()
+    rows = candidates.read().to_pylist()
     assert [row["rank"] for row in rows if row["lowest_phonon_thz"] is not None] == [1]
-    metastable, _ = summary_of(shaken)
+    path = write_modification(config, config.folder, identity, candidates, made.sources)
+    metastable, _ = json.loads(path.read_text())["crystals"]
     assert metastable["best"]["spacegroup_symbol"] == "Fm-3m"
     assert metastable["best"]["dynamically_stable"] is True
     files = {file: file.stat().st_mtime_ns for file in (config.folder / "phonons").iterdir()}
     assert len(files) == 1
-    assert with_polymorph_phonons(table, config, identity).equals(shaken)
+    assert with_phonons().reused
     assert {file: file.stat().st_mtime_ns for file in (config.folder / "phonons").iterdir()} == files
 
 
@@ -119,12 +215,24 @@ def test_a_modifier_starts_from_the_crystal_itself(folder: Path) -> None:
     torch.manual_seed(0)
     checkpoints.save(folder / "untrained", RegressionModifier(ModifierConfig(size="tiny")), {}, torch.float32)
     changes = {"sample": {"checkpoint": str(folder / "untrained")}, "name": "untrained"}
-    config = parse_modification(settings(folder, **changes), "test")
-    table = proposals_file(config, given_crystals(config)[0]).read()
-    drawn = [row for row in table.to_pylist() if row["source_id"] is not None]
+    drawn = stages(parse_modification(settings(folder, **changes), "test")).ranked.read().to_pylist()
     assert len(drawn) == 12
+    assert {row["proposed_by"] for row in drawn} == {"modifier"}
     assert {row["rejected_by"] for row in drawn} == {"validity"}
     assert all(row["reason"] for row in drawn)
+
+
+def test_the_flow_leaves_candidates_summary_and_cifs(folder: Path, prefect_environment: dict[str, str]) -> None:
+    from flows.modify import modify
+
+    config = parse_modification(settings(folder, name="flow"), "test")
+    with prefect_client(prefect_environment):
+        assert modify(config) == config.folder
+    expected = candidates_file(config.folder, stages(config).ranked, [], POLYMORPHS)
+    assert expected.reused
+    found = json.loads((config.folder / "modification.json").read_text())["crystals"]
+    assert [entry["n_lower"] > 0 for entry in found] == [True, False]
+    assert len(list((config.folder / "cifs").glob("*.cif"))) == found[0]["n_lower"]
 
 
 def test_every_space_group_is_asked_for_with_every_change_of_energy(folder: Path) -> None:

@@ -12,7 +12,7 @@ from configs.paths import PROJECT
 from generative.checkpoints import generator_type
 from tasks.discover.known import choose_references, ingest_known
 from tasks.discover.phonons import candidates_file
-from tasks.discover.rank import judge_file
+from tasks.discover.rank import rank_file
 from tasks.discover.relax import relax_chunk_file
 from tasks.discover.run import open_run
 from tasks.discover.sample import sample_chunk_file
@@ -56,12 +56,12 @@ def test_every_function_that_a_stage_calls_lies_in_the_code_of_its_key(campaign:
         references = run_and_compare(choose_references, config, run.path, known)
         generator = generator_type(config.sample.checkpoint)
         sampled = run_and_compare(sample_chunk_file, config, run.path, known, 0, further=(generator,))
-        screened = run_and_compare(screen_chunk_file, config, run.path, sampled, known, 0)
+        screened = run_and_compare(screen_chunk_file, config, run.path, sampled, known)
         unique = run_and_compare(unique_file, config, run.path, [screened])
         competing = [
             run_and_compare(relax_chunk_file, config, run.path, identity, references, i, True)
             for i in range(-(-len(references.read()) // config.relax.chunk_size))
         ]
         relaxed = run_and_compare(relax_chunk_file, config, run.path, identity, unique, 0, False)
-        judged = run_and_compare(judge_file, config, run.path, identity, known, unique, [relaxed], competing)
-        run_and_compare(candidates_file, run.path, judged, [])
+        ranked = run_and_compare(rank_file, config, run.path, identity, known, unique, [relaxed], competing)
+        run_and_compare(candidates_file, run.path, ranked, [])

@@ -15,9 +15,10 @@ from configs.paths import PROJECT
 from generative.checkpoints import generator_type
 from tasks import source_code
 from tasks.discover.known import competing_phases
-from tasks.discover.modification import proposals_file
 from tasks.discover.phonons import phonon_file
-from tasks.discover.rank import judge_file
+from tasks.discover.polymorphs import rank_polymorphs_file
+from tasks.discover.propose import propose_chunk_file
+from tasks.discover.rank import rank_file
 from tasks.discover.relax import relax_chunk_file
 from tasks.discover.sample import sample_chunk_file
 from tasks.discover.screen import screen_chunk_file, unique_file
@@ -31,9 +32,10 @@ STAGES: tuple[Callable[..., Any], ...] = (
     unique_file,
     relax_chunk_file,
     competing_phases,
-    judge_file,
+    rank_file,
     phonon_file,
-    proposals_file,
+    propose_chunk_file,
+    rank_polymorphs_file,
     reconstruct,
     measured,
 )

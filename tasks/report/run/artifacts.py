@@ -23,7 +23,7 @@ from prefect.artifacts import (
 from prefect.context import FlowRunContext, TaskRunContext
 
 from tasks.report.pictures import crystal_png
-from tasks.report.run.markdown import MARKDOWN_LIMIT_BYTES, data_uri, markdown_report
+from tasks.report.run.markdown import data_uri, markdown_report
 from tasks.report.run.model import ReportInputs
 from tasks.report.run.summary import number, summarise
 from tasks.report.run.tables import candidate_rows, escape_markdown, markdown_formula
@@ -151,15 +151,3 @@ class Progress:
         except Exception as error:  # the server's troubles come as a dozen types, and progress is not worth a run
             self._active = False
             logger.debug("progress %s is no longer reported: %s", self._key, error)
-
-
-__all__ = [
-    "MARKDOWN_LIMIT_BYTES",
-    "Progress",
-    "artifact_key",
-    "fitting_rows",
-    "in_prefect_run",
-    "markdown_report",
-    "publish",
-    "report_link",
-]

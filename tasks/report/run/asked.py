@@ -24,7 +24,7 @@ def asked_figures(rows: Sequence[dict[str, Any]]) -> tuple[AskedFigure, ...]:
     found = []
     group = [(a["spacegroup"], row) for a, row in relaxed if a["spacegroup"] is not None]
     if group:
-        hits = [sum(row[name] == wish for wish, row in group) for name in ("generated_spacegroup", "spacegroup")]
+        hits = [sum(row[name] == asked for asked, row in group) for name in ("generated_spacegroup", "spacegroup")]
         found.append(AskedFigure("space group (spglib, 0.1 A)", len(group), *hits))
     energy = [
         (a["formation_energy_ev_per_atom"], row) for a, row in relaxed if a["formation_energy_ev_per_atom"] is not None
@@ -32,7 +32,7 @@ def asked_figures(rows: Sequence[dict[str, Any]]) -> tuple[AskedFigure, ...]:
     if energy:
         names = ("generated_formation_energy_ev_per_atom", "formation_energy_ev_per_atom")
         hits = [
-            sum(row[name] is not None and abs(row[name] - wish) <= ENERGY_WITHIN_EV_PER_ATOM for wish, row in energy)
+            sum(row[name] is not None and abs(row[name] - asked) <= ENERGY_WITHIN_EV_PER_ATOM for asked, row in energy)
             for name in names
         ]
         found.append(AskedFigure(f"formation energy within {ENERGY_WITHIN_EV_PER_ATOM} eV/atom", len(energy), *hits))

@@ -86,12 +86,12 @@ def _gallery(best: list[ReportCandidate], elements: tuple[str, ...], room_bytes:
             picture = data_uri(crystal_png(candidate.structure, 240, elements))
         image = f'<img src="{picture}" alt="{html.escape(candidate.formula)}" width="150">'
         above = number(candidate.e_above_hull_ev_per_atom)
-        place = f"{above} eV/atom above hull" if above else "no place on the hull"
+        energy = f"{above} eV/atom above hull" if above else "no place on the hull"
         name = f"{candidate.rank}. {markdown_formula(candidate.formula)}"
-        room_bytes -= len(image) + len(name) + len(place)
+        room_bytes -= len(image) + len(name) + len(energy)
         if room_bytes < 0:
             break
-        cells.append((name, image, place))
+        cells.append((name, image, energy))
     if not cells:
         return []
     return [
@@ -101,7 +101,7 @@ def _gallery(best: list[ReportCandidate], elements: tuple[str, ...], room_bytes:
                 "| " + " | ".join(name for name, _, _ in cells) + " |",
                 "|" + ":-:|" * len(cells),
                 "| " + " | ".join(image for _, image, _ in cells) + " |",
-                "| " + " | ".join(place for _, _, place in cells) + " |",
+                "| " + " | ".join(energy for _, _, energy in cells) + " |",
             ]
         ),
     ]

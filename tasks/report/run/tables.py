@@ -53,12 +53,12 @@ def candidates_markdown(candidates: Sequence[ReportCandidate], limit: int = 20) 
         candidates: in any order.
         limit: rows at most.
     """
-    shaken = any_phonons(candidates)
+    has_phonons = any_phonons(candidates)
     header = (
         "| Rank | Formula | Energy above hull (eV/atom) | Formation energy (eV/atom) | Space group | ΔE (eV/atom) "
-        f"| ΔV (Å³/atom) |{' Lowest phonon (THz) |' if shaken else ''} In a database | Prototype | Id |"
+        f"| ΔV (Å³/atom) |{' Lowest phonon (THz) |' if has_phonons else ''} In a database | Prototype | Id |"
     )
-    rows = [header, f"|--:|:--|--:|--:|:--|--:|--:|{'--:|' if shaken else ''}:--|:--|:--|"]
+    rows = [header, f"|--:|:--|--:|--:|:--|--:|--:|{'--:|' if has_phonons else ''}:--|:--|:--|"]
     for c in sorted(candidates, key=lambda c: (c.rank, c.id))[:limit]:
         group = "" if c.spacegroup_number is None else f"{escape_markdown(c.spacegroup_symbol)} ({c.spacegroup_number})"
         cells = [
@@ -69,7 +69,7 @@ def candidates_markdown(candidates: Sequence[ReportCandidate], limit: int = 20) 
             group,
             number(c.delta_e_ev_per_atom, signed=True),
             number(c.delta_v_ang3_per_atom, 2, signed=True),
-            *([number(c.lowest_phonon_thz, 2)] if shaken else []),
+            *([number(c.lowest_phonon_thz, 2)] if has_phonons else []),
             escape_markdown(c.known_match) if c.known_match else "new",
             escape_markdown(prototype_name(c)) + (" (offered)" if c.proposed_by == Proposer.PROTOTYPE else ""),
             escape_markdown(c.id),
@@ -94,7 +94,7 @@ def candidate_rows(candidates: Sequence[ReportCandidate]) -> list[dict[str, Any]
             "phonon note": c.phonon_note,
         }
 
-    shaken = any_phonons(candidates)
+    has_phonons = any_phonons(candidates)
     return [
         {
             "rank": c.rank,
@@ -107,7 +107,7 @@ def candidate_rows(candidates: Sequence[ReportCandidate]) -> list[dict[str, Any]
             "rms ((V/atom)^1/3)": rounded(c.rms, 4),
             "relaxation": c.relax_status,
             "steps": c.relax_steps,
-            **(dynamics(c) if shaken else {}),
+            **(dynamics(c) if has_phonons else {}),
             "in a database": c.known_match or "",
             "proposed by": c.proposed_by,
             "prototype": prototype_name(c),

@@ -22,12 +22,12 @@ from dft.engines.potential import PotentialEngine
 from dft.job_folder import Job, Purpose
 from dft.potentials.loading import LoadedPotential
 from generative.crystal.crystals import Crystal, structure_columns
-from tasks.discover.candidates import SCREENED
+from tasks.discover.candidates import MODIFIED, SCREENED
 from tasks.discover.known import PotentialScorer
-from tasks.discover.modification import PROPOSED, judge_polymorphs
 from tasks.discover.own_files import as_candidates
 from tasks.discover.phases import phases_file
-from tasks.discover.rank import judge_file
+from tasks.discover.polymorphs import rank_polymorphs
+from tasks.discover.rank import rank_file
 from tasks.discover.relax import relax_table
 from tasks.discover.report import hull_data, rejections_of
 from tasks.evaluate.relaxation import static_energies
@@ -86,8 +86,8 @@ def test_an_isolated_candidate_is_turned_away_with_its_reason_and_an_isolated_ph
     identity = PotentialIdentity(name="springs", method=springs.method, fingerprint="0" * 64, notes=())
     drawn = written(screened, tmp_path / "screened.parquet")
     known = written(crystal_table(phases), tmp_path / "known.parquet")
-    judged = judge_file(settings(), tmp_path, identity, known, drawn, [relaxed], [references])
-    rows = {row["id"]: row for row in judged.read().to_pylist()}
+    ranked = rank_file(settings(), tmp_path, identity, known, drawn, [relaxed], [references])
+    rows = {row["id"]: row for row in ranked.read().to_pylist()}
     sparse, dense = rows["sparse"], rows["dense"]
     assert (sparse["relax_status"], sparse["rejected_by"], sparse["rank"]) == ("isolated", "relaxation", None)
     assert sparse["energy_ev_per_atom"] is None
@@ -111,20 +111,21 @@ def test_a_prototype_that_ends_isolated_is_no_scored_crystal() -> None:
 
 
 def test_polymorphs_of_an_isolated_crystal_are_turned_away_since_it_has_no_energy(springs: LoadedPotential) -> None:
-    crystals = {"given": SPARSE_AR, "denser": DENSE_AR}
-    table = crystal_table(crystals)
-    columns = {**{f.name: table.column(f.name) for f in PROPOSED if f.name in table.column_names}}
-    columns["source_id"] = pa.array([None, "given"], pa.string())
-    proposed = pa.table(
-        {f.name: columns[f.name] if f.name in columns else pa.nulls(2, f.type) for f in PROPOSED},
-        schema=pa.schema(PROPOSED),
+    sources = relax_table(crystal_table({"given": SPARSE_AR}), settings())
+    table = crystal_table({"denser": DENSE_AR})
+    columns = {f.name: table.column(f.name) for f in SCREENED if f.name in table.column_names}
+    columns["source_id"] = pa.array(["given"], pa.string())
+    fields = [*SCREENED, *MODIFIED]
+    screened = pa.table(
+        {f.name: columns[f.name] if f.name in columns else pa.nulls(1, f.type) for f in fields},
+        schema=pa.schema(fields),
     )
     config = ModifyConfig(crystals=("given.cif",))
-    rows = {row["id"]: row for row in judge_polymorphs(proposed, relax_table(table, settings()), config).to_pylist()}
-    assert rows["given"]["relax_status"] == "isolated"
-    assert rows["denser"]["rejected_by"] == "source"
-    assert "given itself could not be relaxed: after 0 steps, 1 of 1 atoms has no neighbour" in rows["denser"]["reason"]
-    assert rows["denser"]["rank"] is None
+    (row,) = rank_polymorphs(sources, screened, relax_table(table, settings()), None, config).to_pylist()
+    assert sources.column("relax_status").to_pylist() == ["isolated"]
+    assert row["rejected_by"] == "source"
+    assert "given itself could not be relaxed: after 0 steps, 1 of 1 atoms has no neighbour" in row["reason"]
+    assert row["rank"] is None
 
 
 @pytest.mark.parametrize("purpose", [Purpose.STATIC, Purpose.RELAXATION])

@@ -21,7 +21,7 @@ from generative.datasets.prototypes import decorate
 from tasks.discover import candidates
 from tasks.discover.candidates import RELAXED, SAMPLED, SCREENED
 from tasks.discover.phases import candidate_id, counted, phase_lines, phases_table, prototype_candidates
-from tasks.discover.rank import judge_file
+from tasks.discover.rank import rank_file
 from tasks.discover.screen import screen_table
 from tasks.files import FileRef, write_table
 from tasks.loading import PotentialIdentity
@@ -222,10 +222,10 @@ def test_prototypes_are_ranked_with_the_generated_and_measured_against_the_other
     }.items():  # fmt: skip
         write_table(table, tmp_path / f"{name}.parquet")
         files[name] = FileRef.of(tmp_path / f"{name}.parquet")
-    judged = judge_file(
+    ranked = rank_file(
         config, tmp_path, IDENTITY, files["known"], files["screened"], [files["relaxed"]], [files["competing"]]
     )
-    rows = {row["id"]: row for row in judged.read().to_pylist()}
+    rows = {row["id"]: row for row in ranked.read().to_pylist()}
     assert rows["known"]["rejected_by"] == "known after relaxation"
     # It relaxed into a prototype that is a database's crystal: the database's id is what a reader looks up.
     assert rows["known"]["known_match"] == system.copies[held[0]]
@@ -242,7 +242,7 @@ def test_prototypes_are_ranked_with_the_generated_and_measured_against_the_other
         assert row["condition"] is None
         if name == free[0]:  # the generated crystal is the same and lower
             assert (row["rejected_by"], row["duplicate_of"]) == ("duplicate after relaxation", "low twin")
-    ranked = [row for row in judged.read().to_pylist() if row["rank"] is not None]
+    ranked = [row for row in ranked.read().to_pylist() if row["rank"] is not None]
     heights = [row["e_above_hull_ev_per_atom"] for row in ranked]
     assert heights == sorted(heights)
     lines = phase_lines(tmp_path)

@@ -11,7 +11,7 @@ from pymatgen.core.structure import Structure
 
 from configs.schema import DiscoverConfig
 from generative.crystal.crystals import Crystal, structure_columns
-from tasks.discover.candidates import JUDGED, table_of
+from tasks.discover.candidates import RANKED, table_of
 from tasks.discover.phonons import best, candidates_file, phonon_figures, phonon_file
 from tasks.files import FileRef, write_table
 from tasks.loading import PotentialIdentity, identify
@@ -35,7 +35,7 @@ def identity(config: DiscoverConfig) -> PotentialIdentity:
     return identify(config.relax, config.execution)
 
 
-def judged_file(folder: Path, structures: list[Structure]) -> FileRef:
+def ranked_file(folder: Path, structures: list[Structure]) -> FileRef:
     """Ranked candidates, in this order, and one that was turned away."""
     crystals = [Crystal.from_structure(s) for s in structures]
     rows: list[dict[str, Any]] = [
@@ -47,18 +47,18 @@ def judged_file(folder: Path, structures: list[Structure]) -> FileRef:
         for row, value in zip(rows, values.to_pylist(), strict=True):
             row[name] = value
     rows.append({"id": "f" * 16, "formula": "Al", "rejected_by": "known", "reason": "matches Al"})
-    write_table(table_of(rows, JUDGED), folder / "judged.parquet", "key")
-    return FileRef.of(folder / "judged.parquet")
+    write_table(table_of(rows, RANKED), folder / "ranked.parquet", "key")
+    return FileRef.of(folder / "ranked.parquet")
 
 
 def test_aluminium_is_a_minimum_body_centred_titanium_a_saddle_point_and_a_failure_costs_the_others_nothing(
     config: DiscoverConfig, identity: PotentialIdentity, tmp_path: Path
 ) -> None:
     """bcc titanium falls apart into hcp at 0 K; polonium is an element that the potential was not trained on."""
-    judged = judged_file(tmp_path, [ALUMINIUM, TITANIUM, POLONIUM])
-    shaken = [phonon_file(config, tmp_path, identity, row["id"], crystal) for row, crystal in best(judged, 3)]
-    assert not any(ref.reused for ref in shaken)
-    ref = candidates_file(tmp_path, judged, shaken)
+    ranked = ranked_file(tmp_path, [ALUMINIUM, TITANIUM, POLONIUM])
+    phonons = [phonon_file(config, tmp_path, identity, row["id"], crystal) for row, crystal in best(ranked, 3)]
+    assert not any(ref.reused for ref in phonons)
+    ref = candidates_file(tmp_path, ranked, phonons)
     stable, saddle, failed, rejected = ref.read().to_pylist()
     assert stable["dynamically_stable"] is True
     assert stable["lowest_phonon_thz"] > -0.1
@@ -72,9 +72,9 @@ def test_aluminium_is_a_minimum_body_centred_titanium_a_saddle_point_and_a_failu
     assert [figure.rank for figure in figures] == [1, 2, 3]
     assert figures[2].notes == failed["phonon_note"]
 
-    again = [phonon_file(config, tmp_path, identity, row["id"], crystal) for row, crystal in best(judged, 3)]
+    again = [phonon_file(config, tmp_path, identity, row["id"], crystal) for row, crystal in best(ranked, 3)]
     assert all(one.reused for one in again)
-    assert candidates_file(tmp_path, judged, again).reused
-    fewer = candidates_file(tmp_path, judged, again[:1])
+    assert candidates_file(tmp_path, ranked, again).reused
+    fewer = candidates_file(tmp_path, ranked, again[:1])
     assert not fewer.reused
     assert [row["dynamically_stable"] for row in fewer.read().to_pylist()] == [True, None, None, None]

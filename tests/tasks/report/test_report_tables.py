@@ -33,16 +33,16 @@ def test_the_markdown_table_is_ranked_has_units_and_as_many_cells_in_every_row(i
 
 def test_phonons_have_columns_only_where_they_were_asked_for(inputs: ReportInputs) -> None:
     first, second, *rest = inputs.candidates
-    shaken = (
+    with_phonons = (
         dataclasses.replace(first, lowest_phonon_thz=-2.5, dynamically_stable=False),
         dataclasses.replace(second, phonon_note="a supercell of Ti2N is too large"),
         *rest,
     )
-    head, _, *lines = candidates_markdown(shaken, limit=3).splitlines()
+    head, _, *lines = candidates_markdown(with_phonons, limit=3).splitlines()
     place = cells(head).index("Lowest phonon (THz)")
     assert [cells(line)[place] for line in lines] == ["\u22122.50", "", ""]
     assert {len(cells(line)) for line in (head, *lines)} == {11}
-    rows = candidate_rows(shaken)
+    rows = candidate_rows(with_phonons)
     assert [row["dynamically stable"] for row in rows[:3]] == ["no", "", ""]
     assert rows[0]["lowest phonon (THz)"] == -2.5
     assert rows[1]["phonon note"] == "a supercell of Ti2N is too large"
