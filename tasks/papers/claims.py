@@ -8,12 +8,19 @@ only where the difference exceeds two standard errors; what lies within them is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, NamedTuple, Protocol
 
+from generative.metrics.figures import Figure
+from tasks.papers.results import Result, ResultKey, share_error
+
 NameOf = Callable[[str, str], str]
+"""A system's name for readers, by its own name and the way in which it places atoms."""
+
+NETWORK_CALLS = "network calls"
+"""A number that is no figure of a protocol but part of what drawing took."""
 
 SIGMAS = 2.0
 """A difference of this many standard errors is one."""
@@ -35,6 +42,37 @@ class Numbers(Protocol):
 
     def number(self, stage: str, dataset: str, system: str, reverse: str, figure: str) -> Number | None:
         """The number, None where it is not measured."""
+
+
+def stated_share(value: float, n: int) -> Number:
+    """A share in % as a paper states it, of `n` crystals: with the binomial error that follows."""
+    return Number(value, share_error(Figure("", "", value, "%", n)).error)
+
+
+@dataclass(frozen=True)
+class OurNumbers:
+    """What was measured here.
+
+    Attributes:
+        results: by key.
+        names: (stage, figure) -> our name of the figure, where it differs from the paper's.
+    """
+
+    results: Mapping[ResultKey, Result]
+    names: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    def number(self, stage: str, dataset: str, system: str, reverse: str, figure: str) -> Number | None:
+        """A figure with its error."""
+        result = self.results.get(ResultKey(stage, dataset, system, reverse))
+        if result is None:
+            return None
+        if figure == NETWORK_CALLS:
+            calls = result.budget.get("network_calls")
+            return Number(float(calls)) if calls else None
+        found = result.measured(self.names.get((stage, figure), figure))
+        if found is None:
+            return None
+        return Number(found.figure.value, found.error if math.isfinite(found.error) else math.inf)
 
 
 class Verdict(StrEnum):
@@ -87,7 +125,7 @@ class Finding:
     remark: str = ""
 
 
-def judge(claim: Claim, numbers: Numbers, name_of: NameOf) -> Finding:
+def verdict_of(claim: Claim, numbers: Numbers, name_of: NameOf) -> Finding:
     """Whether numbers bear out a claim; of several systems on a side the one nearest to the other side decides.
 
     Args: claim; numbers to put it to; name_of: a system's name for readers, by its own name and reverse.
@@ -114,10 +152,10 @@ def judge(claim: Claim, numbers: Numbers, name_of: NameOf) -> Finding:
 
 
 def _known(
-    claim: Claim, places: tuple[tuple[str, str], ...], numbers: Numbers, name_of: NameOf
+    claim: Claim, sides: tuple[tuple[str, str], ...], numbers: Numbers, name_of: NameOf
 ) -> tuple[list[tuple[str, Number]], list[str]]:
     known, missing = [], []
-    for system, reverse in places:
+    for system, reverse in sides:
         number = numbers.number(claim.stage, claim.dataset, system, reverse, claim.figure)
         name = name_of(system, reverse)
         if number is None:

@@ -1,8 +1,8 @@
 """What a reproduction has measured so far, on disk: one JSON document per stage, data set, system and way of decoding.
 
-A document says what it was made from (`inputs`: settings and digests) and by what (`key`: besides, code and packages).
-A stage is done again where the key differs; a table takes what has the right inputs, and says what other code has made.
-So results that another machine has made can be brought here and stand in the table.
+A document says what it was made from (`inputs`: settings and digests) and by what (`digest`: besides, code and
+packages). A stage is done again where the digest differs; a table takes what has the right inputs, and says what other
+code has made. So results that another machine has made can be brought here and stand in the table.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ReproductionError(RuntimeError):
     """A reproduction of which some results could not be made; the message names the first."""
 
 
-class Reproduction(Protocol):
+class InFolder(Protocol):
     """Settings of a reproduction, as far as results need them."""
 
     @property
@@ -44,9 +44,17 @@ class Reproduction(Protocol):
         """Where everything is written."""
 
 
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, and how many of how many are."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Tells nobody."""
+
+
 @dataclass(frozen=True)
-class Place:
-    """Which result: the stage, the data set, the system, and how atoms were placed.
+class ResultKey:
+    """Names one result: the stage, the data set, the system, and how atoms were placed.
 
     Attributes:
         stage: such as 'train' or 'generate'.
@@ -65,12 +73,12 @@ class Place:
         """For file names and messages."""
         return "-".join(filter(None, (self.stage, self.dataset, self.system, self.reverse)))
 
-    def folder(self, config: Reproduction) -> Path:
+    def folder(self, config: InFolder) -> Path:
         """Where the stage keeps its files."""
         last = "-".join(filter(None, (self.stage, self.reverse)))
         return config.folder / self.dataset / self.system / last
 
-    def file(self, config: Reproduction) -> Path:
+    def file(self, config: InFolder) -> Path:
         """The document of its result."""
         return self.folder(config) / "result.json"
 
@@ -100,9 +108,9 @@ class Result:
     """What one stage has measured.
 
     Attributes:
-        place: of the result.
+        key: which result.
         inputs: digest of the settings and files it was made from.
-        key: digest of these, the code and the packages.
+        digest: of these, the code and the packages.
         figures: in the order in which they are read.
         budget: steps, seconds, crystals per second, device, network calls: what it took.
         curves: name -> [step, value] pairs, of trainings.
@@ -110,9 +118,9 @@ class Result:
         reused: whether it lay there already.
     """
 
-    place: Place
+    key: ResultKey
     inputs: str
-    key: str
+    digest: str
     figures: tuple[Measured, ...]
     budget: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
@@ -125,12 +133,12 @@ class Result:
         return found if found is not None and math.isfinite(found.figure.value) else None
 
     def as_dict(self) -> dict[str, Any]:
-        """The document."""
+        """The document. Its words "place" and "key" are those of the first version: results on disk outlive names."""
         return {
             "schema_version": 1,
-            "place": vars(self.place),
+            "place": vars(self.key),
             "inputs": self.inputs,
-            "key": self.key,
+            "key": self.digest,
             "figures": [figure.as_dict() for figure in self.figures],
             "budget": dict(self.budget),
             "curves": {name: [list(point) for point in points] for name, points in self.curves.items()},
@@ -147,7 +155,7 @@ class Result:
         try:
             stated = read_document(file, "it is made again")
             return cls(
-                Place(**stated["place"]),
+                ResultKey(**stated["place"]),
                 stated["inputs"],
                 stated["key"],
                 tuple(map(_measured, stated["figures"])),
@@ -181,17 +189,17 @@ def digest_of(parts: Mapping[str, Any]) -> str:
 
 
 def kept(
-    config: Reproduction, place: Place, measure: Entry, inputs: Mapping[str, Any], make: Callable[[], Made]
+    config: InFolder, key: ResultKey, measure: Entry, inputs: Mapping[str, Any], make: Callable[[], Made]
 ) -> Result:
     """The result that lies there if it was made from the same by the same code, else made and written."""
-    file = place.file(config)
-    key = key_of(place.stage, measure, inputs=inputs)
-    with locked(place.folder(config)):
+    file = key.file(config)
+    digest = key_of(key.stage, measure, inputs=inputs)
+    with locked(key.folder(config)):
         found = Result.read(file)
-        if found is not None and found.key == key:
+        if found is not None and found.digest == digest:
             return replace(found, reused=True)
         made = make()
-        result = Result(place, digest_of(inputs), key, made.figures, made.budget, made.curves, made.notes)
+        result = Result(key, digest_of(inputs), digest, made.figures, made.budget, made.curves, made.notes)
         result.write(file)
         return result
 

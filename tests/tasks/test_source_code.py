@@ -21,8 +21,8 @@ from tasks.discover.rank import judge_file
 from tasks.discover.relax import relax_chunk_file
 from tasks.discover.sample import sample_chunk_file
 from tasks.discover.screen import screen_chunk_file, unique_file
-from tasks.papers.dp_cdvae.measures import reconstruct
-from tasks.papers.unet.measures import measured
+from tasks.papers.dp_cdvae.stages import reconstruct
+from tasks.papers.unet.stages import measure
 from tasks.source_code import Entry, code_digest, project_digest, sources
 
 STAGES: tuple[Callable[..., Any], ...] = (
@@ -35,7 +35,7 @@ STAGES: tuple[Callable[..., Any], ...] = (
     phonon_file,
     proposals_file,
     reconstruct,
-    measured,
+    measure,
 )
 
 
@@ -85,10 +85,10 @@ def test_a_helper_that_is_new_counts_from_the_moment_it_is_imported_however_deep
     forget()
     before = code_digest(relax_chunk_file)
     assert "dft/planted.py" not in names(relax_chunk_file)
-    neighbours = copy / "dft" / "neighbours.py"
+    neighbours = copy / "dft" / "potentials" / "neighbours.py"
     # Inside the body of what others call: where this project has its slow imports.
     neighbours.write_text(neighbours.read_text() + "\n\ndef _planted():\n    from dft.planted import FACTOR\n")
-    fire = copy / "dft" / "fire.py"
+    fire = copy / "dft" / "potentials" / "fire.py"
     fire.write_text(fire.read_text() + "\n\nfrom dft.potentials.neighbours import _planted\n\nprint(_planted)\n")
     forget()
     assert "dft/planted.py" in names(relax_chunk_file)
@@ -114,7 +114,7 @@ def test_each_stage_reaches_what_it_computes_with_and_not_what_others_do() -> No
     assert {"generative/sampling.py", "generative/plans.py", "generative/systems/crystal_flow.py"} <= sample
     assert "generative/systems/cdvae/system.py" not in sample
     assert "generative/crystal/cell_parameters.py" in names(reconstruct)
-    assert "generative/crystal/crystals.py" in names(measured)
+    assert "generative/crystal/crystals.py" in names(measure)
 
 
 def test_names_are_followed_one_by_one_and_modules_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

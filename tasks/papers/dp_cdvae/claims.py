@@ -5,15 +5,11 @@ Source: Pakornchote et al., Sci. Rep. 14, 1275 (2024), sections on reconstructio
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
-from generative.metrics.figures import Figure
 from generative.metrics.papers import papers
-from tasks.papers.claims import Claim, Number
-from tasks.papers.results import Place, Result, share_error
+from tasks.papers.claims import NETWORK_CALLS, Claim, Number, stated_share
 
 PAPER_NAMES: dict[str, str] = {
     "cdvae": "CDVAE",
@@ -49,7 +45,7 @@ class PaperNumbers:
 
     def number(self, stage: str, dataset: str, system: str, reverse: str, figure: str) -> Number | None:
         """A value of Tables 1, S1, 2 or 3."""
-        if figure == "network calls":
+        if figure == NETWORK_CALLS:
             return Number(self.CALLS[reverse])
         conditions = "reverse step of Eq. 6" if reverse == "eq6" else ""
         value = _stated().get((self.PROTOCOLS[stage], dataset, PAPER_NAMES[system], conditions), {}).get(figure)
@@ -58,7 +54,7 @@ class PaperNumbers:
         if _units()[figure] != "%":
             return Number(value)
         n = self.TEST_CRYSTALS[dataset] if stage == "reconstruct" or figure == "COV-R" else self.COUNTS[stage]
-        return Number(value, share_error(Figure("", figure, value, "%", n)).error)
+        return stated_share(value, n)
 
 
 @lru_cache(maxsize=1)
@@ -73,26 +69,6 @@ def _stated() -> dict[tuple[str, str, str, str], dict[str, float]]:
         (row.protocol, row.dataset, row.system, row.conditions if "Eq. 6" in row.conditions else ""): row.values
         for row in rows
     }
-
-
-@dataclass(frozen=True)
-class OurNumbers:
-    """What was measured here: place -> result."""
-
-    results: Mapping[Place, Result]
-
-    def number(self, stage: str, dataset: str, system: str, reverse: str, figure: str) -> Number | None:
-        """A figure with its error."""
-        result = self.results.get(Place(stage, dataset, system, reverse))
-        if result is None:
-            return None
-        if figure == "network calls":
-            calls = result.budget.get("network_calls")
-            return Number(float(calls)) if calls else None
-        found = result.measured(OUR_FIGURES.get((stage, figure), figure))
-        if found is None:
-            return None
-        return Number(found.figure.value, found.error if math.isfinite(found.error) else math.inf)
 
 
 def name_of(system: str, reverse: str) -> str:
@@ -180,4 +156,4 @@ def _calls() -> Iterator[Claim]:
     for dataset in DATASETS:
         text = "DP-CDVAE calls its network less often for a crystal than CDVAE"
         high, low = _all("cdvae"), _all(VARIANTS)
-        yield Claim(text, "settings", "generate", dataset, "network calls", high, low)
+        yield Claim(text, "settings", "generate", dataset, NETWORK_CALLS, high, low)

@@ -18,13 +18,19 @@ from configs.schema import ConfigError
 from configs.unet_reproduction import UNetReproductionConfig
 from generative.crystal.crystals import Crystal
 from generative.training.data import composition_of
-from tasks.papers.claims import Verdict, judge
-from tasks.papers.results import NotReadyError, Place
+from tasks.papers.claims import Verdict, verdict_of
+from tasks.papers.results import NotReadyError, ResultKey
 from tasks.papers.unet.claims import PaperNumbers, claims, name_of
-from tasks.papers.unet.data import Targets, parts_of, targets_of
-from tasks.papers.unet.measures import figures_of, measured, trained, training_of
-from tasks.papers.unet.places import COPY, SAME, places
-from tasks.papers.unet.report import gather, report_of
+from tasks.papers.unet.stages import (
+    COPY,
+    SAME,
+    ConditionalUNet,
+    Targets,
+    figures_of,
+    parts_of,
+    targets_of,
+    training_of,
+)
 
 CATIONS = ("Li", "Na", "K", "Rb", "Cs", "Mg", "Ca", "Sr", "Ba", "Zn")
 ANIONS = ("F", "Cl", "Br", "O", "S")
@@ -126,32 +132,33 @@ def test_figures_agree_with_pymatgen_and_their_parts_add_up(data: Path, runs: Pa
 def test_a_whole_reproduction_leaves_nothing_missing_and_a_second_one_reads_what_lies_there(
     data: Path, tmp_path: Path
 ) -> None:
-    config = config_of(data, tmp_path)
-    for stage in ("train", "generate", "modify"):
-        for place in places(config, stage):
-            result = trained(config, place) if stage == "train" else measured(config, place, lambda *_: None)
-            assert not result.reused
-    for place in places(config, "train"):
-        assert trained(config, place).reused
-    found = gather(config)
+    paper = ConditionalUNet(config_of(data, tmp_path))
+    assert paper.stages == ("train", "generate", "modify")
+    for stage in paper.stages:
+        for key in paper.keys(stage):
+            assert not (paper.train(key) if stage == "train" else paper.measure(key)).reused
+    for stage in paper.stages:
+        for key in paper.keys(stage):
+            assert (paper.train(key) if stage == "train" else paper.measure(key)).reused
+    found = paper.collect()
     assert not found.missing
     assert not found.foreign
     assert len(found.results) == 6 + 5 + 5  # DDIM has the weights of DDPM
-    copies = found.results[Place("generate", "binaries", COPY)].measured("match rate")
+    copies = found.results[ResultKey("generate", "binaries", COPY)].measured("match rate")
     assert copies is not None
     assert copies.figure.value == 100  # rock salt scaled to the volume is rock salt
-    same = found.results[Place("modify", "binaries", SAME)].measured("match rate")
+    same = found.results[ResultKey("modify", "binaries", SAME)].measured("match rate")
     assert same is not None
     assert same.figure.value == 0  # the other structure of the compound
-    report = report_of(found)
+    report = paper.report(found)
     assert {table.name for table in report.tables} == {"claims", "generate-binaries", "modify-binaries", "training"}
     assert sum(report.verdicts.values()) == 4
     assert report.verdicts[Verdict.NOT_MEASURED] == 0
 
 
 def test_a_system_that_is_not_trained_is_said_to_be_missing(data: Path, tmp_path: Path) -> None:
-    found = gather(config_of(data, tmp_path, systems=["unet-ddim"]))
-    reasons = {(place.stage, place.system): why for place, why in found.missing.items()}
+    found = ConditionalUNet(config_of(data, tmp_path, systems=["unet-ddim"])).collect()
+    reasons = {(key.stage, key.system): why for key, why in found.missing.items()}
     assert reasons["train", "unet-ddpm"] == "the stage was not run"
     assert "unet-ddpm on binaries is not trained: run the stage train" in reasons["generate", "unet-ddim"]
 
@@ -171,7 +178,7 @@ def test_data_of_one_formula_need_a_file_of_test_crystals(data: Path, tmp_path: 
 
 def test_the_papers_own_numbers_bear_out_its_claims() -> None:
     for claim in claims(["anything"]):
-        assert judge(claim, PaperNumbers(), name_of).verdict is Verdict.HOLDS
+        assert verdict_of(claim, PaperNumbers(), name_of).verdict is Verdict.HOLDS
 
 
 def test_targets_have_a_digest_of_their_own() -> None:
