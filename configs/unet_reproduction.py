@@ -28,6 +28,11 @@ UNET_STAGES: tuple[UNetStage, ...] = get_args(UNetStage)
 GENERATORS: tuple[Generator, ...] = get_args(Generator)
 MODIFIERS: tuple[Modifier, ...] = get_args(Modifier)
 
+COPY = "prototype-copy"
+"""A row without a network: a training crystal of the asked space group and pattern of counts, its elements replaced."""
+SAME = "source-unchanged"
+"""A row without a network: the crystal that is to be modified, as it is."""
+
 
 class PolymorphData(NamedEntry):
     """One data set: its crystals, and how they are divided and tested."""

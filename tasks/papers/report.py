@@ -10,8 +10,7 @@ from typing import Any, Generic
 from configs.paths import project_version
 from tasks.files import package_versions
 from tasks.papers.claims import UNDECIDED, Claim, NameOf, Numbers, OurNumbers, Verdict, verdict_of
-from tasks.papers.results import Measured, Result, ResultKey
-from tasks.papers.stages import Config
+from tasks.papers.results import Config, Measured, Result, ResultKey
 from tasks.report.evaluation.model import heading, value_text
 
 EMPTY = "–"

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from configs.comparison import ComparisonConfig, NamedEntry
 from generative.metrics.figures import Figure
 from storage.atomic import sweep
 from storage.documents import read_document, write_document
@@ -36,13 +37,10 @@ class ReproductionError(RuntimeError):
     """A reproduction of which some results could not be made; the message names the first."""
 
 
-class InFolder(Protocol):
-    """Settings of a reproduction, as far as results need them."""
+AnyComparison = ComparisonConfig[NamedEntry]
+"""The settings of a reproduction, whatever its paper."""
 
-    @property
-    def folder(self) -> Path:
-        """Where everything is written."""
-
+Config = TypeVar("Config", bound=AnyComparison)
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how many of how many are."""
@@ -73,12 +71,12 @@ class ResultKey:
         """For file names and messages."""
         return "-".join(filter(None, (self.stage, self.dataset, self.system, self.reverse)))
 
-    def folder(self, config: InFolder) -> Path:
+    def folder(self, config: AnyComparison) -> Path:
         """Where the stage keeps its files."""
         last = "-".join(filter(None, (self.stage, self.reverse)))
         return config.folder / self.dataset / self.system / last
 
-    def file(self, config: InFolder) -> Path:
+    def file(self, config: AnyComparison) -> Path:
         """The document of its result."""
         return self.folder(config) / "result.json"
 
@@ -189,7 +187,7 @@ def digest_of(parts: Mapping[str, Any]) -> str:
 
 
 def kept(
-    config: InFolder, key: ResultKey, measure: Entry, inputs: Mapping[str, Any], make: Callable[[], Made]
+    config: AnyComparison, key: ResultKey, measure: Entry, inputs: Mapping[str, Any], make: Callable[[], Made]
 ) -> Result:
     """The result that lies there if it was made from the same by the same code, else made and written."""
     file = key.file(config)

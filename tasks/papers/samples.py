@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pyarrow as pa
 
-from configs.comparison import ComparisonConfig, NamedEntry
 from configs.schema import DiscoverConfig
 from dft.config import RelaxConfig
 from generative.crystal.crystals import Crystal, crystals_of, structure_columns
 from storage.documents import read_document, write_document
 from tasks.files import FileRef, key_of, keyed
-from tasks.papers.results import Progress, ResultKey
+from tasks.papers.results import AnyComparison, Progress, ResultKey
 from tasks.source_code import Entry
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class Plan(Generic[Drawing]):
     network: Callable[[Drawing], nn.Module]
 
 
-def in_chunks(config: ComparisonConfig[NamedEntry], key: ResultKey, plan: Plan[Drawing], progress: Progress) -> Drawn:
+def in_chunks(config: AnyComparison, key: ResultKey, plan: Plan[Drawing], progress: Progress) -> Drawn:
     """Draw a plan in chunks of `sample.chunk_size`, those that lie there taken as they are."""
     folder, size, n = key.folder(config), config.sample.chunk_size, len(plan.ids)
     refs, seconds, calls = [], 0.0, 0
@@ -101,9 +100,7 @@ def in_chunks(config: ComparisonConfig[NamedEntry], key: ResultKey, plan: Plan[D
     return Drawn(tuple(plan.ids), tuple(crystals), sampling)
 
 
-def _chunk(
-    config: ComparisonConfig[NamedEntry], key: ResultKey, plan: Plan[Drawing], rows: slice, path: Path, chunk: int
-) -> pa.Table:
+def _chunk(config: AnyComparison, key: ResultKey, plan: Plan[Drawing], rows: slice, path: Path, chunk: int) -> pa.Table:
     from generative.sampling import chunk_generator
     from tasks.loading import checkpoint as load
     from tasks.loading import device_of
@@ -149,9 +146,7 @@ def _counted_calls(network: nn.Module) -> Iterator[Callable[[], int]]:
         hook.remove()
 
 
-def relaxed(
-    config: ComparisonConfig[NamedEntry], relax: RelaxConfig, drawn: Drawn, folder: Path, progress: Progress
-) -> pa.Table:
+def relaxed(config: AnyComparison, relax: RelaxConfig, drawn: Drawn, folder: Path, progress: Progress) -> pa.Table:
     """The crystals relaxed: columns of tasks.discover.candidates.RELAXED; those that are none are left out.
 
     Args:

@@ -21,17 +21,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, cast
 
 from prefect import task
 from prefect.logging import get_run_logger
 
-from configs.comparison import ComparisonConfig, NamedEntry
 from configs.paths import AssetError
 from configs.reproduction import AnyReproduction
 from generative.training.config import TrainConfig
 from tasks.files import key_of
+from tasks.papers.report import Collected
 from tasks.papers.results import (
+    Config,
     Made,
     Measured,
     NotReadyError,
@@ -49,15 +50,12 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
 
     from tasks.papers.page import Report
-    from tasks.papers.report import Collected
 
 PAPERS = {
     "dp-cdvae": "tasks.papers.dp_cdvae.stages:DPCDVAE",
     "conditional-unet": "tasks.papers.unet.stages:ConditionalUNet",
 }
 """What a configuration names as its paper -> the class that makes it again, loaded when it is named."""
-
-Config = TypeVar("Config", bound=ComparisonConfig[NamedEntry])
 
 
 class Measurement(NamedTuple, Generic[Config]):
@@ -175,8 +173,6 @@ class Paper(ABC, Generic[Config]):
 
         Args: failures: what has just failed, and how.
         """
-        from tasks.papers.report import Collected
-
         results: dict[ResultKey, Result] = {}
         missing: dict[ResultKey, str] = {}
         foreign = []

@@ -10,14 +10,12 @@ from __future__ import annotations
 import csv
 import shutil
 from pathlib import Path
-from typing import Protocol
 
-from configs.schema import ExecutionConfig
 from generative.metrics.figures import Figure
 from generative.training.config import TrainConfig
 from storage.documents import read_document, write_document
 from tasks.discover.run import hardware
-from tasks.papers.results import InFolder, Measured, NotReadyError, Result, ResultKey
+from tasks.papers.results import AnyComparison, Measured, NotReadyError, Result, ResultKey
 from tasks.source_code import code_digest
 from tasks.train.training import train_on
 
@@ -29,18 +27,6 @@ FILES = {"data", "exclude", "validation"}
 
 CURVE_POINTS = 200
 """Most points of a curve that are kept: enough to draw it."""
-
-
-class Trains(InFolder, Protocol):
-    """Settings of a reproduction, as far as its trainings need them."""
-
-    @property
-    def size(self) -> str:
-        """Of the networks."""
-
-    @property
-    def execution(self) -> ExecutionConfig:
-        """Where the work is done."""
 
 
 def clear_unless(folder: Path, inputs: str) -> None:
@@ -57,7 +43,9 @@ def clear_unless(folder: Path, inputs: str) -> None:
         write_document(marker, {"inputs": inputs})
 
 
-def training_result(config: Trains, key: ResultKey, settings: TrainConfig, inputs: str, checkpoint: Path) -> Result:
+def training_result(
+    config: AnyComparison, key: ResultKey, settings: TrainConfig, inputs: str, checkpoint: Path
+) -> Result:
     """What a finished training took, with its last losses and its curves.
 
     Args: the reproduction; which result; settings of the training; digest of settings and files; checkpoint.
@@ -116,7 +104,7 @@ def curves_of(folder: Path) -> dict[str, list[list[float]]]:
     return curves
 
 
-def checkpoint_of(config: InFolder, key: ResultKey, inputs: str, what: str) -> tuple[str, str]:
+def checkpoint_of(config: AnyComparison, key: ResultKey, inputs: str, what: str) -> tuple[str, str]:
     """The trained checkpoint and its digest; where only the result of its training is here, the digest that it states.
 
     Args: the reproduction; which training; digest of its settings and files; what was trained, for messages.

@@ -23,8 +23,8 @@ from lightning.pytorch.callbacks import Callback
 from configs.reproduction import ReproductionConfig
 from generative.crystal.bonds import crystal_nn_bonds
 from generative.crystal.crystals import Crystal, reduced
-from generative.systems.cdvae.cells import Cells
 from generative.systems.cdvae.config import CDVAESampler
+from generative.systems.cdvae.decoding import Cells
 from generative.systems.cdvae.family import FAMILY
 from generative.systems.cdvae.system import CDVAE
 from generative.training.callbacks import save_state

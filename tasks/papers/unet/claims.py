@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
+from configs.unet_reproduction import COPY, SAME
 from generative.metrics.papers import papers
 from tasks.papers.claims import Claim, Number, stated_share
-from tasks.papers.unet.stages import COPY, SAME
 
 PAPER_NAMES = {
     "unet-ddpm": "DDPM",

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs.paths import resolve
-from configs.unet_reproduction import PolymorphData, UNetReproductionConfig
+from configs.unet_reproduction import COPY, SAME, PolymorphData, UNetReproductionConfig
 from generative.config import DataConfig, FilesSource, FilterConfig
 from generative.crystal.crystals import Crystal
 from generative.crystal.standard_setting import in_standard_settings
@@ -46,11 +46,6 @@ if TYPE_CHECKING:
     from tasks.papers.report import Collected
 
 Task = Literal["generate", "modify"]
-
-COPY = "prototype-copy"
-"""No network: a training crystal of the asked space group and pattern of counts, its elements replaced."""
-SAME = "source-unchanged"
-"""No network: the crystal that is to be modified, as it is."""
 
 TRAINED_AS = {"unet-ddim": "unet-ddpm"}
 """Systems that have the weights of another one."""

@@ -15,15 +15,13 @@ from pymatgen.core.structure import Structure
 
 from configs.reproduction import parse_reproduction, with_official_files
 from configs.schema import ConfigError
-from configs.unet_reproduction import UNetReproductionConfig
+from configs.unet_reproduction import COPY, SAME, UNetReproductionConfig
 from generative.crystal.crystals import Crystal
 from generative.training.data import composition_of
 from tasks.papers.claims import Verdict, verdict_of
 from tasks.papers.results import NotReadyError, ResultKey
 from tasks.papers.unet.claims import PaperNumbers, claims, name_of
 from tasks.papers.unet.stages import (
-    COPY,
-    SAME,
     ConditionalUNet,
     Targets,
     figures_of,
