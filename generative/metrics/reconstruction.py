@@ -184,17 +184,6 @@ def evaluate(
     )
 
 
-def match_rms(prediction: Crystal, truth: Crystal) -> float | None:
-    """StructureMatcher.get_rms_dist(prediction, truth)[0] at the protocol's tolerances; None if they do not match.
-
-    Raises: ValueError: if the matcher cannot handle one of them, as for degenerate cells.
-    """
-    found = pairwise_rms([prediction], [truth], csp_tolerances())
-    if found.failures:
-        raise ValueError(found.failures[0])
-    return None if math.isnan(found.rms[0]) else float(found.rms[0])
-
-
 def csp_tolerances() -> Tolerances:
     """The tolerances of the protocol, with the installed pymatgen's version."""
     return Tolerances.of(LTOL, STOL, ANGLE_TOL_DEG)

@@ -236,8 +236,8 @@ def parts_of(protocols: Sequence[str]) -> tuple[str, ...]:
     """
     from generative.metrics.protocols import evaluations_of
 
-    parts = [kind.name for kind in evaluations_of(protocols)]
-    return tuple([*parts, "ground state"] if "sun" in parts and "ground state" not in parts else parts)
+    parts = evaluations_of(protocols)
+    return (*parts, "ground state") if "sun" in parts and "ground state" not in parts else parts
 
 
 def _demanded(config: JudgeConfig) -> frozenset[str]:

@@ -78,11 +78,6 @@ class Parts:
     fingerprint: str
 
 
-def kept_settings(config: UNetReproductionConfig, dataset: str) -> Path:
-    """Where standard settings are kept, for all trainings of a data set."""
-    return config.folder / dataset / "settings"
-
-
 def parts_of(config: UNetReproductionConfig, entry: PolymorphData, task: Task) -> Parts:
     """The two parts of a data set for a task.
 
