@@ -1,8 +1,8 @@
 """Features of crystals by a small trained network, for the Frechet distance that papers take from a CGCNN.
 
 The paper on adaptive crystal cells (arXiv:2310.10695) compares the activations of the layer before the last of a CGCNN
-that is not published; such values depend on the network entirely. So figures made of these features carry its name and
-digest, 'CGCNN 0123456789ab', and compare with figures of the same digest alone: neither with a paper's nor with those
+that is not published; such values depend on the network entirely. So metrics made of these features carry its name and
+digest, 'CGCNN 0123456789ab', and compare with metrics of the same digest alone: neither with a paper's nor with those
 of other weights. Weights are safetensors and JSON; nothing in them can run code, and files that do not fit each other
 are refused.
 """
@@ -62,7 +62,7 @@ class FeatureNetwork:
 
     @property
     def name(self) -> str:
-        """As figures state it: 'CGCNN' and the digest's first twelve characters."""
+        """As metrics state it: 'CGCNN' and the digest's first twelve characters."""
         return f"CGCNN {self.digest[:12]}"
 
 

@@ -17,9 +17,9 @@ import pyarrow as pa
 from generative.crystal.crystals import Crystal, crystals_of
 from generative.metrics.coverage import Cutoffs
 from generative.metrics.distributions import Property, property_values, wasserstein
-from generative.metrics.figures import Evaluation, Figure
 from generative.metrics.generation import Energies, generation, prints_of
 from generative.metrics.ground_state import MEV_PER_EV, Relaxations, ground_state
+from generative.metrics.metric import Evaluation, Metric
 from generative.metrics.reconstruction import Gate, evaluate
 from generative.metrics.shares import percentage
 from tasks.papers.results import Measured, bootstrap_error, mean_error, share_error
@@ -28,31 +28,31 @@ from tasks.papers.samples import Drawn
 GATED, UNGATED = "published gate", "no gate"
 
 
-def reconstruction_figures(
+def reconstruction_metrics(
     predictions: Sequence[Crystal], truths: Sequence[Crystal], workers: int = 1
 ) -> tuple[Measured, ...]:
     """Match rate and mean rms with the published gate and without, and what a match presupposes.
 
     The published gate refuses predictions that break CDVAE's structure rule or whose composition SMACT refuses.
     """
-    figures: list[Measured] = []
+    metrics: list[Measured] = []
     for gate, how in ((Gate.CDVAE, GATED), (Gate.NONE, UNGATED)):
         found = evaluate(list(predictions), truths, gate, workers)
         evaluation = found.as_evaluation()
         matched = [rms for rms in found.rms if rms is not None]
-        rate, rms = evaluation.figure("match rate"), evaluation.figure("mean rms")
-        figures.append(share_error(replace(rate, name=f"match rate, {how}")))
-        figures.append(mean_error(replace(rms, name=f"mean rms, {how}"), matched))
+        rate, rms = evaluation.metric("match rate"), evaluation.metric("mean rms")
+        metrics.append(share_error(replace(rate, name=f"match rate, {how}")))
+        metrics.append(mean_error(replace(rms, name=f"mean rms, {how}"), matched))
     n = len(truths)
     pairs = [(np.sort(p.atomic_numbers), np.sort(t.atomic_numbers)) for p, t in zip(predictions, truths, strict=True)]
     same_count = sum(len(p) == len(t) for p, t in pairs)
     same_content = sum(np.array_equal(p, t) for p, t in pairs)
     for name, hits in (("right number of atoms", same_count), ("right composition", same_content)):
-        figures.append(share_error(percentage("cdvae reconstruction", name, hits, n, {})))
-    return tuple(figures)
+        metrics.append(share_error(percentage("cdvae reconstruction", name, hits, n, {})))
+    return tuple(metrics)
 
 
-def generation_figures(
+def generation_metrics(
     crystals: Sequence[Crystal],
     truths: Sequence[Crystal],
     cutoffs: Cutoffs,
@@ -70,7 +70,7 @@ def generation_figures(
         crystals: generated.
         truths: the test set.
         cutoffs: of coverage.
-        reference_name: of the test set, for the settings of the figures.
+        reference_name: of the test set, for the settings of the metrics.
         energies: of both sides; None leaves their distance undefined.
         n_drawn: valid crystals drawn for the distances; None takes all.
         seed: of that draw.
@@ -95,48 +95,48 @@ def generation_figures(
         "W number of elements": (Property.N_ELEMENTS, property_values(Property.N_ELEMENTS, crystals), None),
     } | ({} if energies is None else {"W energy": (Property.ENERGY, np.asarray(energies.samples), energies)})
     valid = np.array(evaluation.per_sample["valid"], dtype=bool)
-    figures = []
-    for figure in evaluation.figures:
-        if figure.unit == "%":
-            figures.append(share_error(figure))
-        elif figure.name in spreads:
-            kind, values, given = spreads[figure.name]
+    metrics = []
+    for metric in evaluation.metrics:
+        if metric.unit == "%":
+            metrics.append(share_error(metric))
+        elif metric.name in spreads:
+            kind, values, given = spreads[metric.name]
             there = property_values(kind, truths) if given is None else np.asarray(given.reference)
-            figures.append(_spread_error(figure, kind, values[valid], there, n_drawn, seed))
+            metrics.append(_spread_error(metric, kind, values[valid], there, n_drawn, seed))
         else:
-            figures.append(Measured(figure))
-    return tuple(figures)
+            metrics.append(Measured(metric))
+    return tuple(metrics)
 
 
 def _spread_error(
-    figure: Figure, kind: Property, values: np.ndarray, there: np.ndarray, n_drawn: int | None, seed: int
+    metric: Metric, kind: Property, values: np.ndarray, there: np.ndarray, n_drawn: int | None, seed: int
 ) -> Measured:
     """A Wasserstein distance with its error: as many values as were compared, drawn again."""
     values, there = values[np.isfinite(values)], there[np.isfinite(there)]
     if n_drawn is not None:
         values = values[np.random.default_rng(seed).permutation(len(values))[:n_drawn]]
     return bootstrap_error(
-        figure, values, lambda again: wasserstein(kind, again, there, None, 0, "bootstrap").distance, seed
+        metric, values, lambda again: wasserstein(kind, again, there, None, 0, "bootstrap").distance, seed
     )
 
 
-def regression_figures(predicted: np.ndarray, truth: np.ndarray, unit: str) -> tuple[Measured, ...]:
+def regression_metrics(predicted: np.ndarray, truth: np.ndarray, unit: str) -> tuple[Measured, ...]:
     """Mean absolute error of a regressor, beside that of the constant that is best.
 
     Args: predicted and true values, (n,), NaN where there are none; their unit.
     """
     known = np.isfinite(predicted) & np.isfinite(truth)
     predicted, truth = predicted[known], truth[known]
-    figures = []
+    metrics = []
     for name, values in (
         ("mean absolute error on the test set", predicted - truth),
         ("mean absolute error of the median", truth - np.median(truth) if len(truth) else truth),
     ):
         errors = np.abs(values)
         mean = float(errors.mean()) if len(errors) else np.nan
-        figure = Figure("regressor", name, mean, unit, len(errors), "" if len(errors) else "no crystal has a value")
-        figures.append(mean_error(figure, errors.tolist()))
-    return tuple(figures)
+        metric = Metric("regressor", name, mean, unit, len(errors), "" if len(errors) else "no crystal has a value")
+        metrics.append(mean_error(metric, errors.tolist()))
+    return tuple(metrics)
 
 
 def relaxations(drawn: Drawn, table: pa.Table, pressure_gpa: float) -> Relaxations:
@@ -162,7 +162,7 @@ def relaxations(drawn: Drawn, table: pa.Table, pressure_gpa: float) -> Relaxatio
     )
 
 
-def ground_state_figures(made: Relaxations, workers: int = 1, seed: int = 0) -> tuple[Measured, ...]:
+def ground_state_metrics(made: Relaxations, workers: int = 1, seed: int = 0) -> tuple[Measured, ...]:
     """Match, rms, and changes of volume, energy and enthalpy (E + PV, what goes down under pressure)."""
     evaluation = ground_state(made, workers)
     under_pressure = replace(
@@ -172,13 +172,13 @@ def ground_state_figures(made: Relaxations, workers: int = 1, seed: int = 0) -> 
     )
     of_enthalpy = ground_state(under_pressure, workers)
     columns = {name: _known(evaluation, name) for name in ("rms", "dv_ang3_per_atom", "de_ev_per_atom")}
-    figures = [_ground_state_error(figure, columns, seed) for figure in evaluation.figures]
+    metrics = [_ground_state_error(metric, columns, seed) for metric in evaluation.metrics]
     enthalpy = {"de_ev_per_atom": _known(of_enthalpy, "de_ev_per_atom")}
-    for figure in of_enthalpy.figures:
-        if "dE" in figure.name:
-            made_ = _ground_state_error(figure, enthalpy, seed)
-            figures.append(replace(made_, figure=replace(figure, name=figure.name.replace("dE", "dH"))))
-    return tuple(figures)
+    for metric in of_enthalpy.metrics:
+        if "dE" in metric.name:
+            made_ = _ground_state_error(metric, enthalpy, seed)
+            metrics.append(replace(made_, metric=replace(metric, name=metric.name.replace("dE", "dH"))))
+    return tuple(metrics)
 
 
 def _enthalpies(
@@ -202,15 +202,15 @@ def _known(evaluation: Evaluation, name: str) -> np.ndarray:
     return known
 
 
-def _ground_state_error(figure: Figure, columns: Mapping[str, np.ndarray], seed: int) -> Measured:
+def _ground_state_error(metric: Metric, columns: Mapping[str, np.ndarray], seed: int) -> Measured:
     """The error of a share, of the mean rms, and of a root mean square of dV or dE."""
-    if figure.unit == "%":
-        return share_error(figure)
-    if figure.name == "mean rms":
-        return mean_error(figure, columns["rms"].tolist())
-    kind, _, how = figure.name.partition(" ")
+    if metric.unit == "%":
+        return share_error(metric)
+    if metric.name == "mean rms":
+        return mean_error(metric, columns["rms"].tolist())
+    kind, _, how = metric.name.partition(" ")
     column = {"dV": "dv_ang3_per_atom", "dE": "de_ev_per_atom"}.get(kind, "")
     if how != "rms" or column not in columns:
-        return Measured(figure)
+        return Measured(metric)
     scale = MEV_PER_EV if kind == "dE" else 1.0
-    return bootstrap_error(figure, columns[column], lambda v: scale * math.sqrt(float(np.mean(v**2))), seed)
+    return bootstrap_error(metric, columns[column], lambda v: scale * math.sqrt(float(np.mean(v**2))), seed)

@@ -56,7 +56,7 @@ class Collected(Generic[Config]):
         return said + sorted({note for result in self.results.values() for note in result.notes})
 
     def as_dict(self, claims: Claims) -> dict[str, Any]:
-        """reproduction.json: every figure with its settings, error and budget, every claim, what is missing."""
+        """reproduction.json: every metric with its settings, error and budget, every claim, what is missing."""
         settings = self.config.model_dump(mode="json", exclude_defaults=True, exclude={"execution", "workers"})
         return {
             "schema_version": 1,
@@ -85,7 +85,7 @@ class Table:
         head: headings.
         rows: texts.
         align: one letter per column, 'l' or 'r'.
-        ours: whether each row holds our figures.
+        ours: whether each row holds our metrics.
     """
 
     name: str
@@ -101,7 +101,7 @@ def with_error(measured: Measured | None) -> str:
     """A value with one standard error, in as many digits as the value; a dash for none."""
     if measured is None:
         return EMPTY
-    value, unit = measured.figure.value, measured.figure.unit
+    value, unit = measured.metric.value, measured.metric.unit
     text = value_text(value, unit)
     if not measured.error > 0:
         return text
@@ -176,9 +176,9 @@ class Beside:
     Attributes:
         title: heading.
         hint: one sentence.
-        units: figures that are columns, with their units.
+        units: metrics that are columns, with their units.
         paper: the paper's numbers.
-        ours: numbers measured here, which know our names of figures.
+        ours: numbers measured here, which know our names of metrics.
         name_of: a row's name.
         paper_row: what stands beside the name in the paper's rows.
         further: results without a system, shown below: key -> its name, and what stands for its budget.
@@ -201,8 +201,8 @@ def paper_beside_ours(found: Collected[Config], stage: str, dataset: str, table:
     units = table.units
 
     def measured(name: str, result: Result, budget: str) -> tuple[str, ...]:
-        values = [result.measured(table.ours.names.get((stage, figure), figure)) for figure in units]
-        count = next((f"{value.figure.n:,}" for value in values if value is not None), "")
+        values = [result.measured(table.ours.names.get((stage, metric), metric)) for metric in units]
+        count = next((f"{value.metric.n:,}" for value in values if value is not None), "")
         return (name, "ours", *map(with_error, values), count, budget)
 
     for key in found.keys(stage, dataset):

@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from configs.comparison import ComparisonConfig, NamedEntry
-from generative.metrics.figures import Figure
+from generative.metrics.metric import Metric
 from storage.atomic import sweep
 from storage.documents import read_document, write_document
 from tasks.files import key_of
@@ -83,22 +83,22 @@ class ResultKey:
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure with the error that a sample of this size leaves.
+    """A metric with the error that a sample of this size leaves.
 
     Attributes:
-        figure: value, unit, denominator, settings.
+        metric: value, unit, denominator, settings.
         error: one standard error of the value, in its unit; NaN where it is not known.
         error_by: 'binomial', 'standard error of the mean' or 'bootstrap'; empty without an error.
     """
 
-    figure: Figure
+    metric: Metric
     error: float = math.nan
     error_by: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         error = self.error if math.isfinite(self.error) else None
-        return {**self.figure.as_dict(), "error": error, "error_by": self.error_by}
+        return {**self.metric.as_dict(), "error": error, "error_by": self.error_by}
 
 
 @dataclass(frozen=True)
@@ -109,26 +109,26 @@ class Result:
         key: which result.
         inputs: digest of the settings and files it was made from.
         digest: of these, the code and the packages.
-        figures: in the order in which they are read.
+        metrics: in the order in which they are read.
         budget: steps, seconds, crystals per second, device, network calls: what it took.
         curves: name -> [step, value] pairs, of trainings.
-        notes: sentences that a reader of the figures must know.
+        notes: sentences that a reader of the metrics must know.
         reused: whether it lay there already.
     """
 
     key: ResultKey
     inputs: str
     digest: str
-    figures: tuple[Measured, ...]
+    metrics: tuple[Measured, ...]
     budget: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     reused: bool = False
 
     def measured(self, name: str) -> Measured | None:
-        """The figure of this name if it has a value."""
-        found = next((m for m in self.figures if m.figure.name == name), None)
-        return found if found is not None and math.isfinite(found.figure.value) else None
+        """The metric of this name if it has a value."""
+        found = next((m for m in self.metrics if m.metric.name == name), None)
+        return found if found is not None and math.isfinite(found.metric.value) else None
 
     def as_dict(self) -> dict[str, Any]:
         """The document. Its words "place" and "key" are those of the first version: results on disk outlive names."""
@@ -137,7 +137,7 @@ class Result:
             "place": vars(self.key),
             "inputs": self.inputs,
             "key": self.digest,
-            "figures": [figure.as_dict() for figure in self.figures],
+            "figures": [metric.as_dict() for metric in self.metrics],
             "budget": dict(self.budget),
             "curves": {name: [list(point) for point in points] for name, points in self.curves.items()},
             "notes": list(self.notes),
@@ -166,16 +166,16 @@ class Result:
 
 
 def _measured(stated: Mapping[str, Any]) -> Measured:
-    figure = {name: value for name, value in stated.items() if name not in ("error", "error_by")}
+    metric = {name: value for name, value in stated.items() if name not in ("error", "error_by")}
     value, error = (math.nan if x is None else float(x) for x in (stated["value"], stated["error"]))
-    return Measured(Figure(**{**figure, "value": value}), error, stated["error_by"])
+    return Measured(Metric(**{**metric, "value": value}), error, stated["error_by"])
 
 
 @dataclass(frozen=True)
 class Made:
     """What a stage's own function gives; see Result."""
 
-    figures: tuple[Measured, ...]
+    metrics: tuple[Measured, ...]
     budget: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -197,7 +197,7 @@ def kept(
         if found is not None and found.digest == digest:
             return replace(found, reused=True)
         made = make()
-        result = Result(key, digest_of(inputs), digest, made.figures, made.budget, made.curves, made.notes)
+        result = Result(key, digest_of(inputs), digest, made.metrics, made.budget, made.curves, made.notes)
         result.write(file)
         return result
 
@@ -212,31 +212,31 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def share_error(figure: Figure) -> Measured:
+def share_error(metric: Metric) -> Measured:
     """A share in % with its binomial standard error.
 
     It is the standard deviation of the true share after the draw, if all shares were as likely before it: nearly
     sqrt(p (1 - p) / n), but 100 % of a few crystals has an error too.
     """
-    if not figure.n or not math.isfinite(figure.value):
-        return Measured(figure)
-    share = (figure.value / 100 * figure.n + 1) / (figure.n + 2)
-    return Measured(figure, 100 * math.sqrt(share * (1 - share) / (figure.n + 3)), "binomial")
+    if not metric.n or not math.isfinite(metric.value):
+        return Measured(metric)
+    share = (metric.value / 100 * metric.n + 1) / (metric.n + 2)
+    return Measured(metric, 100 * math.sqrt(share * (1 - share) / (metric.n + 3)), "binomial")
 
 
-def mean_error(figure: Figure, values: Sequence[float]) -> Measured:
+def mean_error(metric: Metric, values: Sequence[float]) -> Measured:
     """A mean with its standard error; with fewer than two values it has none."""
     if len(values) < 2:
-        return Measured(figure)
-    return Measured(figure, float(np.std(values, ddof=1)) / math.sqrt(len(values)), "standard error of the mean")
+        return Measured(metric)
+    return Measured(metric, float(np.std(values, ddof=1)) / math.sqrt(len(values)), "standard error of the mean")
 
 
 def bootstrap_error(
-    figure: Figure, values: np.ndarray, statistic: Callable[[np.ndarray], float], seed: int
+    metric: Metric, values: np.ndarray, statistic: Callable[[np.ndarray], float], seed: int
 ) -> Measured:
     """A statistic with the standard deviation it has over samples drawn again from its own values."""
-    if len(values) < 2 or not math.isfinite(figure.value):
-        return Measured(figure)
+    if len(values) < 2 or not math.isfinite(metric.value):
+        return Measured(metric)
     rng = np.random.default_rng(seed)
     again = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(N_BOOTSTRAP)]
-    return Measured(figure, float(np.std(again, ddof=1)), "bootstrap")
+    return Measured(metric, float(np.std(again, ddof=1)), "bootstrap")

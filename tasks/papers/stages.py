@@ -145,7 +145,7 @@ class Paper(ABC, Generic[Config]):
             checkpoint = self.begin(key, settings, folder, callbacks)
             result = training_result(self.config, key, settings, inputs, checkpoint)
             if try_out:
-                result = replace(result, figures=(*result.figures, *self.tried(key, checkpoint)))
+                result = replace(result, metrics=(*result.metrics, *self.tried(key, checkpoint)))
             result.write(key.file(self.config))
             return result
 
@@ -232,7 +232,7 @@ def table_task(config: AnyReproduction, failures: dict[ResultKey, str], document
 
 
 def _logged(result: Result) -> Result:
-    said = ", ".join(f"{m.figure.name} {m.figure.value:.4g}" for m in result.figures[:2])
+    said = ", ".join(f"{m.metric.name} {m.metric.value:.4g}" for m in result.metrics[:2])
     state = "unchanged, skipped" if result.reused else "done"
     get_run_logger().info("%s: %s%s", result.key.name, state, f" ({said})" if said else "")
     return result

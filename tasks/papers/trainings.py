@@ -11,7 +11,7 @@ import csv
 import shutil
 from pathlib import Path
 
-from generative.metrics.figures import Figure
+from generative.metrics.metric import Metric
 from generative.training.config import TrainConfig
 from storage.documents import read_document, write_document
 from tasks.discover.run import hardware
@@ -75,11 +75,11 @@ def training_result(
         "data_fingerprint_sha256": training.get("data_fingerprint_sha256"),
         "seed": settings.seed,
     }
-    figures = tuple(
-        Measured(Figure(key.stage, name, float(value), "", crystals))
+    metrics = tuple(
+        Measured(Metric(key.stage, name, float(value), "", crystals))
         for name, value in sorted(training.get("metrics", {}).items())
     )
-    return Result(key, inputs, inputs, figures, budget, curves_of(key.folder(config)))
+    return Result(key, inputs, inputs, metrics, budget, curves_of(key.folder(config)))
 
 
 def curves_of(folder: Path) -> dict[str, list[list[float]]]:

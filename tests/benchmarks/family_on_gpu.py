@@ -173,8 +173,8 @@ def reproduce(config: ReproductionConfig, minutes: float) -> dict[str, Any]:
                     result = paper.train(key, [interrupt], try_out=False)
                 else:
                     result = paper.measure(key, tell)
-                figures = {m.figure.name: m.figure.value for m in result.figures}
-                said[key.name] = {"reused": result.reused, **figures, **result.budget}
+                metrics = {m.metric.name: m.metric.value for m in result.metrics}
+                said[key.name] = {"reused": result.reused, **metrics, **result.budget}
             except (OutOfTimeError, NotReadyError, ImportError) as error:  # a bare machine lacks packages
                 said[key.name] = f"{type(error).__name__}: {error}"
     return said

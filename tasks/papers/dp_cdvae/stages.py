@@ -21,10 +21,10 @@ from generative.training.config import TrainConfig
 from tasks.evaluate.energies import Regressor, load_regressor, regressed_energies
 from tasks.papers import trainings
 from tasks.papers.protocols import (
-    generation_figures,
-    ground_state_figures,
-    reconstruction_figures,
-    regression_figures,
+    generation_metrics,
+    ground_state_metrics,
+    reconstruction_metrics,
+    regression_metrics,
     relaxations,
 )
 from tasks.papers.results import Made, Measured, NotReadyError, Progress, ResultKey, digest_of
@@ -253,7 +253,7 @@ def generated(config: ReproductionConfig, key: ResultKey, progress: Progress) ->
 
 
 def reconstruct_inputs(config: ReproductionConfig, key: ResultKey) -> dict[str, Any]:
-    """What the figures of a reconstruction depend on.
+    """What the metrics of a reconstruction depend on.
 
     Raises: NotReadyError: if the system is not trained.
     """
@@ -266,14 +266,14 @@ def reconstruct(config: ReproductionConfig, key: ResultKey, progress: Progress) 
     """Encode and decode test crystals, and match each with what came (Table 1; with Eq. 6, Table S1)."""
     drawn = reconstructed(config, key, progress)
     truths = targets(config, config.dataset(key.dataset)).crystals
-    return Made(reconstruction_figures(drawn.crystals, truths, config.workers), drawn.sampling)
+    return Made(reconstruction_metrics(drawn.crystals, truths, config.workers), drawn.sampling)
 
 
 # --- Table 2 ----------------------------------------------------------------------------------------------------------
 
 
 def generate_inputs(config: ReproductionConfig, key: ResultKey) -> dict[str, Any]:
-    """What the figures of generation depend on.
+    """What the metrics of generation depend on.
 
     Raises: NotReadyError: if the system is not trained.
     """
@@ -291,27 +291,27 @@ def generate_inputs(config: ReproductionConfig, key: ResultKey) -> dict[str, Any
 def _compared(
     config: ReproductionConfig, key: ResultKey, crystals: Sequence[Crystal], progress: Progress
 ) -> tuple[tuple[Measured, ...], tuple[str, ...]]:
-    """Crystals beside the test set: figures, and notes."""
+    """Crystals beside the test set: metrics, and notes."""
     entry = config.dataset(key.dataset)
     truths = test_set(config, entry).crystals
     energies, notes = energies_of(config, entry, key, crystals, truths)
     progress(f"measuring {key.name}", 0, 1)
-    figures = generation_figures(
+    metrics = generation_metrics(
         crystals, truths, CUTOFFS[entry.name], entry.test, energies, config.n_drawn, config.seed,
         config.folder / entry.name / "fingerprints", entry.name != "carbon-24", config.workers,
     )  # fmt: skip
-    return figures, notes
+    return metrics, notes
 
 
 def generate(config: ReproductionConfig, key: ResultKey, progress: Progress) -> Made:
     """Decode crystals from the prior, and compare them with the test set (Table 2)."""
     drawn = generated(config, key, progress)
-    figures, notes = _compared(config, key, drawn.crystals, progress)
-    return Made(figures, drawn.sampling, notes=notes)
+    metrics, notes = _compared(config, key, drawn.crystals, progress)
+    return Made(metrics, drawn.sampling, notes=notes)
 
 
 def ceiling_inputs(config: ReproductionConfig, key: ResultKey) -> dict[str, Any]:
-    """What the figures of real crystals depend on."""
+    """What the metrics of real crystals depend on."""
     entry = config.dataset(key.dataset)
     return {
         "files": [digest_of_file(entry.train), digest_of_file(entry.test)],
@@ -325,7 +325,7 @@ def ceiling_inputs(config: ReproductionConfig, key: ResultKey) -> dict[str, Any]
 def ceiling(config: ReproductionConfig, key: ResultKey, progress: Progress) -> Made:
     """What crystals as real as can be get: test crystals against themselves, training crystals as if generated.
 
-    Coverage grows with the number of samples, and the published gate refuses some true crystals: without these figures
+    Coverage grows with the number of samples, and the published gate refuses some true crystals: without these metrics
     a reader would blame the systems for both.
     """
     entry = config.dataset(key.dataset)
@@ -333,15 +333,15 @@ def ceiling(config: ReproductionConfig, key: ResultKey, progress: Progress) -> M
     kept_as = config.folder / entry.name / "training.parquet"
     known = made_ready(entry.train, kept_as, entry.max_atoms, entry.property_name)
     drawn = known.taken(known.drawn(entry.n_generate, config.seed)).crystals
-    figures, notes = _compared(config, key, drawn, progress)
-    return Made((*reconstruction_figures(own, own, config.workers), *figures), notes=notes)
+    metrics, notes = _compared(config, key, drawn, progress)
+    return Made((*reconstruction_metrics(own, own, config.workers), *metrics), notes=notes)
 
 
 # --- Table 3 ----------------------------------------------------------------------------------------------------------
 
 
 def ground_state_inputs(config: ReproductionConfig, key: ResultKey) -> dict[str, Any]:
-    """What the figures of the ground-state test depend on.
+    """What the metrics of the ground-state test depend on.
 
     Raises: NotReadyError: if the system is not trained.
     """
@@ -361,7 +361,7 @@ def relax(config: ReproductionConfig, key: ResultKey, progress: Progress) -> Mad
     first = replace(drawn, ids=drawn.ids[: test.n], crystals=drawn.crystals[: test.n])
     table = relaxed(config, test.relax, first, key.folder(config), progress)
     made = relaxations(first, table, test.relax.pressure_gpa)
-    return Made(ground_state_figures(made, config.workers, config.seed), {"potential": made.potential})
+    return Made(ground_state_metrics(made, config.workers, config.seed), {"potential": made.potential})
 
 
 class DPCDVAE(Paper[ReproductionConfig]):
@@ -425,7 +425,7 @@ class DPCDVAE(Paper[ReproductionConfig]):
         found = test_set(self.config, entry)
         regressor = load(str(checkpoint), self.config.execution).regressor
         predicted = regressor.predict(found.crystals, bonds_of(self.config, entry, found.crystals))
-        return regression_figures(predicted, found.values, "eV/atom")
+        return regression_metrics(predicted, found.values, "eV/atom")
 
     def report(self, found: Collected[ReproductionConfig]) -> Report:
         """See Paper.report."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from configs.reproduction import ReproductionConfig
 from generative.metrics.papers import papers
 from tasks.papers.claims import OurNumbers
-from tasks.papers.dp_cdvae.claims import OUR_FIGURES, PAPER_NAMES, PaperNumbers, claims, name_of
+from tasks.papers.dp_cdvae.claims import OUR_METRICS, PAPER_NAMES, PaperNumbers, claims, name_of
 from tasks.papers.page import Report, curves_png
 from tasks.papers.protocols import UNGATED
 from tasks.papers.report import (
@@ -47,7 +47,7 @@ TITLES = {
 def claims_of(found: Found) -> Claims:
     """The paper's claims with its numbers and ours."""
     chosen = {entry.name for entry in found.config.datasets}
-    return Claims(claims(), PaperNumbers(), OurNumbers(found.results, OUR_FIGURES), name_of, chosen)
+    return Claims(claims(), PaperNumbers(), OurNumbers(found.results, OUR_METRICS), name_of, chosen)
 
 
 def report_of(found: Found) -> Report:
@@ -113,7 +113,7 @@ def _beside(found: Found, stage: str, dataset: str) -> Table:
     rows = [r for r in papers() if r.table.startswith("dp-cdvae-") and r.dataset == dataset]
     units = next(row.units for row in rows if row.protocol == PaperNumbers.PROTOCOLS[stage])
     further = {ResultKey("ceiling", dataset): CEILINGS[stage]} if stage in CEILINGS else {}
-    ours = OurNumbers(found.results, OUR_FIGURES)
+    ours = OurNumbers(found.results, OUR_METRICS)
     table = Beside(f"{number}: {title}, {dataset}", hint, units, PaperNumbers(), ours, _with_step, further=further)
     return paper_beside_ours(found, stage, dataset, table)
 
@@ -136,9 +136,9 @@ def _ground_state_details(found: Found) -> Table:
     rows, head = [], ["system"]
     made = found.made("ground-state")
     for key, result in made:
-        shown = [m for m in result.figures if m.figure.name not in ("match rate", "mean rms", "dV rms", "dE rms")]
-        head = ["system", *(heading(m.figure.name, m.figure.unit) for m in shown)]
-        rows.append((PAPER_NAMES[key.system], *(value_text(m.figure.value, m.figure.unit) for m in shown)))
+        shown = [m for m in result.metrics if m.metric.name not in ("match rate", "mean rms", "dV rms", "dE rms")]
+        head = ["system", *(heading(m.metric.name, m.metric.unit) for m in shown)]
+        rows.append((PAPER_NAMES[key.system], *(value_text(m.metric.value, m.metric.unit) for m in shown)))
     methods = sorted({str(result.budget["potential"]) for _, result in made})
     relax = found.config.ground_state.relax
     hint = f"Relaxed at {relax.pressure_gpa:g} GPa with {', '.join(methods)}, a machine-learned potential, not DFT. "

@@ -41,10 +41,10 @@ def _stated() -> dict[tuple[str, str], float]:
 class PaperNumbers:
     """Tables 1 and 2: match rates on AFLOW, which stand beside ours on whatever data."""
 
-    def number(self, stage: str, dataset: str, system: str, reverse: str, figure: str) -> Number | None:
+    def number(self, stage: str, dataset: str, system: str, reverse: str, metric: str) -> Number | None:
         """A match rate with its binomial error."""
         value = _stated().get((stage, PAPER_NAMES.get(system, "")))
-        if value is None or figure != "match rate":
+        if value is None or metric != "match rate":
             return None
         return stated_share(value, TESTED[stage])
 

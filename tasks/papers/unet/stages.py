@@ -1,4 +1,4 @@
-"""How the figures of conditional generation and modification are made again: seven systems, and two without a network.
+"""How the metrics of conditional generation and modification are made again: seven systems, and two without a network.
 
 Crystals of a data set are pooled and divided by formula; test crystals, in the standard setting, are what the systems
 are asked for, and where modifiers start from (Tables 1 and 2).
@@ -217,11 +217,11 @@ def training_inputs(config: UNetReproductionConfig, entry: PolymorphData, system
     return digest_of({"settings": settings, "crystals": parts_of(config, entry, task_of(system)).fingerprint})
 
 
-# --- the figures ------------------------------------------------------------------------------------------------------
+# --- the metrics ------------------------------------------------------------------------------------------------------
 
 
 def measure_inputs(config: UNetReproductionConfig, key: ResultKey) -> dict[str, Any]:
-    """What the figures of a system depend on.
+    """What the metrics of a system depend on.
 
     Raises: NotReadyError: if the system is not trained, or there is nothing to ask for.
     """
@@ -256,10 +256,10 @@ def measure(config: UNetReproductionConfig, key: ResultKey, progress: Progress) 
         drawn, budget = _without_network(config, key, targets, copies), {"n": len(targets.crystals)}
     else:
         drawn, budget = _drawn(config, key, targets, progress)
-    return Made(figures_of(drawn, targets, known), budget)
+    return Made(metrics_of(drawn, targets, known), budget)
 
 
-def figures_of(
+def metrics_of(
     drawn: Sequence[Crystal | None], targets: Targets, template_known: Sequence[bool]
 ) -> tuple[Measured, ...]:
     """The paper's match rate at three sets of tolerances, in parts, and how often the space group was the asked one.
@@ -272,7 +272,7 @@ def figures_of(
     from dft.potentials.ground_state import symmetry
 
     found = airi_accuracy(drawn, targets.crystals)
-    figures = [share_error(replace(figure, name=f"match rate{figure.name[8:]}")) for figure in found.figures]
+    metrics = [share_error(replace(metric, name=f"match rate{metric.name[8:]}")) for metric in found.metrics]
     hits = [outcome is True for outcome in found.per_sample["fits_x1"]]
     small = [len(crystal.atomic_numbers) <= 8 for crystal in targets.crystals]
     for name, member in (
@@ -282,13 +282,13 @@ def figures_of(
         ("match rate, more than 8 atoms", [not one for one in small]),
     ):
         chosen = [hit for hit, one in zip(hits, member, strict=True) if one]
-        figures.append(share_error(percentage(PROTOCOL, name, sum(chosen), len(chosen), {}, of="targets")))
+        metrics.append(share_error(percentage(PROTOCOL, name, sum(chosen), len(chosen), {}, of="targets")))
     numbers = [None if c is None else (symmetry(c.to_structure()) or (None,))[0] for c in drawn]
     asked = [(group, number) for group, number in zip(targets.spacegroups, numbers, strict=True) if group is not None]
     same = sum(group == number for group, number in asked)
     name = "asked space group"
-    figures.append(share_error(percentage(PROTOCOL, name, same, len(asked), {"symprec_ang": SYMPREC_ANG})))
-    return tuple(figures)
+    metrics.append(share_error(percentage(PROTOCOL, name, same, len(asked), {"symprec_ang": SYMPREC_ANG})))
+    return tuple(metrics)
 
 
 def _copies(config: UNetReproductionConfig, key: ResultKey) -> PrototypeSubstitution:

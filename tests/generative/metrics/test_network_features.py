@@ -40,7 +40,7 @@ from generative.systems.cgcnn_features import CGCNNFeatures, CGCNNFeaturesConfig
 from tests.servers.real import FILE, real_records
 
 
-def figures() -> dict[str, tuple[int, float]]:
+def metrics() -> dict[str, tuple[int, float]]:
     about = json.loads((SHIPPED / ABOUT_FILE).read_text())
     return {row["set"]: (row["n"], row["mae_ev_per_atom"]) for row in about["training"]["figures"]}
 
@@ -78,7 +78,7 @@ def test_the_shipped_weights_have_the_error_that_their_card_states() -> None:
         rows = list(islice(csv.DictReader(io.TextIOWrapper(raw, "utf-8")), 200))
     read = [Crystal.from_structure(parse_cif(row["cif"], 1000).to_structure()) for row in rows]
     truth = np.array([float(row["formation_energy_per_atom"]) for row in rows])
-    n, stated = figures()["test file, first 200 rows"]
+    n, stated = metrics()["test file, first 200 rows"]
     found = np.abs(predicted_energies(read) - truth)
     assert n == len(found) == 200
     assert found.mean() == pytest.approx(stated, abs=1e-4)  # stated for primitive cells, in float32
@@ -92,17 +92,17 @@ def resolve_or_skip() -> Path:
 
 
 def test_the_network_knows_far_more_of_energies_than_their_mean() -> None:
-    stated = figures()
+    stated = metrics()
     _, guess = stated["test file, the training mean as the guess"]
     for name in ("test file", "test file, formulas that are not among the training crystals"):
         assert stated[name][0] > 5000
         assert stated[name][1] < guess / 4
 
 
-def test_the_card_states_the_figures_and_the_name_of_the_weights_beside_it() -> None:
+def test_the_card_states_the_metrics_and_the_name_of_the_weights_beside_it() -> None:
     card = (SHIPPED / "MODEL_CARD.md").read_text()
     assert load_network().name in card
-    for name, (n, error) in figures().items():
+    for name, (n, error) in metrics().items():
         assert f"| {name} | {n:,} | {error:.3f} |" in card
     assert "CC BY 4.0" in card
     assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 1_000_000

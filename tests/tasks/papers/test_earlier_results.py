@@ -31,12 +31,12 @@ RECONSTRUCTION_BY_EQ6 = "cc2450e44cb139751eee41f0e650d6a48e2d6800cf88c9e8133ea82
 
 def as_written(place: dict[str, str], inputs: str) -> dict[str, Any]:
     """A result.json of the first version."""
-    figure = {
+    metric = {
         "protocol": "p", "name": "match rate, published gate", "value": 50.0, "unit": "%", "n": 100, "reason": "",
         "settings": {"ltol": 0.3}, "error": 4.9, "error_by": "binomial",
     }  # fmt: skip
     return {
-        "schema_version": 1, "place": place, "inputs": inputs, "key": "of other code", "figures": [figure],
+        "schema_version": 1, "place": place, "inputs": inputs, "key": "of other code", "figures": [metric],
         "budget": {"checkpoint_sha256": "c" * 64}, "curves": {"val_loss": [[0, 1.0]]}, "notes": ["a note"],
     }  # fmt: skip
 
@@ -84,7 +84,7 @@ def test_what_an_earlier_version_trained_and_measured_stands_in_the_tables(
         "match rate, published gate"
     )
     assert rate is not None
-    assert (rate.figure.value, rate.error, rate.figure.settings["ltol"]) == (50.0, 4.9, 0.3)
+    assert (rate.metric.value, rate.error, rate.metric.settings["ltol"]) == (50.0, 4.9, 0.3)
     assert {key.stage for key in found.foreign} == {"train", "regressor", "reconstruct"}  # made by other code
     other = ResultKey("reconstruct", "perov-5", "dp-cdvae", "eq7")
     assert found.missing[other] == "it was measured with other settings or files"

@@ -1,4 +1,4 @@
-"""A reproduction's figures, errors, claims and tables, on crystals and numbers whose answers are known."""
+"""A reproduction's metrics, errors, claims and tables, on crystals and numbers whose answers are known."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from configs.reproduction import (
 )
 from configs.schema import ConfigError
 from generative.crystal.crystals import Crystal
-from generative.metrics.figures import Figure
 from generative.metrics.ground_state import Relaxations
+from generative.metrics.metric import Metric
 from generative.systems.baselines.stored import failed_sample
 from tasks.papers.claims import NO_ERROR, REVERSED, UNDECIDED, Claim, Number, OurNumbers, Verdict, verdict_of
-from tasks.papers.dp_cdvae.claims import OUR_FIGURES, PAPER_NAMES, PaperNumbers, claims, name_of
+from tasks.papers.dp_cdvae.claims import OUR_METRICS, PAPER_NAMES, PaperNumbers, claims, name_of
 from tasks.papers.dp_cdvae.stages import DPCDVAE, training_key, training_of
 from tasks.papers.dp_cdvae.tables import report_of
 from tasks.papers.page import BEGIN, END, DocumentError, html, markdown, write_block
-from tasks.papers.protocols import ground_state_figures, reconstruction_figures
+from tasks.papers.protocols import ground_state_metrics, reconstruction_metrics
 from tasks.papers.report import Collected
 from tasks.papers.results import (
     Made,
@@ -70,7 +70,7 @@ class Stated:
     def __init__(self, numbers: dict[tuple[str, str], Number]) -> None:
         self.numbers = numbers
 
-    def number(self, stage: str, dataset: str, system: str, reverse: str, figure: str) -> Number | None:
+    def number(self, stage: str, dataset: str, system: str, reverse: str, metric: str) -> Number | None:
         return self.numbers.get((system, reverse))
 
 
@@ -113,38 +113,38 @@ def test_every_sentence_is_borne_out_by_the_papers_own_tables_but_one() -> None:
 
 @pytest.mark.parametrize(("hits", "n"), [(100, 100), (0, 50), (30, 60), (9, 10)])
 def test_the_error_of_a_share_is_that_of_repeated_draws(hits: int, n: int) -> None:
-    found = share_error(Figure("p", "rate", 100 * hits / n, "%", n))
+    found = share_error(Metric("p", "rate", 100 * hits / n, "%", n))
     # True shares drawn evenly, and of those the ones that gave these hits: their spread is what is not known.
     rng = np.random.default_rng(0)
     shares = rng.uniform(size=2_000_000)
     spread = shares[rng.binomial(n, shares) == hits].std()
     assert found.error == pytest.approx(100 * spread, rel=0.03)
-    assert math.isnan(share_error(Figure("p", "rate", math.nan, "%", 0)).error)
+    assert math.isnan(share_error(Metric("p", "rate", math.nan, "%", 0)).error)
 
 
 def test_the_bootstrapped_error_of_a_mean_is_its_standard_error() -> None:
     values = np.random.default_rng(1).normal(size=400)
-    figure = Figure("p", "mean", float(values.mean()), "", 400)
-    expected = mean_error(figure, values.tolist()).error
-    assert bootstrap_error(figure, values, lambda v: float(v.mean()), 0).error == pytest.approx(expected, rel=0.15)
+    metric = Metric("p", "mean", float(values.mean()), "", 400)
+    expected = mean_error(metric, values.tolist()).error
+    assert bootstrap_error(metric, values, lambda v: float(v.mean()), 0).error == pytest.approx(expected, rel=0.15)
 
 
 def test_copies_match_and_wrong_compositions_count_as_such() -> None:
     truths = [perovskite(3.9, 38, 22), perovskite(4.0, 56, 22), diamond(), diamond()]
     predictions = [truths[0], perovskite(4.0, 56, 40), diamond(1.02), failed_sample([6, 6, 6])]
-    found = {m.figure.name: m for m in reconstruction_figures(predictions, truths)}
-    assert found["match rate, published gate"].figure.value == 50.0
-    assert found["match rate, no gate"].figure.value == 50.0
-    assert found["right number of atoms"].figure.value == 75.0
-    assert found["right composition"].figure.value == 50.0
-    assert found["mean rms, published gate"].figure.value == pytest.approx(0, abs=1e-6)
+    found = {m.metric.name: m for m in reconstruction_metrics(predictions, truths)}
+    assert found["match rate, published gate"].metric.value == 50.0
+    assert found["match rate, no gate"].metric.value == 50.0
+    assert found["right number of atoms"].metric.value == 75.0
+    assert found["right composition"].metric.value == 50.0
+    assert found["mean rms, published gate"].metric.value == pytest.approx(0, abs=1e-6)
     assert all(m.error > 0 for name, m in found.items() if "rms" not in name)
 
 
 def test_under_pressure_the_enthalpy_counts_the_work_that_the_energy_leaves_out() -> None:
     generated, smaller = diamond(1.05), diamond()
     made = Relaxations([generated] * 3, [smaller] * 3, [-8.0] * 3, [-8.5] * 3, [10.0] * 3, [True] * 3, "toy", 10.0)
-    found = {m.figure.name: m.figure for m in ground_state_figures(made)}
+    found = {m.metric.name: m.metric for m in ground_state_metrics(made)}
     volume = 3.57**3 / 8  # A^3 per atom of diamond
     work_ev = 10.0 / 160.21766208 * volume * (1 - 1.05**3)
     assert found["dE rms"].value == pytest.approx(500.0)
@@ -153,10 +153,10 @@ def test_under_pressure_the_enthalpy_counts_the_work_that_the_energy_leaves_out(
     assert found["match rate"].value == 100.0
 
 
-def result_of(key: ResultKey, **figures: float) -> Result:
+def result_of(key: ResultKey, **metrics: float) -> Result:
     measured = tuple(
-        Measured(Figure("p", name.replace("_", " "), value, "%", 100), 0.5, "binomial")
-        for name, value in figures.items()
+        Measured(Metric("p", name.replace("_", " "), value, "%", 100), 0.5, "binomial")
+        for name, value in metrics.items()
     )
     budget: dict[str, Any] = {"n": 100, "seconds": 5.0, "crystals_per_second": 20.0, "network_calls": 999}
     budget |= {"chunk_size": 64, "device": "cpu", "torch_threads": 1, "steps": 3, "batch_crystals": 2, "epochs": 0.5}
@@ -208,7 +208,7 @@ def test_a_result_is_made_once_and_again_when_its_inputs_change_or_its_file_is_c
 
     def make() -> Made:
         calls.append(1)
-        return Made((Measured(Figure("p", "f", math.nan, "%", 0, "none")),), {"n": 3})
+        return Made((Measured(Metric("p", "f", math.nan, "%", 0, "none")),), {"n": 3})
 
     first = kept(config, key, "configs.paths", {"seed": 0}, make)
     again = kept(config, key, "configs.paths", {"seed": 0}, make)
@@ -295,4 +295,4 @@ def test_results_cover_the_papers_tables(tmp_path: Path) -> None:
     assert set(PAPER_NAMES) == set(SYSTEMS)
     paper = PaperNumbers()
     assert paper.number("reconstruct", "perov-5", "dp-cdvae-na", "eq6", "match rate") is not None
-    assert OurNumbers({}, OUR_FIGURES).number("reconstruct", "perov-5", "cdvae", "langevin", "match rate") is None
+    assert OurNumbers({}, OUR_METRICS).number("reconstruct", "perov-5", "cdvae", "langevin", "match rate") is None

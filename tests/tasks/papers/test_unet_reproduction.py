@@ -1,4 +1,4 @@
-"""The figures of conditional generation and modification: targets, parts, baselines, claims, on made crystals."""
+"""The metrics of conditional generation and modification: targets, parts, baselines, claims, on made crystals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tasks.papers.unet.claims import PaperNumbers, claims, name_of
 from tasks.papers.unet.stages import (
     ConditionalUNet,
     Targets,
-    figures_of,
+    metrics_of,
     parts_of,
     targets_of,
     training_of,
@@ -101,7 +101,7 @@ def test_no_formula_is_in_both_parts_and_targets_are_test_crystals(data: Path, r
         assert change < 0
 
 
-def test_figures_agree_with_pymatgen_and_their_parts_add_up(data: Path, runs: Path) -> None:
+def test_metrics_agree_with_pymatgen_and_their_parts_add_up(data: Path, runs: Path) -> None:
     config = config_of(data, runs)
     targets = targets_of(config, config.datasets[0], "generate")
     rng = np.random.default_rng(0)
@@ -111,19 +111,19 @@ def test_figures_agree_with_pymatgen_and_their_parts_add_up(data: Path, runs: Pa
         drawn.append(Crystal(crystal.lattice_ang, shifted, crystal.atomic_numbers))
     drawn[0] = None
     known = [i % 2 == 0 for i in range(len(drawn))]
-    figures = {m.figure.name: m.figure for m in figures_of(drawn, targets, known)}
+    metrics = {m.metric.name: m.metric for m in metrics_of(drawn, targets, known)}
     matcher = StructureMatcher(ltol=0.2, stol=0.3, angle_tol=5)
     fits = [
         one is not None and matcher.fit(one.to_structure(), truth.to_structure())
         for one, truth in zip(drawn, targets.crystals, strict=True)
     ]
     assert 0 < sum(fits) < len(fits)
-    assert figures["match rate"].value == pytest.approx(100 * sum(fits) / len(fits))
-    halves = [figures[f"match rate, prototype {word}"] for word in ("known", "new")]
+    assert metrics["match rate"].value == pytest.approx(100 * sum(fits) / len(fits))
+    halves = [metrics[f"match rate, prototype {word}"] for word in ("known", "new")]
     assert [half.n for half in halves] == [sum(known), len(known) - sum(known)]
     assert sum(half.value * half.n for half in halves) == pytest.approx(100 * sum(fits))
-    assert figures["match rate, more than 8 atoms"].n == 0
-    exact = {m.figure.name: m.figure.value for m in figures_of(targets.crystals, targets, known)}
+    assert metrics["match rate, more than 8 atoms"].n == 0
+    exact = {m.metric.name: m.metric.value for m in metrics_of(targets.crystals, targets, known)}
     assert (exact["match rate"], exact["asked space group"]) == (100, 100)
 
 
@@ -144,10 +144,10 @@ def test_a_whole_reproduction_leaves_nothing_missing_and_a_second_one_reads_what
     assert len(found.results) == 6 + 5 + 5  # DDIM has the weights of DDPM
     copies = found.results[ResultKey("generate", "binaries", COPY)].measured("match rate")
     assert copies is not None
-    assert copies.figure.value == 100  # rock salt scaled to the volume is rock salt
+    assert copies.metric.value == 100  # rock salt scaled to the volume is rock salt
     same = found.results[ResultKey("modify", "binaries", SAME)].measured("match rate")
     assert same is not None
-    assert same.figure.value == 0  # the other structure of the compound
+    assert same.metric.value == 0  # the other structure of the compound
     report = paper.report(found)
     assert {table.name for table in report.tables} == {"claims", "generate-binaries", "modify-binaries", "training"}
     assert sum(report.verdicts.values()) == 4
