@@ -83,10 +83,6 @@ class ReproductionConfig(ComparisonConfig[DatasetEntry]):
     reverses: tuple[Literal["eq7", "eq6"], ...] = Field(
         ("eq7", "eq6"), min_length=1, description="reverse steps by which DP-CDVAE reconstructs (Tables 1 and S1)"
     )
-    training: TrainConfig = Field(
-        TrainConfig(),
-        description="of every system alike; kind, name, data, system, property, seed and device are set for each",
-    )
     regressor: TrainConfig = Field(
         TrainConfig(), description="of the energy regressor of each data set; the same ones are set for each"
     )
@@ -98,7 +94,6 @@ class ReproductionConfig(ComparisonConfig[DatasetEntry]):
         1000, ge=1, description="valid samples drawn for the distances of distributions, published: 1000; null: all"
     )
     ground_state: GroundStateConfig = Field(GroundStateConfig(), description="Table 3")
-    workers: int = Field(1, ge=1, le=64, description="processes for bonds, fingerprints and matching")
 
     def reverses_of(self, system: str) -> tuple[Reverse, ...]:
         """The ways in which a system is asked to place atoms when it reconstructs."""
@@ -109,17 +104,25 @@ class ReproductionConfig(ComparisonConfig[DatasetEntry]):
         return "eq7" if system.startswith("dp-") else "langevin"
 
 
-def parse_reproduction(settings: dict[str, Any], origin: str) -> ReproductionConfig | UNetReproductionConfig:
+AnyReproduction = ReproductionConfig | UNetReproductionConfig
+"""Of every paper that can be made again."""
+
+
+def parse_reproduction(settings: dict[str, Any], origin: str) -> AnyReproduction:
     """Validate the settings of a reproduction read from `origin` (said in errors).
 
     Raises: ConfigError: naming the field, the value, and what is allowed.
     """
-    if settings.get("paper") == "conditional-unet":
-        return validated(UNetReproductionConfig, settings, origin)
-    return validated(ReproductionConfig, settings, origin)
+    models: dict[object, type[AnyReproduction]] = {
+        name: model for model in get_args(AnyReproduction) for name in get_args(model.model_fields["paper"].annotation)
+    }
+    paper = settings.get("paper", "dp-cdvae")
+    if paper not in models:
+        raise ConfigError(f"{origin}: paper is {paper!r}: expected one of {', '.join(map(str, models))}")
+    return validated(models[paper], settings, origin)
 
 
-def load_reproduction(path: str | Path) -> ReproductionConfig | UNetReproductionConfig:
+def load_reproduction(path: str | Path) -> AnyReproduction:
     """Read the YAML file of a reproduction, or one shipped with Hullward by its bare name ('reproduce-dp-cdvae').
 
     Raises: ConfigError: if the file is missing, is not YAML, or holds a wrong setting.

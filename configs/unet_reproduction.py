@@ -8,7 +8,6 @@ from pydantic import Field
 
 from configs.comparison import ComparisonConfig, NamedEntry
 from generative.config import SampleConfig
-from generative.training.config import TrainConfig
 
 UNetStage = Literal["train", "generate", "modify"]
 Generator = Literal["unet-ddpm", "unet-ddim", "unet-flow-normal", "unet-flow-uniform"]
@@ -28,6 +27,11 @@ UNetSystem = Literal[
 UNET_STAGES: tuple[UNetStage, ...] = get_args(UNetStage)
 GENERATORS: tuple[Generator, ...] = get_args(Generator)
 MODIFIERS: tuple[Modifier, ...] = get_args(Modifier)
+
+COPY = "prototype-copy"
+"""A row without a network: a training crystal of the asked space group and pattern of counts, its elements replaced."""
+SAME = "source-unchanged"
+"""A row without a network: the crystal that is to be modified, as it is."""
 
 
 class PolymorphData(NamedEntry):
@@ -59,7 +63,7 @@ class PolymorphData(NamedEntry):
 
 
 class UNetReproductionConfig(ComparisonConfig[PolymorphData]):
-    """Seven systems trained on data sets at one budget, and measured as the paper measures."""
+    """Seven systems, measured as the paper measures."""
 
     paper: Literal["conditional-unet"] = Field(description="says which paper is made again")
     name: str = Field("unet", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="name of the folder of results")
@@ -70,14 +74,10 @@ class UNetReproductionConfig(ComparisonConfig[PolymorphData]):
     stages: tuple[UNetStage, ...] = Field(UNET_STAGES, description="which stages are run; others are taken as they lie")
     generation_share: float = Field(0.05, gt=0, lt=1, description="of the formulas, tested by generation; published")
     modification_share: float = Field(0.2, gt=0, lt=1, description="of the formulas, tested by modification; published")
-    training: TrainConfig = Field(
-        TrainConfig(), description="of every system alike; kind, name, data, seed and device are set for each"
-    )
     sample: SampleConfig = Field(
         SampleConfig(sampler={"n_steps": 100}),
         description="chunk_size, and the samplers' settings, of which n_steps is published as 100",
     )
-    workers: int = Field(1, ge=1, le=64, description="processes that bring crystals into the standard setting")
 
     @property
     def generators(self) -> tuple[Generator, ...]:

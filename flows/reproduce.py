@@ -14,17 +14,16 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
-from configs.reproduction import ReproductionConfig, load_reproduction
-from configs.unet_reproduction import UNetReproductionConfig
+from configs.reproduction import AnyReproduction, load_reproduction
 from flows.cli.console import sentence_of
-from tasks.papers.results import Place, ReproductionError
-from tasks.papers.stages import result_task, room_of, table_task
+from tasks.papers.results import ReproductionError, ResultKey
+from tasks.papers.stages import paper_of, result_task, table_task
 
 DP_CDVAE = load_reproduction("reproduce-dp-cdvae")
 
 
 @flow(name="reproduce", flow_run_name="reproduce-{config.name}", validate_parameters=True)
-def reproduce(config: ReproductionConfig | UNetReproductionConfig = DP_CDVAE, document: str | None = None) -> Path:
+def reproduce(config: AnyReproduction = DP_CDVAE, document: str | None = None) -> Path:
     """Make the tables of a paper again.
 
     Args:
@@ -34,13 +33,13 @@ def reproduce(config: ReproductionConfig | UNetReproductionConfig = DP_CDVAE, do
     Returns:
         The folder of the results, with reproduction.html.
     """
-    failures: dict[Place, str] = {}
-    room = room_of(config)
-    for stage in room.STAGES:
-        for place in room.places(config, stage) if stage in config.stages else ():
-            state: Any = result_task(config, place, return_state=True)
+    failures: dict[ResultKey, str] = {}
+    paper = paper_of(config)
+    for stage in paper.stages:
+        for key in paper.keys(stage) if stage in config.stages else ():
+            state: Any = result_task(config, key, return_state=True)
             if not state.is_completed():
-                failures[place] = sentence_of(state.result(raise_on_failure=False))
+                failures[key] = sentence_of(state.result(raise_on_failure=False))
     page = table_task(config, failures, None if document is None else Path(document))
     get_run_logger().info("report: %s", page)
     if failures:

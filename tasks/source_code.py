@@ -68,8 +68,13 @@ class Module:
 
 
 def sources(*entries: Entry) -> tuple[Path, ...]:
-    """Every file of the project that the entries can reach, their own included, in order."""
+    """Every file of the project that the entries can reach, their own included, in order.
+
+    Raises: ValueError: if an entry lies in no module that is there, as after a move.
+    """
     wanted = [_entry(entry) for entry in entries]
+    if gone := [need.module for need in wanted if _file_of(need.module) is None]:
+        raise ValueError(f"there is no module {gone[0]}: name the one that computes the stage now")
     inside = frozenset(ROOMS) | {need.module.split(".")[0] for need in wanted}
     return _sources(frozenset(wanted), inside)
 

@@ -102,13 +102,13 @@ def evaluate(
 def _show(report: EvaluationReport, folder: Path) -> None:
     """The figures as a table, what is missing, and where everything lies."""
     from tasks.report.evaluation.markdown import lead
-    from tasks.report.evaluation.tables import figure_rows
+    from tasks.report.evaluation.tables import metric_rows
 
     typer.echo(lead(report))
     rows = [
         dict(zip(SHOWN, (evaluation.protocol, *row), strict=True))
         for evaluation in report.evaluations
-        for row in figure_rows(evaluation)
+        for row in metric_rows(evaluation)
         if not BOUND.search(row[0])
     ]
     show_table(rows, SHOWN)

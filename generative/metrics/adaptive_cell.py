@@ -4,7 +4,7 @@ Coverage with CDVAE's definitions at the cut-offs 0.4 and 10, of structurally va
 draws 986 of them; composition validity plays no part), so COV-P is over those drawn and not over all generated.
 Frechet distance between normal distributions fitted to CrystalNN fingerprints, and to the activations of the layer
 before the last of a CGCNN. That network is not published, so its values compare only where one network made both
-sides; the activations are the caller's, and without them the figure is undefined. The published script also prints
+sides; the activations are the caller's, and without them the metric is undefined. The published script also prints
 distances of densities and numbers of elements and mean distances to the nearest crystal, which are here, and a
 diversity, whose definition the paper does not give, which is not.
 
@@ -25,16 +25,16 @@ import numpy as np
 from generative.crystal.crystals import Crystal
 from generative.metrics.coverage import MP_20, coverage
 from generative.metrics.distributions import Frechet, Property, frechet, property_values, wasserstein
-from generative.metrics.figures import Evaluation, Figure, Setting
 from generative.metrics.fingerprints import Fingerprints
 from generative.metrics.generation import (
     Prints,
-    coverage_figures,
+    coverage_metrics,
     fingerprint_sets,
     prints_of,
-    wasserstein_figure,
+    wasserstein_metric,
 )
 from generative.metrics.magpie import Scaler, cdvae_scaler
+from generative.metrics.metric import Evaluation, Metric, Setting
 from generative.metrics.shares import counted
 from generative.metrics.validity import structure_settings, verdicts
 
@@ -74,17 +74,17 @@ def adaptive_cell(
     sample_prints: Prints | None = None,
     reference_prints: Prints | None = None,
 ) -> Evaluation:
-    """The figures of the paper's Table 1, and what its script prints besides.
+    """The metrics of the paper's Table 1, and what its script prints besides.
 
     Args:
         samples: all that were generated, in order; None is a sample that is no crystal.
         reference: the test set.
-        reference_name: what the test set is, with version or fingerprint; part of the figures.
+        reference_name: what the test set is, with version or fingerprint; part of the metrics.
         n_drawn: structurally valid samples drawn at random (published: 986); None takes all of them. With fewer valid
-            ones than that every figure is undefined.
+            ones than that every metric is undefined.
         seed: of that draw.
         scaler: standardisation of Magpie fingerprints; None takes CDVAE's constants, as the paper did.
-        activations: of a CGCNN's layer before the last; None leaves that figure undefined.
+        activations: of a CGCNN's layer before the last; None leaves that metric undefined.
         workers: processes for fingerprints.
         cache: folder that keeps fingerprints.
         sample_prints: fingerprints of the samples, if they are made already.
@@ -121,15 +121,15 @@ def adaptive_cell(
     started = time.perf_counter()
     covered = coverage(*fingerprint_sets(prints, reference_prints, scaler or cdvae_scaler()), MP_20)
     settings |= prints.structure.versions
-    figures = (
-        *coverage_figures(PROTOCOL, covered, settings),
-        _frechet_figure(frechet(prints.structure.values, reference_prints.structure.values, "CrystalNN"), settings),
-        _activations_figure(activations, drawn, settings),
-        *_property_figures(chosen, reference, settings),
+    metrics = (
+        *coverage_metrics(PROTOCOL, covered, settings),
+        _frechet_metric(frechet(prints.structure.values, reference_prints.structure.values, "CrystalNN"), settings),
+        _activations_metric(activations, drawn, settings),
+        *_property_metrics(chosen, reference, settings),
     )
     seconds["distances"] = time.perf_counter() - started
     flags = np.isin(np.arange(len(samples)), drawn)
-    return Evaluation(PROTOCOL, ABOUT, figures, seconds, {"drawn": tuple(flags.tolist())})
+    return Evaluation(PROTOCOL, ABOUT, metrics, seconds, {"drawn": tuple(flags.tolist())})
 
 
 _UNITS = {
@@ -146,8 +146,8 @@ _UNITS = {
 }
 
 
-def _undefined(reason: str, settings: dict[str, Setting]) -> tuple[Figure, ...]:
-    return tuple(Figure(PROTOCOL, name, math.nan, unit, 0, reason, settings) for name, unit in _UNITS.items())
+def _undefined(reason: str, settings: dict[str, Setting]) -> tuple[Metric, ...]:
+    return tuple(Metric(PROTOCOL, name, math.nan, unit, 0, reason, settings) for name, unit in _UNITS.items())
 
 
 def _check(activations: Activations | None, n_samples: int, n_reference: int) -> None:
@@ -166,7 +166,7 @@ def _rows(prints: Fingerprints, rows: np.ndarray) -> Fingerprints:
     return Fingerprints(prints.values[rows], reasons, prints.seconds, prints.recipe, prints.versions)
 
 
-def _frechet_figure(found: Frechet, settings: dict[str, Setting]) -> Figure:
+def _frechet_metric(found: Frechet, settings: dict[str, Setting]) -> Metric:
     used: dict[str, Setting] = {
         **settings,
         "feature": found.feature,
@@ -176,28 +176,28 @@ def _frechet_figure(found: Frechet, settings: dict[str, Setting]) -> Figure:
     }
     missing = counted(found.n_samples_without, "generated crystal has no features|generated crystals have no features")
     name = "CrystalNN" if found.feature == "CrystalNN" else "CGCNN"
-    return Figure(
+    return Metric(
         PROTOCOL, f"Frechet distance, {name}", found.distance, "", found.n_samples, found.reason or missing, used
     )
 
 
-def _activations_figure(activations: Activations | None, drawn: np.ndarray, settings: dict[str, Setting]) -> Figure:
+def _activations_metric(activations: Activations | None, drawn: np.ndarray, settings: dict[str, Setting]) -> Metric:
     if activations is None:
         reason = "no activations of a CGCNN were given, and the paper's network is not published"
-        return Figure(PROTOCOL, "Frechet distance, CGCNN", math.nan, "", 0, reason, settings)
+        return Metric(PROTOCOL, "Frechet distance, CGCNN", math.nan, "", 0, reason, settings)
     given = np.asarray(activations.samples, dtype=float)[drawn]
     settings = {**settings, "compares_with": "figures of the same network and reference alone"}
-    return _frechet_figure(
+    return _frechet_metric(
         frechet(given, np.asarray(activations.reference, dtype=float), activations.network), settings
     )
 
 
-def _property_figures(
+def _property_metrics(
     samples: Sequence[Crystal | None], reference: Sequence[Crystal], settings: dict[str, Setting]
-) -> tuple[Figure, ...]:
-    figures = []
+) -> tuple[Metric, ...]:
+    metrics = []
     for name in (Property.DENSITY, Property.N_ELEMENTS):
         # Drawn already: all of them are compared.
         found = wasserstein(name, property_values(name, samples), property_values(name, reference), None)
-        figures.append(wasserstein_figure(PROTOCOL, found, settings))
-    return tuple(figures)
+        metrics.append(wasserstein_metric(PROTOCOL, found, settings))
+    return tuple(metrics)

@@ -5,7 +5,7 @@ the composition cut-off. COV-P: the same of generated crystals, over ALL generat
 included. AMSD and AMCD: mean distance to the nearest in structure and in composition; R over the reference, P over the
 generated crystals with fingerprints. Distances are Euclidean on the CrystalNN fingerprint and on the standardised
 Magpie fingerprint. Where one of its 132 features makes most of the composition distances, that feature is named: such a
-figure says more of the standardisation than of the crystals.
+metric says more of the standardisation than of the crystals.
 
 Source: CDVAE (arXiv:2110.06197), scripts/compute_metrics.py and eval_utils.py; cut-offs from its appendix.
 """
@@ -105,7 +105,7 @@ class Coverage:
         n_reference_without: left out of it, since without a fingerprint.
         cutoffs: used.
         scaler: source of the standardisation of the Magpie fingerprint.
-        reason: why figures are NaN; empty if none is.
+        reason: why metrics are NaN; empty if none is.
         dominant_recall: the feature that makes most of amcd_recall, with its share; empty if none does.
         dominant_precision: the same of amcd_precision.
     """
@@ -157,7 +157,7 @@ def coverage(samples: FingerprintSet, reference: FingerprintSet, cutoffs: Cutoff
         )
     here, there = samples.usable, reference.usable
     n_samples, n_reference = len(here), int(there.sum())
-    figures = dict.fromkeys(
+    metrics = dict.fromkeys(
         ("cov_recall", "cov_precision", "amsd_recall", "amsd_precision", "amcd_recall", "amcd_precision"), math.nan
     )
     reason, dominant = "", ("", "")
@@ -165,14 +165,14 @@ def coverage(samples: FingerprintSet, reference: FingerprintSet, cutoffs: Cutoff
         reason = f"{n_samples} generated and {n_reference} usable reference crystals: expected at least one of each"
     elif not here.any():
         reason = "no generated crystal has a fingerprint, so there are no distances"
-        figures["cov_recall"] = figures["cov_precision"] = 0.0
+        metrics["cov_recall"] = metrics["cov_precision"] = 0.0
     else:
         by_sample, by_reference = nearest(samples.structure[here], reference.structure[there])
         given, wanted = samples.composition[here], reference.composition[there]
         to_sample, to_reference = nearest_rows(given, wanted)
         by_sample_c, by_reference_c = to_sample.distance, to_reference.distance
         dominant = dominant_feature(wanted - given[to_reference.row]), dominant_feature(given - wanted[to_sample.row])
-        figures = {
+        metrics = {
             "cov_recall": float(_within(by_reference, by_reference_c, cutoffs).mean()),
             "cov_precision": float(_within(by_sample, by_sample_c, cutoffs).sum() / n_samples),
             "amsd_recall": float(by_reference.mean()),
@@ -182,7 +182,7 @@ def coverage(samples: FingerprintSet, reference: FingerprintSet, cutoffs: Cutoff
         }
     return Coverage(
         protocol=PROTOCOL,
-        **figures,
+        **metrics,
         n_samples=n_samples,
         n_samples_without=int((~here).sum()),
         n_reference=n_reference,

@@ -24,7 +24,6 @@ from generative.kept_results import Kept, KeptResults, Progress, in_processes
 from generative.metrics import magpie
 
 N_STRUCTURE = 61
-N_COMPOSITION = magpie.N_FEATURES
 STRUCTURE_RECIPE = "CrystalNN ops, mean over sites, 1"
 """Names the computation; the number rises when the values change for the same installed packages."""
 COMPOSITION_RECIPE = "Magpie, 1"

@@ -27,20 +27,20 @@ from generative.crystal.crystals import Crystal
 from generative.kept_results import Progress
 from generative.metrics.coverage import Coverage, Cutoffs, FingerprintSet, coverage
 from generative.metrics.distributions import CDVAE_DRAWN, Property, Wasserstein, property_values, wasserstein
-from generative.metrics.figures import Evaluation, Figure, Setting
 from generative.metrics.fingerprints import (
     Fingerprints,
     composition_fingerprints,
     structure_fingerprints,
 )
 from generative.metrics.magpie import Scaler, cdvae_scaler
+from generative.metrics.metric import Evaluation, Metric, Setting
 from generative.metrics.shares import counted, percentage
 from generative.metrics.validity import (
     composition_settings,
     structure_settings,
     too_elongated,
     unreadable,
-    validity_figures,
+    validity_metrics,
     verdicts,
 )
 from generative.screening.composition import OxidationStates
@@ -112,15 +112,15 @@ def generation(
     sample_prints: Prints | None = None,
     reference_prints: Prints | None = None,
 ) -> Evaluation:
-    """The figures of CDVAE's generation table.
+    """The metrics of CDVAE's generation table.
 
     Args:
         samples: all that were generated, in order; None is a sample that is no crystal.
         reference: the test set.
         cutoffs: of coverage: coverage.MP_20, PEROV_5, CARBON_24, or others with their source.
-        reference_name: what the test set is, with version or fingerprint; part of the figures.
+        reference_name: what the test set is, with version or fingerprint; part of the metrics.
         scaler: standardisation of Magpie fingerprints; None takes CDVAE's constants.
-        states: list of oxidation states; the default is that of the published figures.
+        states: list of oxidation states; the default is that of the published metrics.
         with_composition: False where composition validity is not reported (Carbon-24).
         energies: for 'W energy'; None leaves it undefined.
         n_drawn: valid samples drawn for the property statistics; None takes all valid ones.
@@ -151,18 +151,18 @@ def generation(
         "n_samples": len(samples),
         "n_reference": len(reference),
     }
-    figures = (
-        *validity_figures(PROTOCOL, found, states, with_composition)[: 2 if with_composition else 1],
+    metrics = (
+        *validity_metrics(PROTOCOL, found, states, with_composition)[: 2 if with_composition else 1],
         _overall(valid, sample_prints.structure, {**rules, "n_samples": len(samples)}),
-        *coverage_figures(PROTOCOL, covered, {**settings, **sample_prints.structure.versions}),
-        *_property_figures(samples, reference, valid, energies, n_drawn, seed, settings),
-        Figure(PROTOCOL, "samples", len(samples), "crystals", len(samples), "", settings),
-        Figure(PROTOCOL, "reference crystals", len(reference), "crystals", len(reference), "", settings),
+        *coverage_metrics(PROTOCOL, covered, {**settings, **sample_prints.structure.versions}),
+        *_property_metrics(samples, reference, valid, energies, n_drawn, seed, settings),
+        Metric(PROTOCOL, "samples", len(samples), "crystals", len(samples), "", settings),
+        Metric(PROTOCOL, "reference crystals", len(reference), "crystals", len(reference), "", settings),
     )
     columns: dict[str, tuple[bool, ...]] = {"structure_valid": found.structure, "valid": tuple(valid.tolist())}
     if with_composition:
         columns["composition_valid"] = found.composition
-    return Evaluation(PROTOCOL, ABOUT, figures, seconds, columns)
+    return Evaluation(PROTOCOL, ABOUT, metrics, seconds, columns)
 
 
 def fingerprint_sets(samples: Prints, reference: Prints, scaler: Scaler) -> tuple[FingerprintSet, FingerprintSet]:
@@ -170,8 +170,8 @@ def fingerprint_sets(samples: Prints, reference: Prints, scaler: Scaler) -> tupl
     return FingerprintSet.of(*samples, scaler), FingerprintSet.of(*reference, scaler)
 
 
-def coverage_figures(protocol: str, found: Coverage, settings: dict[str, Setting]) -> tuple[Figure, ...]:
-    """COV-R, COV-P, AMSD and AMCD as figures."""
+def coverage_metrics(protocol: str, found: Coverage, settings: dict[str, Setting]) -> tuple[Metric, ...]:
+    """COV-R, COV-P, AMSD and AMCD as metrics."""
     used: dict[str, Setting] = {
         **settings,
         "cutoff_structure": found.cutoffs.structure,
@@ -191,17 +191,17 @@ def coverage_figures(protocol: str, found: Coverage, settings: dict[str, Setting
         for missing, feature in ((of_samples, found.dominant_precision), (of_reference, found.dominant_recall))
     )
     return (
-        Figure(protocol, "COV-R", 100 * found.cov_recall, "%", n_reference, of_reference, used),
-        Figure(protocol, "COV-P", 100 * found.cov_precision, "%", n_samples, of_samples, used),
-        Figure(protocol, "AMSD-R", found.amsd_recall, "", n_reference, of_reference, used),
-        Figure(protocol, "AMSD-P", found.amsd_precision, "", n_compared, of_samples, used),
-        Figure(protocol, "AMCD-R", found.amcd_recall, "", n_reference, from_reference, used),
-        Figure(protocol, "AMCD-P", found.amcd_precision, "", n_compared, from_samples, used),
+        Metric(protocol, "COV-R", 100 * found.cov_recall, "%", n_reference, of_reference, used),
+        Metric(protocol, "COV-P", 100 * found.cov_precision, "%", n_samples, of_samples, used),
+        Metric(protocol, "AMSD-R", found.amsd_recall, "", n_reference, of_reference, used),
+        Metric(protocol, "AMSD-P", found.amsd_precision, "", n_compared, of_samples, used),
+        Metric(protocol, "AMCD-R", found.amcd_recall, "", n_reference, from_reference, used),
+        Metric(protocol, "AMCD-P", found.amcd_precision, "", n_compared, from_samples, used),
     )
 
 
-def wasserstein_figure(protocol: str, found: Wasserstein, settings: dict[str, Setting]) -> Figure:
-    """A Wasserstein distance as a figure, named 'W density', 'W number of elements' or 'W energy'."""
+def wasserstein_metric(protocol: str, found: Wasserstein, settings: dict[str, Setting]) -> Metric:
+    """A Wasserstein distance as a metric, named 'W density', 'W number of elements' or 'W energy'."""
     used: dict[str, Setting] = {
         **settings,
         "n_drawn": found.n_drawn,
@@ -213,7 +213,7 @@ def wasserstein_figure(protocol: str, found: Wasserstein, settings: dict[str, Se
     unit = "" if found.property_name is Property.N_ELEMENTS else found.unit
     missing = counted(found.n_reference_without, "reference crystal has no value|reference crystals have no value")
     name = f"W {found.property_name.value}"
-    return Figure(protocol, name, found.distance, unit, found.n_samples, found.reason or missing, used)
+    return Metric(protocol, name, found.distance, unit, found.n_samples, found.reason or missing, used)
 
 
 def _check(energies: Energies | None, n_samples: int, n_reference: int) -> None:
@@ -228,7 +228,7 @@ def _check(energies: Energies | None, n_samples: int, n_reference: int) -> None:
         raise ValueError("the energies come without the name of their model: name what computed them")
 
 
-def _overall(valid: np.ndarray, prints: Fingerprints, settings: dict[str, Setting]) -> Figure:
+def _overall(valid: np.ndarray, prints: Fingerprints, settings: dict[str, Setting]) -> Metric:
     n_without = int((~prints.usable).sum())
     reason = counted(
         n_without, "sample has no CrystalNN fingerprint: invalid|samples lack a CrystalNN fingerprint: invalid"
@@ -236,7 +236,7 @@ def _overall(valid: np.ndarray, prints: Fingerprints, settings: dict[str, Settin
     return percentage(PROTOCOL, "validity", int(valid.sum()), len(valid), settings, reason)
 
 
-def _property_figures(
+def _property_metrics(
     samples: Sequence[Crystal | None],
     reference: Sequence[Crystal],
     valid: np.ndarray,
@@ -244,20 +244,20 @@ def _property_figures(
     n_drawn: int | None,
     seed: int,
     settings: dict[str, Setting],
-) -> tuple[Figure, ...]:
+) -> tuple[Metric, ...]:
     """'W density', 'W number of elements' and 'W energy'."""
     used = {**settings, "n_valid": int(valid.sum())}
-    figures = []
+    metrics = []
     for name in (Property.DENSITY, Property.N_ELEMENTS):
         values = property_values(name, samples)[valid]
         found = wasserstein(name, values, property_values(name, reference), n_drawn, seed)
-        figures.append(wasserstein_figure(PROTOCOL, found, used))
+        metrics.append(wasserstein_metric(PROTOCOL, found, used))
     if energies is None:
         reason = "no energies were given"
-        figures.append(Figure(PROTOCOL, "W energy", np.nan, Property.ENERGY.unit, 0, reason, used))
+        metrics.append(Metric(PROTOCOL, "W energy", np.nan, Property.ENERGY.unit, 0, reason, used))
     else:
         values = np.asarray(energies.samples, dtype=float).reshape(-1)[valid]
         there = np.asarray(energies.reference, dtype=float).reshape(-1)
         found = wasserstein(Property.ENERGY, values, there, n_drawn, seed, energies.model)
-        figures.append(wasserstein_figure(PROTOCOL, found, used))
-    return tuple(figures)
+        metrics.append(wasserstein_metric(PROTOCOL, found, used))
+    return tuple(metrics)

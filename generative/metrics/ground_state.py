@@ -3,9 +3,9 @@
 Differences are relaxed minus generated, per atom, as in dft.potentials.ground_state; only an energy drop is the other
 way round. The relaxation is done elsewhere: what comes here are arrays, one entry per sample, and the name of the model
 or DFT method that made the energies. A potential in place of DFT, or no pressure where the paper has 10 GPa, gives
-figures that compare with one another but not with the paper's, so both are settings.
+metrics that compare with one another but not with the paper's, so both are settings.
 
-The papers' figures: match rate (of ALL samples: one that failed to relax is no match), mean rms over the matched, root
+The papers' metrics: match rate (of ALL samples: one that failed to relax is no match), mean rms over the matched, root
 mean squares of dV and dE over the relaxed, converged or not (DP-CDVAE, Sci. Rep. 2024, Table 3); convergence rate, mean
 number of steps of the converged, mean energy drop (ConditionCDVAE+, Sci. Rep. 2025, doi:10.1038/s41598-025-06432-9,
 Table 3, apparently per cell). A few crystals that relax far away decide a root mean square, so medians and 5 and 95 %
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from generative.crystal.crystals import Crystal
-from generative.metrics.figures import Evaluation, Figure, Setting
+from generative.metrics.metric import Evaluation, Metric, Setting
 from generative.metrics.reconstruction import RMS_UNIT, csp_tolerances, settings_of
 from generative.metrics.shares import counted, percentage, statistic
 from generative.metrics.validity import unmatchable, unreadable
@@ -79,7 +79,7 @@ _COLUMNS = ("generated", "relaxed", "initial_energy_ev_per_atom", "energy_ev_per
 
 
 def ground_state(relaxations: Relaxations, workers: int = 1) -> Evaluation:
-    """The figures of DP-CDVAE's and ConditionCDVAE+'s ground-state tests.
+    """The metrics of DP-CDVAE's and ConditionCDVAE+'s ground-state tests.
 
     Args:
         relaxations: generated and relaxed crystals with energies, steps and convergence.
@@ -102,11 +102,11 @@ def ground_state(relaxations: Relaxations, workers: int = 1) -> Evaluation:
         "n_isolated": int(isolated.sum()),
         "n_relaxed": n_relaxed,
     }
-    figures = (
-        *_match_figures(rms, n_relaxed, n_failures, settings),
+    metrics = (
+        *_match_metrics(rms, n_relaxed, n_failures, settings),
         *_spread("dV", dv, "A^3/atom", settings),
         *_spread("dE", de * MEV_PER_EV, "meV/atom", settings),
-        *_relaxation_figures(relaxations, de, np.array(sizes, dtype=float), settings),
+        *_relaxation_metrics(relaxations, de, np.array(sizes, dtype=float), settings),
         percentage(PROTOCOL, "isolated", int(isolated.sum()), n_samples, settings, _isolated_reason(isolated)),
     )
     columns: dict[str, tuple[object, ...]] = {
@@ -116,7 +116,7 @@ def ground_state(relaxations: Relaxations, workers: int = 1) -> Evaluation:
         "converged": tuple((_spread_out(_column(relaxations.converged), ~isolated) == 1.0).tolist()),
         "isolated": tuple(isolated.tolist()),
     }
-    return Evaluation(PROTOCOL, ABOUT, figures, seconds, columns)
+    return Evaluation(PROTOCOL, ABOUT, metrics, seconds, columns)
 
 
 def _taken(relaxations: Relaxations, places: np.ndarray) -> Relaxations:
@@ -159,9 +159,9 @@ def _dv(generated: Crystal | None, relaxed: Crystal | None) -> float:
     return per_atom[0] - per_atom[1]
 
 
-def _match_figures(
+def _match_metrics(
     rms: np.ndarray, n_relaxed: int, n_failures: int, settings: dict[str, Setting]
-) -> tuple[Figure, ...]:
+) -> tuple[Metric, ...]:
     used = {**settings, **settings_of(csp_tolerances())}
     matched = rms[np.isfinite(rms)]
     reasons = (
@@ -176,7 +176,7 @@ def _match_figures(
     )
 
 
-def _spread(name: str, values: np.ndarray, unit: str, settings: dict[str, Setting]) -> tuple[Figure, ...]:
+def _spread(name: str, values: np.ndarray, unit: str, settings: dict[str, Setting]) -> tuple[Metric, ...]:
     """Root mean square, median, 5 and 95 % quantile of a signed difference."""
     titles = {"rms": f"{name} rms", "median": f"median {name}", "q05": f"{name}, 5 %", "q95": f"{name}, 95 %"}
     of = _of(settings)
@@ -189,13 +189,13 @@ def _left_out(settings: Mapping[str, Setting]) -> str:
 
 
 def _of(settings: Mapping[str, Setting]) -> str:
-    """What the figures are of."""
+    """What the metrics are of."""
     return "samples without isolated atoms" if settings["n_isolated"] else "samples"
 
 
-def _relaxation_figures(
+def _relaxation_metrics(
     relaxations: Relaxations, de_ev_per_atom: np.ndarray, n_atoms: np.ndarray, settings: dict[str, Setting]
-) -> tuple[Figure, ...]:
+) -> tuple[Metric, ...]:
     converged = np.asarray(relaxations.converged, dtype=bool).reshape(-1)
     steps = _column(relaxations.n_steps)[converged]
     drop = -de_ev_per_atom

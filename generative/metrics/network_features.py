@@ -1,8 +1,8 @@
 """Features of crystals by a small trained network, for the Frechet distance that papers take from a CGCNN.
 
 The paper on adaptive crystal cells (arXiv:2310.10695) compares the activations of the layer before the last of a CGCNN
-that is not published; such values depend on the network entirely. So figures made of these features carry its name and
-digest, 'CGCNN 0123456789ab', and compare with figures of the same digest alone: neither with a paper's nor with those
+that is not published; such values depend on the network entirely. So metrics made of these features carry its name and
+digest, 'CGCNN 0123456789ab', and compare with metrics of the same digest alone: neither with a paper's nor with those
 of other weights. Weights are safetensors and JSON; nothing in them can run code, and files that do not fit each other
 are refused.
 """
@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -25,8 +25,6 @@ import numpy as np
 
 from generative.crystal.crystals import Crystal
 from generative.kept_results import Progress
-from generative.metrics.distributions import Frechet, frechet
-from generative.metrics.figures import Figure, Setting
 from generative.metrics.fingerprints import Fingerprints
 from generative.networks.crystal_graph import CrystalGraph, NoGraphError, crystal_graph
 
@@ -39,10 +37,6 @@ ABOUT_FILE = "cgcnn.json"
 RECIPE = "pooled vector, 12 neighbours within 8 A, 1"
 """Names the computation and is part of the digest; the number rises when the values change for the same weights."""
 
-COMPARES_WITH = "figures of the same network and reference alone"
-"""What a distance by these features may be held against."""
-
-_SCHEMA_VERSION = 1
 _BATCH_ATOMS = 2048
 
 
@@ -68,77 +62,71 @@ class FeatureNetwork:
 
     @property
     def name(self) -> str:
-        """As figures state it: 'CGCNN' and the digest's first twelve characters."""
+        """As metrics state it: 'CGCNN' and the digest's first twelve characters."""
         return f"CGCNN {self.digest[:12]}"
-
-
-def save_network(folder: Path, network: CGCNN, elements: Sequence[int], training: Mapping[str, Any]) -> None:
-    """Write weights and description into a folder.
-
-    Args:
-        folder: made if absent.
-        network: stored as it is, float32.
-        elements: atomic numbers among the training crystals.
-        training: how it was made, as plain types.
-    """
-    from safetensors.torch import save
-
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    weights = save(state)
-    about = {
-        "schema_version": _SCHEMA_VERSION,
-        "network": "cgcnn",
-        "recipe": RECIPE,
-        "config": asdict(network.config),
-        "elements": sorted(int(z) for z in elements),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        "training": dict(training),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in (
-        (WEIGHTS_FILE, weights),
-        (ABOUT_FILE, (json.dumps(about, indent=2, sort_keys=True) + "\n").encode()),
-    ):
-        partial = folder / f".{name}.partial"
-        partial.write_bytes(content)
-        partial.replace(folder / name)
 
 
 @lru_cache(maxsize=2)
 def load_network(folder: Path = SHIPPED) -> FeatureNetwork:
-    """The network in a folder; the shipped one by default. Loaded once per process.
+    """The network in a folder, the shipped one or a checkpoint of kind 'cgcnn-features'. Loaded once per process.
 
     Raises: NetworkError: if a file is missing or damaged, or the weights are not those that the description names.
     """
+    from generative.checkpoints import CheckpointError
+
+    try:
+        read = _stored if (folder / ABOUT_FILE).is_file() else _of_checkpoint
+        network, elements, weights_sha256, training = read(folder)
+    except NetworkError:
+        raise
+    except CheckpointError as error:
+        raise NetworkError(f"{error}; a feature network is made by `hullward train train-cgcnn-features`") from None
+    except Exception as error:  # safetensors, json and torch each raise their own kinds
+        raise NetworkError(
+            f"{folder} is not a readable feature network: expected {ABOUT_FILE} and {WEIGHTS_FILE}, or a checkpoint of "
+            f"`hullward train train-cgcnn-features` ({' '.join(str(error).split())[:200]})"
+        ) from error
+    identity = {
+        "recipe": RECIPE,
+        "config": asdict(network.config),
+        "elements": sorted(elements),
+        "weights": weights_sha256,
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return FeatureNetwork(network.double().eval(), elements, digest, training)
+
+
+def _stored(folder: Path) -> tuple[CGCNN, frozenset[int], str, dict[str, Any]]:
+    """Network, elements, digest of the weights and making of weights in the form of the shipped ones."""
     from safetensors.torch import load
 
     from generative.networks.cgcnn import CGCNN, CGCNNConfig
 
-    try:
-        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
-        weights = (folder / WEIGHTS_FILE).read_bytes()
-        found, stated = hashlib.sha256(weights).hexdigest(), about["weights_sha256"]
-        if found != stated:
-            raise NetworkError(
-                f"{folder / WEIGHTS_FILE} has the SHA-256 {found[:12]}...: expected {str(stated)[:12]}... as "
-                f"{ABOUT_FILE} says, so copy both files again"
-            )
-        if about["recipe"] != RECIPE:
-            raise NetworkError(f"{folder} is made for {about['recipe']!r}: expected {RECIPE!r}, so train it again")
-        network = CGCNN(CGCNNConfig(**about["config"]))
-        network.load_state_dict(load(weights))
-        elements = frozenset(int(z) for z in about["elements"])
-        training = dict(about["training"])
-    except NetworkError:
-        raise
-    except Exception as error:  # safetensors, json and torch each raise their own kinds
+    about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+    weights = (folder / WEIGHTS_FILE).read_bytes()
+    found, stated = hashlib.sha256(weights).hexdigest(), about["weights_sha256"]
+    if found != stated:
         raise NetworkError(
-            f"{folder} is not a readable feature network: expected {ABOUT_FILE} and {WEIGHTS_FILE} as "
-            f"`python -m tasks.train.features` writes them ({' '.join(str(error).split())[:200]})"
-        ) from error
-    identity = {"recipe": RECIPE, "config": about["config"], "elements": sorted(elements), "weights": found}
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return FeatureNetwork(network.double().eval(), elements, digest, training)
+            f"{folder / WEIGHTS_FILE} has the SHA-256 {found[:12]}...: expected {str(stated)[:12]}... as "
+            f"{ABOUT_FILE} says, so copy both files again"
+        )
+    if about["recipe"] != RECIPE:
+        raise NetworkError(f"{folder} is made for {about['recipe']!r}: expected {RECIPE!r}, so train it again")
+    network = CGCNN(CGCNNConfig(**about["config"]))
+    network.load_state_dict(load(weights))
+    return network, frozenset(int(z) for z in about["elements"]), found, dict(about["training"])
+
+
+def _of_checkpoint(folder: Path) -> tuple[CGCNN, frozenset[int], str, dict[str, Any]]:
+    """The same of a checkpoint."""
+    from generative import checkpoints
+    from generative.systems.cgcnn_features import CGCNNFeatures
+
+    system = checkpoints.load(str(folder)).system
+    if not isinstance(system, CGCNNFeatures):
+        raise NetworkError(f"{folder} holds a {system.name}: expected a checkpoint of {CGCNNFeatures.name}")
+    about = checkpoints.about(str(folder))
+    return system.network, system.known_elements, about["weights_sha256"], about["training"]
 
 
 def network_features(
@@ -177,67 +165,6 @@ def network_features(
     reasons = dict(sorted(reasons.items()))
     recipe = f"{used.name}, {RECIPE}"
     return Fingerprints(values, reasons, time.perf_counter() - started_s, recipe, {"torch": version("torch")})
-
-
-def predicted_energies(
-    crystals: Sequence[Crystal | None], workers: int = 1, network: FeatureNetwork | None = None
-) -> np.ndarray:
-    """Formation energies by the same network, (n,), eV/atom, NaN where it has no features: a check of the network, and
-    no substitute for a potential.
-    """
-    import torch
-
-    used = network or load_network()
-    features = torch.from_numpy(network_features(crystals, workers, used).values)
-    with torch.inference_mode():
-        return np.asarray(used.network.energies_ev_per_atom(features).numpy())
-
-
-def network_frechet(
-    samples: Sequence[Crystal | None],
-    reference: Sequence[Crystal | None],
-    workers: int = 1,
-    network: FeatureNetwork | None = None,
-) -> Frechet:
-    """Frechet distance between network features; its `feature` is 'CGCNN' and the network's digest.
-
-    Comparable only with distances of the same digest, to the same reference.
-
-    Args:
-        samples: generated crystals.
-        reference: those they are compared with.
-        workers: CPU threads.
-        network: None takes the shipped one.
-    """
-    used = network or load_network()
-    here, there = (network_features(crystals, workers, used).values for crystals in (samples, reference))
-    return frechet(here, there, used.name)
-
-
-def frechet_figure(protocol: str, found: Frechet, reference_name: str) -> Figure:
-    """The distance as a figure 'frechet (CGCNN <digest>)'.
-
-    Its name holds the digest, so that no table puts it beside the value of another network.
-
-    Args:
-        protocol: that the figure belongs to.
-        found: by network_frechet.
-        reference_name: what the reference is, with version or fingerprint.
-    """
-    without = found.n_samples_without
-    settings: dict[str, Setting] = {
-        "reference": reference_name,
-        "n_reference": found.n_reference,
-        "n_reference_without": found.n_reference_without,
-        "feature": found.feature,
-        "recipe": RECIPE,
-        "n_features": found.n_features,
-        "matrix_root": found.stabilisation,
-        "torch": version("torch"),
-        "compares_with": COMPARES_WITH,
-    }
-    reason = found.reason or (f"{without} of {without + found.n_samples} have no features" if without else "")
-    return Figure(protocol, f"frechet ({found.feature})", found.distance, "", found.n_samples, reason, settings)
 
 
 def _batches(

@@ -3,7 +3,7 @@
 A sample is unique if it is the first of its group (as StructureMatcher.group_structures groups, in the samples' order)
 and novel if StructureMatcher.fit accepts it against no known crystal. Both are shares of ALL samples: one that is no
 crystal, or that the matcher cannot handle, is neither, and is counted. The tolerances differ between papers and move
-the shares by tens of points, so every figure is made at each named set:
+the shares by tens of points, so every metric is made at each named set:
 
     pymatgen  ltol 0.2, stol 0.3, angle  5   pymatgen's defaults; MatterGen (arXiv:2312.03687) for ordered crystals
     csp       ltol 0.3, stol 0.5, angle 10   CDVAE's (arXiv:2110.06197), the loosest
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from generative.crystal.crystals import Crystal
-from generative.metrics.figures import Evaluation, Figure, Setting
+from generative.metrics.metric import Evaluation, Metric, Setting
 from generative.metrics.nearest_match import nearest_match
 from generative.metrics.reconstruction import RMS_UNIT, csp_tolerances, settings_of
 from generative.metrics.shares import counted, percentage, statistic
@@ -94,20 +94,20 @@ def uniqueness(
         names: of sets of tolerances, keys of TOLERANCES.
         workers: of the matcher; the result does not depend on it.
     """
-    figures: list[Figure] = []
+    metrics: list[Metric] = []
     seconds, columns = {}, {}
     for name in names:
         started = time.perf_counter()
         tolerances = named_tolerances(name)
         flags = unique_flags(samples, tolerances, workers)
         settings = {"tolerances": name, "n_samples": len(samples), "n_fits": flags.n_fits, **settings_of(tolerances)}
-        figures += [
+        metrics += [
             percentage(UNIQUENESS, f"unique ({name})", flags.n_hits, len(samples), settings, _reason(flags)),
-            Figure(UNIQUENESS, f"distinct ({name})", flags.n_hits, "crystals", len(samples), _reason(flags), settings),
+            Metric(UNIQUENESS, f"distinct ({name})", flags.n_hits, "crystals", len(samples), _reason(flags), settings),
         ]
         columns[f"unique_{name}"] = flags.values
         seconds[f"unique ({name})"] = time.perf_counter() - started
-    return Evaluation(UNIQUENESS, UNIQUENESS_ABOUT, tuple(figures), seconds, columns)
+    return Evaluation(UNIQUENESS, UNIQUENESS_ABOUT, tuple(metrics), seconds, columns)
 
 
 def novelty(
@@ -122,11 +122,11 @@ def novelty(
     Args:
         samples: in order; None is a sample that is no crystal.
         known: the crystals that are not new, such as the training set.
-        known_name: what they are, with version or fingerprint; part of the figures.
+        known_name: what they are, with version or fingerprint; part of the metrics.
         names: of sets of tolerances, keys of TOLERANCES.
         workers: of the matcher; the result does not depend on it.
     """
-    figures: list[Figure] = []
+    metrics: list[Metric] = []
     seconds, columns = {}, {}
     for name in names:
         started = time.perf_counter()
@@ -139,10 +139,10 @@ def novelty(
             "n_fits": flags.n_fits,
             **settings_of(tolerances),
         }
-        figures.append(percentage(NOVELTY, f"novel ({name})", flags.n_hits, len(samples), settings, _reason(flags)))
+        metrics.append(percentage(NOVELTY, f"novel ({name})", flags.n_hits, len(samples), settings, _reason(flags)))
         columns[f"novel_{name}"] = flags.values
         seconds[f"novel ({name})"] = time.perf_counter() - started
-    return Evaluation(NOVELTY, NOVELTY_ABOUT, tuple(figures), seconds, columns)
+    return Evaluation(NOVELTY, NOVELTY_ABOUT, tuple(metrics), seconds, columns)
 
 
 def condition_cdvae_novelty(
@@ -153,7 +153,7 @@ def condition_cdvae_novelty(
     Args:
         samples: in order; None is a sample that is no crystal.
         training: training crystals only; the paper leaves test and validation crystals out.
-        training_name: what they are, with version or fingerprint; part of the figures.
+        training_name: what they are, with version or fingerprint; part of the metrics.
         workers: of the matcher; the result does not depend on it.
     """
     started = time.perf_counter()
@@ -177,7 +177,7 @@ def condition_cdvae_novelty(
         **settings_of(csp_tolerances()),
     }
     matched = best[np.isfinite(best)]
-    figures = (
+    metrics = (
         percentage(CONDITION_CDVAE, "novel", flags.n_hits, len(samples), settings, _reason(flags)),
         percentage(CONDITION_CDVAE, "matched by a training crystal", len(matched), len(samples), settings),
         statistic(
@@ -186,7 +186,7 @@ def condition_cdvae_novelty(
     )
     columns = {"novel": values, "rms": tuple(None if math.isnan(rms) else rms for rms in best.tolist())}
     seconds = {"matching": time.perf_counter() - started}
-    return Evaluation(CONDITION_CDVAE, CONDITION_CDVAE_ABOUT, figures, seconds, columns)
+    return Evaluation(CONDITION_CDVAE, CONDITION_CDVAE_ABOUT, metrics, seconds, columns)
 
 
 def unique_flags(samples: Sequence[Crystal | None], tolerances: Tolerances, workers: int = 1) -> Flags:

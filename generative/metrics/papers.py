@@ -1,7 +1,7 @@
-"""Results that papers state, as data: every value with its source, place, protocol, data set and figure.
+"""Results that papers state, as data: every value with its source, place, protocol, data set and metric.
 
 The values are in papers.yaml beside this file; its head says how a table is written. A protocol that has the name of
-one of ours ("cdvae generation", "airi accuracy", ...) follows the same rules, so its rows may stand beside our figures
+one of ours ("cdvae generation", "airi accuracy", ...) follows the same rules, so its rows may stand beside our metrics
 of that protocol and of the same data set, and nowhere else.
 """
 
@@ -42,7 +42,7 @@ class _Table(BaseModel):
     @model_validator(mode="after")
     def _rectangular(self) -> _Table:
         if len(set(self.columns)) != len(self.columns):
-            raise ValueError(f"columns {list(self.columns)} name a figure twice")
+            raise ValueError(f"columns {list(self.columns)} name a metric twice")
         for system, values in self.rows.items():
             if len(values) != len(self.columns):
                 raise ValueError(f"{system} has {len(values)} values: expected {len(self.columns)}, one per column")
@@ -57,7 +57,7 @@ class _File(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = Field(ge=1, le=1)
-    figures: dict[str, str]
+    metrics: dict[str, str]
     sources: dict[str, str]
     tables: tuple[_Table, ...]
 
@@ -70,8 +70,8 @@ class _File(BaseModel):
             seen.add(table.id)
             if table.source not in self.sources:
                 raise ValueError(f"{table.id}: source {table.source!r} is not among the sources")
-            if unknown := [name for name in table.columns if name not in self.figures]:
-                raise ValueError(f"{table.id}: {unknown} are not among the figures, which state the units")
+            if unknown := [name for name in table.columns if name not in self.metrics]:
+                raise ValueError(f"{table.id}: {unknown} are not among the metrics, which state the units")
         return self
 
 
@@ -86,8 +86,8 @@ class PaperRow:
         protocol: name of the protocol; one of ours, or another.
         dataset: what was trained on and compared with, such as 'mp-20'.
         system: name of the generator.
-        values: figure -> value, in the units of `units`; only what is stated.
-        units: figure -> unit.
+        values: metric -> value, in the units of `units`; only what is stated.
+        units: metric -> unit.
         conditions: what else the values depend on, or empty.
         checked: False where the values were not compared with the source itself.
     """
@@ -112,7 +112,7 @@ class PaperRow:
 def load_papers(file: Path = FILE) -> tuple[PaperRow, ...]:
     """All rows of the file, in its order.
 
-    Raises: PapersError: if the file is not readable, or a table names an unknown source or figure, repeats an id, or
+    Raises: PapersError: if the file is not readable, or a table names an unknown source or metric, repeats an id, or
         has a row of the wrong length.
     """
     try:
@@ -156,7 +156,7 @@ def _repeats(row: PaperRow, place: int, other: PaperRow, other_place: int) -> bo
 
 def _rows(stated: _File) -> Iterator[PaperRow]:
     for table in stated.tables:
-        units = {name: stated.figures[name] for name in table.columns}
+        units = {name: stated.metrics[name] for name in table.columns}
         for system, values in table.rows.items():
             yield PaperRow(
                 table=table.id,

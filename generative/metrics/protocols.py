@@ -1,4 +1,4 @@
-"""Which evaluations a protocol's name stands for, what each needs, and the samples that all of them judge.
+"""Which evaluations a protocol's name stands for, and the samples that all of them measure.
 
     cdvae            reconstruction.evaluate, reconstruction_sets.metre, generation.generation
     airi             reconstruction_sets.airi_accuracy
@@ -7,23 +7,20 @@
     sun              novelty.uniqueness, novelty.novelty, sun.sun
     all              every one of them, once
 
-Importing this module loads none of them: an evaluation names its function, which `EvaluationKind.load` imports.
+Importing this module loads none of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from importlib import import_module
-from typing import Any
 
 from generative.crystal.crystals import Crystal
 
 
 @dataclass(frozen=True)
 class SampleSet:
-    """What is judged: one row per sample that was asked for, whether or not a crystal came out.
+    """What is measured: one row per sample that was asked for, whether or not a crystal came out.
 
     Attributes:
         crystals: in order; None where a row is no crystal.
@@ -70,58 +67,19 @@ class SampleSet:
         return len(self.crystals) - len(self.reasons)
 
 
-class Need(StrEnum):
-    """What an evaluation takes besides the samples."""
-
-    TARGETS = "targets"
-    """The true crystal of each sample, paired with it."""
-    REFERENCE = "reference"
-    """The test set, in any order."""
-    TRAINING = "training"
-    """Crystals that are not new."""
-    HULL = "energies above hull"
-    """One per sample, with the names of hull and potential."""
-    RELAXATIONS = "relaxations"
-    """Relaxed crystals with energies before and after, steps and convergence."""
-
-
-@dataclass(frozen=True)
-class EvaluationKind:
-    """One evaluation: its name as in Evaluation.protocol, and where its function is.
-
-    Attributes:
-        name: such as 'cdvae generation'.
-        function: 'module.function' under generative.metrics.
-        needs: what it takes besides the samples.
-    """
-
-    name: str
-    function: str
-    needs: tuple[Need, ...]
-
-    def load(self) -> Callable[..., Any]:
-        """The function, imported now; its module's constants hold its one-sentence description."""
-        module, _, function = self.function.rpartition(".")
-        loaded: Callable[..., Any] = getattr(import_module(f"generative.metrics.{module}"), function)
-        return loaded
-
-
-EVALUATIONS: Mapping[str, EvaluationKind] = {
-    kind.name: kind
-    for kind in (
-        EvaluationKind("cdvae reconstruction", "reconstruction.evaluate", (Need.TARGETS,)),
-        EvaluationKind("metre", "reconstruction_sets.metre", (Need.REFERENCE,)),
-        EvaluationKind("airi accuracy", "reconstruction_sets.airi_accuracy", (Need.TARGETS,)),
-        EvaluationKind("cdvae generation", "generation.generation", (Need.REFERENCE,)),
-        EvaluationKind("adaptive-cell", "adaptive_cell.adaptive_cell", (Need.REFERENCE,)),
-        EvaluationKind("condition-cdvae novelty", "novelty.condition_cdvae_novelty", (Need.TRAINING,)),
-        EvaluationKind("uniqueness", "novelty.uniqueness", ()),
-        EvaluationKind("novelty", "novelty.novelty", (Need.TRAINING,)),
-        EvaluationKind("sun", "sun.sun", (Need.TRAINING, Need.HULL)),
-        EvaluationKind("ground state", "ground_state.ground_state", (Need.RELAXATIONS,)),
-    )
-}
-"""Every evaluation by name, in the order in which a report shows them."""
+EVALUATIONS = (
+    "cdvae reconstruction",
+    "metre",
+    "airi accuracy",
+    "cdvae generation",
+    "adaptive-cell",
+    "condition-cdvae novelty",
+    "uniqueness",
+    "novelty",
+    "sun",
+    "ground state",
+)
+"""Every evaluation by its name, as in Evaluation.protocol, in the order in which a report shows them."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +90,7 @@ class Protocol:
         name: as settings name it.
         about: one sentence: what it measures.
         source: of its definitions.
-        evaluations: keys of EVALUATIONS.
+        evaluations: some of EVALUATIONS.
     """
 
     name: str
@@ -176,13 +134,13 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "MatterGen, arXiv:2312.03687; LeMat-GenBench",
             ("uniqueness", "novelty", "sun"),
         ),
-        Protocol("all", "Every evaluation there is.", "those of its parts", tuple(EVALUATIONS)),
+        Protocol("all", "Every evaluation there is.", "those of its parts", EVALUATIONS),
     )
 }
 """Every protocol by the name that settings use."""
 
 
-def evaluations_of(protocols: Iterable[str]) -> tuple[EvaluationKind, ...]:
+def evaluations_of(protocols: Iterable[str]) -> tuple[str, ...]:
     """The evaluations these protocols stand for, each once, in the order of EVALUATIONS.
 
     Raises: ValueError: if a protocol is not known.
@@ -192,4 +150,4 @@ def evaluations_of(protocols: Iterable[str]) -> tuple[EvaluationKind, ...]:
     if unknown:
         raise ValueError(f"there is no protocol {unknown[0]!r}: expected one of {list(PROTOCOLS)}")
     wanted = {evaluation for name in asked for evaluation in PROTOCOLS[name].evaluations}
-    return tuple(kind for kind in EVALUATIONS.values() if kind.name in wanted)
+    return tuple(name for name in EVALUATIONS if name in wanted)

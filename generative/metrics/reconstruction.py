@@ -6,9 +6,9 @@ degrees, which are looser than those of uniqueness and novelty. A prediction tha
 
 Source: CDVAE (arXiv:2110.06197), scripts/compute_metrics.py, class RecEval; used unchanged by DiffCSP, FlowMM and
 others for crystal structure prediction. Their gate, Gate.CDVAE, is CDVAE's structure rule and SMACT on the prediction;
-since the composition is the target's own, its SMACT part lowers the match rate by the targets SMACT refuses. The figure
+since the composition is the target's own, its SMACT part lowers the match rate by the targets SMACT refuses. The metric
 depends on k and on the gate, so both are in the result. A curve of best-of-k takes the first k predictions of each
-target in the order in which they were drawn, so each point is the figure that k predictions would have given.
+target in the order in which they were drawn, so each point is the metric that k predictions would have given.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from generative.crystal.crystals import Crystal
-from generative.metrics.figures import Evaluation, Figure, Setting
+from generative.metrics.metric import Evaluation, Metric, Setting
 from generative.metrics.shares import counted, percentage, statistic
 from generative.metrics.validity import unmatchable
 from generative.screening import composition
@@ -50,7 +50,7 @@ class Gate(StrEnum):
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Result of the protocol; its text form names everything the figures depend on.
+    """Result of the protocol; its text form names everything the metrics depend on.
 
     Attributes:
         protocol: PROTOCOL.
@@ -96,19 +96,19 @@ class Reconstruction:
         return tuple(_smallest(row[:k]) for row in self.rms_of_samples)
 
     def as_evaluation(self) -> Evaluation:
-        """The figures: match rate and mean rms of all predictions, then of the first k for every k, then the gate."""
-        figures = list(self._figures_of_best(self.samples_per_target, "match rate", "mean rms"))
+        """The metrics: match rate and mean rms of all predictions, then of the first k for every k, then the gate."""
+        metrics = list(self._metrics_of_best(self.samples_per_target, "match rate", "mean rms"))
         if self.samples_per_target > 1:
             for k in range(1, self.samples_per_target + 1):
-                figures += self._figures_of_best(k, f"match rate, best of {k}", f"mean rms, best of {k}")
+                metrics += self._metrics_of_best(k, f"match rate, best of {k}", f"mean rms, best of {k}")
         n_samples = sum(len(row) for row in self.rms_of_samples)
         n_passed = round(self.gated_share * n_samples) if n_samples else 0
         settings = self._settings(self.samples_per_target)
-        figures.append(percentage(EVALUATION, "predictions past the gate", n_passed, n_samples, settings))
+        metrics.append(percentage(EVALUATION, "predictions past the gate", n_passed, n_samples, settings))
         columns = {"rms": tuple(rms for row in self.rms_of_samples for rms in row)}
-        return Evaluation(EVALUATION, ABOUT, tuple(figures), {"matching": self.seconds}, columns)
+        return Evaluation(EVALUATION, ABOUT, tuple(metrics), {"matching": self.seconds}, columns)
 
-    def _figures_of_best(self, k: int, rate_name: str, rms_name: str) -> tuple[Figure, Figure]:
+    def _metrics_of_best(self, k: int, rate_name: str, rms_name: str) -> tuple[Metric, Metric]:
         best = self.best_of(k)
         matched = [rms for rms in best if rms is not None]
         settings = self._settings(k)
@@ -128,7 +128,7 @@ class Reconstruction:
 
 
 def settings_of(tolerances: Tolerances) -> dict[str, Setting]:
-    """A matcher's tolerances and version as settings of a figure."""
+    """A matcher's tolerances and version as settings of a metric."""
     return {
         "ltol": tolerances.ltol,
         "stol": tolerances.stol,
@@ -182,17 +182,6 @@ def evaluate(
         tolerances=csp_tolerances(),
         seconds=time.perf_counter() - started,
     )
-
-
-def match_rms(prediction: Crystal, truth: Crystal) -> float | None:
-    """StructureMatcher.get_rms_dist(prediction, truth)[0] at the protocol's tolerances; None if they do not match.
-
-    Raises: ValueError: if the matcher cannot handle one of them, as for degenerate cells.
-    """
-    found = pairwise_rms([prediction], [truth], csp_tolerances())
-    if found.failures:
-        raise ValueError(found.failures[0])
-    return None if math.isnan(found.rms[0]) else float(found.rms[0])
 
 
 def csp_tolerances() -> Tolerances:

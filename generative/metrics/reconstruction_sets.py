@@ -4,7 +4,7 @@ METRe (match everyone to reference) asks of each reference whether ANY sample ma
 polymorph a sample happens to be paired with. cRMSE is the mean over all references of the smallest rms among the
 samples that match, where a reference that none matches counts with the site tolerance itself (0.5 at the tolerances of
 the field), so that a low match rate cannot buy a low error. Both grow better with the number of samples, which is
-therefore a setting of the figures.
+therefore a setting of the metrics.
 
 Accuracy here is the share of targets for which StructureMatcher.fit(sample, target) is True. fit compares the LARGEST
 displacement of paired atoms with the site tolerance, get_rms_dist (match rate, METRe) the root mean square: the two
@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from generative.crystal.crystals import Crystal
-from generative.metrics.figures import Evaluation, Figure, Setting
+from generative.metrics.metric import Evaluation, Metric, Setting
 from generative.metrics.nearest_match import nearest_match
 from generative.metrics.reconstruction import RMS_UNIT, Gate, csp_tolerances, passes, settings_of
 from generative.metrics.shares import counted, percentage, statistic
@@ -83,18 +83,18 @@ def metre(
     reason = "; ".join(r for r in reasons if r)
     matched = best[np.isfinite(best)]
     corrected = np.where(np.isfinite(best), best, tolerances.stol)
-    figures = (
+    metrics = (
         percentage(METRE, "METRe", len(matched), len(references), settings, reason, "references"),
         statistic(METRE, "cRMSE", corrected, "mean", RMS_UNIT, settings, reason, "references")
         if len(references)
-        else Figure(METRE, "cRMSE", math.nan, RMS_UNIT, 0, "there are no references", settings),
+        else Metric(METRE, "cRMSE", math.nan, RMS_UNIT, 0, "there are no references", settings),
         statistic(
             METRE, "mean rms of matched references", matched, "mean", RMS_UNIT, settings, of="matched references"
         ),
     )
     seconds = {"matching": time.perf_counter() - started}
     columns = {"rms": tuple(None if math.isnan(rms) else rms for rms in found.of_sample.tolist())}
-    return Evaluation(METRE, METRE_ABOUT, figures, seconds, columns)
+    return Evaluation(METRE, METRE_ABOUT, metrics, seconds, columns)
 
 
 def airi_accuracy(samples: Sequence[Crystal | None], targets: Sequence[Crystal]) -> Evaluation:
@@ -108,7 +108,7 @@ def airi_accuracy(samples: Sequence[Crystal | None], targets: Sequence[Crystal])
     """
     if len(samples) != len(targets):
         raise ValueError(f"{len(samples)} samples beside {len(targets)} targets: expected one sample per target")
-    figures, seconds, columns = [], {}, {}
+    metrics, seconds, columns = [], {}, {}
     for factor, values in AIRI_TOLERANCES.items():
         started = time.perf_counter()
         tolerances = Tolerances.of(*values)
@@ -118,10 +118,10 @@ def airi_accuracy(samples: Sequence[Crystal | None], targets: Sequence[Crystal])
         settings: dict[str, Setting] = {"verdict": "StructureMatcher.fit", **settings_of(tolerances)}
         name = "accuracy" if factor == "x1" else f"accuracy, tolerances {factor}"
         n_hits = sum(outcome is True for outcome in outcomes)
-        figures.append(percentage(AIRI, name, n_hits, len(targets), settings, reason, "targets"))
+        metrics.append(percentage(AIRI, name, n_hits, len(targets), settings, reason, "targets"))
         columns[f"fits_{factor}"] = tuple(outcomes)
         seconds[f"fits {factor}"] = time.perf_counter() - started
-    return Evaluation(AIRI, AIRI_ABOUT, tuple(figures), seconds, columns)
+    return Evaluation(AIRI, AIRI_ABOUT, tuple(metrics), seconds, columns)
 
 
 def _fits(sample: Crystal | None, target: Crystal, tolerances: Tolerances) -> bool | None:

@@ -1,4 +1,4 @@
-"""Figures that are shares of a count, with their confidence interval, and statistics of values some of which lack."""
+"""Metrics that are shares of a count, with their confidence interval, and statistics of values some of which lack."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from generative.metrics.figures import Figure, Setting
+from generative.metrics.metric import Metric, Setting
 
 Z_95 = 1.959963984540054
 """Quantile of the standard normal distribution at 97.5 %: the interval holds 95 %."""
@@ -40,29 +40,29 @@ def wilson_interval(hits: int, n: int) -> Interval:
 
 def percentage(
     protocol: str, name: str, hits: int, n: int, settings: Mapping[str, Setting], reason: str = "", of: str = "samples"
-) -> Figure:
+) -> Metric:
     """`hits` of `n` in %; NaN with a reason if n is 0.
 
     Args:
         protocol: the protocol's name.
-        name: the figure's name.
+        name: the metric's name.
         hits: those that count.
         n: the denominator.
-        settings: what the figure depends on.
+        settings: what the metric depends on.
         reason: if some of the n count as misses for a reason worth a sentence.
         of: what is counted, for the reason when there is none of it.
     """
     if n == 0:
-        return Figure(protocol, name, math.nan, "%", 0, f"there are no {of}", settings)
-    return Figure(protocol, name, 100 * hits / n, "%", n, reason, settings)
+        return Metric(protocol, name, math.nan, "%", 0, f"there are no {of}", settings)
+    return Metric(protocol, name, 100 * hits / n, "%", n, reason, settings)
 
 
-def with_interval(share: Figure, hits: int) -> tuple[Figure, Figure, Figure]:
-    """A share in % followed by the lower and upper bound of its 95 % Wilson interval, each a figure of its own."""
+def with_interval(share: Metric, hits: int) -> tuple[Metric, Metric, Metric]:
+    """A share in % followed by the lower and upper bound of its 95 % Wilson interval, each a metric of its own."""
     low, high = wilson_interval(hits, share.n)
     settings = {**share.settings, "interval": "Wilson, 95 %"}
     bounds = [
-        Figure(share.protocol, f"{share.name}, 95 % {end}", 100 * value, "%", share.n, share.reason, settings)
+        Metric(share.protocol, f"{share.name}, 95 % {end}", 100 * value, "%", share.n, share.reason, settings)
         for end, value in (("low", low), ("high", high))
     ]
     return share, bounds[0], bounds[1]
@@ -77,17 +77,17 @@ def statistic(
     settings: Mapping[str, Setting],
     reason: str = "",
     of: str = "samples",
-) -> Figure:
+) -> Metric:
     """A statistic over the finite values; NaN with a reason if there are none.
 
     Args:
         protocol: the protocol's name.
-        name: the figure's name.
+        name: the metric's name.
         values: any of them may be NaN, which says that a sample has no such value.
         how: 'mean', 'median', 'rms' (root mean square), 'q05' or 'q95' (quantiles by linear interpolation).
         unit: of the values.
-        settings: what the figure depends on.
-        reason: one sentence to go with a figure that is defined; a count of missing values is made if it is empty.
+        settings: what the metric depends on.
+        reason: one sentence to go with a metric that is defined; a count of missing values is made if it is empty.
         of: what has the values, for the reasons.
 
     Raises:
@@ -98,10 +98,10 @@ def statistic(
     known = known[np.isfinite(known)]
     if not len(known):
         empty = f"none of the {n_given} {of} has a value" if n_given else f"there are no {of}"
-        return Figure(protocol, name, math.nan, unit, 0, reason or empty, settings)
+        return Metric(protocol, name, math.nan, unit, 0, reason or empty, settings)
     if len(known) < n_given and not reason:
         reason = f"{n_given - len(known)} of {n_given} {of} have no value"
-    return Figure(protocol, name, _STATISTICS[how](known), unit, len(known), reason, settings)
+    return Metric(protocol, name, _STATISTICS[how](known), unit, len(known), reason, settings)
 
 
 _STATISTICS: dict[str, Callable[[np.ndarray], float]] = {

@@ -1,7 +1,7 @@
 """Stable, unique, novel (S.U.N.) and every product of the three, with the confidence of each share.
 
 'S.U.N.' is not one metric: threshold on the energy above hull, hull, potential or DFT, matcher and number of samples
-all differ between papers, and the same generator gets from 0.2 to 42 %. So all of them are settings of each figure.
+all differ between papers, and the same generator gets from 0.2 to 42 %. So all of them are settings of each metric.
 
 Definitions: stable means energy above hull <= threshold (0 and 0.1 eV/atom); a sample whose place on the hull is not
 known is not stable, and is counted. Unique means first of its group in the samples' order, novel means matched by no
@@ -9,7 +9,7 @@ known crystal, both by StructureMatcher at the named tolerances. A product is th
 parts hold; the denominator of every share is the number of ALL samples.
 
 Source: MatterGen (arXiv:2312.03687), which takes 0.1 eV/atom; LeMat-GenBench, which takes 0 for 'stable' and the range
-above 0 up to 0.1 for 'metastable', so its M.S.U.N. is the difference of the two SUN figures here. Interval: Wilson.
+above 0 up to 0.1 for 'metastable', so its M.S.U.N. is the difference of the two SUN metrics here. Interval: Wilson.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from generative.crystal.crystals import Crystal
-from generative.metrics.figures import Evaluation, Figure, Setting
+from generative.metrics.metric import Evaluation, Metric, Setting
 from generative.metrics.novelty import named_tolerances, novel_flags, unique_flags
 from generative.metrics.reconstruction import settings_of
 from generative.metrics.shares import counted, percentage, statistic, with_interval
@@ -82,7 +82,7 @@ def sun(
     }
     unmatched = counted(n_unmatched, "sample has no verdict of the matcher|samples have no verdict of the matcher")
     unplaced = counted(n_unknown, "sample has no energy above hull|samples have no energy above hull")
-    figures = _shares({"unique": unique, "novel": novel, "unique and novel": unique & novel}, settings, unmatched)
+    metrics = _shares({"unique": unique, "novel": novel, "unique and novel": unique & novel}, settings, unmatched)
     reason = "; ".join(part for part in (unplaced, unmatched) if part)
     columns: dict[str, tuple[object, ...]] = {
         "e_above_hull_ev_per_atom": tuple(e if np.isfinite(e) else None for e in energies.tolist()),
@@ -93,13 +93,13 @@ def sun(
         stable = energies <= threshold  # False for NaN
         sets = {"stable": stable, "SU": stable & unique, "SN": stable & novel, "SUN": stable & unique & novel}
         named = {f"{name} (<= {threshold:g} eV/atom)": flags for name, flags in sets.items()}
-        figures += _shares(named, {**settings, "threshold_ev_per_atom": threshold}, reason)
+        metrics += _shares(named, {**settings, "threshold_ev_per_atom": threshold}, reason)
         columns[f"sun_{threshold:g}"] = tuple(sets["SUN"].tolist())
-    figures += [
+    metrics += [
         statistic(PROTOCOL, f"{how} energy above hull", energies, how, "eV/atom", settings)
         for how in ("mean", "median")
     ]
-    return Evaluation(PROTOCOL, ABOUT, tuple(figures), {"matching": time.perf_counter() - started}, columns)
+    return Evaluation(PROTOCOL, ABOUT, tuple(metrics), {"matching": time.perf_counter() - started}, columns)
 
 
 def _matched(
@@ -112,9 +112,9 @@ def _matched(
     return arrays[0], arrays[1], len(unique.reasons.keys() | novel.reasons.keys())
 
 
-def _shares(sets: dict[str, np.ndarray], settings: dict[str, Setting], reason: str) -> list[Figure]:
-    figures: list[Figure] = []
+def _shares(sets: dict[str, np.ndarray], settings: dict[str, Setting], reason: str) -> list[Metric]:
+    metrics: list[Metric] = []
     for name, flags in sets.items():
         n_hits = int(flags.sum())
-        figures += with_interval(percentage(PROTOCOL, name, n_hits, len(flags), settings, reason), n_hits)
-    return figures
+        metrics += with_interval(percentage(PROTOCOL, name, n_hits, len(flags), settings, reason), n_hits)
+    return metrics

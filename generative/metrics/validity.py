@@ -3,7 +3,7 @@
 A crystal is structurally valid by CDVAE's own rule (distances between different atoms >= 0.5 A, cell volume >= 0.1
 A^3; generative.screening.validity.satisfies_cdvae_rule), which is looser than this project's screening. Its composition
 is valid if it is a single element, or made of metals only, or balances by SMACT (generative.screening.composition), as
-published with the tables of SMACT 2.2.1; another list of states moves the share by points, so it is in the figures. The
+published with the tables of SMACT 2.2.1; another list of states moves the share by points, so it is in the metrics. The
 composition of numbers that are no crystal is judged all the same, as published: only the structure is invalid then.
 
 Source: CDVAE (arXiv:2110.06197), scripts/eval_utils.py (smact_validity, structure_validity) and compute_metrics.py,
@@ -20,7 +20,7 @@ from importlib.metadata import version
 import numpy as np
 
 from generative.crystal.crystals import Crystal
-from generative.metrics.figures import Evaluation, Figure, Setting
+from generative.metrics.metric import Evaluation, Metric, Setting
 from generative.metrics.shares import counted, percentage
 from generative.screening import composition
 from generative.screening.composition import OxidationStates
@@ -116,7 +116,7 @@ def verdicts(samples: Sequence[Crystal | None], states: OxidationStates = Oxidat
 
     Args:
         samples: None is a sample that is no crystal: invalid by both rules.
-        states: list of oxidation states; the default is that of the published figures.
+        states: list of oxidation states; the default is that of the published metrics.
     """
     structure, compositions, reasons = [], [], {}
     for index, sample in enumerate(samples):
@@ -143,36 +143,36 @@ def validity(
 
     Args:
         samples: in order; None is a sample that is no crystal.
-        states: list of oxidation states; the default is that of the published figures.
+        states: list of oxidation states; the default is that of the published metrics.
         with_composition: False where the field does not report it (Carbon-24, one element); the joint share is that of
             the structure alone then.
     """
     started = time.perf_counter()
     found = verdicts(samples, states)
-    figures = validity_figures(PROTOCOL, found, states, with_composition)
+    metrics = validity_metrics(PROTOCOL, found, states, with_composition)
     columns: dict[str, tuple[bool, ...]] = {"structure_valid": found.structure}
     if with_composition:
         columns["composition_valid"] = found.composition
-    return Evaluation(PROTOCOL, ABOUT, figures, {"validity": time.perf_counter() - started}, columns)
+    return Evaluation(PROTOCOL, ABOUT, metrics, {"validity": time.perf_counter() - started}, columns)
 
 
-def validity_figures(
+def validity_metrics(
     protocol: str, found: Verdicts, states: OxidationStates, with_composition: bool
-) -> tuple[Figure, ...]:
-    """The figures 'structural validity', 'composition validity' and 'structure and composition validity'."""
+) -> tuple[Metric, ...]:
+    """The metrics 'structural validity', 'composition validity' and 'structure and composition validity'."""
     n = len(found.structure)
     structure_rule = structure_settings()
     composition_rule = composition_settings(states)
     reason = counted(len(found.reasons), "sample could not be read and is invalid|samples could not be read: invalid")
-    figures = [percentage(protocol, "structural validity", sum(found.structure), n, structure_rule, reason)]
+    metrics = [percentage(protocol, "structural validity", sum(found.structure), n, structure_rule, reason)]
     if with_composition:
         n_both = sum(s and c for s, c in zip(found.structure, found.composition, strict=True))
         both = {**structure_rule, **composition_rule}
-        figures += [
+        metrics += [
             percentage(protocol, "composition validity", sum(found.composition), n, composition_rule),
             percentage(protocol, "structure and composition validity", n_both, n, both, reason),
         ]
-    return tuple(figures)
+    return tuple(metrics)
 
 
 def structure_settings() -> dict[str, Setting]:

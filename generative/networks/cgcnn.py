@@ -62,6 +62,17 @@ class GraphBatch(NamedTuple):
     distance_ang: Tensor
     weight: Tensor
 
+    def to(self, device: torch.device) -> GraphBatch:
+        """The same on another device."""
+        return self._replace(
+            atomic_numbers=self.atomic_numbers.to(device),
+            crystal=self.crystal.to(device),
+            source=self.source.to(device),
+            target=self.target.to(device),
+            distance_ang=self.distance_ang.to(device),
+            weight=self.weight.to(device),
+        )
+
 
 def pack(graphs: Sequence[CrystalGraph], dtype: torch.dtype = torch.float32) -> GraphBatch:
     """Graphs as one batch; distances and weights as `dtype`.

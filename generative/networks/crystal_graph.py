@@ -22,6 +22,7 @@ from generative.crystal.crystals import Crystal
 
 N_NEIGHBOURS = 12
 CUTOFF_ANG = 8.0
+"""Both as in CGCNN's code."""
 SHELL_ANG = 0.01
 """Neighbours no further from the twelfth than this are of its shell: above the noise of relaxed coordinates."""
 Z_MAX = 103

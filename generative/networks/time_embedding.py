@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 BASE = 10_000.0
-"""Ratio of the highest frequency, 1, to the lowest."""
+"""Ratio of the highest frequency, 1, to the lowest. As published, times are t / T up to 1 and not multiplied by T, so
+three in four of these waves turn by less than a tenth of a radian."""
 
 
 class Sinusoids(nn.Module):

@@ -142,10 +142,12 @@ def langevin(
         shown: (types, level in angstrom) -> the types that the network is given; None gives them as they are.
     """
     point, done = Point(wrap(start.frac), start.types), 0
+    # Once, since the lattice never changes; a pseudo-inverse, since a decoded one may have no volume.
     inverse_lattice = torch.linalg.pinv(lattice_ang)[crystal]  # (A, 3, 3)
     for sigma_ang in levels_down_to(sigmas_ang, stop_below_ang):
         step_ang2 = step_size_ang2(sigma_ang, step_scale, sigma_last_ang)
         for _ in range(steps_per_level):
+            # Types are named anew at every call: the network that says where an atom goes also says what it is there.
             output, types = predict(point.frac, point.types if shown is None else shown(point.types, sigma_ang))
             noise = _normal_like(point.frac, rng)
             point = Point(langevin_step(point.frac, output, noise, sigma_ang, step_ang2, inverse_lattice), types)

@@ -190,10 +190,12 @@ def denoise(
     for done, (t, s) in enumerate(time_steps(n_times, stride), start=1):
         given = point.types if shown is None else shown(point.types, t)
         epsilon, types = predict(t / n_times, point.frac, given)
+        # Noise without drift, as in training: a network that a shift of all atoms does not change cannot tell a mean.
         noise = None if kind == "ddim" else centred_noise(crystal, n_crystals, rng, point.frac.dtype)
         point = Point(reverse_step(kind, point.frac, epsilon, noise, t, s, schedule, place), types)
         if progress is not None:
             progress(done)
+    # Only here: what the network predicts is the noise before wrapping, of which a wrapped state has lost whole cells.
     return Point(wrap(point.frac), point.types)
 
 

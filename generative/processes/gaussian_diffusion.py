@@ -18,6 +18,7 @@ from torch import Tensor
 
 Sampler = Literal["ancestral", "deterministic"]
 BETA_MAX = 0.999
+"""The cosine reaches zero at the last time: nothing of the crystal would be left to divide by (arXiv:2102.09672)."""
 
 
 def squared_cosine(n_times: int = 1000) -> Tensor:
@@ -28,6 +29,7 @@ def squared_cosine(n_times: int = 1000) -> Tensor:
     if n_times < 2:
         raise ValueError(f"a schedule of {n_times} times: expected at least 2")
     places = torch.arange(n_times + 1, dtype=torch.float64) / n_times
+    # The offset of 0.008 keeps the first steps from adding next to no noise (arXiv:2102.09672).
     level = torch.cos((places + 0.008) / 1.008 * math.pi / 2).square()
     beta = (1 - level[1:] / level[:-1]).clamp(max=BETA_MAX)
     return (1 - beta).cumprod(0)

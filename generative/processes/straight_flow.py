@@ -40,6 +40,7 @@ def integrate(
         raise ValueError(f"{n_steps} steps: expected at least 1")
     x = start
     for step in range(n_steps):
+        # At the beginning of a step, so never at t = 1, where a network that tells the end leaves (end - x) / 0.
         x = x + velocity(step / n_steps, x) / n_steps
         if progress is not None:
             progress(step + 1)

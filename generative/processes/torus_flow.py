@@ -85,6 +85,8 @@ def integrate(
         frac = point.frac + dt * (1 + velocity_slope * time) * v.frac
         if churn > 0:
             noise = torch.randn(frac.shape, generator=rng, device=rng.device).to(frac.device)
+            # Variances of independent steps add up: by the root of dt the noise of a unit of time is the same in few
+            # steps as in many.
             frac = frac + churn * (1 - time) ** 2 * dt**0.5 * noise
         point = FlowPoint(wrap(frac), point.lattice + dt * v.lattice)
         if progress is not None:

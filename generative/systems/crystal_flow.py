@@ -27,7 +27,7 @@ from generative.crystal.species import MAX_Z, species_descriptors
 from generative.networks.pair_transformer import PairTransformer
 from generative.processes.torus_flow import FlowPoint, draw_prior, integrate, interpolate
 from generative.requests import FORMATION_ENERGY, Request
-from generative.systems.interface import Generator, Progress, of_steps, own_settings, require_cells, unplaced
+from generative.systems.interface import Generator, Progress, batch_of, of_steps, own_settings, require_cells
 from generative.systems.trainable import Loss, Trainable
 
 WRAPPED_VARIANCE = 1.0 / 12.0
@@ -166,12 +166,7 @@ class CrystalFlow(Generator, Trainable):
         """
         how = own_settings(FlowSampler, settings)
         require_cells(requests, MAX_ATOMS)
-        device = self.lattice_mean.device
-        batch = CrystalBatch.pack(
-            [unplaced(request) for request in requests],
-            [request.spacegroup for request in requests],
-            [request.formation_energy_ev_per_atom for request in requests],
-        ).to(device)
+        batch = batch_of(requests).to(self.lattice_mean.device)
         _, numbers, mask = batch.dense()
         scale = self._cell_scale(numbers)
         asked = (batch.spacegroup > 0) | ~batch.energy_ev_per_atom.isnan()

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from generative.config import RoomConfig, SamplerSettings
+from generative.crystal.batch import CrystalBatch
 from generative.crystal.crystals import Crystal
 from generative.crystal.species import MAX_Z
 from generative.requests import Request
@@ -99,7 +100,7 @@ class Generator(System, ABC):
             settings: of the system's sampler_type; None takes the defaults.
             progress: told of the share of the work done.
 
-        Returns: crystals; a failed_sample (baselines.py) where none could be made.
+        Returns: crystals; a failed_sample (baselines/stored.py) where none could be made.
 
         Raises: ValueError: if a request cannot be answered whatever is drawn.
         """
@@ -163,10 +164,19 @@ def of_steps(progress: Progress | None, n_steps: int) -> Callable[[int], None] |
     return None if progress is None else lambda done: progress(done / n_steps)
 
 
-def unplaced(request: Request) -> Crystal:
-    """The atoms of a request in a unit cell, all at the origin: what a batch is packed of before anything is drawn."""
-    numbers = np.array(request.atomic_numbers, dtype=np.int16)
-    return Crystal(np.eye(3), np.zeros((len(numbers), 3)), numbers)
+def batch_of(requests: Sequence[Request], cells: Sequence[Sequence[int]] | None = None) -> CrystalBatch:
+    """What is asked as a batch: space groups, formation energies, and atoms in unit cells, all still at the origin.
+
+    Args:
+        requests: what is asked.
+        cells: atomic numbers of each request in the order that the system wants; None takes the requests' own.
+    """
+    numbers = [request.atomic_numbers for request in requests] if cells is None else cells
+    return CrystalBatch.pack(
+        [Crystal(np.eye(3), np.zeros((len(cell), 3)), np.array(cell, dtype=np.int16)) for cell in numbers],
+        [request.spacegroup for request in requests],
+        [request.formation_energy_ev_per_atom for request in requests],
+    )
 
 
 def require_cells(requests: Sequence[Request], atoms_max: int, z_max: int = MAX_Z) -> None:

@@ -38,6 +38,7 @@ SYSTEMS: dict[str, str] = {
     "unet-modify-diffusion": "generative.systems.unet.modifier:DiffusionModifier",
     "unet-modify-flow": "generative.systems.unet.modifier:FlowModifier",
     "dimenet-regressor": "generative.systems.cdvae.property_regressor:PropertyRegressor",
+    "cgcnn-features": "generative.systems.cgcnn_features:CGCNNFeatures",
 }
 """Name -> 'module:Class'. Names are stored in checkpoints: one that was given stays."""
 

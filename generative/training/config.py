@@ -28,7 +28,11 @@ class TrainConfig(RoomConfig):
         None,
         description="checkpoint to start from (a folder, or 'package:NAME'), as for fine-tuning; it sets the sizes",
     )
-    test: str | None = Field(None, description="a source file whose compositions the finished generator is scored on")
+    test: str | None = Field(
+        None,
+        description="a source file that the finished system is scored on: its compositions are asked of a generator, "
+        "its crystals' property of a regressor",
+    )
     test_limit: int | None = Field(None, ge=1, description="score on this many of them, at random; null takes all")
     system: dict[str, Any] = Field({}, description="settings of the system, such as its sizes; see below")
     max_steps: int = Field(20_000, ge=1, description="optimiser steps")

@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,12 +21,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from generative.crystal.batch import CrystalBatch
-from generative.crystal.bonds import Bonds, PackedBonds, crystal_nn_bonds
+from generative.crystal.bonds import Bonds, PackedBonds
 from generative.crystal.crystals import Crystal, crystals_of, reduced
-from generative.crystal.isolation import isolation_reason
 from generative.datasets.formats.columns import PROPERTY_NAMES, is_row_number
 from generative.datasets.levels import level_of
-from generative.systems.trainable import Trainable
 
 POOL_BATCHES = 16
 """Batches of like sizes are cut from pools of this many, sorted by size, so that little padding is computed."""
@@ -179,35 +176,6 @@ def split(
     words = data.ids if by == "crystal" else [composition_of(c) for c in data.crystals]
     held = [share(word) < fraction for word in words]
     return data.subset([i for i, h in enumerate(held) if not h]), data.subset([i for i, h in enumerate(held) if h])
-
-
-def trainable_part(
-    data: TrainingSet, system: Trainable, cache: Path, workers: int
-) -> tuple[TrainingSet, dict[str, str]]:
-    """The crystals that a system can be trained on, with bonds if it reads them; and why the others are left out.
-
-    A crystal with an atom that no network sees (generative.crystal.isolation) is left out whatever the system.
-
-    Args:
-        data: crystals without bonds.
-        system: says which crystals it refuses, and whether it needs bonds.
-        cache: where computed bonds are kept.
-        workers: processes that compute bonds.
-    Returns: the set, and {id of a crystal left out: reason}.
-    """
-    reasons = {
-        name: system.refused(crystal) or isolation_reason(crystal)
-        for name, crystal in zip(data.ids, data.crystals, strict=True)
-    }
-    left_out = {name: reason for name, reason in reasons.items() if reason}
-    kept = data.subset([i for i, name in enumerate(data.ids) if name not in left_out])
-    if not system.needs_bonds or not len(kept):
-        return kept, left_out
-    found = crystal_nn_bonds(kept.crystals, workers=workers, cache=cache)
-    left_out |= {name: "CrystalNN finds no graph" for name, b in zip(kept.ids, found, strict=True) if b is None}
-    bonded = kept.subset([i for i, b in enumerate(found) if b is not None])
-    bonded.bonds = [b for b in found if b is not None]
-    return bonded, left_out
 
 
 def property_values(table: pa.Table, name: str | None) -> list[float | None]:

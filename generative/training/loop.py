@@ -27,6 +27,8 @@ from torch.utils.data import DataLoader
 from generative import checkpoints
 from generative.config import RoomConfig
 from generative.crystal.batch import CrystalBatch
+from generative.crystal.bonds import crystal_nn_bonds
+from generative.crystal.isolation import isolation_reason
 from generative.processor import prepare_processor
 from generative.settings_errors import validated
 from generative.systems.interface import Generator
@@ -34,7 +36,7 @@ from generative.systems.registry import UnknownSystemError, of_kind, system_type
 from generative.systems.trainable import Trainable
 from generative.training.callbacks import Clock, SaveState, StopAtStep, TrainingCurve, Validation, save_state
 from generative.training.config import TrainConfig
-from generative.training.data import StepSampler, TrainingError, TrainingSet, split, trainable_part
+from generative.training.data import StepSampler, TrainingError, TrainingSet, split
 from generative.training.selection import KeepBest
 from generative.training.step import SystemTraining
 from storage.checksums import DamagedFileError, check
@@ -112,6 +114,35 @@ def _trainer(config: TrainConfig, folder: Path, first: int, callbacks: Sequence[
         callbacks=list(callbacks),
         use_distributed_sampler=False,
     )
+
+
+def trainable_part(
+    data: TrainingSet, system: Trainable, cache: Path, workers: int
+) -> tuple[TrainingSet, dict[str, str]]:
+    """The crystals that a system can be trained on, with bonds if it reads them; and why the others are left out.
+
+    A crystal with an atom that no network sees (generative.crystal.isolation) is left out whatever the system.
+
+    Args:
+        data: crystals without bonds.
+        system: says which crystals it refuses, and whether it needs bonds.
+        cache: where computed bonds are kept.
+        workers: processes that compute bonds.
+    Returns: the set, and {id of a crystal left out: reason}.
+    """
+    reasons = {
+        name: system.refused(crystal) or isolation_reason(crystal)
+        for name, crystal in zip(data.ids, data.crystals, strict=True)
+    }
+    left_out = {name: reason for name, reason in reasons.items() if reason}
+    kept = data.subset([i for i, name in enumerate(data.ids) if name not in left_out])
+    if not system.needs_bonds or not len(kept):
+        return kept, left_out
+    found = crystal_nn_bonds(kept.crystals, workers=workers, cache=cache)
+    left_out |= {name: "CrystalNN finds no graph" for name, b in zip(kept.ids, found, strict=True) if b is None}
+    bonded = kept.subset([i for i, b in enumerate(found) if b is not None])
+    bonded.bonds = [b for b in found if b is not None]
+    return bonded, left_out
 
 
 def _parts(

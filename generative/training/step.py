@@ -13,6 +13,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from generative.crystal.batch import CrystalBatch
 from generative.systems.trainable import Loss, Objective, Phase, Trainable
@@ -76,6 +77,14 @@ class SystemTraining(lightning.LightningModule):
         self.learning_rate = 0.0
         self.steps_done = 0
         """Batches that the training has seen; Lightning counts the steps of each optimiser."""
+        # Weights are averaged; what batch normalisation has measured goes with them as it is, or validation and the
+        # checkpoint would hold the statistics of the first weights. Other buffers never change while a system trains.
+        self._measured = [
+            (of_average, of_system)
+            for ours, theirs in zip(self.averaged.modules(), system.modules(), strict=True)
+            if isinstance(ours, _BatchNorm)
+            for of_average, of_system in zip(ours.buffers(), theirs.buffers(), strict=True)
+        ]
         self._batches_per_epoch = batches_per_epoch
         self._last: dict[str, torch.Tensor] = {}
 
@@ -165,6 +174,8 @@ class SystemTraining(lightning.LightningModule):
         decay = min(self.config.ema, 1 - 1 / (0.1 * step + 1))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.averaged.parameters()), list(self.system.parameters()), 1 - decay)
+            for of_average, of_system in self._measured:
+                of_average.copy_(of_system)
         self._last = {**self._last, **{name: value.detach() for name, value in losses.items()}}
         self.steps_done = step + 1
 

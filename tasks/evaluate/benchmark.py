@@ -123,7 +123,7 @@ def _drawn(config: BenchmarkConfig, entry: GeneratorEntry, targets: ReadCrystals
 
 
 def judge_samples(config: BenchmarkConfig, entry: GeneratorEntry, samples: FileRef, progress: Progress) -> FileRef:
-    """All figures of one generator in its folder; taken as they are if nothing they depend on has changed."""
+    """All metrics of one generator in its folder; taken as they are if nothing they depend on has changed."""
     folder = config.folder / entry.name
     done = folder / "evaluation.json"
     targets = targets_of(config)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Regressor:
-    """A loaded regressor and what figures say of it.
+    """A loaded regressor and what metrics say of it.
 
     Attributes:
         system: a PropertyRegressor.

@@ -1,4 +1,4 @@
-"""From files that were read to figures: each part of a protocol, what it needs, and why it is left out where it is.
+"""From files that were read to metrics: each part of a protocol, what it needs, and why it is left out where it is.
 
 A part is left out, with one sentence, where what it needs was not given; an explicit request that cannot be met is an
 error instead. Everything shared by several parts (fingerprints, relaxation, pairing) is made once.
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from configs.evaluation import JudgeConfig
 from generative.crystal.crystals import Crystal, crystals_of
-from generative.metrics.figures import Evaluation, Figure, Setting
+from generative.metrics.metric import Evaluation, Metric, Setting
 from tasks.evaluate.relaxation import Progress, RelaxedSamples, relax_samples
 from tasks.evaluate.samples import EvaluationError, Pairing, ReadCrystals, paired
 from tasks.evaluate.standards import cutoffs_of, scaler_of
@@ -38,7 +38,7 @@ class Known:
     """The training set.
 
     Attributes:
-        name: with its digest, as figures state it.
+        name: with its digest, as metrics state it.
         table: crystals, with the columns that choose competing phases where a dataset has them.
         n_records: records read, those that could not be a crystal included.
         digest: of what was read.
@@ -236,8 +236,8 @@ def parts_of(protocols: Sequence[str]) -> tuple[str, ...]:
     """
     from generative.metrics.protocols import evaluations_of
 
-    parts = [kind.name for kind in evaluations_of(protocols)]
-    return tuple([*parts, "ground state"] if "sun" in parts and "ground state" not in parts else parts)
+    parts = evaluations_of(protocols)
+    return (*parts, "ground state") if "sun" in parts and "ground state" not in parts else parts
 
 
 def _demanded(config: JudgeConfig) -> frozenset[str]:
@@ -292,7 +292,7 @@ def _targets(judged: Judgement) -> list[Crystal]:
 
 
 def _with_pairing(evaluation: Evaluation, judged: Judgement) -> Evaluation:
-    """Figures that also say how samples found their targets, and of which reference."""
+    """Metrics that also say how samples found their targets, and of which reference."""
     pairing = judged.pairing
     added: dict[str, Setting] = {
         "reference": judged.reference_name,
@@ -301,8 +301,8 @@ def _with_pairing(evaluation: Evaluation, judged: Judgement) -> Evaluation:
         "n_targets_unreadable": pairing.n_unreadable,
         "n_samples_of_no_target": pairing.n_unnamed,
     }
-    figures: list[Figure] = [replace(f, settings={**f.settings, **added}) for f in evaluation.figures]
-    return replace(evaluation, figures=tuple(figures))
+    metrics: list[Metric] = [replace(f, settings={**f.settings, **added}) for f in evaluation.metrics]
+    return replace(evaluation, metrics=tuple(metrics))
 
 
 def _metre(judged: Judgement) -> Evaluation:

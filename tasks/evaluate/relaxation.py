@@ -1,4 +1,4 @@
-"""Samples relaxed with a potential and placed on the hull of known crystals, for the figures that need energies."""
+"""Samples relaxed with a potential and placed on the hull of known crystals, for the metrics that need energies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples judged by the protocols of the field: files in; figures, tables beside those of papers, and a report out."""
+"""Samples judged by the protocols of the field: files in; metrics, tables beside those of papers, and a report out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tasks.report.evaluation.plots import PlotValues
 
 PACKAGES = ("numpy", "scipy", "pymatgen", "matminer", "smact", "spglib", "torch", "matgl", "chgnet", "numba")
-"""Packages that figures depend on."""
+"""Packages that metrics depend on."""
 
 SETTINGS_OF_MACHINE = {"samples", "reference", "train", "phases", "out", "cache", "execution"}
 """Settings that name places or the machine; the files' names and digests stand under `inputs`."""
@@ -89,7 +89,7 @@ def _digest(path: str) -> str:
 
 
 def judge(judged: Judgement, name: str) -> EvaluationReport:
-    """All figures of what was read.
+    """All metrics of what was read.
 
     Args:
         judged: samples, what they are compared with, settings; it takes over what is found of each sample.
@@ -126,7 +126,7 @@ def _inputs(judged: Judgement) -> tuple[EvaluationInput, ...]:
 
 
 def _notes(judged: Judgement) -> tuple[str, ...]:
-    """What a reader of the figures must know."""
+    """What a reader of the metrics must know."""
     notes = []
     if n := len(judged.samples.not_read):
         notes.append(f"{n:,} files of the samples' folder were not read, for example {judged.samples.not_read[0]}.")

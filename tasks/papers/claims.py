@@ -1,6 +1,6 @@
 """Whether numbers bear out what a paper says of its systems.
 
-A claim orders systems by a figure, or says that figures are high or close. It is put to two sets of numbers by the same
+A claim orders systems by a metric, or says that metrics are high or close. It is put to two sets of numbers by the same
 rule: the paper's own (which need not bear out every sentence of its text), and ours with their errors. "Holds" is said
 only where the difference exceeds two standard errors; what lies within them is not called an order.
 """
@@ -8,12 +8,19 @@ only where the difference exceeds two standard errors; what lies within them is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, NamedTuple, Protocol
 
+from generative.metrics.metric import Metric
+from tasks.papers.results import Result, ResultKey, share_error
+
 NameOf = Callable[[str, str], str]
+"""A system's name for readers, by its own name and the way in which it places atoms."""
+
+NETWORK_CALLS = "network calls"
+"""A number that is no metric of a protocol but part of what drawing took."""
 
 SIGMAS = 2.0
 """A difference of this many standard errors is one."""
@@ -33,8 +40,39 @@ class Number(NamedTuple):
 class Numbers(Protocol):
     """Where numbers come from."""
 
-    def number(self, stage: str, dataset: str, system: str, reverse: str, figure: str) -> Number | None:
+    def number(self, stage: str, dataset: str, system: str, reverse: str, metric: str) -> Number | None:
         """The number, None where it is not measured."""
+
+
+def stated_share(value: float, n: int) -> Number:
+    """A share in % as a paper states it, of `n` crystals: with the binomial error that follows."""
+    return Number(value, share_error(Metric("", "", value, "%", n)).error)
+
+
+@dataclass(frozen=True)
+class OurNumbers:
+    """What was measured here.
+
+    Attributes:
+        results: by key.
+        names: (stage, metric) -> our name of the metric, where it differs from the paper's.
+    """
+
+    results: Mapping[ResultKey, Result]
+    names: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    def number(self, stage: str, dataset: str, system: str, reverse: str, metric: str) -> Number | None:
+        """A metric with its error."""
+        result = self.results.get(ResultKey(stage, dataset, system, reverse))
+        if result is None:
+            return None
+        if metric == NETWORK_CALLS:
+            calls = result.budget.get("network_calls")
+            return Number(float(calls)) if calls else None
+        found = result.measured(self.names.get((stage, metric), metric))
+        if found is None:
+            return None
+        return Number(found.metric.value, found.error if math.isfinite(found.error) else math.inf)
 
 
 class Verdict(StrEnum):
@@ -54,7 +92,7 @@ class Claim:
         where: table.
         stage: that measures it.
         dataset: on which.
-        figure: as the numbers name it.
+        metric: as the numbers name it.
         high: (system, reverse) of what lies higher; under 'at least' and 'within' all that is spoken of.
         low: (system, reverse) of what lies lower; under 'within' the one that is compared with.
         kind: 'order': each of `high` lies above each of `low`; 'at least' a limit; 'within' a limit of `low`.
@@ -65,7 +103,7 @@ class Claim:
     where: str
     stage: str
     dataset: str
-    figure: str
+    metric: str
     high: tuple[tuple[str, str], ...]
     low: tuple[tuple[str, str], ...] = ()
     kind: Literal["order", "at least", "within"] = "order"
@@ -87,7 +125,7 @@ class Finding:
     remark: str = ""
 
 
-def judge(claim: Claim, numbers: Numbers, name_of: NameOf) -> Finding:
+def verdict_of(claim: Claim, numbers: Numbers, name_of: NameOf) -> Finding:
     """Whether numbers bear out a claim; of several systems on a side the one nearest to the other side decides.
 
     Args: claim; numbers to put it to; name_of: a system's name for readers, by its own name and reverse.
@@ -114,11 +152,11 @@ def judge(claim: Claim, numbers: Numbers, name_of: NameOf) -> Finding:
 
 
 def _known(
-    claim: Claim, places: tuple[tuple[str, str], ...], numbers: Numbers, name_of: NameOf
+    claim: Claim, sides: tuple[tuple[str, str], ...], numbers: Numbers, name_of: NameOf
 ) -> tuple[list[tuple[str, Number]], list[str]]:
     known, missing = [], []
-    for system, reverse in places:
-        number = numbers.number(claim.stage, claim.dataset, system, reverse, claim.figure)
+    for system, reverse in sides:
+        number = numbers.number(claim.stage, claim.dataset, system, reverse, claim.metric)
         name = name_of(system, reverse)
         if number is None:
             missing.append(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from storage.atomic import write_text
-from tasks.papers.claims import Verdict
-from tasks.papers.results import Place, Result
-from tasks.papers.tables import Table
+from tasks.papers.claims import NameOf, Verdict
+from tasks.papers.report import Table
+from tasks.papers.results import Result, ResultKey
 from tasks.report.dataset.plots import INK, MUTED
 from tasks.report.evaluation.markdown import table as markdown_table
 from tasks.report.evaluation.page import page, safe, section, table_html, top
@@ -86,7 +86,7 @@ def html(report: Report) -> str:
     return page(report.name, "reproduction", header, sections)
 
 
-def curves_png(results: Mapping[Place, Result], title: str, name_of: Callable[[str], str]) -> bytes:
+def curves_png(results: Mapping[ResultKey, Result], title: str, name_of: NameOf) -> bytes:
     """A panel per system: every curve whose values are positive, on a logarithmic scale.
 
     Args: results of trainings; heading; name_of: a system's name for readers.
@@ -94,7 +94,7 @@ def curves_png(results: Mapping[Place, Result], title: str, name_of: Callable[[s
     columns = min(3, len(results))
     rows = -(-len(results) // columns)
     figure = Figure(figsize=(4.2 * columns, 2.9 * rows), dpi=110, layout="constrained")
-    for number, (place, result) in enumerate(results.items()):
+    for number, (key, result) in enumerate(results.items()):
         axes = figure.add_subplot(rows, columns, number + 1)
         for name, points in result.curves.items():
             steps, values = [p[0] for p in points], [p[1] for p in points]
@@ -103,7 +103,7 @@ def curves_png(results: Mapping[Place, Result], title: str, name_of: Callable[[s
         if axes.lines:
             axes.set_yscale("log")
             axes.legend(fontsize=6, ncols=2, frameon=False)
-        axes.set_title(name_of(place.system), fontsize=9, color=INK)
+        axes.set_title(name_of(key.system, ""), fontsize=9, color=INK)
         axes.set_xlabel("step", fontsize=8, color=MUTED)
         axes.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=9, color=MUTED)

@@ -1,8 +1,8 @@
 """What a reproduction has measured so far, on disk: one JSON document per stage, data set, system and way of decoding.
 
-A document says what it was made from (`inputs`: settings and digests) and by what (`key`: besides, code and packages).
-A stage is done again where the key differs; a table takes what has the right inputs, and says what other code has made.
-So results that another machine has made can be brought here and stand in the table.
+A document says what it was made from (`inputs`: settings and digests) and by what (`digest`: besides, code and
+packages). A stage is done again where the digest differs; a table takes what has the right inputs, and says what other
+code has made. So results that another machine has made can be brought here and stand in the table.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from generative.metrics.figures import Figure
+from configs.comparison import ComparisonConfig, NamedEntry
+from generative.metrics.metric import Metric
 from storage.atomic import sweep
 from storage.documents import read_document, write_document
 from tasks.files import key_of
@@ -36,17 +37,22 @@ class ReproductionError(RuntimeError):
     """A reproduction of which some results could not be made; the message names the first."""
 
 
-class Reproduction(Protocol):
-    """Settings of a reproduction, as far as results need them."""
+AnyComparison = ComparisonConfig[NamedEntry]
+"""The settings of a reproduction, whatever its paper."""
 
-    @property
-    def folder(self) -> Path:
-        """Where everything is written."""
+Config = TypeVar("Config", bound=AnyComparison)
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, and how many of how many are."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Tells nobody."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which result: the stage, the data set, the system, and how atoms were placed.
+class ResultKey:
+    """Names one result: the stage, the data set, the system, and how atoms were placed.
 
     Attributes:
         stage: such as 'train' or 'generate'.
@@ -65,34 +71,34 @@ class Place:
         """For file names and messages."""
         return "-".join(filter(None, (self.stage, self.dataset, self.system, self.reverse)))
 
-    def folder(self, config: Reproduction) -> Path:
+    def folder(self, config: AnyComparison) -> Path:
         """Where the stage keeps its files."""
         last = "-".join(filter(None, (self.stage, self.reverse)))
         return config.folder / self.dataset / self.system / last
 
-    def file(self, config: Reproduction) -> Path:
+    def file(self, config: AnyComparison) -> Path:
         """The document of its result."""
         return self.folder(config) / "result.json"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure with the error that a sample of this size leaves.
+    """A metric with the error that a sample of this size leaves.
 
     Attributes:
-        figure: value, unit, denominator, settings.
+        metric: value, unit, denominator, settings.
         error: one standard error of the value, in its unit; NaN where it is not known.
         error_by: 'binomial', 'standard error of the mean' or 'bootstrap'; empty without an error.
     """
 
-    figure: Figure
+    metric: Metric
     error: float = math.nan
     error_by: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         error = self.error if math.isfinite(self.error) else None
-        return {**self.figure.as_dict(), "error": error, "error_by": self.error_by}
+        return {**self.metric.as_dict(), "error": error, "error_by": self.error_by}
 
 
 @dataclass(frozen=True)
@@ -100,38 +106,38 @@ class Result:
     """What one stage has measured.
 
     Attributes:
-        place: of the result.
+        key: which result.
         inputs: digest of the settings and files it was made from.
-        key: digest of these, the code and the packages.
-        figures: in the order in which they are read.
+        digest: of these, the code and the packages.
+        metrics: in the order in which they are read.
         budget: steps, seconds, crystals per second, device, network calls: what it took.
         curves: name -> [step, value] pairs, of trainings.
-        notes: sentences that a reader of the figures must know.
+        notes: sentences that a reader of the metrics must know.
         reused: whether it lay there already.
     """
 
-    place: Place
+    key: ResultKey
     inputs: str
-    key: str
-    figures: tuple[Measured, ...]
+    digest: str
+    metrics: tuple[Measured, ...]
     budget: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     reused: bool = False
 
     def measured(self, name: str) -> Measured | None:
-        """The figure of this name if it has a value."""
-        found = next((m for m in self.figures if m.figure.name == name), None)
-        return found if found is not None and math.isfinite(found.figure.value) else None
+        """The metric of this name if it has a value."""
+        found = next((m for m in self.metrics if m.metric.name == name), None)
+        return found if found is not None and math.isfinite(found.metric.value) else None
 
     def as_dict(self) -> dict[str, Any]:
-        """The document."""
+        """The document. Its words "place" and "key" are those of the first version: results on disk outlive names."""
         return {
             "schema_version": 1,
-            "place": vars(self.place),
+            "place": vars(self.key),
             "inputs": self.inputs,
-            "key": self.key,
-            "figures": [figure.as_dict() for figure in self.figures],
+            "key": self.digest,
+            "figures": [metric.as_dict() for metric in self.metrics],
             "budget": dict(self.budget),
             "curves": {name: [list(point) for point in points] for name, points in self.curves.items()},
             "notes": list(self.notes),
@@ -147,7 +153,7 @@ class Result:
         try:
             stated = read_document(file, "it is made again")
             return cls(
-                Place(**stated["place"]),
+                ResultKey(**stated["place"]),
                 stated["inputs"],
                 stated["key"],
                 tuple(map(_measured, stated["figures"])),
@@ -160,16 +166,16 @@ class Result:
 
 
 def _measured(stated: Mapping[str, Any]) -> Measured:
-    figure = {name: value for name, value in stated.items() if name not in ("error", "error_by")}
+    metric = {name: value for name, value in stated.items() if name not in ("error", "error_by")}
     value, error = (math.nan if x is None else float(x) for x in (stated["value"], stated["error"]))
-    return Measured(Figure(**{**figure, "value": value}), error, stated["error_by"])
+    return Measured(Metric(**{**metric, "value": value}), error, stated["error_by"])
 
 
 @dataclass(frozen=True)
 class Made:
     """What a stage's own function gives; see Result."""
 
-    figures: tuple[Measured, ...]
+    metrics: tuple[Measured, ...]
     budget: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -181,17 +187,17 @@ def digest_of(parts: Mapping[str, Any]) -> str:
 
 
 def kept(
-    config: Reproduction, place: Place, measure: Entry, inputs: Mapping[str, Any], make: Callable[[], Made]
+    config: AnyComparison, key: ResultKey, measure: Entry, inputs: Mapping[str, Any], make: Callable[[], Made]
 ) -> Result:
     """The result that lies there if it was made from the same by the same code, else made and written."""
-    file = place.file(config)
-    key = key_of(place.stage, measure, inputs=inputs)
-    with locked(place.folder(config)):
+    file = key.file(config)
+    digest = key_of(key.stage, measure, inputs=inputs)
+    with locked(key.folder(config)):
         found = Result.read(file)
-        if found is not None and found.key == key:
+        if found is not None and found.digest == digest:
             return replace(found, reused=True)
         made = make()
-        result = Result(place, digest_of(inputs), key, made.figures, made.budget, made.curves, made.notes)
+        result = Result(key, digest_of(inputs), digest, made.metrics, made.budget, made.curves, made.notes)
         result.write(file)
         return result
 
@@ -206,31 +212,31 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def share_error(figure: Figure) -> Measured:
+def share_error(metric: Metric) -> Measured:
     """A share in % with its binomial standard error.
 
     It is the standard deviation of the true share after the draw, if all shares were as likely before it: nearly
     sqrt(p (1 - p) / n), but 100 % of a few crystals has an error too.
     """
-    if not figure.n or not math.isfinite(figure.value):
-        return Measured(figure)
-    share = (figure.value / 100 * figure.n + 1) / (figure.n + 2)
-    return Measured(figure, 100 * math.sqrt(share * (1 - share) / (figure.n + 3)), "binomial")
+    if not metric.n or not math.isfinite(metric.value):
+        return Measured(metric)
+    share = (metric.value / 100 * metric.n + 1) / (metric.n + 2)
+    return Measured(metric, 100 * math.sqrt(share * (1 - share) / (metric.n + 3)), "binomial")
 
 
-def mean_error(figure: Figure, values: Sequence[float]) -> Measured:
+def mean_error(metric: Metric, values: Sequence[float]) -> Measured:
     """A mean with its standard error; with fewer than two values it has none."""
     if len(values) < 2:
-        return Measured(figure)
-    return Measured(figure, float(np.std(values, ddof=1)) / math.sqrt(len(values)), "standard error of the mean")
+        return Measured(metric)
+    return Measured(metric, float(np.std(values, ddof=1)) / math.sqrt(len(values)), "standard error of the mean")
 
 
 def bootstrap_error(
-    figure: Figure, values: np.ndarray, statistic: Callable[[np.ndarray], float], seed: int
+    metric: Metric, values: np.ndarray, statistic: Callable[[np.ndarray], float], seed: int
 ) -> Measured:
     """A statistic with the standard deviation it has over samples drawn again from its own values."""
-    if len(values) < 2 or not math.isfinite(figure.value):
-        return Measured(figure)
+    if len(values) < 2 or not math.isfinite(metric.value):
+        return Measured(metric)
     rng = np.random.default_rng(seed)
     again = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(N_BOOTSTRAP)]
-    return Measured(figure, float(np.std(again, ddof=1)), "bootstrap")
+    return Measured(metric, float(np.std(again, ddof=1)), "bootstrap")

@@ -10,33 +10,23 @@ from __future__ import annotations
 import csv
 import shutil
 from pathlib import Path
-from typing import Protocol
 
-from configs.schema import ExecutionConfig
-from generative.metrics.figures import Figure
+from generative.metrics.metric import Metric
 from generative.training.config import TrainConfig
 from storage.documents import read_document, write_document
 from tasks.discover.run import hardware
-from tasks.papers.results import Measured, NotReadyError, Place, Reproduction, Result
+from tasks.papers.results import AnyComparison, Measured, NotReadyError, Result, ResultKey
 from tasks.source_code import code_digest
+from tasks.train.training import train_on
 
 MACHINE = {"device", "n_devices", "torch_threads"}
 """Settings that change no result."""
 
+FILES = {"data", "exclude", "validation"}
+"""Settings that name files, whose digests count in their place."""
+
 CURVE_POINTS = 200
 """Most points of a curve that are kept: enough to draw it."""
-
-
-class Trained(Reproduction, Protocol):
-    """Settings of a reproduction, as far as its trainings need them."""
-
-    @property
-    def size(self) -> str:
-        """Of the networks."""
-
-    @property
-    def execution(self) -> ExecutionConfig:
-        """Where the work is done."""
 
 
 def clear_unless(folder: Path, inputs: str) -> None:
@@ -53,10 +43,12 @@ def clear_unless(folder: Path, inputs: str) -> None:
         write_document(marker, {"inputs": inputs})
 
 
-def training_result(config: Trained, place: Place, settings: TrainConfig, inputs: str, checkpoint: Path) -> Result:
+def training_result(
+    config: AnyComparison, key: ResultKey, settings: TrainConfig, inputs: str, checkpoint: Path
+) -> Result:
     """What a finished training took, with its last losses and its curves.
 
-    Args: the reproduction; place of the result; settings of the training; digest of settings and files; checkpoint.
+    Args: the reproduction; which result; settings of the training; digest of settings and files; checkpoint.
     """
     from generative.checkpoints import about, digest, load
     from tasks.loading import device_of
@@ -79,15 +71,15 @@ def training_result(config: Trained, place: Place, settings: TrainConfig, inputs
         "torch_threads": config.execution.torch_threads,
         "hardware": hardware(),
         "checkpoint_sha256": digest(str(checkpoint)),
-        "code_sha256": code_digest("tasks.train.training"),
+        "code_sha256": code_digest(train_on, type(system)),
         "data_fingerprint_sha256": training.get("data_fingerprint_sha256"),
         "seed": settings.seed,
     }
-    figures = tuple(
-        Measured(Figure(place.stage, name, float(value), "", crystals))
+    metrics = tuple(
+        Measured(Metric(key.stage, name, float(value), "", crystals))
         for name, value in sorted(training.get("metrics", {}).items())
     )
-    return Result(place, inputs, inputs, figures, budget, curves_of(place.folder(config)))
+    return Result(key, inputs, inputs, metrics, budget, curves_of(key.folder(config)))
 
 
 def curves_of(folder: Path) -> dict[str, list[list[float]]]:
@@ -112,21 +104,21 @@ def curves_of(folder: Path) -> dict[str, list[list[float]]]:
     return curves
 
 
-def checkpoint_of(config: Reproduction, place: Place, inputs: str, what: str) -> tuple[str, str]:
+def checkpoint_of(config: AnyComparison, key: ResultKey, inputs: str, what: str) -> tuple[str, str]:
     """The trained checkpoint and its digest; where only the result of its training is here, the digest that it states.
 
-    Args: the reproduction; place of the training; digest of its settings and files; what was trained, for messages.
+    Args: the reproduction; which training; digest of its settings and files; what was trained, for messages.
 
     Raises: NotReadyError: if it is not trained, or was trained with other settings.
     """
     from generative.checkpoints import digest
 
-    found = Result.read(place.file(config))
+    found = Result.read(key.file(config))
     if found is None:
-        raise NotReadyError(f"{what} is not trained: run the stage {place.stage}")
+        raise NotReadyError(f"{what} is not trained: run the stage {key.stage}")
     if found.inputs != inputs:
-        raise NotReadyError(f"{what} was trained with other settings or files: run the stage {place.stage} again")
-    folder = place.folder(config) / "model"
+        raise NotReadyError(f"{what} was trained with other settings or files: run the stage {key.stage} again")
+    folder = key.folder(config) / "model"
     if not (folder / "model.json").is_file():
         return str(folder), str(found.budget["checkpoint_sha256"])
     return str(folder), digest(str(folder))

@@ -91,6 +91,12 @@ def score_generator(
     )
 
 
+def _sources(settings: dict[str, Any]) -> str:
+    """The sources of a training, a line each; its settings hold what differs from the defaults alone."""
+    stated = settings.get("data", {}).get("sources", [])
+    return "\n".join(f"  - `{s.get('path', s.get('kind'))}`: {s.get('method', 'method not stated')}" for s in stated)
+
+
 def card_text(checkpoint: Path, score: GeneratorScore) -> str:
     """The model card of a checkpoint folder, in Markdown; every figure comes from its model.json or from `score`."""
     from generative.checkpoints import about, digest, load
@@ -98,7 +104,7 @@ def card_text(checkpoint: Path, score: GeneratorScore) -> str:
     description = about(str(checkpoint))
     training, system = description["training"], load(str(checkpoint)).system
     settings = training["settings"]
-    sources = "\n".join(f"  - `{s['path']}`: {s['method']}" for s in settings["data"]["sources"])
+    sources = _sources(settings)
     hardware = training["hardware"]
     sampler = ", ".join(f"{name} {value:g}" for name, value in score.sampler.items()) or "nothing to set"
     rows = {
@@ -153,4 +159,87 @@ file.
 
 Trained on binary and ternary crystals mostly: other compositions are extrapolation. Energies are not part of a draw;
 pre-relax and compare with the hull before believing one. SHA-256 of the checkpoint: `{digest(str(checkpoint))}`.
+"""
+
+
+@dataclass(frozen=True)
+class RegressorScore:
+    """How far a regressor is from what a test file states.
+
+    Attributes:
+        test: the source path.
+        rows: (set, crystals, mean absolute error).
+        unread: crystals of the file for which it tells nothing.
+    """
+
+    test: str
+    rows: tuple[tuple[str, int, float], ...]
+    unread: int
+
+
+def score_regressor(
+    checkpoint: Path, property_name: str | None, trained_on: Path, test: Path, source: str
+) -> RegressorScore:
+    """Tell the property of every test crystal, and compare.
+
+    Args:
+        checkpoint: of the regressor.
+        property_name: that it has learnt.
+        trained_on: dataset of the training, held-out crystals included.
+        test: dataset of the test crystals.
+        source: what the test crystals are.
+    """
+    import numpy as np
+
+    from generative import checkpoints
+    from generative.crystal.bonds import Bonds, crystal_nn_bonds
+    from generative.datasets.manifest import read_dataset
+    from generative.systems.trainable import Trainable
+    from generative.training.data import composition_of, training_set
+
+    regressor = checkpoints.load(str(checkpoint)).regressor
+    known, tested = (training_set(read_dataset(folder).table, (), property_name) for folder in (trained_on, test))
+    bonds: list[Bonds | None] = [None] * len(tested)
+    if isinstance(regressor, Trainable) and regressor.needs_bonds:
+        bonds = crystal_nn_bonds(tested.crystals)
+    truth = np.array([np.nan if e is None else e for e in tested.energies])
+    errors = np.abs(regressor.predict(tested.crystals, bonds) - truth)
+    formulas = {composition_of(crystal) for crystal in known.crystals}
+    new = np.array([composition_of(crystal) not in formulas for crystal in tested.crystals], dtype=bool)
+    mean = np.mean([e for e in known.energies if e is not None])
+    told = np.isfinite(errors)
+    sets = {
+        "test file": errors[told],
+        "test file, formulas of no training file": errors[told & new],
+        "test file, the training mean as the guess": np.abs(truth[told] - mean),
+    }
+    rows = tuple((name, len(e), float(e.mean())) for name, e in sets.items() if len(e))
+    return RegressorScore(source, rows, int((~told).sum()))
+
+
+def regressor_card(checkpoint: Path, score: RegressorScore) -> str:
+    """The model card of a regressor, in Markdown; every number comes from its model.json or from `score`."""
+    from generative.checkpoints import about, digest, load
+
+    description = about(str(checkpoint))
+    training, system = description["training"], load(str(checkpoint)).system
+    settings, hardware = training["settings"], training["hardware"]
+    table = "\n".join(f"| {name} | {n:,} | {error:.3f} |" for name, n, error in score.rows)
+    sources = _sources(settings)
+    return f"""# {settings["name"]}
+
+A `{description["system"]}`: it tells {settings.get("property", "formation_energy_ev_per_atom")} of a crystal.
+{sum(p.numel() for p in system.parameters()):,} parameters. Mean absolute errors on `{score.test}`, in the unit of the
+property; {score.unread} of its crystals have no prediction.
+
+| set | crystals | mean absolute error |
+|---|---|---|
+{table}
+
+- Data, fingerprint `{training["data_fingerprint_sha256"]}`, without the ids in `{settings.get("exclude")}`:
+{sources}
+- {training["crystals_trained"]:,} crystals trained on, {training["crystals_held_out"]:,} held out.
+- {training["steps"]:,} steps of {settings["batch_crystals"]} crystals, {training["minutes"]:g} minutes on
+  {hardware["cpu_threads_used"]} thread(s) of a {hardware["cpu_cores"]}-core {hardware["machine"]} machine,
+  PyTorch {training["torch"]}. SHA-256 of the checkpoint: `{digest(str(checkpoint))}`.
 """

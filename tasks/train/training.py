@@ -174,11 +174,21 @@ def train_on(
 def add_card(config: TrainConfig, folder: Path) -> None:
     """Score the checkpoint on the test file and write its MODEL_CARD.md."""
     from generative.config import SampleConfig
-    from tasks.train.model_card import card_text, score_generator
+    from generative.systems.interface import Regressor
+    from generative.training.loop import trainable_type
+    from tasks.train import model_card
 
     if config.test is None:
-        raise ValueError("test is null: name a source file whose compositions the generator is scored on")
+        raise ValueError("test is null: name a source file that the finished system is scored on")
     checkpoint = folder / config.name
-    settings = SampleConfig(checkpoint=str(checkpoint), chunk_size=256)
-    score = score_generator(config.test, settings, folder / "test", config.test_limit, config.seed)
-    write_text(checkpoint / "MODEL_CARD.md", card_text(checkpoint, score))
+    if issubclass(trainable_type(config), Regressor):
+        _table(config.test, config.model_copy(update={"data": DataConfig()}), folder / "test")
+        score = model_card.score_regressor(
+            checkpoint, config.property, folder / "dataset", folder / "test", config.test
+        )
+        text = model_card.regressor_card(checkpoint, score)
+    else:
+        settings = SampleConfig(checkpoint=str(checkpoint), chunk_size=256)
+        drawn = model_card.score_generator(config.test, settings, folder / "test", config.test_limit, config.seed)
+        text = model_card.card_text(checkpoint, drawn)
+    write_text(checkpoint / "MODEL_CARD.md", text)

@@ -20,17 +20,16 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from configs.reproduction import STAGES, ReproductionConfig
+from configs.reproduction import ReproductionConfig
 from generative.crystal.bonds import crystal_nn_bonds
 from generative.crystal.crystals import Crystal, reduced
-from generative.systems.cdvae.cells import Cells
 from generative.systems.cdvae.config import CDVAESampler
+from generative.systems.cdvae.decoding import Cells
 from generative.systems.cdvae.family import FAMILY
 from generative.systems.cdvae.system import CDVAE
 from generative.training.callbacks import save_state
-from tasks.papers.dp_cdvae.places import places, train_place
-from tasks.papers.dp_cdvae.training import trained
-from tasks.papers.results import NotReadyError, Place, Result
+from tasks.papers.dp_cdvae.stages import DPCDVAE, training_key
+from tasks.papers.results import NotReadyError, Result, ResultKey
 
 PIECE_BYTES = 15 << 20
 RESULTS_BYTES = 56 << 20
@@ -156,8 +155,6 @@ class Interrupt(Callback):
 
 def reproduce(config: ReproductionConfig, minutes: float) -> dict[str, Any]:
     """Work on the stages in order until the time is over; what came of each."""
-    from tasks.papers.dp_cdvae.measures import MEASURES
-
     end = time.monotonic() + 60 * minutes
     said: dict[str, Any] = {}
 
@@ -165,20 +162,21 @@ def reproduce(config: ReproductionConfig, minutes: float) -> dict[str, Any]:
         if time.monotonic() > end and done < total:
             raise OutOfTimeError(f"{what}: {done} of {total}")
 
-    for stage in STAGES:
-        for place in places(config, stage) if stage in config.stages else ():
+    paper = DPCDVAE(config)
+    for stage in paper.stages:
+        for key in paper.keys(stage) if stage in config.stages else ():
             try:
                 if time.monotonic() > end:
                     raise OutOfTimeError("not begun")
-                if stage in ("train", "regressor"):
-                    interrupt = Interrupt(end, place.folder(config) / "resume.ckpt")
-                    result = trained(config, place.dataset, place.system, [interrupt], measure=False)
+                if stage in paper.trainings:
+                    interrupt = Interrupt(end, key.folder(config) / "resume.ckpt")
+                    result = paper.train(key, [interrupt], try_out=False)
                 else:
-                    result = MEASURES[stage](config, place, tell)
-                figures = {m.figure.name: m.figure.value for m in result.figures}
-                said[place.name] = {"reused": result.reused, **figures, **result.budget}
+                    result = paper.measure(key, tell)
+                metrics = {m.metric.name: m.metric.value for m in result.metrics}
+                said[key.name] = {"reused": result.reused, **metrics, **result.budget}
             except (OutOfTimeError, NotReadyError, ImportError) as error:  # a bare machine lacks packages
-                said[place.name] = f"{type(error).__name__}: {error}"
+                said[key.name] = f"{type(error).__name__}: {error}"
     return said
 
 
@@ -206,8 +204,8 @@ class _Pieces(io.RawIOBase):
 
 def _wanted(config: ReproductionConfig) -> Iterator[tuple[int, int, Path]]:
     """Files worth taking home: (rank, bytes, path). Bonds, datasets and states of finished trainings are made again."""
-    chosen = [train_place(entry.name, system) for entry in config.datasets for system in ("", *config.systems)]
-    finished = {place.folder(config) for place in chosen if _is_finished(place, config)}
+    chosen = [training_key(entry.name, system) for entry in config.datasets for system in ("", *config.systems)]
+    finished = {key.folder(config) for key in chosen if _is_finished(key, config)}
     for path in sorted(config.folder.rglob("*")):
         inside = path.relative_to(config.folder).parts
         if not path.is_file() or any(part.startswith(".") or part == "bonds" for part in inside):
@@ -218,8 +216,8 @@ def _wanted(config: ReproductionConfig) -> Iterator[tuple[int, int, Path]]:
             yield 2, path.stat().st_size, path
 
 
-def _is_finished(place: Place, config: ReproductionConfig) -> bool:
-    return Result.read(place.file(config)) is not None
+def _is_finished(key: ResultKey, config: ReproductionConfig) -> bool:
+    return Result.read(key.file(config)) is not None
 
 
 def pack(config: ReproductionConfig, out: Path) -> list[str]:

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from generative.networks.gemnet import GemNetOutput, GemNetT
-from generative.networks.periodic_graph import SELF_ANG2, Edges, entries_per_atom, places_in_group, triplets_into
+from generative.networks.periodic_graph import SELF_ANG2, Edges, entries_per_atom, places_in_group
+from tests.generative.networks.edge_pairs import triplets_into
 
 
 def listed_triplets(network: GemNetT, atoms: Tensor, edges: Edges) -> GemNetOutput:

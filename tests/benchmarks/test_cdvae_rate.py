@@ -36,8 +36,8 @@ from generative.networks.gemnet import GemNetConfig, GemNetOutput, GemNetT
 from generative.networks.periodic_graph import Edges, NeighbourSearch, entries_per_atom
 from generative.processes import annealed_langevin, coordinate_ddpm
 from generative.processes.annealed_langevin import Point
-from generative.systems.cdvae.cells import Cells
 from generative.systems.cdvae.config import SIZES
+from generative.systems.cdvae.decoding import Cells
 from generative.systems.cdvae.family import DPCDVAE
 from generative.systems.cdvae.networks import Denoiser, Encoder
 from generative.systems.cdvae.system import CDVAE

@@ -104,7 +104,7 @@ def test_a_file_that_is_not_there_or_holds_nothing_fails_with_its_name(tmp_path:
 
 def test_the_command_is_known_without_loading_what_it_needs() -> None:
     code = (
-        "import sys, typer; from flows import evaluate_commands; evaluate_commands.register(typer.Typer()); "
+        "import sys, typer; from flows.cli import evaluate; evaluate.register(typer.Typer()); "
         "print([m for m in ('torch', 'prefect', 'pymatgen', 'pyarrow', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -196,12 +196,12 @@ def test_a_stage_that_fails_is_named_with_its_reason_and_the_others_are_made(
 
 
 def test_without_any_stage_the_tables_say_that_nothing_is_trained(data: Path, tmp_path: Path) -> None:
-    from tasks.papers.dp_cdvae.tables import gather
+    from tasks.papers.stages import paper_of
 
     config = ReproductionConfig.model_validate(settings(data, tmp_path / "runs", stages=[]))
-    found = gather(config)
+    found = paper_of(config).collect()
     assert not found.results
-    reasons = {place.stage: why for place, why in found.missing.items()}
+    reasons = {key.stage: why for key, why in found.missing.items()}
     assert reasons["train"] == "the stage was not run"
     assert "dp-cdvae-na-gine on carbon-24 is not trained: run the stage train" in reasons["generate"]
 

@@ -22,8 +22,8 @@ from tasks.discover.rank import rank_file
 from tasks.discover.relax import relax_chunk_file
 from tasks.discover.sample import sample_chunk_file
 from tasks.discover.screen import screen_chunk_file, unique_file
-from tasks.papers.dp_cdvae.measures import reconstruct
-from tasks.papers.unet.measures import measured
+from tasks.papers.dp_cdvae.stages import reconstruct
+from tasks.papers.unet.stages import measure
 from tasks.source_code import Entry, code_digest, project_digest, sources
 
 STAGES: tuple[Callable[..., Any], ...] = (
@@ -37,7 +37,7 @@ STAGES: tuple[Callable[..., Any], ...] = (
     propose_chunk_file,
     rank_polymorphs_file,
     reconstruct,
-    measured,
+    measure,
 )
 
 
@@ -116,7 +116,7 @@ def test_each_stage_reaches_what_it_computes_with_and_not_what_others_do() -> No
     assert {"generative/sampling.py", "generative/plans.py", "generative/systems/crystal_flow.py"} <= sample
     assert "generative/systems/cdvae/system.py" not in sample
     assert "generative/crystal/cell_parameters.py" in names(reconstruct)
-    assert "generative/crystal/crystals.py" in names(measured)
+    assert "generative/crystal/crystals.py" in names(measure)
 
 
 def test_names_are_followed_one_by_one_and_modules_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

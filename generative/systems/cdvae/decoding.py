@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from generative.crystal.batch import CrystalBatch
+from generative.crystal.cell_parameters import cell_parameters
 from generative.crystal.crystals import Crystal
 from generative.processes import annealed_langevin, coordinate_ddpm
 from generative.processes.annealed_langevin import Point
+from generative.processes.coordinate_ddpm import Schedule
 from generative.processes.type_noise import corrupted, initial_types, shared_out
 from generative.systems.baselines.stored import failed_sample
-from generative.systems.cdvae.cells import Cells
-from generative.systems.cdvae.config import CDVAESampler
+from generative.systems.cdvae.config import CDVAEConfig, CDVAESampler
+from generative.systems.cdvae.networks import Denoiser
 from generative.systems.interface import Progress, of_steps
-
-if TYPE_CHECKING:
-    from generative.systems.cdvae.system import CDVAE
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +35,60 @@ VOLUME_PER_ATOM_MIN_ANG3 = 0.1
 """A decoded cell with less room than this cannot hold atoms: its sample is given up before it is denoised."""
 
 
+class Cells(NamedTuple):
+    """The cells in which atoms are denoised.
+
+    Attributes:
+        lattice_ang: rows in pymatgen's orientation, (B, 3, 3).
+        n_atoms: (B,).
+        crystal: index of each atom's crystal, (A,).
+    """
+
+    lattice_ang: Tensor
+    n_atoms: Tensor
+    crystal: Tensor
+
+    @classmethod
+    def of(cls, lattice_ang: Tensor, n_atoms: Tensor, n_atoms_total: int) -> Cells:
+        """Cells with these atoms; the total is asked for because reading it from a tensor would stall a GPU."""
+        rows = torch.arange(len(n_atoms), device=n_atoms.device)
+        return cls(lattice_ang, n_atoms, rows.repeat_interleave(n_atoms, output_size=n_atoms_total))
+
+    def mean(self, per_atom: Tensor) -> Tensor:
+        """Mean over atoms of each crystal, then over crystals: (A,) -> scalar."""
+        summed = per_atom.new_zeros(len(self.n_atoms)).index_add(0, self.crystal, per_atom)
+        return (summed / self.n_atoms).mean()
+
+    def centred(self, frac: Tensor) -> Tensor:
+        """Coordinates minus their plain mean in each crystal, (A, 3)."""
+        summed = frac.new_zeros(len(self.n_atoms), 3).index_add(0, self.crystal, frac)
+        return frac - (summed / self.n_atoms.unsqueeze(-1))[self.crystal]
+
+
+def lattice_numbers(lattice_ang: Tensor, n_atoms: Tensor) -> Tensor:
+    """Lengths / N^(1/3) in angstrom and angles in degrees, (B, 6)."""
+    lengths, angles = cell_parameters(lattice_ang)
+    return torch.cat([lengths / n_atoms.to(lengths).pow(1 / 3).unsqueeze(-1), angles], dim=-1)
+
+
+class Decoder(Protocol):
+    """What decoding takes of a member of the family; see CDVAE."""
+
+    name: ClassVar[str]
+    config: CDVAEConfig
+    to_composition: nn.Sequential
+    to_lattice: nn.Sequential
+    denoiser: Denoiser
+    schedule: Schedule
+    levels_ang: Tensor
+    type_times: Tensor
+
+    def lattice(self, numbers: Tensor, n_atoms: Tensor) -> Tensor:
+        """Rows of the cells that decoded numbers stand for, (B, 3, 3), angstrom."""
+
+
 def decode(
-    system: CDVAE,
+    system: Decoder,
     z: Tensor,
     n_atoms: Tensor,
     fixed: Tensor | None,
@@ -86,7 +137,7 @@ def decode(
 
 
 def _denoised(
-    system: CDVAE,
+    system: Decoder,
     z: Tensor,
     cells: Cells,
     composition: Tensor,

@@ -7,18 +7,15 @@ energy can be asked for at once; the square length of the vector keeps it near t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from generative.processes.type_noise import N_TYPES
 from generative.requests import Request
 from generative.systems.cdvae.config import CDVAESampler
-
-if TYPE_CHECKING:
-    from generative.systems.cdvae.system import CDVAE
 
 
 class Wanted(NamedTuple):
@@ -47,7 +44,20 @@ class Wanted(NamedTuple):
         return cls(n_atoms.to(device), fractions.to(device), energy.to(device))
 
 
-def search_latent(system: CDVAE, start: Tensor, wanted: Wanted, how: CDVAESampler) -> Tensor:
+class Readable(Protocol):
+    """Heads that read a latent vector; see CDVAE."""
+
+    to_count: nn.Sequential
+    to_composition: nn.Sequential
+    to_energy: nn.Sequential | None
+    energy_mean: Tensor
+    energy_scale: Tensor
+
+    def energy(self, z: Tensor) -> Tensor:
+        """The predicted energy, in standard deviations of the training set, (B,)."""
+
+
+def search_latent(system: Readable, start: Tensor, wanted: Wanted, how: CDVAESampler) -> Tensor:
     """Latent vectors near `start` whose heads read what is wanted, (B, L); start itself where all is open.
 
     Minimises the cross-entropy of number and composition and the squared error of the energy in standard deviations,

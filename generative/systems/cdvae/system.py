@@ -37,9 +37,17 @@ from generative.processes import annealed_langevin, coordinate_ddpm
 from generative.processes.type_noise import N_TYPES, corrupted
 from generative.requests import FORMATION_ENERGY, Request
 from generative.systems.baselines.stored import failed_sample
-from generative.systems.cdvae.cells import Cells, lattice_numbers
 from generative.systems.cdvae.config import SIZES, CDVAEConfig, CDVAESampler
-from generative.systems.cdvae.decoding import FINEST_ANG, FINEST_TYPE, N_TIMES, WIDEST_ANG, WIDEST_TYPE, decode
+from generative.systems.cdvae.decoding import (
+    FINEST_ANG,
+    FINEST_TYPE,
+    N_TIMES,
+    WIDEST_ANG,
+    WIDEST_TYPE,
+    Cells,
+    decode,
+    lattice_numbers,
+)
 from generative.systems.cdvae.latent_search import Wanted, search_latent
 from generative.systems.cdvae.networks import Denoiser, Encoder, multilayer
 from generative.systems.interface import Generator, Progress, own_settings, require_cells

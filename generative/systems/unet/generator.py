@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,7 +39,7 @@ from generative.crystal.structure_matrix import (
 from generative.processes import gaussian_diffusion, straight_flow
 from generative.requests import FORMATION_ENERGY, Request
 from generative.systems.baselines.stored import in_order
-from generative.systems.interface import Generator, Progress, of_steps, own_settings, require_cells
+from generative.systems.interface import Generator, Progress, batch_of, of_steps, own_settings, require_cells
 from generative.systems.trainable import Loss
 from generative.systems.unet.config import ConditionalUNetConfig, UNetSampler, Way
 from generative.systems.unet.structure_matrix_system import N_TIMES, StructureMatrixSystem
@@ -112,11 +111,8 @@ class ConditionalUNet(StructureMatrixSystem, Generator):
         if not requests:
             return []
         cells = [request.atomic_numbers for request in requests]
-        asked = CrystalBatch.pack(
-            [_unplaced([cell[i] for i in in_row_order(cell)]) for cell in cells],
-            [request.spacegroup for request in requests],
-            [request.formation_energy_ev_per_atom for request in requests],
-        ).to(self.energy_mean.device)
+        rows = [[cell[i] for i in in_row_order(cell)] for cell in cells]
+        asked = batch_of(requests, rows).to(self.energy_mean.device)
         numbers, counted = number_rows(asked), self._counted(asked.n_atoms)
         condition = self._condition(asked, numbers, None)
         start = self._start(len(asked), rng).to(condition) * counted
@@ -142,10 +138,6 @@ class ConditionalUNet(StructureMatrixSystem, Generator):
             end = straight_flow.integrate(velocity, start, how.n_steps, told_steps)
         drawn = from_matrix(end * self.units, numbers)
         return [in_order(crystal, cell) for crystal, cell in zip(drawn, cells, strict=True)]
-
-
-def _unplaced(numbers: Sequence[int]) -> Crystal:
-    return Crystal(np.eye(3), np.zeros((len(numbers), 3)), np.array(numbers, dtype=np.int16))
 
 
 class UNetDDPM(ConditionalUNet):

@@ -5,15 +5,11 @@ Source: Pakornchote et al., Sci. Rep. 14, 1275 (2024), sections on reconstructio
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
-from generative.metrics.figures import Figure
 from generative.metrics.papers import papers
-from tasks.papers.claims import Claim, Number
-from tasks.papers.results import Place, Result, share_error
+from tasks.papers.claims import NETWORK_CALLS, Claim, Number, stated_share
 
 PAPER_NAMES: dict[str, str] = {
     "cdvae": "CDVAE",
@@ -26,11 +22,11 @@ PAPER_NAMES: dict[str, str] = {
 VARIANTS = ("dp-cdvae", "dp-cdvae-na", "dp-cdvae-gine", "dp-cdvae-na-gine")
 GINE, NO_GINE = ("dp-cdvae-gine", "dp-cdvae-na-gine"), ("dp-cdvae", "dp-cdvae-na")
 DATASETS = ("perov-5", "carbon-24", "mp-20")
-OUR_FIGURES = {
+OUR_METRICS = {
     ("reconstruct", "match rate"): "match rate, published gate",
     ("reconstruct", "mean rms"): "mean rms, published gate",
 }
-"""Names of our figures where they differ from the paper's."""
+"""Names of our metrics where they differ from the paper's."""
 
 
 class PaperNumbers:
@@ -45,20 +41,20 @@ class PaperNumbers:
     """Network calls per batch that the published settings make."""
     TEST_CRYSTALS: Mapping[str, int] = {"perov-5": 3785, "carbon-24": 2030, "mp-20": 9046}
     COUNTS: Mapping[str, int] = {"generate": 10_240, "ground-state": 100}
-    """Denominators of its shares, from which their errors follow; for other figures it states none."""
+    """Denominators of its shares, from which their errors follow; for other metrics it states none."""
 
-    def number(self, stage: str, dataset: str, system: str, reverse: str, figure: str) -> Number | None:
+    def number(self, stage: str, dataset: str, system: str, reverse: str, metric: str) -> Number | None:
         """A value of Tables 1, S1, 2 or 3."""
-        if figure == "network calls":
+        if metric == NETWORK_CALLS:
             return Number(self.CALLS[reverse])
         conditions = "reverse step of Eq. 6" if reverse == "eq6" else ""
-        value = _stated().get((self.PROTOCOLS[stage], dataset, PAPER_NAMES[system], conditions), {}).get(figure)
+        value = _stated().get((self.PROTOCOLS[stage], dataset, PAPER_NAMES[system], conditions), {}).get(metric)
         if value is None:
             return None
-        if _units()[figure] != "%":
+        if _units()[metric] != "%":
             return Number(value)
-        n = self.TEST_CRYSTALS[dataset] if stage == "reconstruct" or figure == "COV-R" else self.COUNTS[stage]
-        return Number(value, share_error(Figure("", figure, value, "%", n)).error)
+        n = self.TEST_CRYSTALS[dataset] if stage == "reconstruct" or metric == "COV-R" else self.COUNTS[stage]
+        return stated_share(value, n)
 
 
 @lru_cache(maxsize=1)
@@ -73,26 +69,6 @@ def _stated() -> dict[tuple[str, str, str, str], dict[str, float]]:
         (row.protocol, row.dataset, row.system, row.conditions if "Eq. 6" in row.conditions else ""): row.values
         for row in rows
     }
-
-
-@dataclass(frozen=True)
-class OurNumbers:
-    """What was measured here: place -> result."""
-
-    results: Mapping[Place, Result]
-
-    def number(self, stage: str, dataset: str, system: str, reverse: str, figure: str) -> Number | None:
-        """A figure with its error."""
-        result = self.results.get(Place(stage, dataset, system, reverse))
-        if result is None:
-            return None
-        if figure == "network calls":
-            calls = result.budget.get("network_calls")
-            return Number(float(calls)) if calls else None
-        found = result.measured(OUR_FIGURES.get((stage, figure), figure))
-        if found is None:
-            return None
-        return Number(found.figure.value, found.error if math.isfinite(found.error) else math.inf)
 
 
 def name_of(system: str, reverse: str) -> str:
@@ -113,8 +89,8 @@ def claims() -> tuple[Claim, ...]:
 def _reconstruction() -> Iterator[Claim]:
     for dataset in DATASETS:
 
-        def claim(text: str, figure: str, high: str | tuple[str, ...], low: str | tuple[str, ...]) -> Claim:
-            return Claim(text, "Table 1", "reconstruct", dataset, figure, _all(high), _all(low))  # noqa: B023
+        def claim(text: str, metric: str, high: str | tuple[str, ...], low: str | tuple[str, ...]) -> Claim:
+            return Claim(text, "Table 1", "reconstruct", dataset, metric, _all(high), _all(low))  # noqa: B023
 
         yield claim("CDVAE matches more than every DP-CDVAE", "match rate", "cdvae", VARIANTS)
         yield claim("+Na raises the match rate of DP-CDVAE", "match rate", "dp-cdvae-na", "dp-cdvae")
@@ -141,12 +117,12 @@ def _generation() -> Iterator[Claim]:
     everyone = _all(("cdvae", *VARIANTS))
     for dataset in DATASETS:
 
-        def claim(text: str, figure: str, high: str | tuple[str, ...], low: str | tuple[str, ...]) -> Claim:
-            return Claim(text, "Table 2", "generate", dataset, figure, _all(high), _all(low))  # noqa: B023
+        def claim(text: str, metric: str, high: str | tuple[str, ...], low: str | tuple[str, ...]) -> Claim:
+            return Claim(text, "Table 2", "generate", dataset, metric, _all(high), _all(low))  # noqa: B023
 
-        def close(text: str, figure: str) -> Claim:
+        def close(text: str, metric: str) -> Claim:
             sides = (_all(VARIANTS), _all("cdvae"))
-            return Claim(text, "Table 2", "generate", dataset, figure, *sides, "within", 5.0)  # noqa: B023
+            return Claim(text, "Table 2", "generate", dataset, metric, *sides, "within", 5.0)  # noqa: B023
 
         text = "Nearly all crystals are structurally valid (98 % at least)"
         yield Claim(text, "Table 2", "generate", dataset, "structural validity", everyone, (), "at least", 98.0)
@@ -157,16 +133,16 @@ def _generation() -> Iterator[Claim]:
         if dataset != "perov-5":
             yield claim("Density: every DP-CDVAE is closer to the test set than CDVAE", "W density", "cdvae", VARIANTS)
         if dataset == "mp-20":
-            for figure in ("W energy", "W number of elements"):
-                text = f"{figure[2:].capitalize()}: every DP-CDVAE is closer than CDVAE"
-                yield claim(text, figure, "cdvae", VARIANTS)
-            for figure in ("W density", "W energy", "W number of elements"):
-                yield claim(f"{figure[2:].capitalize()}: GINE brings DP-CDVAE closer", figure, NO_GINE, GINE)
+            for metric in ("W energy", "W number of elements"):
+                text = f"{metric[2:].capitalize()}: every DP-CDVAE is closer than CDVAE"
+                yield claim(text, metric, "cdvae", VARIANTS)
+            for metric in ("W density", "W energy", "W number of elements"):
+                yield claim(f"{metric[2:].capitalize()}: GINE brings DP-CDVAE closer", metric, NO_GINE, GINE)
 
 
 def _ground_state() -> Iterator[Claim]:
-    def claim(text: str, figure: str, high: str | tuple[str, ...], low: str | tuple[str, ...]) -> Claim:
-        return Claim(text, "Table 3", "ground-state", "carbon-24", figure, _all(high), _all(low))
+    def claim(text: str, metric: str, high: str | tuple[str, ...], low: str | tuple[str, ...]) -> Claim:
+        return Claim(text, "Table 3", "ground-state", "carbon-24", metric, _all(high), _all(low))
 
     others = ("cdvae", "cdvae-fourier")
     yield claim("DP-CDVAE matches its relaxed crystals most often", "match rate", "dp-cdvae", others)
@@ -180,4 +156,4 @@ def _calls() -> Iterator[Claim]:
     for dataset in DATASETS:
         text = "DP-CDVAE calls its network less often for a crystal than CDVAE"
         high, low = _all("cdvae"), _all(VARIANTS)
-        yield Claim(text, "settings", "generate", dataset, "network calls", high, low)
+        yield Claim(text, "settings", "generate", dataset, NETWORK_CALLS, high, low)

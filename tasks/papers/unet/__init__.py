@@ -1,1 +1,1 @@
-"""The figures of conditional generation and modification by diffusion and flow matching (AIRI): seven systems."""
+"""The metrics of conditional generation and modification by diffusion and flow matching (AIRI): seven systems."""

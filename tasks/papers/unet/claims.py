@@ -5,16 +5,12 @@ Source: conditional generation and modification of crystals by diffusion and flo
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from generative.metrics.figures import Figure
+from configs.unet_reproduction import COPY, SAME
 from generative.metrics.papers import papers
-from tasks.papers.claims import Claim, Number
-from tasks.papers.results import Place, Result, share_error
-from tasks.papers.unet.places import COPY, SAME
+from tasks.papers.claims import Claim, Number, stated_share
 
 PAPER_NAMES = {
     "unet-ddpm": "DDPM",
@@ -45,27 +41,12 @@ def _stated() -> dict[tuple[str, str], float]:
 class PaperNumbers:
     """Tables 1 and 2: match rates on AFLOW, which stand beside ours on whatever data."""
 
-    def number(self, stage: str, dataset: str, system: str, reverse: str, figure: str) -> Number | None:
+    def number(self, stage: str, dataset: str, system: str, reverse: str, metric: str) -> Number | None:
         """A match rate with its binomial error."""
         value = _stated().get((stage, PAPER_NAMES.get(system, "")))
-        if value is None or figure != "match rate":
+        if value is None or metric != "match rate":
             return None
-        return Number(value, share_error(Figure("", figure, value, "%", TESTED[stage])).error)
-
-
-@dataclass(frozen=True)
-class OurNumbers:
-    """What was measured here: place -> result."""
-
-    results: Mapping[Place, Result]
-
-    def number(self, stage: str, dataset: str, system: str, reverse: str, figure: str) -> Number | None:
-        """A figure with its error."""
-        result = self.results.get(Place(stage, dataset, system))
-        found = None if result is None else result.measured(figure)
-        if found is None:
-            return None
-        return Number(found.figure.value, found.error if math.isfinite(found.error) else math.inf)
+        return stated_share(value, TESTED[stage])
 
 
 def claims(datasets: Sequence[str]) -> Iterator[Claim]:

@@ -1,4 +1,4 @@
-"""Generators compared: one table per protocol with a column per figure and a row per generator, papers' rows below."""
+"""Generators compared: one table per protocol with a column per metric and a row per generator, papers' rows below."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from generative.metrics.figures import Evaluation
+from generative.metrics.metric import Evaluation
 from tasks.report.evaluation.markdown import comparison_markdown, table
 from tasks.report.evaluation.model import EvaluationReport, heading, value_text
 from tasks.report.evaluation.page import comparison_html, page, pairs, safe, section, table_html, top
@@ -15,7 +15,7 @@ from tasks.report.evaluation.tables import Comparison, comparison, same_protocol
 from tasks.report.run.tables import escape_markdown
 
 LEFT_ASIDE = frozenset({"samples", "reference crystals"})
-"""Figures that say how many there were; the tables' n says it already."""
+"""Metrics that say how many there were; the tables' n says it already."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Benchmark:
         return tuple(dict.fromkeys(e.protocol for report in self.reports for e in report.evaluations))
 
     def evaluations(self, protocol: str) -> dict[str, Evaluation]:
-        """Generator -> its figures of a protocol."""
+        """Generator -> its metrics of a protocol."""
         found = {report.name: report.evaluation(protocol) for report in self.reports}
         return {name: evaluation for name, evaluation in found.items() if evaluation is not None}
 
     def as_dict(self) -> dict[str, Any]:
-        """benchmark.json: every figure of every generator with its settings."""
+        """benchmark.json: every metric of every generator with its settings."""
         return {
             "schema_version": 1,
             "name": self.name,
@@ -75,13 +75,13 @@ class ProtocolTable:
 
 
 def protocol_tables(found: Benchmark) -> Iterator[ProtocolTable]:
-    """One table per protocol; figures of different protocols never meet."""
+    """One table per protocol; metrics of different protocols never meet."""
     for protocol in found.protocols:
         evaluations = found.evaluations(protocol)
-        units = {f.name: f.unit for e in evaluations.values() for f in e.figures if f.name not in LEFT_ASIDE}
+        units = {f.name: f.unit for e in evaluations.values() for f in e.metrics if f.name not in LEFT_ASIDE}
         rows = {}
         for name, evaluation in evaluations.items():
-            values = {f.name: value_text(f.value, f.unit) for f in evaluation.figures}
+            values = {f.name: value_text(f.value, f.unit) for f in evaluation.metrics}
             rows[name] = tuple(values.get(column, "–") for column in units)
         about = next(iter(evaluations.values())).about
         yield ProtocolTable(protocol, about, tuple(heading(n, u) for n, u in units.items()), rows)
@@ -140,7 +140,7 @@ def benchmark_html(found: Benchmark) -> str:
     counts = [(str(len(found.reports)), "generators")]
     for report in found.reports:
         if (evaluation := report.evaluation("cdvae reconstruction")) is not None:
-            rate = evaluation.figure("match rate")
+            rate = evaluation.metric("match rate")
             counts.append((f"{value_text(rate.value, rate.unit)} %", f"match rate, {report.name}"))
     header = top(f"benchmark · {found.name}", "Generators", [lead_of(found)], notes, counts)
     numeric = (False, False, True, True, True, False, True)
@@ -177,7 +177,7 @@ def _details(found: Benchmark) -> str:
 
 
 def publish(found: Benchmark) -> None:
-    """The comparison as a markdown artifact and the figures as table artifacts; nothing outside a Prefect run."""
+    """The comparison as a markdown artifact and the metrics as table artifacts; nothing outside a Prefect run."""
     from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
     from tasks.report.run.artifacts import artifact_key, fitting_rows, in_prefect_run

@@ -1,15 +1,15 @@
-"""evaluation.md: every figure with its denominator and settings, and beside the rows of papers of the same protocol."""
+"""evaluation.md: every metric with its denominator and settings, and beside the rows of papers of the same protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from generative.metrics.figures import Evaluation
+from generative.metrics.metric import Evaluation
 from tasks.report.evaluation.model import EvaluationReport
-from tasks.report.evaluation.tables import Comparison, comparisons, figure_rows, shared_settings
+from tasks.report.evaluation.tables import Comparison, comparisons, metric_rows, shared_settings
 from tasks.report.run.tables import escape_markdown
 
-FIGURE_HEAD = ("figure", "value", "unit", "n", "remark")
+METRIC_HEAD = ("figure", "value", "unit", "n", "remark")
 
 
 def evaluation_markdown(report: EvaluationReport, pictures: Sequence[str] = ()) -> str:
@@ -49,7 +49,7 @@ def lead(report: EvaluationReport) -> str:
 
 def _protocol(evaluation: Evaluation, report: EvaluationReport) -> list[str]:
     parts = [f"## {escape_markdown(evaluation.protocol)}", escape_markdown(evaluation.about)]
-    parts.append(table(FIGURE_HEAD, figure_rows(evaluation), "lrlrl"))
+    parts.append(table(METRIC_HEAD, metric_rows(evaluation), "lrlrl"))
     settings = shared_settings(evaluation)
     if settings:
         parts.append(

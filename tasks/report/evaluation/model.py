@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from generative.metrics.figures import Evaluation, Figure
+from generative.metrics.metric import Evaluation, Metric
 from storage.checksums import DamagedFileError
 from storage.documents import read_document
 
@@ -51,7 +51,7 @@ class EvaluationReport:
         notes: one sentence each on what a reader must know.
         refusals: reason, with numbers left out -> how many records and one example.
         settings: of the evaluation, as JSON.
-        versions: of the packages the figures depend on.
+        versions: of the packages the metrics depend on.
         seconds: wall time of each part, s.
         created: when, UTC.
         key: digest of what it was made from, where it is made again only if that changed; else empty.
@@ -78,7 +78,7 @@ class EvaluationReport:
         return next(i for i in self.inputs if i.role == "samples")
 
     def evaluation(self, protocol: str) -> Evaluation | None:
-        """The figures of a protocol; None if it was not computed."""
+        """The metrics of a protocol; None if it was not computed."""
         return next((e for e in self.evaluations if e.protocol == protocol), None)
 
     def as_dict(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class EvaluationReport:
             "key": self.key,
             "dataset": self.dataset,
             "inputs": {i.role: i.as_dict() for i in self.inputs},
-            "figures": [figure.as_dict() for evaluation in self.evaluations for figure in evaluation.figures],
+            "figures": [metric.as_dict() for evaluation in self.evaluations for metric in evaluation.metrics],
             "protocols": [
                 {"protocol": e.protocol, "about": e.about, "seconds": _rounded(e.seconds)} for e in self.evaluations
             ],
@@ -130,8 +130,8 @@ class EvaluationReport:
             raise ValueError(f"{path.name} is no evaluation ({type(error).__name__}: {error}): make it again") from None
 
 
-def _evaluation(entry: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> Evaluation:
-    own = [Figure(**{**f, "value": _number(f["value"])}) for f in figures if f["protocol"] == entry["protocol"]]
+def _evaluation(entry: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Evaluation:
+    own = [Metric(**{**f, "value": _number(f["value"])}) for f in metrics if f["protocol"] == entry["protocol"]]
     return Evaluation(entry["protocol"], entry["about"], tuple(own), entry["seconds"])
 
 

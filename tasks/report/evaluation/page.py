@@ -6,12 +6,12 @@ import html
 import importlib.resources
 from collections.abc import Iterable, Mapping, Sequence
 
-from generative.metrics.figures import Evaluation
+from generative.metrics.metric import Evaluation
 from tasks.report.dataset.page import PICTURE_STYLE, SECURITY_POLICY
-from tasks.report.evaluation.markdown import FIGURE_HEAD, lead
+from tasks.report.evaluation.markdown import METRIC_HEAD, lead
 from tasks.report.evaluation.model import EvaluationReport, value_text
 from tasks.report.evaluation.plots import EvaluationPictures
-from tasks.report.evaluation.tables import Comparison, comparisons, figure_rows, shared_settings
+from tasks.report.evaluation.tables import Comparison, comparisons, metric_rows, shared_settings
 from tasks.report.run.markdown import data_uri
 from tasks.report.run.summary import flattened
 
@@ -31,7 +31,7 @@ LEADING = (
     ("sun", "SUN (<= 0.1 eV/atom)"),
     ("ground state", "match rate"),
 )
-"""(protocol, figure) shown large at the top, as far as they were computed."""
+"""(protocol, metric) shown large at the top, as far as they were computed."""
 
 
 def evaluation_html(report: EvaluationReport, pictures: EvaluationPictures) -> str:
@@ -70,7 +70,7 @@ def safe(text: object) -> str:
 
 
 def top(eyebrow: str, title: str, leads: Sequence[str], notes: Sequence[str], counts: Sequence[tuple[str, str]]) -> str:
-    """The head of a page: title, sentences, warnings, and large figures as (value, label)."""
+    """The head of a page: title, sentences, warnings, and large metrics as (value, label)."""
     listed = "".join(f"<li>{safe(note)}</li>" for note in notes)
     shown = "".join(f"<div><dt>{safe(label)}</dt><dd>{safe(value)}</dd></div>" for value, label in counts)
     return (
@@ -121,10 +121,10 @@ def _header(report: EvaluationReport) -> str:
     counts = [(f"{samples.n_records:,}", "samples"), (f"{samples.n_records - samples.n_crystals:,}", "no crystals")]
     for protocol, name in LEADING:
         evaluation = report.evaluation(protocol)
-        for figure in evaluation.figures if evaluation else ():
-            if figure.name == name:
-                unit = f" {figure.unit}" if figure.unit == "%" else ""
-                counts.append((value_text(figure.value, figure.unit) + unit, f"{name} ({protocol})"))
+        for metric in evaluation.metrics if evaluation else ():
+            if metric.name == name:
+                unit = f" {metric.unit}" if metric.unit == "%" else ""
+                counts.append((value_text(metric.value, metric.unit) + unit, f"{name} ({protocol})"))
     return top(f"evaluation · {report.name}", report.name, [lead(report)], report.notes, counts)
 
 
@@ -133,20 +133,20 @@ def _pictures(report: EvaluationReport, pictures: EvaluationPictures) -> str:
         (pictures.distributions, "Distributions of samples and reference, in % of each"),
         (pictures.relaxation, "Energy above hull of relaxed samples, and the energy they lost on relaxing"),
     ]
-    figures = [
+    metrics = [
         f'<figure class="card" style="margin-bottom: 16px"><img src="{data_uri(png)}" alt="{safe(words)}"></figure>'
         for png, words in shown
         if png is not None
     ]
     return (
-        section("pictures", "At a glance", "; ".join(w for p, w in shown if p) + ".", "".join(figures))
-        if figures
+        section("pictures", "At a glance", "; ".join(w for p, w in shown if p) + ".", "".join(metrics))
+        if metrics
         else ""
     )
 
 
 def _protocol(evaluation: Evaluation, report: EvaluationReport) -> str:
-    content = table_html(FIGURE_HEAD, figure_rows(evaluation), (False, True, False, True, False), "Measured here.")
+    content = table_html(METRIC_HEAD, metric_rows(evaluation), (False, True, False, True, False), "Measured here.")
     settings = shared_settings(evaluation)
     if settings:
         content += f'<details class="settings"><summary>Settings of these figures</summary>{pairs(settings)}</details>'

@@ -1,4 +1,4 @@
-"""Our figures beside those of papers: one table per protocol, so that figures of different protocols never meet.
+"""Our metrics beside those of papers: one table per protocol, so that metrics of different protocols never meet.
 
 Which protocols of papers are the same as one of ours is stated here, and depends on the task and the gate: a crystal
 predicted for a composition is not one decoded from an encoded crystal, and a match rate over valid samples is not one
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from generative.metrics.figures import Evaluation, Figure
 from generative.metrics.magpie import CDVAE_SCALER
+from generative.metrics.metric import Evaluation, Metric
 from generative.metrics.papers import PaperRow, rows_for
 from generative.systems.cdvae.published_targets import TARGETS, published_name
 from tasks.report.evaluation.model import EvaluationReport, heading, value_text
@@ -47,13 +47,13 @@ PUBLISHED: Mapping[str, Mapping[str, Mapping[str, object]]] = {
         for dataset, (structure, composition) in _CUTOFFS.items()
     },
 }
-"""Protocol and data set -> settings as published; a figure made with others does not stand beside papers' figures."""
+"""Protocol and data set -> settings as published; a metric made with others does not stand beside papers' metrics."""
 
 MODEL_BOUND = frozenset({"W energy", "Frechet distance, CGCNN"})
-"""Figures that depend on a network which the papers trained for them: ours stand beside theirs only by that network."""
+"""Metrics that depend on a network which the papers trained for them: ours stand beside theirs only by that network."""
 
 NETWORKS: Mapping[str, str] = {target.dataset: published_name(model) for model, target in TARGETS.items()}
-"""Data set -> the setting `model` of figures that its papers' own network made."""
+"""Data set -> the setting `model` of metrics that its papers' own network made."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def same_protocols(evaluation: Evaluation, task: str, gate: str) -> tuple[str, .
         return (evaluation.protocol,)
     if task == "reconstruction":
         return ("cdvae reconstruction",) if gate == "cdvae" else ()
-    best_of = {figure.settings.get("k") for figure in evaluation.figures}
+    best_of = {metric.settings.get("k") for metric in evaluation.metrics}
     if best_of - {None, 1}:
         return ()
     return ("csp, unfiltered",) if gate == "none" else ("csp, valid samples",) if gate == "cdvae" else ()
@@ -141,7 +141,7 @@ def comparison(protocol: str, ours: Mapping[str, Evaluation], dataset: str) -> C
 
 def _our_row(name: str, evaluation: Evaluation, units: Mapping[str, str], dataset: str) -> TableRow:
     published = PUBLISHED.get(evaluation.protocol, {}).get(dataset, {})
-    found = {f.name: f for f in evaluation.figures if f.name in units and f.unit == units[f.name]}
+    found = {f.name: f for f in evaluation.metrics if f.name in units and f.unit == units[f.name]}
     shown = {key: f for key, f in found.items() if _by_their_network(f, dataset) and _as_published(f, published)}
     cells = tuple(value_text(shown[column].value, unit) if column in shown else "–" for column, unit in units.items())
     conditions = [f"n = {n:,}" for n in sorted({f.n for f in shown.values() if f.n})][:1]
@@ -152,12 +152,12 @@ def _our_row(name: str, evaluation: Evaluation, units: Mapping[str, str], datase
     return TableRow(name, cells, OURS, "; ".join(conditions), True)
 
 
-def _by_their_network(figure: Figure, dataset: str) -> bool:
-    return figure.name not in MODEL_BOUND or figure.settings.get("model", "") == NETWORKS.get(dataset)
+def _by_their_network(metric: Metric, dataset: str) -> bool:
+    return metric.name not in MODEL_BOUND or metric.settings.get("model", "") == NETWORKS.get(dataset)
 
 
-def _as_published(figure: Figure, published: Mapping[str, object]) -> bool:
-    return all(figure.settings.get(name, value) == value for name, value in published.items())
+def _as_published(metric: Metric, published: Mapping[str, object]) -> bool:
+    return all(metric.settings.get(name, value) == value for name, value in published.items())
 
 
 def _paper_row(row: PaperRow, units: Mapping[str, str]) -> TableRow:
@@ -174,26 +174,26 @@ def _note(with_ours: bool) -> str:
     return "Other rules or other data than those of these samples: the figures compare with one another, not with them."
 
 
-def figure_rows(evaluation: Evaluation) -> list[tuple[str, str, str, str, str]]:
-    """(figure, value, unit, n, remark) of every figure of a protocol."""
-    return [(f.name, value_text(f.value, f.unit), f.unit, f"{f.n:,}", f.reason) for f in evaluation.figures]
+def metric_rows(evaluation: Evaluation) -> list[tuple[str, str, str, str, str]]:
+    """(metric, value, unit, n, remark) of every metric of a protocol."""
+    return [(f.name, value_text(f.value, f.unit), f.unit, f"{f.n:,}", f.reason) for f in evaluation.metrics]
 
 
 def shared_settings(evaluation: Evaluation) -> dict[str, str]:
-    """What the figures of a protocol depend on: setting -> value, or the values with the figures they belong to."""
+    """What the metrics of a protocol depend on: setting -> value, or the values with the metrics they belong to."""
     by_name: dict[str, dict[str, list[str]]] = {}
-    for figure in evaluation.figures:
-        for name, value in figure.settings.items():
+    for metric in evaluation.metrics:
+        for name, value in metric.settings.items():
             text = f"{value:g}" if isinstance(value, float) else str(value)
-            by_name.setdefault(name, {}).setdefault(text, []).append(figure.name)
+            by_name.setdefault(name, {}).setdefault(text, []).append(metric.name)
     return {name: _values(values) for name, values in by_name.items()}
 
 
 def _values(values: Mapping[str, Sequence[str]]) -> str:
     if len(values) == 1:
         return next(iter(values))
-    return "; ".join(f"{value} ({_few(figures)})" for value, figures in values.items())
+    return "; ".join(f"{value} ({_few(metrics)})" for value, metrics in values.items())
 
 
-def _few(figures: Sequence[str], most: int = 3) -> str:
-    return ", ".join(figures[:most]) + (f" and {len(figures) - most} more" if len(figures) > most else "")
+def _few(metrics: Sequence[str], most: int = 3) -> str:
+    return ", ".join(metrics[:most]) + (f" and {len(metrics) - most} more" if len(metrics) > most else "")

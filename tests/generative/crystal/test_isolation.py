@@ -14,7 +14,8 @@ from generative.networks.dimenet import DimeNetConfig
 from generative.networks.gemnet import GemNetConfig
 from generative.networks.pair_transformer import PairGeometry
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
-from generative.training.data import TrainingSet, trainable_part
+from generative.training.data import TrainingSet
+from generative.training.loop import trainable_part
 
 
 def drawn_structure(rng: np.random.Generator) -> Structure:

@@ -19,7 +19,7 @@ from generative.metrics.coverage import (
     dominant_feature,
     nearest,
 )
-from generative.metrics.generation import coverage_figures
+from generative.metrics.generation import coverage_metrics
 from generative.metrics.magpie import feature_names
 
 TIGHT = Cutoffs(1.0, 2.0, "this test")
@@ -37,7 +37,7 @@ def on_a_line(structure: list[float], composition: list[float]) -> FingerprintSe
     return FingerprintSet(s, c, "same")
 
 
-def test_figures_equal_those_from_whole_distance_matrices():
+def test_metrics_equal_those_from_whole_distance_matrices():
     samples, reference = random_set(70, 1), random_set(50, 2)
     s = np.linalg.norm(samples.structure[:, None] - reference.structure[None], axis=2)
     c = np.linalg.norm(samples.composition[:, None] - reference.composition[None], axis=2)
@@ -114,9 +114,9 @@ def test_a_feature_that_makes_most_of_the_distances_is_named_and_no_other(seed):
     found = coverage(samples, reference, TIGHT)
     assert found.dominant_recall.startswith(f"{feature_names()[column]}, ")
     assert found.dominant_precision == ""
-    figures = {figure.name: figure for figure in coverage_figures("p", found, {})}
-    assert feature_names()[column] in figures["AMCD-R"].reason
-    assert figures["AMCD-P"].reason == figures["COV-R"].reason == ""
+    metrics = {metric.name: metric for metric in coverage_metrics("p", found, {})}
+    assert feature_names()[column] in metrics["AMCD-R"].reason
+    assert metrics["AMCD-P"].reason == metrics["COV-R"].reason == ""
 
 
 def test_equal_sets_and_tables_of_other_features_have_a_name_for_what_dominates_or_none():

@@ -19,9 +19,9 @@ from generative.crystal.crystals import Crystal
 from generative.datasets.cif.reading import parse_cif
 from generative.metrics.adaptive_cell import Activations, adaptive_cell
 from generative.metrics.coverage import MP_20, Cutoffs
-from generative.metrics.figures import Evaluation
 from generative.metrics.generation import Energies, Prints, generation, prints_of
 from generative.metrics.magpie import CDVAE_CONSTANTS
+from generative.metrics.metric import Evaluation
 from generative.metrics.validity import too_elongated, verdicts
 from tests.generative.metrics.crystal_sets import (
     N_REAL,
@@ -144,43 +144,43 @@ def test_fingerprints_are_matminers_and_missing_where_it_has_none() -> None:
 def test_coverage_is_that_of_the_definitions_written_out() -> None:
     expected = coverage_written_out(np.ones(N_REAL, dtype=bool), N_REAL, TIGHT)
     found = evaluated()
-    assert {name: found.figure(name).value for name in expected} == pytest.approx(expected, abs=1e-5)
+    assert {name: found.metric(name).value for name in expected} == pytest.approx(expected, abs=1e-5)
     assert 0 < expected["COV-R"] < 100
     assert 0 < expected["COV-P"] < 100
-    assert (found.figure("COV-P").n, found.figure("COV-R").n) == (N_REAL, len(reference()))
-    assert {"cutoff_structure": 0.25, "reference": "test"}.items() <= found.figure("COV-P").settings.items()
-    assert found.figure("COV-P").settings["scaler"].startswith("CDVAE's published constants")
+    assert (found.metric("COV-P").n, found.metric("COV-R").n) == (N_REAL, len(reference()))
+    assert {"cutoff_structure": 0.25, "reference": "test"}.items() <= found.metric("COV-P").settings.items()
+    assert found.metric("COV-P").settings["scaler"].startswith("CDVAE's published constants")
 
 
 def test_validity_needs_structure_composition_and_fingerprint() -> None:
     found = evaluated()
     assert found.per_sample["valid"] == tuple(valid_rows().tolist())
-    assert found.figure("validity").value == pytest.approx(100 * valid_rows().mean())
-    assert 0 < found.figure("validity").value < found.figure("structural validity").value
+    assert found.metric("validity").value == pytest.approx(100 * valid_rows().mean())
+    assert 0 < found.metric("validity").value < found.metric("structural validity").value
 
 
 @pytest.mark.parametrize("name", ["density", "number of elements"])
 def test_property_distances_are_scipys_over_the_valid_samples(name: str) -> None:
-    figure = evaluated().figure(f"W {name}")
+    metric = evaluated().metric(f"W {name}")
     samples = property_of(name, samples_of_real())[valid_rows()]
     expected = wasserstein_distance(samples, property_of(name, reference()))
-    assert figure.value == pytest.approx(expected, rel=1e-6)  # masses and constants of two tables
-    assert figure.value > 0
-    assert figure.n == valid_rows().sum()
+    assert metric.value == pytest.approx(expected, rel=1e-6)  # masses and constants of two tables
+    assert metric.value > 0
+    assert metric.n == valid_rows().sum()
 
 
 def test_the_distance_of_energies_is_that_of_the_model_named() -> None:
-    figure = evaluated().figure("W energy")
+    metric = evaluated().metric("W energy")
     expected = wasserstein_distance(energies().samples[valid_rows()], energies().reference)
-    assert figure.value == pytest.approx(expected, rel=1e-12)
-    assert figure.settings["model"] == "a model"
+    assert metric.value == pytest.approx(expected, rel=1e-12)
+    assert metric.settings["model"] == "a model"
 
 
 def test_a_draw_is_seeded_and_too_few_valid_samples_leave_the_distances_undefined() -> None:
     once, again, other = evaluated(N_DRAWN), evaluated(N_DRAWN), evaluated(N_DRAWN, seed=1)
-    assert once.figure("W density").value == again.figure("W density").value != other.figure("W density").value
-    assert once.figure("W density").n == N_DRAWN
-    scarce = evaluated(1000).figure("W density")
+    assert once.metric("W density").value == again.metric("W density").value != other.metric("W density").value
+    assert once.metric("W density").n == N_DRAWN
+    scarce = evaluated(1000).metric("W density")
     assert math.isnan(scarce.value)
     assert "draws 1000" in scarce.reason
     assert scarce.settings["n_valid"] == valid_rows().sum()
@@ -191,35 +191,35 @@ def test_composition_validity_and_energies_can_be_left_out() -> None:
     found = generation(
         samples_of_real(), reference(), TIGHT, reference_name="test", with_composition=False, n_drawn=None, **made
     )
-    assert "composition validity" not in [figure.name for figure in found.figures]
-    assert math.isnan(found.figure("W energy").value)
-    assert found.figure("W energy").reason == "no energies were given"
+    assert "composition validity" not in [metric.name for metric in found.metrics]
+    assert math.isnan(found.metric("W energy").value)
+    assert found.metric("W energy").reason == "no energies were given"
 
 
 def test_samples_that_are_all_broken_give_zero_coverage_and_undefined_distances() -> None:
     found = generation([None, None], reference()[:5], MP_20, reference_name="test", n_drawn=None)
     for name in ("structural validity", "validity", "COV-R", "COV-P"):
-        assert found.figure(name).value == 0
+        assert found.metric(name).value == 0
     for name in ("AMSD-P", "W density", "W number of elements"):
-        assert math.isnan(found.figure(name).value)
-        assert found.figure(name).reason
+        assert math.isnan(found.metric(name).value)
+        assert found.metric(name).reason
 
 
 @pytest.mark.parametrize("n_reference", [0, 5])
-def test_empty_sets_leave_every_figure_undefined_with_a_reason(n_reference: int) -> None:
+def test_empty_sets_leave_every_metric_undefined_with_a_reason(n_reference: int) -> None:
     samples = [] if n_reference else list(reference()[:2])
     found = generation(samples, reference()[:n_reference], MP_20, reference_name="test", n_drawn=None)
     for name in ("COV-R", "COV-P", "W density"):
-        assert math.isnan(found.figure(name).value)
-        assert found.figure(name).reason
+        assert math.isnan(found.metric(name).value)
+        assert found.metric(name).reason
 
 
 def test_an_element_without_magpie_data_leaves_a_crystal_valid_but_uncovered() -> None:
     lawrencium = Crystal(3.5 * np.eye(3), np.zeros((1, 3)), np.array([103], dtype=np.int16))
     found = generation([lawrencium, reference()[0]], reference()[:20], MP_20, reference_name="test", n_drawn=None)
-    assert found.figure("structural validity").value == 100
-    assert found.figure("COV-P").value == 50
-    assert "1 generated crystal has no fingerprint" in found.figure("COV-P").reason
+    assert found.metric("structural validity").value == 100
+    assert found.metric("COV-P").value == 50
+    assert "1 generated crystal has no fingerprint" in found.metric("COV-P").reason
 
 
 def test_a_needle_has_no_fingerprint_and_says_why_before_the_search_for_its_neighbours_runs_for_minutes() -> None:
@@ -269,35 +269,35 @@ def frechet_written_out(first: np.ndarray, second: np.ndarray) -> float:
     return float(((first.mean(0) - second.mean(0)) ** 2).sum() + np.trace(one + two - 2 * mixed))
 
 
-def test_the_adaptive_cell_figures_are_those_of_structurally_valid_samples_written_out() -> None:
+def test_the_adaptive_cell_metrics_are_those_of_structurally_valid_samples_written_out() -> None:
     rows = np.array(verdicts(samples_of_real()).structure)
     found = adapted()
     expected = coverage_written_out(rows, int(rows.sum()), MP_20)
-    assert {name: found.figure(name).value for name in expected} == pytest.approx(expected, abs=1e-5)
+    assert {name: found.metric(name).value for name in expected} == pytest.approx(expected, abs=1e-5)
     crystal_nn = frechet_written_out(truth()["sample"][rows], truth()["reference"])
-    assert found.figure("Frechet distance, CrystalNN").value == pytest.approx(crystal_nn, abs=1e-4)
+    assert found.metric("Frechet distance, CrystalNN").value == pytest.approx(crystal_nn, abs=1e-4)
     network = frechet_written_out(activations().samples[rows], activations().reference)
-    assert found.figure("Frechet distance, CGCNN").value == pytest.approx(network, rel=1e-6)
-    assert found.figure("Frechet distance, CGCNN").settings["feature"] == "a network"
+    assert found.metric("Frechet distance, CGCNN").value == pytest.approx(network, rel=1e-6)
+    assert found.metric("Frechet distance, CGCNN").settings["feature"] == "a network"
     for name in ("density", "number of elements"):
         expected_w = wasserstein_distance(property_of(name, samples_of_real())[rows], property_of(name, reference()))
-        assert found.figure(f"W {name}").value == pytest.approx(expected_w, rel=1e-6)
-    assert found.figure("COV-P").n == rows.sum() < N_REAL
+        assert found.metric(f"W {name}").value == pytest.approx(expected_w, rel=1e-6)
+    assert found.metric("COV-P").n == rows.sum() < N_REAL
 
 
 def test_adaptive_cell_draws_are_seeded_and_undefined_with_too_few_valid_samples() -> None:
-    assert adapted(N_DRAWN).figures == adapted(N_DRAWN).figures
+    assert adapted(N_DRAWN).metrics == adapted(N_DRAWN).metrics
     assert sum(adapted(N_DRAWN).per_sample["drawn"]) == N_DRAWN
-    for figure in adapted(1000).figures:
-        assert math.isnan(figure.value)
-        assert "draws 1000" in figure.reason
-    assert [f.name for f in adapted(1000).figures] == [f.name for f in adapted().figures]
+    for metric in adapted(1000).metrics:
+        assert math.isnan(metric.value)
+        assert "draws 1000" in metric.reason
+    assert [f.name for f in adapted(1000).metrics] == [f.name for f in adapted().metrics]
 
 
 def test_without_activations_the_distance_of_the_network_is_undefined() -> None:
-    figure = adapted(with_activations=False).figure("Frechet distance, CGCNN")
-    assert math.isnan(figure.value)
-    assert "not published" in figure.reason
+    metric = adapted(with_activations=False).metric("Frechet distance, CGCNN")
+    assert math.isnan(metric.value)
+    assert "not published" in metric.reason
     with pytest.raises(ValueError, match="one row per crystal"):
         adaptive_cell([], [], reference_name="t", activations=activations())
 
@@ -313,14 +313,14 @@ def small_cells(file: str, n_rows: int, n: int) -> list[Crystal]:
     return [Crystal.from_structure(structure) for structure in parsed if len(structure) <= 4][:n]
 
 
-def test_real_crystals_as_samples_reach_the_ceiling_of_every_figure() -> None:
+def test_real_crystals_as_samples_reach_the_ceiling_of_every_metric() -> None:
     samples = small_cells("mp_20_biternary_val.csv.gz", 1500, 300)
     test_set = small_cells("mp_20_biternary_test.csv.gz", 2800, 600)
     assert (len(samples), len(test_set)) == (300, 600)
     found = generation(samples, test_set, MP_20, reference_name="test", n_drawn=None)
-    assert found.figure("structural validity").value == 100
-    assert found.figure("composition validity").value > 85  # SMACT refuses some real compounds
-    assert found.figure("COV-R").value > 90
-    assert found.figure("COV-P").value > 90
-    assert found.figure("W density").value < 0.05 * property_of("density", tuple(test_set)).mean()
-    assert found.figure("W number of elements").value < 0.15
+    assert found.metric("structural validity").value == 100
+    assert found.metric("composition validity").value > 85  # SMACT refuses some real compounds
+    assert found.metric("COV-R").value > 90
+    assert found.metric("COV-P").value > 90
+    assert found.metric("W density").value < 0.05 * property_of("density", tuple(test_set)).mean()
+    assert found.metric("W number of elements").value < 0.15

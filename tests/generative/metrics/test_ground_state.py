@@ -9,8 +9,8 @@ import pytest
 
 from dft.potentials.ground_state import compare, summarise
 from dft.results import Relaxation, RelaxStatus
-from generative.metrics.figures import Evaluation
 from generative.metrics.ground_state import Relaxations, ground_state
+from generative.metrics.metric import Evaluation
 from tests.generative.metrics.crystal_sets import N_REAL, csp_rms, real_crystals, samples_of_real, structure_of
 
 
@@ -43,7 +43,7 @@ def differences() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(rms), np.array(dv), np.array(de)
 
 
-def test_every_figure_is_that_of_the_arrays_written_out() -> None:
+def test_every_metric_is_that_of_the_arrays_written_out() -> None:
     rms, dv, de = differences()
     given = relaxations()
     converged = np.array(given.converged)
@@ -67,8 +67,8 @@ def test_every_figure_is_that_of_the_arrays_written_out() -> None:
         "mean energy drop per cell": -np.nanmean(de * sizes),
         "isolated": 0.0,
     }
-    assert {figure.name: figure.value for figure in found().figures} == pytest.approx(truth, abs=1e-9)
-    assert {f.name: f.n for f in found().figures}["mean rms"] == np.isfinite(rms).sum()
+    assert {metric.name: metric.value for metric in found().metrics} == pytest.approx(truth, abs=1e-9)
+    assert {f.name: f.n for f in found().metrics}["mean rms"] == np.isfinite(rms).sum()
     assert 0 < truth["match rate"] < 100
 
 
@@ -96,7 +96,7 @@ def test_the_room_of_dft_says_the_same_pair_by_pair() -> None:
             **{name: np.asarray(getattr(given, name))[pairs] for name in COLUMNS},
         )
     )
-    assert ours.figure("match rate").value == pytest.approx(100 * summary.match_rate)
+    assert ours.metric("match rate").value == pytest.approx(100 * summary.match_rate)
     for name, value in (
         ("mean rms", summary.rms_mean),
         ("median rms", summary.rms_median),
@@ -105,50 +105,50 @@ def test_the_room_of_dft_says_the_same_pair_by_pair() -> None:
         ("median dE", 1000 * summary.de_median_ev_per_atom),
         ("dE rms", 1000 * summary.de_rms_ev_per_atom),
     ):
-        assert ours.figure(name).value == pytest.approx(value, abs=1e-9)
+        assert ours.metric(name).value == pytest.approx(value, abs=1e-9)
 
 
 COLUMNS = ("initial_energy_ev_per_atom", "energy_ev_per_atom", "n_steps", "converged")
 
 
 def test_settings_name_the_potential_the_pressure_and_the_counts() -> None:
-    for figure in found().figures:
+    for metric in found().metrics:
         assert {
             "potential": "a potential",
             "pressure_gpa": 10.0,
             "n_samples": N_REAL,
-        }.items() <= figure.settings.items()
-    assert "no relaxed crystal" in found().figure("match rate").reason
-    assert "have no value" in found().figure("dE rms").reason
+        }.items() <= metric.settings.items()
+    assert "no relaxed crystal" in found().metric("match rate").reason
+    assert "have no value" in found().metric("dE rms").reason
 
 
 def test_a_crystal_that_relaxes_to_itself_differs_by_nothing() -> None:
     crystal = real_crystals()[50]
     result = ground_state(Relaxations([crystal], [crystal], [-1.0], [-1.0], [0], [True], "p"))
     for name in ("mean rms", "dV rms", "dE rms", "mean energy drop"):
-        assert result.figure(name).value == pytest.approx(0, abs=1e-9)
-    assert result.figure("match rate").value == 100
+        assert result.metric(name).value == pytest.approx(0, abs=1e-9)
+    assert result.metric("match rate").value == 100
 
 
 def test_nothing_relaxed_leaves_all_but_the_rates_undefined() -> None:
     nan = [math.nan] * 2
     result = ground_state(Relaxations([real_crystals()[0], None], [None, None], nan, nan, nan, [False, False], "p"))
-    for figure in result.figures:
-        if figure.name in ("match rate", "convergence rate", "isolated"):
-            assert (figure.value, figure.n) == (0, 2)
+    for metric in result.metrics:
+        if metric.name in ("match rate", "convergence rate", "isolated"):
+            assert (metric.value, metric.n) == (0, 2)
         else:
-            assert math.isnan(figure.value)
-            assert figure.reason
+            assert math.isnan(metric.value)
+            assert metric.reason
 
 
 def test_an_empty_set_is_undefined_and_columns_of_unequal_length_are_refused() -> None:
     result = ground_state(Relaxations([], [], [], [], [], [], "p"))
-    assert all(math.isnan(figure.value) and figure.reason for figure in result.figures)
+    assert all(math.isnan(metric.value) and metric.reason for metric in result.metrics)
     with pytest.raises(ValueError, match="one entry per sample"):
         Relaxations([None], [], [], [], [], [], "p")
 
 
-def test_isolated_samples_are_counted_and_leave_every_other_figure_as_it_is_without_them() -> None:
+def test_isolated_samples_are_counted_and_leave_every_other_metric_as_it_is_without_them() -> None:
     given = relaxations()
     rng = np.random.default_rng(11)
     isolated = rng.random(N_REAL) < 0.3
@@ -162,18 +162,18 @@ def test_isolated_samples_are_counted_and_leave_every_other_figure_as_it_is_with
         **{name: np.asarray(getattr(given, name))[others] for name in COLUMNS},
     )
     found_, expected = ground_state(with_them), ground_state(without)
-    for figure in expected.figures:
-        if figure.name != "isolated":
-            assert (found_.figure(figure.name).value, found_.figure(figure.name).n) == pytest.approx(
-                (figure.value, figure.n), abs=1e-12
+    for metric in expected.metrics:
+        if metric.name != "isolated":
+            assert (found_.metric(metric.name).value, found_.metric(metric.name).n) == pytest.approx(
+                (metric.value, metric.n), abs=1e-12
             )
-    counted = found_.figure("isolated")
+    counted = found_.metric("isolated")
     assert counted.value == pytest.approx(100 * isolated.mean())
     assert counted.n == N_REAL
     assert f"{isolated.sum()} samples with an atom" in counted.reason
-    assert found_.figure("match rate").settings["n_isolated"] == isolated.sum()
+    assert found_.metric("match rate").settings["n_isolated"] == isolated.sum()
     for name in ("match rate", "convergence rate"):
-        assert f"{isolated.sum()} isolated samples left out" in found_.figure(name).reason
+        assert f"{isolated.sum()} isolated samples left out" in found_.metric(name).reason
     columns = found_.per_sample
     assert np.flatnonzero(columns["isolated"]).tolist() == np.flatnonzero(isolated).tolist()
     for name in ("rms", "dv_ang3_per_atom", "de_ev_per_atom"):
@@ -181,17 +181,17 @@ def test_isolated_samples_are_counted_and_leave_every_other_figure_as_it_is_with
         assert all(columns[name][i] is None for i in np.flatnonzero(isolated))
 
 
-def test_of_isolated_samples_alone_there_is_no_ground_state_figure() -> None:
+def test_of_isolated_samples_alone_there_is_no_ground_state_metric() -> None:
     crystals = list(real_crystals()[:4])
     energies = [-1.0] * 4
     result = ground_state(
         Relaxations(crystals, crystals, energies, energies, [0] * 4, [True] * 4, "p", isolated=[True] * 4)
     )
-    assert result.figure("isolated").value == 100
-    for figure in result.figures:
-        if figure.name != "isolated":
-            assert math.isnan(figure.value)
-            assert figure.n == 0
-            assert figure.reason.startswith("there are no ")
-    assert result.figure("dE rms").reason == "there are no samples without isolated atoms"
+    assert result.metric("isolated").value == 100
+    for metric in result.metrics:
+        if metric.name != "isolated":
+            assert math.isnan(metric.value)
+            assert metric.n == 0
+            assert metric.reason.startswith("there are no ")
+    assert result.metric("dE rms").reason == "there are no samples without isolated atoms"
     assert result.per_sample["converged"] == (False,) * 4

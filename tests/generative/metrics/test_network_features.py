@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -22,28 +23,24 @@ from pymatgen.core.structure import Structure
 from scipy.linalg import sqrtm
 
 from configs.paths import AssetError, resolve
+from generative import checkpoints
 from generative.crystal.crystals import Crystal, wrap_unit
 from generative.datasets.cif.reading import parse_cif
 from generative.metrics import network_features as module
 from generative.metrics.distributions import frechet
 from generative.metrics.network_features import (
     ABOUT_FILE,
-    COMPARES_WITH,
     SHIPPED,
     WEIGHTS_FILE,
     NetworkError,
-    frechet_figure,
     load_network,
     network_features,
-    network_frechet,
-    predicted_energies,
-    save_network,
 )
-from generative.networks.cgcnn import CGCNN, CGCNNConfig
+from generative.systems.cgcnn_features import CGCNNFeatures, CGCNNFeaturesConfig
 from tests.servers.real import FILE, real_records
 
 
-def figures() -> dict[str, tuple[int, float]]:
+def metrics() -> dict[str, tuple[int, float]]:
     about = json.loads((SHIPPED / ABOUT_FILE).read_text())
     return {row["set"]: (row["n"], row["mae_ev_per_atom"]) for row in about["training"]["figures"]}
 
@@ -55,6 +52,13 @@ def crystals(n: int) -> list[Crystal]:
 def displaced(crystal: Crystal, sigma_ang: float, rng: np.random.Generator) -> Crystal:
     shift = rng.normal(scale=sigma_ang, size=crystal.frac.shape) @ np.linalg.inv(crystal.lattice_ang)
     return Crystal(crystal.lattice_ang, wrap_unit(crystal.frac + shift), crystal.atomic_numbers)
+
+
+def predicted_energies(crystals: Sequence[Crystal | None]) -> np.ndarray:
+    """Formation energies by the shipped network, (n,), eV/atom: NaN where it has no features."""
+    with torch.inference_mode():
+        features = torch.from_numpy(network_features(crystals).values)
+        return np.asarray(load_network().network.energies_ev_per_atom(features).numpy())
 
 
 @lru_cache(maxsize=1)
@@ -74,7 +78,7 @@ def test_the_shipped_weights_have_the_error_that_their_card_states() -> None:
         rows = list(islice(csv.DictReader(io.TextIOWrapper(raw, "utf-8")), 200))
     read = [Crystal.from_structure(parse_cif(row["cif"], 1000).to_structure()) for row in rows]
     truth = np.array([float(row["formation_energy_per_atom"]) for row in rows])
-    n, stated = figures()["test file, first 200 rows"]
+    n, stated = metrics()["test file, first 200 rows"]
     found = np.abs(predicted_energies(read) - truth)
     assert n == len(found) == 200
     assert found.mean() == pytest.approx(stated, abs=1e-4)  # stated for primitive cells, in float32
@@ -88,17 +92,17 @@ def resolve_or_skip() -> Path:
 
 
 def test_the_network_knows_far_more_of_energies_than_their_mean() -> None:
-    stated = figures()
+    stated = metrics()
     _, guess = stated["test file, the training mean as the guess"]
     for name in ("test file", "test file, formulas that are not among the training crystals"):
         assert stated[name][0] > 5000
         assert stated[name][1] < guess / 4
 
 
-def test_the_card_states_the_figures_and_the_name_of_the_weights_beside_it() -> None:
+def test_the_card_states_the_metrics_and_the_name_of_the_weights_beside_it() -> None:
     card = (SHIPPED / "MODEL_CARD.md").read_text()
     assert load_network().name in card
-    for name, (n, error) in figures().items():
+    for name, (n, error) in metrics().items():
         assert f"| {name} | {n:,} | {error:.3f} |" in card
     assert "CC BY 4.0" in card
     assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 1_000_000
@@ -166,9 +170,8 @@ def test_the_distance_grows_with_the_perturbation_of_atoms() -> None:
 
 
 def test_the_distance_is_that_of_the_general_matrix_root() -> None:
-    first = features_of_400()[:200]
-    second = features_of_400()[200:]
-    found = network_frechet(crystals(400)[:200], crystals(400)[200:])
+    first, second = features_of_400()[:200], features_of_400()[200:]
+    found = frechet(first, second, load_network().name)
     assert found.distance == pytest.approx(distance_by_sqrtm(first, second), rel=1e-5)
     assert found.feature == load_network().name
     assert re.fullmatch(r"CGCNN [0-9a-f]{12}", found.feature)
@@ -194,23 +197,8 @@ def test_a_crystal_the_network_cannot_take_gets_a_row_of_nan_and_a_reason() -> N
         assert said in reason
         assert load_network().name in reason
     assert np.isnan(predicted_energies(given)).tolist() == (~found.usable).tolist()
-    assert network_frechet(given, given).n_samples_without == len(odd)
+    assert frechet(found.values, found.values, "x").n_samples_without == len(odd)
     assert load_network().name in found.recipe
-
-
-def test_the_figure_bears_the_networks_digest_and_what_it_may_be_compared_with() -> None:
-    chosen = crystals(12)
-    figure = frechet_figure("generation", network_frechet([*chosen[:6], None], chosen[6:]), "twelve crystals")
-    assert figure.name == f"frechet ({load_network().name})"
-    assert figure.value > 0
-    assert figure.n == 6
-    assert figure.reason == "1 of 7 have no features"
-    assert figure.settings["compares_with"] == COMPARES_WITH
-    assert figure.settings["reference"] == "twelve crystals"
-    undefined = frechet_figure("generation", network_frechet([None], chosen), "twelve crystals")
-    assert np.isnan(undefined.value)
-    assert "a covariance needs two of each" in undefined.reason
-    json.dumps(undefined.as_dict(), allow_nan=False)
 
 
 def test_no_crystals_are_an_empty_table() -> None:
@@ -234,18 +222,29 @@ def copied(tmp_path: Path) -> Path:
     return Path(shutil.copytree(SHIPPED, tmp_path / "copied"))
 
 
-def test_saved_weights_load_to_the_same_features_and_others_to_another_name(tmp_path: Path) -> None:
+def test_a_checkpoint_loads_to_its_own_weights_and_others_to_another_name(tmp_path: Path) -> None:
     made = {}
     for seed in (0, 1):
         torch.manual_seed(seed)
-        network = CGCNN(CGCNNConfig(width=8, n_convolutions=1, n_features=4)).eval()
-        save_network(tmp_path / str(seed), network, [12, 8], {"seed": seed})
+        system = CGCNNFeatures(CGCNNFeaturesConfig(width=8, n_convolutions=1, n_features=4)).eval()
+        system.elements[[12, 8]] = True
+        checkpoints.save(tmp_path / str(seed), system, {"seed": seed}, torch.float32)
         made[seed] = load_network(tmp_path / str(seed))
-        for mine, read in zip(network.parameters(), made[seed].network.parameters(), strict=True):
+        for mine, read in zip(system.network.parameters(), made[seed].network.parameters(), strict=True):
             np.testing.assert_array_equal(mine.detach().double().numpy(), read.detach().numpy())
-    save_network(tmp_path / "again", made[0].network.float(), [8, 12], {"note": "as seed 0"})
+    checkpoints.save(tmp_path / "again", checkpoints.load(str(tmp_path / "0")).system, {"note": "0"}, torch.float32)
     assert load_network(tmp_path / "again").digest == made[0].digest != made[1].digest
     assert made[1].training == {"seed": 1}
+    assert made[1].elements == {8, 12}
+
+
+def test_the_shipped_weights_keep_the_name_that_stands_in_reports() -> None:
+    assert load_network().name == "CGCNN 5218ad84bdad"
+
+
+def test_a_checkpoint_of_another_system_is_refused() -> None:
+    with pytest.raises(NetworkError, match="holds a crystal-flow"):
+        load_network(SHIPPED.parent / "hullward-flow")
 
 
 def test_a_changed_byte_of_the_weights_is_refused(copied: Path) -> None:
@@ -292,7 +291,7 @@ def test_a_description_that_does_not_fit_is_refused(copied: Path, key: str, valu
 
 
 def test_a_folder_without_weights_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(NetworkError, match="tasks.train.features"):
+    with pytest.raises(NetworkError, match="train-cgcnn-features"):
         load_network(tmp_path / "nothing")
 
 

@@ -30,13 +30,13 @@ def test_uniqueness_is_that_of_group_structures(name: str) -> None:
     truth = first_of_groups(*TOLERANCES[name])
     n_bad = sum(structure_of(sample) is None for sample in samples_of_real())
     found = uniqueness(samples_of_real(), [name])
-    flags, figure = found.per_sample[f"unique_{name}"], found.figure(f"unique ({name})")
+    flags, metric = found.per_sample[f"unique_{name}"], found.metric(f"unique ({name})")
     assert {index for index, flag in enumerate(flags) if flag} == truth
-    assert figure.value == pytest.approx(100 * len(truth) / N_REAL)
-    assert found.figure(f"distinct ({name})").value == len(truth) < N_REAL - n_bad
-    assert figure.settings["stol"] == TOLERANCES[name][1]
+    assert metric.value == pytest.approx(100 * len(truth) / N_REAL)
+    assert found.metric(f"distinct ({name})").value == len(truth) < N_REAL - n_bad
+    assert metric.settings["stol"] == TOLERANCES[name][1]
     assert flags.count(None) == n_bad > 0
-    assert f"{n_bad} samples" in figure.reason
+    assert f"{n_bad} samples" in metric.reason
 
 
 @pytest.mark.parametrize("name", list(TOLERANCES))
@@ -44,10 +44,10 @@ def test_novelty_is_that_of_fit_against_every_known_crystal(name: str) -> None:
     truth = fits_no_known(*TOLERANCES[name])
     found = novelty(samples_of_real(), known(), "every second", [name])
     assert found.per_sample[f"novel_{name}"] == truth
-    figure = found.figure(f"novel ({name})")
-    assert figure.value == pytest.approx(100 * sum(flag is True for flag in truth) / N_REAL)
-    assert 0 < figure.value < 100
-    assert {"known": "every second", "n_known": N_REAL // 2, "tolerances": name}.items() <= figure.settings.items()
+    metric = found.metric(f"novel ({name})")
+    assert metric.value == pytest.approx(100 * sum(flag is True for flag in truth) / N_REAL)
+    assert 0 < metric.value < 100
+    assert {"known": "every second", "n_known": N_REAL // 2, "tolerances": name}.items() <= metric.settings.items()
 
 
 def test_the_novelty_of_condition_cdvae_is_a_match_below_three_tenths_written_out() -> None:
@@ -62,32 +62,32 @@ def test_the_novelty_of_condition_cdvae_is_a_match_below_three_tenths_written_ou
     assert [math.nan if b is None else b for b in found.per_sample["rms"]] == pytest.approx(
         [math.nan if b is None else b for b in best], abs=1e-9, nan_ok=True
     )
-    assert found.figure("novel").value == pytest.approx(100 * sum(flag is True for flag in truth) / N_REAL)
+    assert found.metric("novel").value == pytest.approx(100 * sum(flag is True for flag in truth) / N_REAL)
     matched = [b for b in best if b is not None]
     assert any(b >= 0.3 for b in matched)  # matched and novel all the same: where the rule differs from `novelty`
-    assert found.figure("matched by a training crystal").value == pytest.approx(100 * len(matched) / N_REAL)
-    assert found.figure("median of smallest rms").value == pytest.approx(np.median(matched), abs=1e-9)
-    assert found.figure("novel").settings["rms_unit"] == "(V/N)^(1/3)"
+    assert found.metric("matched by a training crystal").value == pytest.approx(100 * len(matched) / N_REAL)
+    assert found.metric("median of smallest rms").value == pytest.approx(np.median(matched), abs=1e-9)
+    assert found.metric("novel").settings["rms_unit"] == "(V/N)^(1/3)"
 
 
 def test_without_known_crystals_every_crystal_is_novel() -> None:
     samples = [*real_crystals()[:4], None]
     nothing = ReferenceSet([], [])
-    assert novelty(samples, nothing, "none", ["csp"]).figure("novel (csp)").value == 80
-    assert condition_cdvae_novelty(samples, nothing, "none").figure("novel").value == 80
+    assert novelty(samples, nothing, "none", ["csp"]).metric("novel (csp)").value == 80
+    assert condition_cdvae_novelty(samples, nothing, "none").metric("novel").value == 80
 
 
 def test_a_set_of_one_crystal_is_unique_and_an_empty_one_is_undefined() -> None:
-    assert uniqueness(real_crystals()[:1], ["lemat"]).figure("unique (lemat)").value == 100
+    assert uniqueness(real_crystals()[:1], ["lemat"]).metric("unique (lemat)").value == 100
     for evaluation in (uniqueness([]), novelty([], known(), "k"), condition_cdvae_novelty([], known(), "k")):
-        for figure in evaluation.figures:
-            assert math.isnan(figure.value) or (figure.unit == "crystals" and figure.value == 0)
-            assert figure.n == 0
+        for metric in evaluation.metrics:
+            assert math.isnan(metric.value) or (metric.unit == "crystals" and metric.value == 0)
+            assert metric.n == 0
 
 
 def test_a_set_of_nothing_but_broken_samples_has_neither() -> None:
     broken: list[Crystal | None] = [None, Crystal(np.zeros((3, 3)), np.zeros((1, 3)), np.array([6], dtype=np.int16))]
-    unique = uniqueness(broken, ["csp"]).figure("unique (csp)")
+    unique = uniqueness(broken, ["csp"]).metric("unique (csp)")
     assert (unique.value, unique.n) == (0, 2)
     assert "2 samples" in unique.reason
     assert novelty(broken, known(), "k", ["csp"]).per_sample["novel_csp"] == (None, None)

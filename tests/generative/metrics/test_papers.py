@@ -11,7 +11,7 @@ import pytest
 from generative.metrics.papers import FILE, PapersError, load_papers, papers, rows_for
 
 PRINTED = [
-    # table, system, figure, value as printed (fractions in %)
+    # table, system, metric, value as printed (fractions in %)
     ("dp-cdvae-1-mp", "DP-CDVAE", "match rate", 32.42),
     ("dp-cdvae-1-carbon", "DP-CDVAE+Na+GINE", "mean rms", 0.1921),
     ("dp-cdvae-1-perov", "CDVAE", "match rate", 97.52),
@@ -40,15 +40,15 @@ PRINTED = [
 ]
 
 
-@pytest.mark.parametrize(("table", "system", "figure", "value"), PRINTED, ids=[f"{t}-{s}" for t, s, _, _ in PRINTED])
-def test_a_value_is_the_printed_one(table: str, system: str, figure: str, value: float) -> None:
+@pytest.mark.parametrize(("table", "system", "metric", "value"), PRINTED, ids=[f"{t}-{s}" for t, s, _, _ in PRINTED])
+def test_a_value_is_the_printed_one(table: str, system: str, metric: str, value: float) -> None:
     (row,) = [row for row in papers() if row.table == table and row.system == system]
-    assert row.values[figure] == value
-    assert figure in row.units
+    assert row.values[metric] == value
+    assert metric in row.units
 
 
-def test_no_table_states_a_figure_of_a_system_twice() -> None:
-    keys = Counter((row.table, row.system, figure) for row in papers() for figure in row.values)
+def test_no_table_states_a_metric_of_a_system_twice() -> None:
+    keys = Counter((row.table, row.system, metric) for row in papers() for metric in row.values)
     assert [key for key, n in keys.items() if n > 1] == []
     assert len(keys) > 500
 
@@ -69,7 +69,7 @@ def test_shares_are_percentages() -> None:
     assert low == {"FTCP", "G-SchNet", "P-G-SchNet"}
 
 
-def test_figures_of_our_protocols_have_the_names_and_units_of_ours() -> None:
+def test_metrics_of_our_protocols_have_the_names_and_units_of_ours() -> None:
     """The names are what a table joins on; a typing error would leave a column without ours."""
     from generative.metrics.distributions import Property
     from generative.metrics.reconstruction import RMS_UNIT
@@ -126,7 +126,7 @@ def test_tolerances_of_prediction_and_of_pymatgen_share_no_protocol() -> None:
 
 
 TABLE = "{id: a, source: s, where: w, protocol: p, dataset: d, columns: [x], rows: {A: [1]}}"
-HEAD = 'schema_version: 1\nfigures: {x: "%"}\nsources: {s: S}\n'
+HEAD = 'schema_version: 1\nmetrics: {x: "%"}\nsources: {s: S}\n'
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,11 @@ HEAD = 'schema_version: 1\nfigures: {x: "%"}\nsources: {s: S}\n'
     [
         (f"{HEAD}tables: [{TABLE}, {TABLE}]", "two tables are called a"),
         (f"{HEAD}tables: [{TABLE.replace('source: s', 'source: t')}]", "'t' is not among the sources"),
-        (f"{HEAD}tables: [{TABLE.replace('[x]', '[y]')}]", "'y'] are not among the figures"),
+        (f"{HEAD}tables: [{TABLE.replace('[x]', '[y]')}]", "'y'] are not among the metrics"),
         (f"{HEAD}tables: [{TABLE.replace('[1]', '[1, 2]')}]", "A has 2 values: expected 1"),
         (f"{HEAD}tables: [{TABLE.replace('[1]', '[.nan]')}]", "not finite"),
         (f"{HEAD}tables: [{TABLE.replace('{A: [1]}', '{A: [1], A: [2]}')}]", "'A'] stand twice"),
-        (f"{HEAD}tables: [{TABLE.replace('[x]', '[x, x]').replace('[1]', '[1, 1]')}]", "name a figure twice"),
+        (f"{HEAD}tables: [{TABLE.replace('[x]', '[x, x]').replace('[1]', '[1, 1]')}]", "name a metric twice"),
         (f"{HEAD}tables: [{TABLE.replace('[1]', '[one]')}]", "tables.0.rows"),
         ("a: [1", "not readable"),
     ],

@@ -10,7 +10,7 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from generative.crystal.crystals import Crystal
-from generative.metrics.reconstruction import Gate, evaluate, match_rms
+from generative.metrics.reconstruction import Gate, evaluate
 from tests.generative.metrics.crystal_sets import (
     N_REAL,
     csp_rms,
@@ -63,9 +63,10 @@ def test_match_rate_and_rms_are_those_of_the_published_evaluation() -> None:
 
 
 def test_a_perfect_copy_matches_with_no_displacement_and_another_structure_does_not() -> None:
-    assert match_rms(TRUTHS[0], TRUTHS[0]) == pytest.approx(0, abs=1e-9)
     caesium_chloride = Structure(Lattice.cubic(2.6), ["Mg", "O"], [[0] * 3, [0.5] * 3])
-    assert match_rms(Crystal.from_structure(caesium_chloride), TRUTHS[0]) is None
+    same, other = evaluate([TRUTHS[0], Crystal.from_structure(caesium_chloride)], [TRUTHS[0]] * 2).rms
+    assert same == pytest.approx(0, abs=1e-9)
+    assert other is None
 
 
 def test_the_best_of_k_is_the_smallest_rms_of_the_singles() -> None:
@@ -99,7 +100,7 @@ def test_the_number_of_processes_does_not_change_the_result() -> None:
     assert evaluate(predictions, TRUTHS, Gate.STRUCTURE, workers=2) == evaluate(predictions, TRUTHS, Gate.STRUCTURE)
 
 
-def test_the_text_names_all_that_the_figures_depend_on() -> None:
+def test_the_text_names_all_that_the_metrics_depend_on() -> None:
     text = str(evaluate(TRUTHS, TRUTHS))
     for words in (
         "CDVAE reconstruction / CSP",
@@ -120,15 +121,15 @@ def test_predictions_that_do_not_pair_with_targets_are_refused(predictions: list
         evaluate(predictions, truths)
 
 
-def test_figures_on_real_crystals_are_those_of_the_published_evaluation() -> None:
+def test_metrics_on_real_crystals_are_those_of_the_published_evaluation() -> None:
     samples = samples_of_real()
     matched = [csp_rms()[i, i] for i in range(N_REAL) if (i, i) in csp_rms()]
     evaluation = evaluate(samples, real_crystals()).as_evaluation()
-    assert evaluation.figure("match rate").value == pytest.approx(100 * len(matched) / N_REAL)
-    assert evaluation.figure("mean rms").value == pytest.approx(np.mean(matched), abs=1e-9)
-    assert evaluation.figure("mean rms").n == len(matched) < N_REAL
+    assert evaluation.metric("match rate").value == pytest.approx(100 * len(matched) / N_REAL)
+    assert evaluation.metric("mean rms").value == pytest.approx(np.mean(matched), abs=1e-9)
+    assert evaluation.metric("mean rms").n == len(matched) < N_REAL
     n_crystals = sum(structure_of(sample) is not None for sample in samples)
-    assert evaluation.figure("predictions past the gate").value == pytest.approx(100 * n_crystals / N_REAL)
+    assert evaluation.metric("predictions past the gate").value == pytest.approx(100 * n_crystals / N_REAL)
 
 
 def test_the_curve_of_best_of_k_is_that_of_the_first_k_predictions_alone() -> None:
@@ -141,40 +142,42 @@ def test_the_curve_of_best_of_k_is_that_of_the_first_k_predictions_alone() -> No
     for k in (1, 2, 3):
         best = [min((r for r in row[:k] if r is not None), default=None) for row in zip(*truth, strict=True)]
         matched = [r for r in best if r is not None]
-        rate, rms = evaluation.figure(f"match rate, best of {k}"), evaluation.figure(f"mean rms, best of {k}")
+        rate, rms = evaluation.metric(f"match rate, best of {k}"), evaluation.metric(f"mean rms, best of {k}")
         assert rate.value == pytest.approx(100 * len(matched) / len(targets))
         assert rms.value == pytest.approx(np.mean(matched), abs=1e-9)
         assert (rate.n, rms.n, rate.settings["k"]) == (len(targets), len(matched), k)
         rates.append(rate.value)
     assert 0 < rates[0] < rates[2] <= 100
-    assert evaluation.figure("match rate").value == rates[2]
+    assert evaluation.metric("match rate").value == rates[2]
     flat = [math.nan if rms is None else rms for row in zip(*truth, strict=True) for rms in row]
     given = [math.nan if rms is None else rms for rms in evaluation.per_sample["rms"]]
     assert given == pytest.approx(flat, abs=1e-9, nan_ok=True)
-    assert evaluation.figure("predictions past the gate").value == 100
+    assert evaluation.metric("predictions past the gate").value == 100
 
 
-def test_figures_carry_gate_tolerances_and_version_and_count_failures() -> None:
-    figure = evaluate([None, TRUTHS[1]], TRUTHS[:2], Gate.STRUCTURE).as_evaluation().figure("match rate")
-    assert figure.value == 50
-    assert "1 prediction" in figure.reason
-    assert figure.settings["gate"] == "structure"
-    assert {"ltol": 0.3, "stol": 0.5, "angle_tol_deg": 10.0}.items() <= figure.settings.items()
-    assert figure.settings["pymatgen"] == version("pymatgen")
+def test_metrics_carry_gate_tolerances_and_version_and_count_failures() -> None:
+    metric = evaluate([None, TRUTHS[1]], TRUTHS[:2], Gate.STRUCTURE).as_evaluation().metric("match rate")
+    assert metric.value == 50
+    assert "1 prediction" in metric.reason
+    assert metric.settings["gate"] == "structure"
+    assert {"ltol": 0.3, "stol": 0.5, "angle_tol_deg": 10.0}.items() <= metric.settings.items()
+    assert metric.settings["pymatgen"] == version("pymatgen")
 
 
 def test_no_match_leaves_the_rms_undefined_with_a_reason() -> None:
-    figure = evaluate([None], TRUTHS[:1]).as_evaluation().figure("mean rms")
-    assert math.isnan(figure.value)
-    assert figure.reason == "there are no matched targets"
+    metric = evaluate([None], TRUTHS[:1]).as_evaluation().metric("mean rms")
+    assert math.isnan(metric.value)
+    assert metric.reason == "there are no matched targets"
 
 
 def test_targets_with_fewer_predictions_than_k_are_counted() -> None:
     evaluation = evaluate([[TRUTHS[0]] * 2, [TRUTHS[1]]], TRUTHS[:2]).as_evaluation()
-    assert "1 target has fewer than 2" in evaluation.figure("match rate, best of 2").reason
-    assert evaluation.figure("match rate, best of 1").reason == ""
+    assert "1 target has fewer than 2" in evaluation.metric("match rate, best of 2").reason
+    assert evaluation.metric("match rate, best of 1").reason == ""
 
 
 def test_a_crystal_the_matcher_cannot_handle_has_no_rms() -> None:
-    with pytest.raises(ValueError, match="not finite"):
-        match_rms(Crystal(np.full((3, 3), np.nan), TRUTHS[0].frac, TRUTHS[0].atomic_numbers), TRUTHS[0])
+    lost = Crystal(np.full((3, 3), np.nan), TRUTHS[0].frac, TRUTHS[0].atomic_numbers)
+    found = evaluate([lost], TRUTHS[:1])
+    assert found.rms == (None,)
+    assert found.n_failures == 1

@@ -38,50 +38,50 @@ def best_rms() -> list[float]:
 def test_metre_and_crmse_are_those_of_all_pairs_written_out() -> None:
     matched = [rms for rms in best_rms() if rms < math.inf]
     found = metre(shuffled(), real_crystals())
-    assert found.figure("METRe").value == pytest.approx(100 * len(matched) / N_REAL)
+    assert found.metric("METRe").value == pytest.approx(100 * len(matched) / N_REAL)
     assert 0 < len(matched) < N_REAL
     penalised = (sum(matched) + 0.5 * (N_REAL - len(matched))) / N_REAL
-    assert found.figure("cRMSE").value == pytest.approx(penalised, abs=1e-9)
-    assert found.figure("cRMSE").n == N_REAL
-    assert found.figure("mean rms of matched references").value == pytest.approx(np.mean(matched), abs=1e-9)
+    assert found.metric("cRMSE").value == pytest.approx(penalised, abs=1e-9)
+    assert found.metric("cRMSE").n == N_REAL
+    assert found.metric("mean rms of matched references").value == pytest.approx(np.mean(matched), abs=1e-9)
     order = np.random.default_rng(1).permutation(N_REAL)
     of_sample = [min((r for (i, _), r in csp_rms().items() if i == original), default=None) for original in order]
     given = [math.inf if rms is None else rms for rms in found.per_sample["rms"]]
     assert given == pytest.approx([math.inf if rms is None else rms for rms in of_sample], abs=1e-9)
-    assert "samples cannot be matched" in found.figure("METRe").reason
+    assert "samples cannot be matched" in found.metric("METRe").reason
 
 
 def test_metre_does_not_depend_on_the_order_of_the_samples_nor_on_processes() -> None:
     references = real_crystals(30)
     samples = shuffled()[:60]
     forward, backward = metre(samples, references), metre(samples[::-1], references, workers=2)
-    assert [f.value for f in forward.figures] == [f.value for f in backward.figures]
+    assert [f.value for f in forward.metrics] == [f.value for f in backward.metrics]
 
 
 def test_one_good_sample_serves_all_copies_of_a_reference() -> None:
     crystal = real_crystals()[100]
-    assert metre([crystal, None, None], [crystal] * 3).figure("METRe").value == 100
+    assert metre([crystal, None, None], [crystal] * 3).metric("METRe").value == 100
 
 
 def test_the_gate_keeps_overlapping_samples_out() -> None:
     crystal = real_crystals()[100]
     overlapping = Crystal(crystal.lattice_ang * 0.05, crystal.frac, crystal.atomic_numbers)
-    assert metre([overlapping], [crystal]).figure("METRe").value == 100  # volumes are scaled to be equal
-    gated = metre([overlapping], [crystal], Gate.STRUCTURE).figure("METRe")
+    assert metre([overlapping], [crystal]).metric("METRe").value == 100  # volumes are scaled to be equal
+    gated = metre([overlapping], [crystal], Gate.STRUCTURE).metric("METRe")
     assert gated.value == 0
     assert (gated.settings["n_samples"], gated.settings["n_samples_compared"]) == (1, 0)
 
 
 def test_without_samples_nothing_is_found_and_the_error_is_the_tolerance() -> None:
     found = metre([], real_crystals()[:3])
-    assert (found.figure("METRe").value, found.figure("cRMSE").value) == (0, 0.5)
-    assert math.isnan(found.figure("mean rms of matched references").value)
+    assert (found.metric("METRe").value, found.metric("cRMSE").value) == (0, 0.5)
+    assert math.isnan(found.metric("mean rms of matched references").value)
 
 
-def test_without_references_the_figures_are_undefined_with_a_reason() -> None:
-    for figure in metre(real_crystals()[:3], []).figures:
-        assert math.isnan(figure.value)
-        assert figure.reason.startswith("there are no")
+def test_without_references_the_metrics_are_undefined_with_a_reason() -> None:
+    for metric in metre(real_crystals()[:3], []).metrics:
+        assert math.isnan(metric.value)
+        assert metric.reason.startswith("there are no")
 
 
 @pytest.mark.parametrize(
@@ -93,15 +93,15 @@ def test_accuracy_is_that_of_fit_written_out(name: str, ltol: float, stol: float
     matcher = StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle)
     pairs = zip(map(structure_of, samples), map(structure_of, targets), strict=True)
     truth = [sample is not None and matcher.fit(sample, target) for sample, target in pairs]
-    figure = airi_found().figure(name)
-    assert figure.value == pytest.approx(100 * np.mean(truth))
-    assert figure.n == len(targets)
-    assert figure.settings["ltol"] == ltol
+    metric = airi_found().metric(name)
+    assert metric.value == pytest.approx(100 * np.mean(truth))
+    assert metric.n == len(targets)
+    assert metric.settings["ltol"] == ltol
     assert sum(truth) > 0
 
 
 def test_accuracy_grows_with_the_tolerances_and_counts_what_cannot_be_matched() -> None:
-    x1, x2, x5 = airi_found().figures
+    x1, x2, x5 = airi_found().metrics
     assert x1.value < x2.value < x5.value
     assert "count" in x1.reason or "wrong" in x1.reason
 
@@ -127,4 +127,4 @@ def test_accuracy_needs_one_sample_per_target() -> None:
 
 
 def test_accuracy_of_no_targets_is_undefined() -> None:
-    assert all(math.isnan(figure.value) for figure in airi_accuracy([], []).figures)
+    assert all(math.isnan(metric.value) for metric in airi_accuracy([], []).metrics)

@@ -15,7 +15,7 @@ def test_the_interval_of_a_share_is_scipys(hits: int, n: int) -> None:
     assert wilson_interval(hits, n) == pytest.approx((truth.low, truth.high), abs=1e-12)
 
 
-def test_a_share_comes_with_both_bounds_as_figures_of_their_own() -> None:
+def test_a_share_comes_with_both_bounds_as_metrics_of_their_own() -> None:
     share, low, high = with_interval(percentage("p", "SUN", 3, 10, {"hull": "h"}), 3)
     assert (low.name, high.name) == ("SUN, 95 % low", "SUN, 95 % high")
     assert low.value < share.value == 30 < high.value
@@ -23,10 +23,10 @@ def test_a_share_comes_with_both_bounds_as_figures_of_their_own() -> None:
 
 
 def test_a_share_of_nothing_is_undefined_and_says_so() -> None:
-    for figure in with_interval(percentage("p", "novel", 0, 0, {}), 0):
-        assert math.isnan(figure.value)
-        assert figure.n == 0
-        assert "no samples" in figure.reason
+    for metric in with_interval(percentage("p", "novel", 0, 0, {}), 0):
+        assert math.isnan(metric.value)
+        assert metric.n == 0
+        assert "no samples" in metric.reason
 
 
 @pytest.mark.parametrize(
@@ -41,10 +41,10 @@ def test_a_share_of_nothing_is_undefined_and_says_so() -> None:
 )
 def test_statistics_are_numpys_over_the_values_there_are(how: str, truth) -> None:
     values = np.random.default_rng(0).normal(size=101)
-    figure = statistic("p", how, [*values, math.nan, math.inf], how, "eV", {})
-    assert figure.value == pytest.approx(truth(values), rel=1e-12)
-    assert figure.n == 101
-    assert "2 of 103" in figure.reason
+    metric = statistic("p", how, [*values, math.nan, math.inf], how, "eV", {})
+    assert metric.value == pytest.approx(truth(values), rel=1e-12)
+    assert metric.n == 101
+    assert "2 of 103" in metric.reason
 
 
 def test_a_statistic_of_no_values_is_undefined_and_says_why() -> None:

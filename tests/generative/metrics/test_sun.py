@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from generative.metrics.figures import Evaluation
+from generative.metrics.metric import Evaluation
 from generative.metrics.sun import sun
 from generative.screening.matching import ReferenceSet
 from tests.generative.metrics.crystal_sets import (
@@ -52,7 +52,7 @@ def truth() -> dict[str, np.ndarray]:
 
 def test_uniqueness_novelty_and_their_product_are_pymatgens() -> None:
     for name, flags in truth().items():
-        assert found().figure(name).value == pytest.approx(100 * flags.mean())
+        assert found().metric(name).value == pytest.approx(100 * flags.mean())
         assert 0 < flags.sum() < N_REAL
     assert found().per_sample["unique"] == tuple(truth()["unique"].tolist())
     assert found().per_sample["novel"] == tuple(truth()["novel"].tolist())
@@ -65,7 +65,7 @@ def test_products_with_stability_are_counted_over_all_samples(threshold: float) 
     sets = {"stable": stable, "SU": stable & unique, "SN": stable & novel, "SUN": stable & unique & novel}
     for name, flags in sets.items():
         title = f"{name} (<= {threshold:g} eV/atom)"
-        share, low, high = (found().figure(title + end) for end in ("", ", 95 % low", ", 95 % high"))
+        share, low, high = (found().metric(title + end) for end in ("", ", 95 % low", ", 95 % high"))
         assert share.value == pytest.approx(100 * flags.mean())
         assert 0 < flags.sum() < N_REAL
         interval = binomtest(int(flags.sum()), N_REAL).proportion_ci(method="wilson")
@@ -78,26 +78,26 @@ def test_products_with_stability_are_counted_over_all_samples(threshold: float) 
 def test_a_crystal_at_the_threshold_is_stable() -> None:
     crystal = real_crystals()[0]
     result = sun([crystal], ReferenceSet([], []), [0.0], known_name="", hull="", potential="")
-    assert result.figure("SUN (<= 0 eV/atom)").value == 100
+    assert result.metric("SUN (<= 0 eV/atom)").value == 100
 
 
-def test_every_figure_names_hull_potential_matcher_and_n() -> None:
-    for figure in found().figures:
-        assert {"hull", "potential", "known", "tolerances", "stol", "pymatgen", "n_samples"} <= figure.settings.keys()
+def test_every_metric_names_hull_potential_matcher_and_n() -> None:
+    for metric in found().metrics:
+        assert {"hull", "potential", "known", "tolerances", "stol", "pymatgen", "n_samples"} <= metric.settings.keys()
 
 
 def test_unknown_places_on_the_hull_are_counted_and_left_out_of_the_mean() -> None:
     known = energies()[np.isfinite(energies())]
-    figure = found().figure("mean energy above hull")
-    assert figure.value == pytest.approx(known.mean())
-    assert figure.n == len(known)
-    assert found().figure("median energy above hull").value == pytest.approx(np.median(known))
-    assert f"{N_REAL - len(known)} samples have no energy" in found().figure("stable (<= 0 eV/atom)").reason
+    metric = found().metric("mean energy above hull")
+    assert metric.value == pytest.approx(known.mean())
+    assert metric.n == len(known)
+    assert found().metric("median energy above hull").value == pytest.approx(np.median(known))
+    assert f"{N_REAL - len(known)} samples have no energy" in found().metric("stable (<= 0 eV/atom)").reason
 
 
 def test_an_empty_set_is_undefined_and_a_missing_energy_is_refused() -> None:
     nothing = ReferenceSet([], [])
     result = sun([], nothing, [], known_name="", hull="", potential="")
-    assert all(math.isnan(figure.value) and figure.reason for figure in result.figures)
+    assert all(math.isnan(metric.value) and metric.reason for metric in result.metrics)
     with pytest.raises(ValueError, match="one energy per sample"):
         sun([None], nothing, [], known_name="", hull="", potential="")

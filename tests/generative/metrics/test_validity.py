@@ -48,16 +48,16 @@ def test_validity_is_that_of_the_rules_written_out(states: OxidationStates) -> N
         ("composition validity", composition),
         ("structure and composition validity", both),
     ):
-        assert found.figure(name).value == pytest.approx(100 * np.mean(truth))
-        assert found.figure(name).n == N_REAL
-        assert 0 < found.figure(name).value < 100
-    assert found.figure("composition validity").settings["oxidation_states"] == states.value
+        assert found.metric(name).value == pytest.approx(100 * np.mean(truth))
+        assert found.metric(name).n == N_REAL
+        assert 0 < found.metric(name).value < 100
+    assert found.metric("composition validity").settings["oxidation_states"] == states.value
 
 
 def test_the_published_list_is_the_default_and_each_composition_has_its_verdict() -> None:
     samples = samples_of_real()
     found = validity(samples)
-    assert found.figure("composition validity").settings["oxidation_states"] == "cdvae"
+    assert found.metric("composition validity").settings["oxidation_states"] == "cdvae"
     expected = [s is not None and check(counts_of(s), OxidationStates.CDVAE).valid for s in samples if _readable(s)]
     stated = [v for s, v in zip(samples, found.per_sample["composition_valid"], strict=True) if _readable(s)]
     assert stated == expected
@@ -68,13 +68,13 @@ def _readable(sample: Crystal | None) -> bool:
 
 
 def test_real_crystals_are_structurally_valid() -> None:
-    assert validity(real_crystals()).figure("structural validity").value == 100
+    assert validity(real_crystals()).metric("structural validity").value == 100
 
 
 def test_composition_validity_can_be_left_out() -> None:
     carbon = Crystal(4 * np.eye(3), np.array([[0, 0, 0], [0.5, 0.5, 0.5]]), np.array([6, 6], dtype=np.int16))
     found = validity([carbon], with_composition=False)
-    assert [figure.name for figure in found.figures] == ["structural validity"]
+    assert [metric.name for metric in found.metrics] == ["structural validity"]
     assert list(found.per_sample) == ["structure_valid"]
 
 
@@ -97,13 +97,13 @@ def test_numbers_that_are_no_crystal_are_invalid_with_a_reason(lattice, frac, nu
     found = verdicts([crystal])
     assert found.structure == (False,)
     assert words in found.reasons[0]
-    assert "1 sample could not be read" in validity([crystal]).figure("structural validity").reason
+    assert "1 sample could not be read" in validity([crystal]).metric("structural validity").reason
 
 
 def test_an_empty_set_has_no_validity() -> None:
-    for figure in validity([]).figures:
-        assert np.isnan(figure.value)
-        assert figure.reason == "there are no samples"
+    for metric in validity([]).metrics:
+        assert np.isnan(metric.value)
+        assert metric.reason == "there are no samples"
 
 
 @pytest.mark.parametrize(

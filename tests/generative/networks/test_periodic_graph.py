@@ -26,9 +26,9 @@ from generative.networks.periodic_graph import (
     Edges,
     NeighbourSearch,
     measured,
-    triplets_into,
     triplets_through,
 )
+from tests.generative.networks.edge_pairs import triplets_into
 
 DATA = Path(os.environ.get("HULLWARD_ASSETS") or Path(__file__).resolve().parents[4] / "shared") / "data"
 CUTOFF_ANG = 7.0
@@ -355,12 +355,6 @@ def test_triplets_at_an_atom_are_all_pairs_of_different_edges_to_it() -> None:
     target = edges.target.tolist()
     expected = [(b, c) for c, b in itertools.product(range(len(target)), repeat=2) if b != c and target[b] == target[c]]
     assert sorted(zip(first.tolist(), second.tolist(), strict=True)) == sorted(expected)
-
-
-def test_the_second_edges_of_triplets_ascend_where_edges_are_by_target() -> None:
-    frac, lattice_ang, n_atoms = packed(made(9, 4))
-    edges = NeighbourSearch(lattice_ang, n_atoms, 5.0, 8, symmetric=True)(frac)
-    assert (triplets_into(edges, len(frac))[1].diff() >= 0).all()
 
 
 @pytest.mark.parametrize("keep_returning", [False, True])

@@ -16,9 +16,8 @@ from generative.crystal.batch import CrystalBatch
 from generative.crystal.bonds import crystal_nn_bonds
 from generative.crystal.cell_parameters import cell_parameters, lattice_rows
 from generative.crystal.crystals import Crystal, reduced
-from generative.systems.cdvae.cells import lattice_numbers
 from generative.systems.cdvae.config import CDVAESampler
-from generative.systems.cdvae.decoding import decode
+from generative.systems.cdvae.decoding import decode, lattice_numbers
 from generative.systems.cdvae.family import DPCDVAE, FAMILY, DPCDVAEGine, DPCDVAENa, DPCDVAENaGine
 from generative.systems.cdvae.latent_search import Wanted, search_latent
 from generative.systems.cdvae.system import CDVAE, Latent

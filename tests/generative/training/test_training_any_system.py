@@ -363,7 +363,7 @@ def test_crystals_that_cannot_be_trained_on_are_counted_and_listed(
         assert cache in (tmp_path / "bonds", tmp_path / "none" / "bonds")
         return [None if c.digest in broken else b for c, b in zip(crystals, crystal_nn_bonds(crystals), strict=True)]
 
-    monkeypatch.setattr("generative.training.data.crystal_nn_bonds", bonds)
+    monkeypatch.setattr("generative.training.loop.crystal_nn_bonds", bonds)
     large = {i for i in range(60) if len(data.crystals[i].atomic_numbers) > 3}
     assert large
     assert not large & {3, 11}

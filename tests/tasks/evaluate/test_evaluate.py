@@ -1,4 +1,4 @@
-"""Evaluations of real crystals: no record vanishes, figures are those of the metric functions, papers stand beside."""
+"""Evaluations of real crystals: no record vanishes, metrics are those of the metric functions, papers stand beside."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from pymatgen.io.cif import CifWriter
 from configs.evaluation import EvaluateConfig
 from generative.crystal.crystals import Crystal, structure_columns
 from generative.metrics.coverage import MP_20
-from generative.metrics.figures import Evaluation, Figure
 from generative.metrics.generation import generation
+from generative.metrics.metric import Evaluation, Metric
 from generative.metrics.novelty import condition_cdvae_novelty, novelty, uniqueness
 from generative.metrics.reconstruction import evaluate as reconstruct
 from generative.metrics.reconstruction_sets import airi_accuracy, metre
@@ -121,16 +121,16 @@ def stated(folder: Path) -> dict[tuple[str, str], Any]:
     return {(f["protocol"], f["name"]): f for f in document["figures"]}
 
 
-def assert_stated(found: Evaluation, figures: dict[tuple[str, str], Any]) -> None:
-    assert found.figures
-    for figure in found.figures:
-        written = figures[figure.protocol, figure.name]
-        if math.isnan(figure.value):
+def assert_stated(found: Evaluation, metrics: dict[tuple[str, str], Any]) -> None:
+    assert found.metrics
+    for metric in found.metrics:
+        written = metrics[metric.protocol, metric.name]
+        if math.isnan(metric.value):
             assert written["value"] is None
             assert written["reason"]
         else:
-            assert written["value"] == pytest.approx(figure.value, abs=1e-12)
-        assert written["n"] == figure.n
+            assert written["value"] == pytest.approx(metric.value, abs=1e-12)
+        assert written["n"] == metric.n
 
 
 def test_every_record_is_a_crystal_or_has_a_reason(files: Path) -> None:
@@ -191,21 +191,21 @@ def test_a_folder_of_files_keeps_a_broken_one_in_its_place(tmp_path: Path) -> No
     assert set(read.reasons) == {3}
 
 
-def test_figures_are_those_of_the_metric_functions(files: Path, result: tuple[EvaluationReport, Path]) -> None:
+def test_metrics_are_those_of_the_metric_functions(files: Path, result: tuple[EvaluationReport, Path]) -> None:
     _, out = result
-    figures = stated(out)
+    metrics = stated(out)
     read = read_samples(str(files / "samples.csv"))
     reference = [c for c in read_reference(str(files / "reference.csv")).crystals if c is not None]
     samples = list(read.crystals)
     by_id = dict(zip(read.ids, samples, strict=True))
     paired_samples = [by_id[name] for name in truths()]
-    assert_stated(reconstruct(paired_samples, reference).as_evaluation(), figures)
-    assert_stated(metre(samples, reference), figures)
-    assert_stated(airi_accuracy(paired_samples, reference), figures)
-    name = figures["cdvae generation", "COV-R"]["settings"]["reference"]
+    assert_stated(reconstruct(paired_samples, reference).as_evaluation(), metrics)
+    assert_stated(metre(samples, reference), metrics)
+    assert_stated(airi_accuracy(paired_samples, reference), metrics)
+    name = metrics["cdvae generation", "COV-R"]["settings"]["reference"]
     made = generation(samples, reference, MP_20, reference_name=name, n_drawn=8)
-    assert_stated(made, figures)
-    assert figures["cdvae generation", "structural validity"]["value"] == pytest.approx(100 * N / (N + 6))
+    assert_stated(made, metrics)
+    assert metrics["cdvae generation", "structural validity"]["value"] == pytest.approx(100 * N / (N + 6))
 
 
 def test_novelty_is_that_of_the_metric_functions(files: Path) -> None:
@@ -229,7 +229,7 @@ def test_novelty_is_that_of_the_metric_functions(files: Path) -> None:
         ("novelty", novelty(samples, known, judged.known.name)),
         ("condition-cdvae novelty", condition_cdvae_novelty(samples, known, judged.known.name)),
     ):
-        assert [f.as_dict() for f in MAKERS[part](judged).figures] == [f.as_dict() for f in direct.figures]
+        assert [f.as_dict() for f in MAKERS[part](judged).metrics] == [f.as_dict() for f in direct.metrics]
     # Six of the true crystals are known; samples close to them are found again.
     assert sum(value is False for value in judged.columns["novelty: novel_pymatgen"]) >= 2
 
@@ -352,8 +352,8 @@ def test_relaxed_samples_are_drawn_with_the_seed() -> None:
     assert len(chosen_places(5, 9, 0)) == 5
 
 
-def figure(name: str, value: float, unit: str, **settings: Any) -> Figure:
-    return Figure("cdvae reconstruction", name, value, unit, 100, "", settings)
+def metric(name: str, value: float, unit: str, **settings: Any) -> Metric:
+    return Metric("cdvae reconstruction", name, value, unit, 100, "", settings)
 
 
 @pytest.mark.parametrize(
@@ -370,19 +370,19 @@ def figure(name: str, value: float, unit: str, **settings: Any) -> Figure:
 def test_match_rates_meet_those_of_papers_only_for_the_same_task_gate_and_number_of_samples(
     task: str, gate: str, k: int, expected: tuple[str, ...]
 ) -> None:
-    evaluation = Evaluation("cdvae reconstruction", "", (figure("match rate", 50.0, "%", k=k),))
+    evaluation = Evaluation("cdvae reconstruction", "", (metric("match rate", 50.0, "%", k=k),))
     assert same_protocols(evaluation, task, gate) == expected
 
 
-def test_a_figure_with_another_unit_or_model_is_not_put_into_a_papers_column() -> None:
+def test_a_metric_with_another_unit_or_model_is_not_put_into_a_papers_column() -> None:
     evaluation = Evaluation(
         "cdvae generation",
         "",
         (
-            Figure("cdvae generation", "COV-R", 0.9, "", 10),
-            Figure("cdvae generation", "W energy", 0.1, "eV/atom", 1000, "", {"n_drawn": 1000}),
-            Figure("cdvae generation", "COV-P", 90.0, "%", 10, "", {"cutoff_structure": 0.2, "cutoff_composition": 10}),
-            Figure("cdvae generation", "W density", 0.25, "g/cm^3", 1000, "", {"n_drawn": 1000}),
+            Metric("cdvae generation", "COV-R", 0.9, "", 10),
+            Metric("cdvae generation", "W energy", 0.1, "eV/atom", 1000, "", {"n_drawn": 1000}),
+            Metric("cdvae generation", "COV-P", 90.0, "%", 10, "", {"cutoff_structure": 0.2, "cutoff_composition": 10}),
+            Metric("cdvae generation", "W density", 0.25, "g/cm^3", 1000, "", {"n_drawn": 1000}),
         ),
     )
     table = comparison("cdvae generation", {"ours": evaluation}, "mp-20")
@@ -425,7 +425,7 @@ def test_energies_above_hull_are_pymatgens_on_the_same_energies(tmp_path: Path) 
         execution={"runs_folder": str(tmp_path / "runs"), "torch_threads": 1, "device": "cpu"},
     )
     evaluate(config)
-    figures = stated(tmp_path / "out")
+    metrics = stated(tmp_path / "out")
     loaded = potential(config.relax, config.execution)
     energies = {
         name: done.energy_ev_per_atom
@@ -451,11 +451,11 @@ def test_energies_above_hull_are_pymatgens_on_the_same_energies(tmp_path: Path) 
     )
     assert found.pop("bad") is None
     assert found == pytest.approx(expected, abs=2e-3)  # batches of other sizes end a step earlier or later
-    assert figures["sun", "novel"]["value"] == 50.0  # Ni3Al and the rock salt of four
-    assert figures["sun", "stable (<= 0.1 eV/atom)"]["n"] == 4
-    assert figures["ground state", "convergence rate"]["n"] == 4
+    assert metrics["sun", "novel"]["value"] == 50.0  # Ni3Al and the rock salt of four
+    assert metrics["sun", "stable (<= 0.1 eV/atom)"]["n"] == 4
+    assert metrics["ground state", "convergence rate"]["n"] == 4
     assert (tmp_path / "out" / "relaxation.png").is_file()
-    settings = figures["sun", "SUN (<= 0 eV/atom)"]["settings"]
+    settings = metrics["sun", "SUN (<= 0 eV/atom)"]["settings"]
     assert "CHGNet" in settings["potential"]
     assert "train.csv" in settings["hull"]
 

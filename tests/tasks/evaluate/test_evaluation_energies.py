@@ -1,4 +1,4 @@
-"""Energies of both sides by one regressor, and which of our figures may stand beside the papers'."""
+"""Energies of both sides by one regressor, and which of our metrics may stand beside the papers'."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from configs.evaluation import EvaluateConfig
 from configs.schema import ExecutionConfig
 from generative.crystal.bonds import crystal_nn_bonds
 from generative.crystal.crystals import Crystal
-from generative.metrics.figures import Evaluation, Figure
 from generative.metrics.magpie import CDVAE_SCALER
+from generative.metrics.metric import Evaluation, Metric
 from generative.systems.cdvae.published_regressors import load_published
 from generative.systems.cdvae.published_targets import TARGETS, published_name
 from tasks.evaluate.energies import energies_of, load_regressor
@@ -75,8 +75,8 @@ def ours(**changes: object) -> Evaluation:
         **changes,
     }
     names = {"W energy": "eV/atom", "COV-P": "%", "composition validity": "%"}
-    figures = tuple(Figure("cdvae generation", name, 0.25, unit, 1000, "", settings) for name, unit in names.items())
-    return Evaluation("cdvae generation", "", figures)
+    metrics = tuple(Metric("cdvae generation", name, 0.25, unit, 1000, "", settings) for name, unit in names.items())
+    return Evaluation("cdvae generation", "", metrics)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def ours(**changes: object) -> Evaluation:
         ({"oxidation_states": "icsd24"}, "mp-20", {"W energy", "COV-P", "composition validity"}),
     ],
 )
-def test_figures_stand_beside_the_papers_only_where_network_constants_and_states_are_theirs(
+def test_metrics_stand_beside_the_papers_only_where_network_constants_and_states_are_theirs(
     changes: dict[str, object], dataset: str, left_out: set[str]
 ) -> None:
     table = comparison("cdvae generation", {"mine": ours(**changes)}, dataset)

@@ -1,4 +1,4 @@
-"""A reproduction's figures, errors, claims and tables, on crystals and numbers whose answers are known."""
+"""A reproduction's metrics, errors, claims and tables, on crystals and numbers whose answers are known."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ from configs.reproduction import (
 )
 from configs.schema import ConfigError
 from generative.crystal.crystals import Crystal
-from generative.metrics.figures import Figure
 from generative.metrics.ground_state import Relaxations
+from generative.metrics.metric import Metric
 from generative.systems.baselines.stored import failed_sample
-from tasks.papers.claims import NO_ERROR, REVERSED, UNDECIDED, Claim, Number, Verdict, judge
-from tasks.papers.dp_cdvae.claims import PAPER_NAMES, OurNumbers, PaperNumbers, claims, name_of
-from tasks.papers.dp_cdvae.measures import ground_state_figures, reconstruction_figures
-from tasks.papers.dp_cdvae.places import places, train_place
-from tasks.papers.dp_cdvae.report import report_of
-from tasks.papers.dp_cdvae.tables import Gathered
-from tasks.papers.dp_cdvae.training import training_of
+from tasks.papers.claims import NO_ERROR, REVERSED, UNDECIDED, Claim, Number, OurNumbers, Verdict, verdict_of
+from tasks.papers.dp_cdvae.claims import OUR_METRICS, PAPER_NAMES, PaperNumbers, claims, name_of
+from tasks.papers.dp_cdvae.stages import DPCDVAE, training_key, training_of
+from tasks.papers.dp_cdvae.tables import report_of
 from tasks.papers.page import BEGIN, END, DocumentError, html, markdown, write_block
+from tasks.papers.protocols import ground_state_metrics, reconstruction_metrics
+from tasks.papers.report import Collected
 from tasks.papers.results import (
     Made,
     Measured,
-    Place,
     Result,
+    ResultKey,
     bootstrap_error,
     kept,
     mean_error,
@@ -71,7 +70,7 @@ class Stated:
     def __init__(self, numbers: dict[tuple[str, str], Number]) -> None:
         self.numbers = numbers
 
-    def number(self, stage: str, dataset: str, system: str, reverse: str, figure: str) -> Number | None:
+    def number(self, stage: str, dataset: str, system: str, reverse: str, metric: str) -> Number | None:
         return self.numbers.get((system, reverse))
 
 
@@ -92,18 +91,18 @@ ORDER = Claim("a over b", "Table 1", "reconstruct", "perov-5", "match rate", (("
 def test_an_order_holds_only_beyond_two_standard_errors(
     high: Number, low: Number, verdict: Verdict, remark: str
 ) -> None:
-    found = judge(ORDER, Stated({("cdvae", ""): high, ("dp-cdvae", ""): low}), name_of)
+    found = verdict_of(ORDER, Stated({("cdvae", ""): high, ("dp-cdvae", ""): low}), name_of)
     assert (found.verdict, found.remark) == (verdict, remark)
 
 
 def test_a_claim_with_a_side_unmeasured_names_the_system_and_says_nothing() -> None:
-    found = judge(ORDER, Stated({("cdvae", ""): Number(90)}), name_of)
+    found = verdict_of(ORDER, Stated({("cdvae", ""): Number(90)}), name_of)
     assert (found.verdict, found.numbers, found.remark) == (Verdict.NOT_MEASURED, "", "DP-CDVAE")
 
 
 def test_every_sentence_is_borne_out_by_the_papers_own_tables_but_one() -> None:
     paper = PaperNumbers()
-    findings = {(c.text, c.dataset): judge(c, paper, name_of) for c in claims()}
+    findings = {(c.text, c.dataset): verdict_of(c, paper, name_of) for c in claims()}
     assert Verdict.NOT_MEASURED not in {f.verdict for f in findings.values()}
     # The text says that GINE lowers the match rate on Carbon-24; Table 1 has 45.57 without and 49.02 with it.
     contrary = [key for key, f in findings.items() if REVERSED in f.remark]
@@ -114,38 +113,38 @@ def test_every_sentence_is_borne_out_by_the_papers_own_tables_but_one() -> None:
 
 @pytest.mark.parametrize(("hits", "n"), [(100, 100), (0, 50), (30, 60), (9, 10)])
 def test_the_error_of_a_share_is_that_of_repeated_draws(hits: int, n: int) -> None:
-    found = share_error(Figure("p", "rate", 100 * hits / n, "%", n))
+    found = share_error(Metric("p", "rate", 100 * hits / n, "%", n))
     # True shares drawn evenly, and of those the ones that gave these hits: their spread is what is not known.
     rng = np.random.default_rng(0)
     shares = rng.uniform(size=2_000_000)
     spread = shares[rng.binomial(n, shares) == hits].std()
     assert found.error == pytest.approx(100 * spread, rel=0.03)
-    assert math.isnan(share_error(Figure("p", "rate", math.nan, "%", 0)).error)
+    assert math.isnan(share_error(Metric("p", "rate", math.nan, "%", 0)).error)
 
 
 def test_the_bootstrapped_error_of_a_mean_is_its_standard_error() -> None:
     values = np.random.default_rng(1).normal(size=400)
-    figure = Figure("p", "mean", float(values.mean()), "", 400)
-    expected = mean_error(figure, values.tolist()).error
-    assert bootstrap_error(figure, values, lambda v: float(v.mean()), 0).error == pytest.approx(expected, rel=0.15)
+    metric = Metric("p", "mean", float(values.mean()), "", 400)
+    expected = mean_error(metric, values.tolist()).error
+    assert bootstrap_error(metric, values, lambda v: float(v.mean()), 0).error == pytest.approx(expected, rel=0.15)
 
 
 def test_copies_match_and_wrong_compositions_count_as_such() -> None:
     truths = [perovskite(3.9, 38, 22), perovskite(4.0, 56, 22), diamond(), diamond()]
     predictions = [truths[0], perovskite(4.0, 56, 40), diamond(1.02), failed_sample([6, 6, 6])]
-    found = {m.figure.name: m for m in reconstruction_figures(predictions, truths)}
-    assert found["match rate, published gate"].figure.value == 50.0
-    assert found["match rate, no gate"].figure.value == 50.0
-    assert found["right number of atoms"].figure.value == 75.0
-    assert found["right composition"].figure.value == 50.0
-    assert found["mean rms, published gate"].figure.value == pytest.approx(0, abs=1e-6)
+    found = {m.metric.name: m for m in reconstruction_metrics(predictions, truths)}
+    assert found["match rate, published gate"].metric.value == 50.0
+    assert found["match rate, no gate"].metric.value == 50.0
+    assert found["right number of atoms"].metric.value == 75.0
+    assert found["right composition"].metric.value == 50.0
+    assert found["mean rms, published gate"].metric.value == pytest.approx(0, abs=1e-6)
     assert all(m.error > 0 for name, m in found.items() if "rms" not in name)
 
 
 def test_under_pressure_the_enthalpy_counts_the_work_that_the_energy_leaves_out() -> None:
     generated, smaller = diamond(1.05), diamond()
     made = Relaxations([generated] * 3, [smaller] * 3, [-8.0] * 3, [-8.5] * 3, [10.0] * 3, [True] * 3, "toy", 10.0)
-    found = {m.figure.name: m.figure for m in ground_state_figures(made)}
+    found = {m.metric.name: m.metric for m in ground_state_metrics(made)}
     volume = 3.57**3 / 8  # A^3 per atom of diamond
     work_ev = 10.0 / 160.21766208 * volume * (1 - 1.05**3)
     assert found["dE rms"].value == pytest.approx(500.0)
@@ -154,32 +153,29 @@ def test_under_pressure_the_enthalpy_counts_the_work_that_the_energy_leaves_out(
     assert found["match rate"].value == 100.0
 
 
-def result_of(place: Place, **figures: float) -> Result:
+def result_of(key: ResultKey, **metrics: float) -> Result:
     measured = tuple(
-        Measured(Figure("p", name.replace("_", " "), value, "%", 100), 0.5, "binomial")
-        for name, value in figures.items()
+        Measured(Metric("p", name.replace("_", " "), value, "%", 100), 0.5, "binomial")
+        for name, value in metrics.items()
     )
     budget: dict[str, Any] = {"n": 100, "seconds": 5.0, "crystals_per_second": 20.0, "network_calls": 999}
     budget |= {"chunk_size": 64, "device": "cpu", "torch_threads": 1, "steps": 3, "batch_crystals": 2, "epochs": 0.5}
     budget |= {"size": "tiny", "parameters": 10, "crystals": 9, "potential": "toy <1>"}
-    return Result(place, "i", "k", measured, budget, {"val_loss": [[0, 2.0], [5, 1.0]]})
+    return Result(key, "i", "k", measured, budget, {"val_loss": [[0, 2.0], [5, 1.0]]})
 
 
-def gathered(tmp_path: Path) -> Gathered:
-    config = config_of(tmp_path)
-    results = {
-        place: result_of(place)
-        for stage in ("train", "regressor")
-        for place in places(config, stage)
-        if place.dataset == "perov-5"
-    }
-    for number, place in enumerate(places(config, "reconstruct")):
-        if place.dataset == "perov-5":
+def gathered(tmp_path: Path) -> Collected[ReproductionConfig]:
+    paper = DPCDVAE(config_of(tmp_path))
+    every = tuple(key for stage in paper.stages for key in paper.keys(stage))
+    results = {key: result_of(key) for key in every if key.stage in ("train", "regressor") and key.dataset == "perov-5"}
+    for number, key in enumerate(paper.keys("reconstruct")):
+        if key.dataset == "perov-5":
             rate = {"match rate, published gate": 90.0 - number}
-            results[place] = result_of(place, **rate)
-    missing = {place: "the stage was not run" for place in places(config, "generate")}
-    missing |= {place: "no potential | here" for place in places(config, "ground-state")}
-    return Gathered(results, missing, config=config)
+            results[key] = result_of(key, **rate)
+    missing = {key: "the stage was not run" for key in paper.keys("generate")}
+    missing |= {key: "no potential | here" for key in paper.keys("ground-state")}
+    trained_as = {key: training for key in every if (training := paper.trained_as(key))}
+    return Collected(paper.config, every, results, missing, trained_as)
 
 
 def test_the_paper_stands_beside_ours_with_error_and_budget_and_what_is_missing_is_named(tmp_path: Path) -> None:
@@ -208,21 +204,21 @@ def test_the_paper_stands_beside_ours_with_error_and_budget_and_what_is_missing_
 
 
 def test_a_result_is_made_once_and_again_when_its_inputs_change_or_its_file_is_cut_off(tmp_path: Path) -> None:
-    config, place, calls = config_of(tmp_path), Place("generate", "perov-5", "cdvae", "langevin"), []
+    config, key, calls = config_of(tmp_path), ResultKey("generate", "perov-5", "cdvae", "langevin"), []
 
     def make() -> Made:
         calls.append(1)
-        return Made((Measured(Figure("p", "f", math.nan, "%", 0, "none")),), {"n": 3})
+        return Made((Measured(Metric("p", "f", math.nan, "%", 0, "none")),), {"n": 3})
 
-    first = kept(config, place, "configs.paths", {"seed": 0}, make)
-    again = kept(config, place, "configs.paths", {"seed": 0}, make)
+    first = kept(config, key, "configs.paths", {"seed": 0}, make)
+    again = kept(config, key, "configs.paths", {"seed": 0}, make)
     assert (len(calls), first.reused, again.reused) == (1, False, True)
     assert again.budget == {"n": 3}
     assert again.measured("f") is None
-    kept(config, place, "configs.paths", {"seed": 1}, make)
-    file = place.file(config)
+    kept(config, key, "configs.paths", {"seed": 1}, make)
+    file = key.file(config)
     file.write_text(file.read_text()[:40])
-    kept(config, place, "configs.paths", {"seed": 1}, make)
+    kept(config, key, "configs.paths", {"seed": 1}, make)
     assert len(calls) == 3
 
 
@@ -290,13 +286,13 @@ def test_a_choice_of_systems_data_sets_and_stages_is_checked() -> None:
         parse_reproduction(with_choice(stated, ["cdave"], None, None), "x")
 
 
-def test_places_cover_the_papers_tables(tmp_path: Path) -> None:
-    config = config_of(tmp_path)
-    assert len(list(places(config, "train"))) == 12
-    assert list(places(config, "regressor")) == [train_place("perov-5", ""), train_place("carbon-24", "")]
-    assert len(list(places(config, "reconstruct"))) == 2 * (2 + 4 * 2)
-    assert [p.system for p in places(config, "ground-state")] == ["cdvae", "cdvae-fourier", "dp-cdvae"]
+def test_results_cover_the_papers_tables(tmp_path: Path) -> None:
+    ours = DPCDVAE(config_of(tmp_path))
+    assert len(list(ours.keys("train"))) == 12
+    assert list(ours.keys("regressor")) == [training_key("perov-5", ""), training_key("carbon-24", "")]
+    assert len(list(ours.keys("reconstruct"))) == 2 * (2 + 4 * 2)
+    assert [key.system for key in ours.keys("ground-state")] == ["cdvae", "cdvae-fourier", "dp-cdvae"]
     assert set(PAPER_NAMES) == set(SYSTEMS)
     paper = PaperNumbers()
     assert paper.number("reconstruct", "perov-5", "dp-cdvae-na", "eq6", "match rate") is not None
-    assert OurNumbers({}).number("reconstruct", "perov-5", "cdvae", "langevin", "match rate") is None
+    assert OurNumbers({}, OUR_METRICS).number("reconstruct", "perov-5", "cdvae", "langevin", "match rate") is None

@@ -1,4 +1,4 @@
-"""The figures of conditional generation and modification: targets, parts, baselines, claims, on made crystals."""
+"""The metrics of conditional generation and modification: targets, parts, baselines, claims, on made crystals."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from pymatgen.core.structure import Structure
 
 from configs.reproduction import parse_reproduction, with_official_files
 from configs.schema import ConfigError
-from configs.unet_reproduction import UNetReproductionConfig
+from configs.unet_reproduction import COPY, SAME, UNetReproductionConfig
 from generative.crystal.crystals import Crystal
 from generative.training.data import composition_of
-from tasks.papers.claims import Verdict, judge
-from tasks.papers.results import NotReadyError, Place
+from tasks.papers.claims import Verdict, verdict_of
+from tasks.papers.results import NotReadyError, ResultKey
 from tasks.papers.unet.claims import PaperNumbers, claims, name_of
-from tasks.papers.unet.data import Targets, parts_of, targets_of
-from tasks.papers.unet.measures import figures_of, measured, trained, training_of
-from tasks.papers.unet.places import COPY, SAME, places
-from tasks.papers.unet.report import gather, report_of
+from tasks.papers.unet.stages import (
+    ConditionalUNet,
+    Targets,
+    metrics_of,
+    parts_of,
+    targets_of,
+    training_of,
+)
 
 CATIONS = ("Li", "Na", "K", "Rb", "Cs", "Mg", "Ca", "Sr", "Ba", "Zn")
 ANIONS = ("F", "Cl", "Br", "O", "S")
@@ -97,7 +101,7 @@ def test_no_formula_is_in_both_parts_and_targets_are_test_crystals(data: Path, r
         assert change < 0
 
 
-def test_figures_agree_with_pymatgen_and_their_parts_add_up(data: Path, runs: Path) -> None:
+def test_metrics_agree_with_pymatgen_and_their_parts_add_up(data: Path, runs: Path) -> None:
     config = config_of(data, runs)
     targets = targets_of(config, config.datasets[0], "generate")
     rng = np.random.default_rng(0)
@@ -107,51 +111,52 @@ def test_figures_agree_with_pymatgen_and_their_parts_add_up(data: Path, runs: Pa
         drawn.append(Crystal(crystal.lattice_ang, shifted, crystal.atomic_numbers))
     drawn[0] = None
     known = [i % 2 == 0 for i in range(len(drawn))]
-    figures = {m.figure.name: m.figure for m in figures_of(drawn, targets, known)}
+    metrics = {m.metric.name: m.metric for m in metrics_of(drawn, targets, known)}
     matcher = StructureMatcher(ltol=0.2, stol=0.3, angle_tol=5)
     fits = [
         one is not None and matcher.fit(one.to_structure(), truth.to_structure())
         for one, truth in zip(drawn, targets.crystals, strict=True)
     ]
     assert 0 < sum(fits) < len(fits)
-    assert figures["match rate"].value == pytest.approx(100 * sum(fits) / len(fits))
-    halves = [figures[f"match rate, prototype {word}"] for word in ("known", "new")]
+    assert metrics["match rate"].value == pytest.approx(100 * sum(fits) / len(fits))
+    halves = [metrics[f"match rate, prototype {word}"] for word in ("known", "new")]
     assert [half.n for half in halves] == [sum(known), len(known) - sum(known)]
     assert sum(half.value * half.n for half in halves) == pytest.approx(100 * sum(fits))
-    assert figures["match rate, more than 8 atoms"].n == 0
-    exact = {m.figure.name: m.figure.value for m in figures_of(targets.crystals, targets, known)}
+    assert metrics["match rate, more than 8 atoms"].n == 0
+    exact = {m.metric.name: m.metric.value for m in metrics_of(targets.crystals, targets, known)}
     assert (exact["match rate"], exact["asked space group"]) == (100, 100)
 
 
 def test_a_whole_reproduction_leaves_nothing_missing_and_a_second_one_reads_what_lies_there(
     data: Path, tmp_path: Path
 ) -> None:
-    config = config_of(data, tmp_path)
-    for stage in ("train", "generate", "modify"):
-        for place in places(config, stage):
-            result = trained(config, place) if stage == "train" else measured(config, place, lambda *_: None)
-            assert not result.reused
-    for place in places(config, "train"):
-        assert trained(config, place).reused
-    found = gather(config)
+    paper = ConditionalUNet(config_of(data, tmp_path))
+    assert paper.stages == ("train", "generate", "modify")
+    for stage in paper.stages:
+        for key in paper.keys(stage):
+            assert not (paper.train(key) if stage == "train" else paper.measure(key)).reused
+    for stage in paper.stages:
+        for key in paper.keys(stage):
+            assert (paper.train(key) if stage == "train" else paper.measure(key)).reused
+    found = paper.collect()
     assert not found.missing
     assert not found.foreign
     assert len(found.results) == 6 + 5 + 5  # DDIM has the weights of DDPM
-    copies = found.results[Place("generate", "binaries", COPY)].measured("match rate")
+    copies = found.results[ResultKey("generate", "binaries", COPY)].measured("match rate")
     assert copies is not None
-    assert copies.figure.value == 100  # rock salt scaled to the volume is rock salt
-    same = found.results[Place("modify", "binaries", SAME)].measured("match rate")
+    assert copies.metric.value == 100  # rock salt scaled to the volume is rock salt
+    same = found.results[ResultKey("modify", "binaries", SAME)].measured("match rate")
     assert same is not None
-    assert same.figure.value == 0  # the other structure of the compound
-    report = report_of(found)
+    assert same.metric.value == 0  # the other structure of the compound
+    report = paper.report(found)
     assert {table.name for table in report.tables} == {"claims", "generate-binaries", "modify-binaries", "training"}
     assert sum(report.verdicts.values()) == 4
     assert report.verdicts[Verdict.NOT_MEASURED] == 0
 
 
 def test_a_system_that_is_not_trained_is_said_to_be_missing(data: Path, tmp_path: Path) -> None:
-    found = gather(config_of(data, tmp_path, systems=["unet-ddim"]))
-    reasons = {(place.stage, place.system): why for place, why in found.missing.items()}
+    found = ConditionalUNet(config_of(data, tmp_path, systems=["unet-ddim"])).collect()
+    reasons = {(key.stage, key.system): why for key, why in found.missing.items()}
     assert reasons["train", "unet-ddpm"] == "the stage was not run"
     assert "unet-ddpm on binaries is not trained: run the stage train" in reasons["generate", "unet-ddim"]
 
@@ -171,7 +176,7 @@ def test_data_of_one_formula_need_a_file_of_test_crystals(data: Path, tmp_path: 
 
 def test_the_papers_own_numbers_bear_out_its_claims() -> None:
     for claim in claims(["anything"]):
-        assert judge(claim, PaperNumbers(), name_of).verdict is Verdict.HOLDS
+        assert verdict_of(claim, PaperNumbers(), name_of).verdict is Verdict.HOLDS
 
 
 def test_targets_have_a_digest_of_their_own() -> None:

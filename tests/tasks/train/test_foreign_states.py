@@ -20,7 +20,6 @@ from generative.metrics.network_features import load_network
 from generative.metrics.papers import load_papers
 from generative.systems.cdvae.published_regressors import load_published
 from generative.training.loop import _saved_state
-from tasks.train.features import FeatureTraining, _restore
 from tests.foreign_payloads import Trap
 from tests.fuzzing import Fuzz
 
@@ -55,10 +54,6 @@ def of_training(file: Path) -> object:
     return _saved_state(file, unread, unread)
 
 
-def of_features(file: Path) -> object:
-    return _restore(file, {}, FeatureTraining())
-
-
 def of_weights(file: Path) -> object:
     (file.parent / "model.json").write_text('{"system": "crystal-flow", "config": {}, "training": {}}')
     file.rename(file.parent / "model.safetensors")
@@ -77,7 +72,6 @@ def of_published(file: Path) -> object:
 
 PICKLES: dict[str, Callable[[Path], object]] = {
     "resume.ckpt": of_training,
-    "features.ckpt": of_features,
     "weights": of_weights,
     "network": of_network,
     "mp20.safetensors": of_published,

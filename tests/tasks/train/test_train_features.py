@@ -1,88 +1,114 @@
-"""Training of the feature network on a few real crystals: what it leaves out, and that it goes on where it stopped."""
+"""The feature network is trained by the one loop: what it leaves out, what it leaves behind, where it goes on."""
 
 from __future__ import annotations
 
-import json
+import csv
+import gzip
+import re
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from lightning.pytorch.callbacks import Callback
 
-from configs.paths import AssetError, resolve
-from generative.config import FilesSource
-from generative.metrics.network_features import ABOUT_FILE, WEIGHTS_FILE, load_network
-from tasks.train import features as module
-from tasks.train.features import FeatureTraining, train_features
+from configs.paths import resolve
+from configs.training import parse_training
+from generative import checkpoints
+from generative.crystal.crystals import Crystal
+from generative.metrics.network_features import load_network, network_features
+from generative.systems.cgcnn_features import CGCNNFeatures
+from tasks.train.training import train
+from tests.servers.real import FILE, real_records
 
-SMALL = FeatureTraining(n_steps=6, batch_crystals=8, warmup_steps=2, held_out=0.2, checkpoint_steps=2)
-
-
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sixty crystals to train on, thirty of which are also the test file."""
-    try:
-        resolve(module.TEST.path)
-    except AssetError as error:
-        pytest.skip(f"real crystals are not on this machine: {error}")
-    monkeypatch.setattr(module, "SOURCES", (FilesSource(path=module.TEST.path, limit=60),))
-    monkeypatch.setattr(module, "TEST", FilesSource(path=module.TEST.path, limit=30))
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and GPUs
 
 
-@pytest.mark.usefixtures("few")
+def config(**changes: Any) -> Any:
+    """Sixty real crystals, a small network."""
+    real_records(1)  # skips where there are none
+    settings = {
+        "name": "made",
+        "kind": "cgcnn-features",
+        "data": {"sources": [{"kind": "files", "path": FILE, "limit": 60}]},
+        "system": {"width": 8, "n_convolutions": 2, "n_features": 4},
+        "max_steps": 60,
+        "batch_crystals": 16,
+        "batches": "random",
+        "adam_lr": 0.01,
+        "warmup_steps": 5,
+        "decay_fraction": 1,
+        "ema": 0,
+        "validation_fraction": 0.2,
+        "validation_every": 20,
+        "precision": "32",
+        "torch_threads": 1,
+        "device": "cpu",
+        **changes,
+    }
+    return parse_training(settings, "test")
+
+
+def curve(folder: Path, name: str) -> list[float]:
+    (file,) = folder.glob("curves/from-*/metrics.csv")
+    with file.open() as text:
+        return [float(row[name]) for row in csv.DictReader(text) if row.get(name)]
+
+
+def test_training_lowers_the_error_and_leaves_a_network_whose_features_can_be_compared(tmp_path: Path) -> None:
+    many = {"sources": [{"kind": "files", "path": FILE, "limit": 300}]}
+    place = train(config(data=many, max_steps=120), tmp_path)
+    losses = curve(tmp_path, "train_loss")
+    assert losses[-1] < 0.7 * losses[0]
+    held = curve(tmp_path, "val_loss")
+    assert held[-1] < 0.8 * held[0]
+    loaded, system = load_network(place), checkpoints.load(str(place)).regressor
+    assert isinstance(system, CGCNNFeatures)
+    # In evaluation mode batch normalisation goes by what it has measured: of the first weights, it would be far off.
+    records = [r for r in real_records(300) if {site.Z for site in r.structure.species} <= loaded.elements]
+    crystals = [Crystal.from_structure(record.structure) for record in records]
+    assert network_features(crystals, network=loaded).usable.all()
+    known = np.array([record.formation_energy_ev_per_atom for record in records])
+    errors = np.abs(system.predict(crystals) - known)
+    assert errors.mean() < 0.8 * np.abs(known - known.mean()).mean()
+
+
 def test_ids_of_the_test_file_are_not_trained_on_and_the_card_says_what_was(tmp_path: Path) -> None:
-    place = train_features(tmp_path, SMALL)
-    training = json.loads((place / ABOUT_FILE).read_text())["training"]
-    rows = {row["set"]: row for row in training["figures"]}
-    assert rows["test file"]["n"] == 30
-    held = rows["held-out formulas of the training files"]["n"]
-    assert training["crystals_trained"] + held <= 30
-    assert held >= 1
+    test = tmp_path / "test.csv"
+    real_records(1)  # skips where there are none
+    with gzip.open(resolve(FILE), "rt", encoding="utf-8", newline="") as whole, test.open("w", newline="") as part:
+        csv.writer(part).writerows(islice(csv.reader(whole), 31))
+    place = train(config(exclude=str(test), test=str(test), max_steps=4), tmp_path / "run")
+    about = checkpoints.about(str(place))["training"]
+    assert about["crystals_trained"] + about["crystals_held_out"] <= 30
     card = (place / "MODEL_CARD.md").read_text()
-    assert load_network(place).name in card
-    assert f"{training['crystals_trained']:,} crystals, 6 steps of 8" in card
+    told, untold = (re.search(pattern, card) for pattern in (r"\| test file \| (\d+) \|", r"; (\d+) of its crystals"))
+    assert told is not None
+    assert untold is not None
+    assert int(told[1]) + int(untold[1]) == 30  # some hold elements that were not trained on
+    assert f"{about['crystals_trained']:,} crystals trained on" in card
 
 
-@pytest.mark.usefixtures("few")
-def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = load_file(train_features(tmp_path / "whole", SMALL) / WEIGHTS_FILE)
-    batch = module._batch
+class Stop(Callback):
+    """Ends a training as a signal would, after the state of step 40 is written."""
 
-    def stopped(step: int, n_crystals: int, config: FeatureTraining) -> list[int]:
-        if step == 5:
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        if pl_module.steps_done == 45:
             raise KeyboardInterrupt
-        return batch(step, n_crystals, config)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "_batch", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            train_features(tmp_path / "parts", SMALL)
-    parts = load_file(train_features(tmp_path / "parts", SMALL) / WEIGHTS_FILE)
+
+def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole = checkpoints.load(str(train(config(save_every=20), tmp_path / "whole"))).system.state_dict()
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(config(save_every=20), tmp_path / "parts", [Stop()])
+    parts = checkpoints.load(str(train(config(save_every=20), tmp_path / "parts"))).system.state_dict()
     assert parts.keys() == whole.keys()
     for name, value in whole.items():
         np.testing.assert_array_equal(parts[name], value)
 
 
-@pytest.mark.usefixtures("few")
-def test_a_folder_of_a_training_with_other_settings_is_refused(tmp_path: Path) -> None:
-    train_features(tmp_path, SMALL)
-    with pytest.raises(ValueError, match="other settings"):
-        train_features(tmp_path, FeatureTraining(n_steps=7))
-
-
-def test_every_crystal_comes_once_per_epoch() -> None:
-    rows = [row for step in range(10) for row in module._batch(step, 40, FeatureTraining(batch_crystals=4))]
-    assert sorted(rows) == list(range(40))
-    again = [row for step in range(10, 20) for row in module._batch(step, 40, FeatureTraining(batch_crystals=4))]
-    assert sorted(again) == list(range(40))
-    assert again != rows
-
-
-def test_the_rate_rises_and_falls_to_nothing() -> None:
-    config = FeatureTraining(n_steps=100, warmup_steps=10)
-    rates = [module._rate(config)(step) for step in range(101)]
-    assert np.argmax(rates) in range(9, 11)
-    assert rates[0] == pytest.approx(0.1, abs=0.01)
-    assert rates[100] == pytest.approx(0.0, abs=1e-12)
+def test_a_folder_of_a_training_with_other_sizes_is_refused(tmp_path: Path) -> None:
+    train(config(max_steps=4), tmp_path)
+    with pytest.raises(RuntimeError, match="start this one anew"):
+        train(config(max_steps=4, system={"width": 16}), tmp_path)

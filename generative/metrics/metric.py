@@ -1,4 +1,4 @@
-"""What an evaluation says: figures that carry everything they depend on, so that none can be quoted without it."""
+"""What an evaluation says: metrics that carry everything they depend on, so that none can be quoted without it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Setting = str | int | float | bool | None
-"""A tolerance, a cut-off, a version, a name: what a figure depends on."""
+"""A tolerance, a cut-off, a version, a name: what a metric depends on."""
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """One number under one protocol.
 
     Attributes:
         protocol: the protocol's name, such as 'cdvae generation'.
-        name: the figure's name within it, such as 'structural validity'.
+        name: the metric's name within it, such as 'structural validity'.
         value: the number; NaN where it is undefined.
         unit: '%', 'eV/atom', '(V/N)^(1/3)', 'crystals' or '' for a plain number.
         n: crystals, pairs or targets it was computed over: its denominator.
@@ -34,7 +34,7 @@ class Figure:
     settings: Mapping[str, Setting] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The figure for JSON, where an undefined value is null."""
+        """The metric for JSON, where an undefined value is null."""
         return {
             "protocol": self.protocol,
             "name": self.name,
@@ -48,29 +48,29 @@ class Figure:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All figures of one protocol.
+    """All metrics of one protocol.
 
     Attributes:
         protocol: its name.
         about: one sentence: what it measures, and its source.
-        figures: in the order in which they are read.
+        metrics: in the order in which they are read.
         seconds: wall time of each part, s.
         per_sample: column -> one value per sample, in their order (verdicts, distances); empty if there are none.
     """
 
     protocol: str
     about: str
-    figures: tuple[Figure, ...]
+    metrics: tuple[Metric, ...]
     seconds: Mapping[str, float] = field(default_factory=dict)
     per_sample: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
-    def figure(self, name: str) -> Figure:
-        """The figure of this name.
+    def metric(self, name: str) -> Metric:
+        """The metric of this name.
 
         Raises:
             KeyError: if there is none; the message lists those there are.
         """
-        for figure in self.figures:
-            if figure.name == name:
-                return figure
-        raise KeyError(f"{self.protocol} has no figure {name!r}: expected one of {[f.name for f in self.figures]}")
+        for metric in self.metrics:
+            if metric.name == name:
+                return metric
+        raise KeyError(f"{self.protocol} has no metric {name!r}: expected one of {[f.name for f in self.metrics]}")
