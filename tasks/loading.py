@@ -25,6 +25,8 @@ class PotentialIdentity(BaseModel):
         method: label that travels with every energy.
         fingerprint: SHA-256 over weights, correction and adapter version.
         notes: what was corrected or replaced, one sentence each.
+        licence: of the weights, in a few words.
+        code: modules that load it, which no import names: what is computed with it depends on them too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +35,8 @@ class PotentialIdentity(BaseModel):
     method: str
     fingerprint: str
     notes: tuple[str, ...]
+    licence: str = ""
+    code: tuple[str, ...] = ()
 
     def stands_in_for(self, asked: str) -> bool:
         """Whether it is not the potential that was asked for, by name or by folder."""
@@ -71,7 +75,12 @@ def identify(config: RelaxConfig, execution: ExecutionConfig) -> PotentialIdenti
     """Which potential a run really uses."""
     loaded = potential(config, execution)
     return PotentialIdentity(
-        name=loaded.name, method=loaded.method, fingerprint=loaded.fingerprint, notes=tuple(loaded.notes)
+        name=loaded.name,
+        method=loaded.method,
+        fingerprint=loaded.fingerprint,
+        notes=loaded.notes,
+        licence=loaded.licence,
+        code=(loaded.loader.partition(":")[0],),
     )
 
 

@@ -94,7 +94,7 @@ def ingest_known(config: DiscoverConfig, folder: Path, identity: PotentialIdenti
     needs_potential = any(source.kind == "prototypes" for source in config.data.sources)
     key = key_of(
         "ingest",
-        *((ingest, PotentialScorer) if needs_potential else (ingest,)),
+        *((ingest, PotentialScorer, *identity.code) if needs_potential else (ingest,)),
         data=settled.model_dump(mode="json", exclude={"workers"}),
         elements=sorted(config.elements),
         sources=source_digest(config),

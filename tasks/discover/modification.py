@@ -315,6 +315,7 @@ def relaxed_file(config: ModifyConfig, proposed: FileRef, identity: PotentialIde
     key = key_of(
         "modify-relax",
         relaxed_file,
+        *identity.code,
         proposed=proposed.sha256,
         potential=identity.fingerprint,
         relax=config.relax.model_dump(mode="json", exclude={"potential", "fallback", "chunk_size"}),

@@ -76,6 +76,7 @@ def phonon_file(
     key = key_of(
         "phonons",
         phonon_file,
+        *identity.code,
         potential=identity.fingerprint,
         phonons=config.phonons.model_dump(mode="json", exclude={"n_best"}),
         pressure_gpa=config.relax.pressure_gpa,

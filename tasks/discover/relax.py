@@ -78,6 +78,7 @@ def relax_chunk_file(
     key = key_of(
         "relax",
         relax_chunk_file,
+        *identity.code,
         potential=identity.fingerprint,
         relax=config.relax.model_dump(mode="json", exclude={"potential", "fallback", "chunk_size"}),
         crystals=[[name, c.digest] for name, c in named if c],

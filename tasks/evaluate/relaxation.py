@@ -193,11 +193,13 @@ def _relaxed_element(element: str, run: DiscoverConfig) -> pa.Table:
 def _phases_key(run: DiscoverConfig, **parts: Any) -> str:
     from tasks.loading import identify
 
+    identity = identify(run.relax, run.execution)
     return key_of(
         "phases",
         elemental_prototypes,
         relax_crystals,
-        potential=identify(run.relax, run.execution).fingerprint,
+        *identity.code,
+        potential=identity.fingerprint,
         relax=run.relax.model_dump(mode="json", exclude={"potential", "fallback", "chunk_size"}),
         **parts,
     )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from configs.paths import PROJECT
+from dft.potentials.registry import place_of
 from generative.checkpoints import generator_type
 from tasks import source_code
 from tasks.discover.known import competing_phases
@@ -85,10 +86,10 @@ def test_a_helper_that_is_new_counts_from_the_moment_it_is_imported_however_deep
     forget()
     before = code_digest(relax_chunk_file)
     assert "dft/planted.py" not in names(relax_chunk_file)
-    neighbours = copy / "dft" / "neighbours.py"
+    neighbours = copy / "dft" / "potentials" / "neighbours.py"
     # Inside the body of what others call: where this project has its slow imports.
     neighbours.write_text(neighbours.read_text() + "\n\ndef _planted():\n    from dft.planted import FACTOR\n")
-    fire = copy / "dft" / "fire.py"
+    fire = copy / "dft" / "potentials" / "fire.py"
     fire.write_text(fire.read_text() + "\n\nfrom dft.potentials.neighbours import _planted\n\nprint(_planted)\n")
     forget()
     assert "dft/planted.py" in names(relax_chunk_file)
@@ -109,6 +110,9 @@ def test_each_stage_reaches_what_it_computes_with_and_not_what_others_do() -> No
         "tasks/loading.py",
     } <= relax
     assert not [name for name in relax if name.startswith(("generative/systems", "tasks/report", "flows"))]
+    # Which potential relaxes, only its registered name says.
+    assert "dft/potentials/chgnet.py" not in relax
+    assert "dft/potentials/m3gnet.py" in names(relax_chunk_file, place_of("M3GNet-MP-2021.2.8-PES").partition(":")[0])
     assert {"generative/screening/matching.py", "tasks/discover/candidates.py"} <= screen
     assert not [name for name in screen if name.startswith(("generative/systems", "dft/potential", "tasks/report"))]
     assert {"generative/sampling.py", "generative/plans.py", "generative/systems/crystal_flow.py"} <= sample
