@@ -60,7 +60,10 @@ class AseModel(ModelInterface):
         sizes = torch.bincount(state.system_idx, minlength=state.n_systems).tolist()
         carts, numbers = state.positions.detach().cpu().split(sizes), state.atomic_numbers.cpu().split(sizes)
         cells = state.row_vector_cell.detach().cpu()
-        found = [self._computed(Atoms(z, r, cell=h, pbc=True)) for z, r, h in zip(numbers, carts, cells, strict=True)]
+        found = [
+            self._computed(Atoms(z.numpy(), r.numpy(), cell=h.numpy(), pbc=True))
+            for z, r, h in zip(numbers, carts, cells, strict=True)
+        ]
         energy, forces, stress = zip(*found, strict=True)
         return {
             "energy": torch.tensor(energy, dtype=self._dtype, device=self._device),
