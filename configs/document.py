@@ -21,7 +21,8 @@ from configs.reproduction import DatasetEntry, GroundStateConfig, ReproductionCo
 from configs.schema import DiscoverConfig
 from configs.unet_reproduction import PolymorphData, UNetReproductionConfig
 from dft.campaign.config import DftConfig
-from dft.engines.config import AnyEngineConfig, EngineConfig
+from dft.engines.config import EngineConfig
+from dft.engines.registry import AnyEngineConfig
 from generative.config import (
     AflowSource,
     DataConfig,

@@ -13,6 +13,8 @@ the relaxation then asks for each alone, and fails the one.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from ase import Atoms
@@ -43,7 +45,7 @@ class AseModel(ModelInterface):
                 f"the ASE calculator {type(calculator).__name__} computes no {', '.join(lacking)}, which relaxing a "
                 "crystal and its cell needs: choose one that does"
             )
-        self._calculator = calculator
+        self._calculator: Any = calculator
         self._device, self._dtype = device, torch.float64
         self._compute_forces = self._compute_stress = True
         self._memory_scales_with = "n_atoms"
@@ -72,9 +74,10 @@ class AseModel(ModelInterface):
         }
 
     def _computed(self, atoms: Atoms) -> tuple[float, np.ndarray, np.ndarray]:
-        atoms.calc = self._calculator
+        asked: Any = atoms  # ASE has no annotations
+        asked.calc = self._calculator
         try:
-            return atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress(voigt=False)
+            return asked.get_potential_energy(), asked.get_forces(), asked.get_stress(voigt=False)
         finally:
             # A calculator keeps the crystal before, with neighbour lists and results that depend on it: without this a
             # crystal's numbers could depend, in their last digits, on what was computed before it.
