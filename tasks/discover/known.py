@@ -18,6 +18,7 @@ from tasks.discover.run import RunFolder, update_manifest
 from tasks.files import FileRef, key_of, keyed, sha256_of
 from tasks.ingest.downloads import network_context
 from tasks.loading import PotentialIdentity, potential
+from tasks.source_code import Entry
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
@@ -88,11 +89,12 @@ def ingest_known(config: DiscoverConfig, folder: Path, identity: PotentialIdenti
     network, downloads = download_known(config, folder)
     settled = config.data.model_copy(update={"refresh": False})
     needs_potential = any(source.NEEDS_SCORER for source in config.data.sources)
+    scored_by: tuple[Entry, ...] = (PotentialScorer, *identity.code) if needs_potential else ()
     key = key_of(
         "ingest",
         *(source.OPENED_BY.partition(":")[0] for source in config.data.sources),
         ingest,
-        *((PotentialScorer, *identity.code) if needs_potential else ()),
+        *scored_by,
         data=settled.model_dump(mode="json", exclude={"workers"}),
         elements=sorted(config.elements),
         sources=source_digest(config),
