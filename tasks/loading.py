@@ -26,7 +26,6 @@ class PotentialIdentity(BaseModel):
         fingerprint: SHA-256 over weights, correction and adapter version.
         notes: what was corrected or replaced, one sentence each.
         licence: of the weights, in a few words.
-        code: modules that load it, which no import names: what is computed with it depends on them too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,7 +35,6 @@ class PotentialIdentity(BaseModel):
     fingerprint: str
     notes: tuple[str, ...]
     licence: str = ""
-    code: tuple[str, ...] = ()
 
     def stands_in_for(self, asked: str) -> bool:
         """Whether it is not the potential that was asked for, by name or by folder."""
@@ -71,6 +69,17 @@ def potential(config: RelaxConfig, execution: ExecutionConfig) -> LoadedPotentia
     return _potential(config.potential, config.fallback, device_of(execution))
 
 
+def potential_code(config: RelaxConfig) -> tuple[str, ...]:
+    """Modules that load the potential, or its fallback: what is computed with it depends on them unseen by imports.
+
+    Returns: Names of modules, as tasks.files.key_of takes them.
+    """
+    from dft.potentials.registry import place_of
+
+    named = [name for name in (config.potential, config.fallback) if name is not None]
+    return tuple(sorted({place_of(name).partition(":")[0] for name in named}))
+
+
 def identify(config: RelaxConfig, execution: ExecutionConfig) -> PotentialIdentity:
     """Which potential a run really uses."""
     loaded = potential(config, execution)
@@ -80,7 +89,6 @@ def identify(config: RelaxConfig, execution: ExecutionConfig) -> PotentialIdenti
         fingerprint=loaded.fingerprint,
         notes=loaded.notes,
         licence=loaded.licence,
-        code=(loaded.loader.partition(":")[0],),
     )
 
 

@@ -90,7 +90,7 @@ class PotentialEngine:
 
 @lru_cache(maxsize=2)
 def _loaded(name: str, folders: tuple[str, ...], device: str) -> LoadedPotential:
-    from dft.potentials.interface import PotentialError, PotentialNotFoundError
+    from dft.potentials.errors import PotentialError, PotentialNotFoundError
     from dft.potentials.loading import load_potential
 
     try:

@@ -35,7 +35,5 @@ def open_engine(config: EngineConfig) -> Engine:
     Raises: TypeError: if they name none.
     """
     if not config.ENGINE:
-        raise TypeError(
-            f"settings {type(config).__name__} belong to no engine: expected one's place as ENGINE"
-        )
+        raise TypeError(f"settings {type(config).__name__} belong to no engine: expected one's place as ENGINE")
     return cast(Callable[[EngineConfig], Engine], imported(config.ENGINE))(config)

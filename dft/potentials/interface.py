@@ -23,14 +23,6 @@ ADAPTER_VERSION = 1
 """Part of the fingerprint: raise it whenever the same weights may give other numbers."""
 
 
-class PotentialError(RuntimeError):
-    """A potential cannot be found, or computes wrong energies."""
-
-
-class PotentialNotFoundError(PotentialError):
-    """No folder, cache or hub has this potential, or the package that computes it is not installed."""
-
-
 class CrystalModel(ModelInterface, ABC):
     """A torch-sim model of which a relaxation knows the elements and how far it sees.
 

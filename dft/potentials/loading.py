@@ -17,8 +17,9 @@ import torch
 from pymatgen.core.periodic_table import Element
 
 from dft.potentials.check import CheckResult, check_model
-from dft.potentials.interface import Asked, CrystalModel, PotentialError, PotentialNotFoundError, Reading
-from dft.potentials.registry import hint, loader_of, place_of, registered
+from dft.potentials.errors import PotentialError, PotentialNotFoundError
+from dft.potentials.interface import Asked, CrystalModel, Reading
+from dft.potentials.registry import hint, loader_of, registered
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,6 @@ class LoadedPotential:
         notes: what was found, corrected or replaced, one sentence each.
         elements: symbols it knows, by atomic number.
         licence: of the weights, in a few words.
-        loader: 'module:loader' that the registry names.
     """
 
     name: str
@@ -45,7 +45,6 @@ class LoadedPotential:
     notes: tuple[str, ...]
     elements: tuple[str, ...]
     licence: str = ""
-    loader: str = ""
 
 
 def load_potential(
@@ -88,7 +87,7 @@ def _load(name: str, search: Sequence[Path], device: torch.device) -> LoadedPote
             if wrong:
                 # One short line, once: what was wrong and how far stands in the notes, and so in manifest and report.
                 logger.warning("%s corrected: %s", label, reading.correction)
-            loaded = _finished(label, place_of(name), reading, _notes(label, reading, result, wrong))
+            loaded = _finished(label, reading, _notes(label, reading, result, wrong))
             logger.info("%s loaded and checked in %.1f s", loaded.method, time.perf_counter() - started)
             return loaded
         wrong.append((reading, result))
@@ -97,7 +96,7 @@ def _load(name: str, search: Sequence[Path], device: torch.device) -> LoadedPote
         for reading, result in wrong
     )
     if not wrong:
-        raise PotentialError(f"the loader of potential {label}, {place_of(name)}, gives nothing: expected a reading")
+        raise PotentialError(f"the loader of potential {label} gives nothing: expected a reading")
     raise PotentialError(
         f"potential {label} is refused, for it computes known crystals wrongly ({said}): choose another potential"
     )
@@ -151,8 +150,6 @@ def _notes(
     return (*chosen.notes, *notes)
 
 
-def _finished(label: str, place: str, reading: Reading, notes: tuple[str, ...]) -> LoadedPotential:
+def _finished(label: str, reading: Reading, notes: tuple[str, ...]) -> LoadedPotential:
     elements = tuple(Element.from_Z(z).symbol for z in sorted(reading.model.atomic_numbers))
-    return LoadedPotential(
-        label, reading.method, reading.fingerprint, reading.model, notes, elements, reading.licence, place
-    )
+    return LoadedPotential(label, reading.method, reading.fingerprint, reading.model, notes, elements, reading.licence)

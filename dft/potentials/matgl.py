@@ -24,9 +24,10 @@ from pymatgen.core.periodic_table import Element
 from torch import Tensor, nn
 
 from dft.potentials.aggregation import Aggregation
+from dft.potentials.errors import PotentialError, PotentialNotFoundError
 from dft.potentials.files import MODEL_FILES, read_potential
 from dft.potentials.graph_model import EnergyNetwork, GraphModel
-from dft.potentials.interface import Asked, PotentialError, PotentialNotFoundError, Reading, fingerprint_of
+from dft.potentials.interface import Asked, Reading, fingerprint_of
 from dft.potentials.m3gnet import M3GNetEnergy, can_be_fused
 from dft.potentials.neighbours import EdgeBatch
 from dft.stored_classes import ForeignClassError

@@ -11,10 +11,13 @@ It is then checked, named and keyed like those here. A place names a `dft.potent
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from dft.potentials.interface import Loader, PotentialError
+from dft.potentials.errors import PotentialError
 from storage.registry import Registry, imported
+
+if TYPE_CHECKING:
+    from dft.potentials.interface import Loader
 
 GROUP = "hullward.potentials"
 """Entry points of other packages."""
@@ -55,7 +58,7 @@ def loader_of(name: str) -> Loader:
     found = imported(UNREGISTERED) if known is None else REGISTRY.load(known)
     if not callable(found):
         raise PotentialError(f"{known!r} is registered as {place_of(name)}: expected a function that loads a potential")
-    return cast(Loader, found)
+    return cast("Loader", found)
 
 
 def hint(name: str) -> str:

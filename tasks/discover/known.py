@@ -17,7 +17,7 @@ from storage.atomic import write_text
 from tasks.discover.run import RunFolder, update_manifest
 from tasks.files import FileRef, key_of, keyed, sha256_of
 from tasks.ingest.downloads import network_context
-from tasks.loading import PotentialIdentity, potential
+from tasks.loading import PotentialIdentity, potential, potential_code
 from tasks.source_code import Entry
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def ingest_known(config: DiscoverConfig, folder: Path, identity: PotentialIdenti
     network, downloads = download_known(config, folder)
     settled = config.data.model_copy(update={"refresh": False})
     needs_potential = any(source.NEEDS_SCORER for source in config.data.sources)
-    scored_by: tuple[Entry, ...] = (PotentialScorer, *identity.code) if needs_potential else ()
+    scored_by: tuple[Entry, ...] = (PotentialScorer, *potential_code(config.relax)) if needs_potential else ()
     key = key_of(
         "ingest",
         *(source.OPENED_BY.partition(":")[0] for source in config.data.sources),

@@ -24,7 +24,7 @@ from tasks.discover.candidates import DYNAMICS, RELAXED
 from tasks.discover.phonons import phonon_file, with_phonons
 from tasks.discover.relax import relax_table
 from tasks.files import FileRef, key_of, keyed
-from tasks.loading import PotentialIdentity, identify
+from tasks.loading import PotentialIdentity, identify, potential_code
 
 if TYPE_CHECKING:
     from generative.systems.interface import Change
@@ -315,7 +315,7 @@ def relaxed_file(config: ModifyConfig, proposed: FileRef, identity: PotentialIde
     key = key_of(
         "modify-relax",
         relaxed_file,
-        *identity.code,
+        *potential_code(config.relax),
         proposed=proposed.sha256,
         potential=identity.fingerprint,
         relax=config.relax.model_dump(mode="json", exclude={"potential", "fallback", "chunk_size"}),

@@ -191,15 +191,14 @@ def _relaxed_element(element: str, run: DiscoverConfig) -> pa.Table:
 
 
 def _phases_key(run: DiscoverConfig, **parts: Any) -> str:
-    from tasks.loading import identify
+    from tasks.loading import identify, potential_code
 
-    identity = identify(run.relax, run.execution)
     return key_of(
         "phases",
         elemental_prototypes,
         relax_crystals,
-        *identity.code,
-        potential=identity.fingerprint,
+        *potential_code(run.relax),
+        potential=identify(run.relax, run.execution).fingerprint,
         relax=run.relax.model_dump(mode="json", exclude={"potential", "fallback", "chunk_size"}),
         **parts,
     )

@@ -294,7 +294,7 @@ def relaxed(config: ReproductionConfig, drawn: Drawn, folder: Path, progress: Pr
     """
     from generative.metrics.validity import unreadable
     from tasks.discover.own_files import formula_of
-    from tasks.loading import identify
+    from tasks.loading import identify, potential_code
 
     run = DiscoverConfig(seed=config.seed, relax=config.ground_state.relax, execution=config.execution)
     pairs = [(i, c) for i, c in zip(drawn.ids, drawn.crystals, strict=True) if not unreadable(c)]
@@ -311,6 +311,7 @@ def relaxed(config: ReproductionConfig, drawn: Drawn, folder: Path, progress: Pr
         key = key_of(
             "reproduce-relax",
             _relaxed_chunk,
+            *potential_code(run.relax),
             potential=identify(run.relax, run.execution).fingerprint,
             relax=run.relax.model_dump(mode="json", exclude={"potential", "fallback"}),
             crystals=[[name, crystal.digest] for name, crystal in part],

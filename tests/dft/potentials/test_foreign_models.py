@@ -27,8 +27,9 @@ from torch_sim.state import SimState
 from dft.config import RelaxConfig
 from dft.potentials.ase_model import AseModel
 from dft.potentials.check import check_model
+from dft.potentials.errors import PotentialError, PotentialNotFoundError
 from dft.potentials.foreign_model import ForeignModel
-from dft.potentials.interface import Asked, PotentialError, PotentialNotFoundError, Reading, fingerprint_of
+from dft.potentials.interface import Asked, Reading, fingerprint_of
 from dft.potentials.loading import LoadedPotential, load_potential
 from dft.potentials.registry import REGISTRY
 from dft.potentials.relaxation import points_or_reasons, relax

@@ -15,8 +15,9 @@ from torch_sim.io import structures_to_state
 
 from dft.potentials.aggregation import Aggregation
 from dft.potentials.check import check_model
+from dft.potentials.errors import PotentialError, PotentialNotFoundError
 from dft.potentials.graph_model import GraphModel
-from dft.potentials.interface import PotentialError, PotentialNotFoundError, fingerprint_of
+from dft.potentials.interface import fingerprint_of
 from dft.potentials.loading import LoadedPotential, load_potential
 from dft.potentials.matgl import HUB_TIMEOUT_S, build_network, find_matgl_folder, load_matgl
 
