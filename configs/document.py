@@ -21,17 +21,9 @@ from configs.reproduction import DatasetEntry, GroundStateConfig, ReproductionCo
 from configs.schema import DiscoverConfig
 from configs.unet_reproduction import PolymorphData, UNetReproductionConfig
 from dft.campaign.config import DftConfig
-from dft.engines.config import AnyEngineConfig, EngineConfig
-from generative.config import (
-    AflowSource,
-    DataConfig,
-    FilesSource,
-    MaterialsProjectSource,
-    NetworkSource,
-    OptimadeSource,
-    PrototypesSource,
-    SampleConfig,
-)
+from dft.engines.config import EngineConfig
+from dft.engines.registry import AnyEngineConfig
+from generative.config import DataConfig, NetworkSource, SampleConfig, Source
 from generative.training.config import TrainConfig
 
 HEAD = """\
@@ -164,10 +156,13 @@ def _sections(model: type[BaseModel], prefix: str = "", skip: tuple[str, ...] = 
             yield f"### name: {name}\n\n{_about(engine)}\n\n{_table(engine, 'dft.engine.')}"
     if model is DataConfig:
         yield f"## data.sources\n\n{SOURCE}"
-        for source in (FilesSource, PrototypesSource):
-            yield _source(source)
+        (union, *_) = get_args(Source)
+        databases = [source for source in get_args(union) if issubclass(source, NetworkSource)]
+        for source in get_args(union):
+            if source not in databases:
+                yield _source(source)
         yield f"### databases on the network\n\n{NETWORK}\n{_table(NetworkSource, '')}"
-        for database in (MaterialsProjectSource, AflowSource, OptimadeSource):
+        for database in databases:
             shared = set(NetworkSource.model_fields) - set(database.__annotations__)
             yield _source(database, skip=tuple(shared))
     if model is SampleConfig:

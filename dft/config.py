@@ -19,8 +19,8 @@ class RelaxConfig(RoomConfig):
 
     potential: str = Field(
         "M3GNet-MP-2021.2.8-PES",
-        description="a name (looked up under HULLWARD_ASSETS/models, matgl's cache, then matgl's hub), a folder, or "
-        "'CHGNet' (weights inside its wheel)",
+        description="a registered name, as of dft/potentials/registry.py or another package; or a folder, or any name "
+        "under HULLWARD_ASSETS/models, in matgl's cache, or on matgl's hub",
     )
     fallback: str | None = Field(
         "CHGNet", description="used, and said aloud, when the potential cannot be found; null makes that an error"

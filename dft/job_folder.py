@@ -22,7 +22,8 @@ from typing import Any
 from pydantic import ValidationError
 from pymatgen.core.structure import Structure
 
-from dft.engines.config import EngineConfig, parse_engine
+from dft.engines.config import EngineConfig
+from dft.engines.registry import parse_engine
 from dft.records import SCHEMA_VERSION, DFTRecord, RecordError
 from dft.stored_classes import ForeignClassError, check_classes, nowhere
 from dft.structures import StructureError, digest_of, plain_structure, read_structure, structure_digest

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from dft.engines.base import RESERVE_BYTES, EngineError, FaultKind, is_disk_full
-from dft.engines.opening import open_engine
+from dft.engines.registry import open_engine
 from dft.job_folder import ERROR, RECORD, Job, JobFolderError, read_job, read_record, write_record
 from dft.records import RecordError
 from dft.submission.files import write_error

@@ -7,7 +7,9 @@ these defaults (see configs/schema.py for how they are composed and read).
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -79,9 +81,29 @@ class FilterConfig(RoomConfig):
 DEFAULT_JSON_MB = 500.0
 
 
-class FilesSource(RoomConfig):
+class SourceConfig(RoomConfig):
+    """Base of the settings of sources of known crystals; each has a `kind` of its own."""
+
+    OPENED_BY: ClassVar[str] = ""
+    """'module:function' of the generative.datasets.sources.Opener that makes the source."""
+    NEEDS_SCORER: ClassVar[bool] = False
+    """Whether its crystals are relaxed and scored by the run's potential."""
+
+    def inputs(self, resolve: Callable[[str], Path]) -> dict[str, list[Path]]:
+        """Files of the user's that are read: where one has changed, the source is read again.
+
+        Args:
+            resolve: finds a path as the user wrote it.
+
+        Returns: Files by the setting that names them; a file that is not there is left out, for ingest to say.
+        """
+        return {}
+
+
+class FilesSource(SourceConfig):
     """Crystals from files: CIF, POSCAR, extended XYZ, pymatgen JSON, CSV with a CIF column, Parquet, or a folder."""
 
+    OPENED_BY: ClassVar[str] = "generative.datasets.files:open_files"
     kind: Literal["files"] = "files"
     path: str = Field(
         description="file or folder; 'assets:...' is looked up under HULLWARD_ASSETS, 'package:...' in the package"
@@ -105,17 +127,24 @@ class FilesSource(RoomConfig):
         "read line by line and have no such limit",
     )
 
+    def inputs(self, resolve: Callable[[str], Path]) -> dict[str, list[Path]]:
+        """The file, or all files of the folder."""
+        path = resolve(self.path)
+        return {self.path: sorted(p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())}
 
-class PrototypesSource(RoomConfig):
+
+class PrototypesSource(SourceConfig):
     """AFLOW prototypes decorated with the chemical system's elements, relaxed and scored by the run's potential."""
 
+    OPENED_BY: ClassVar[str] = "generative.datasets.prototypes:open_prototypes"
+    NEEDS_SCORER: ClassVar[bool] = True
     kind: Literal["prototypes"] = "prototypes"
     n_elements_max: int = Field(3, ge=1, le=4, description="most distinct elements in a decorated prototype")
     n_atoms_max: int = Field(12, ge=1, le=MAX_ATOMS, description="most atoms in the prototype's primitive cell")
     per_formula_max: int = Field(6, ge=1, description="prototypes kept per compound's formula, smallest cells first")
 
 
-class NetworkSource(RoomConfig):
+class NetworkSource(SourceConfig):
     """What all databases on the network have in common. A run's chemical system and `data.filters` are sent along."""
 
     endpoint: str | None = Field(
@@ -155,6 +184,7 @@ class MaterialsProjectSource(NetworkSource):
     'materials-project-api-key'; it has no setting, so that it cannot be written into a file.
     """
 
+    OPENED_BY: ClassVar[str] = "generative.datasets.databases.materials_project:open_materials_project"
     kind: Literal["materials-project"] = "materials-project"
     thermo_type: Literal["GGA_GGA+U", "R2SCAN", "GGA_GGA+U_R2SCAN"] = Field(
         "GGA_GGA+U",
@@ -167,6 +197,7 @@ class MaterialsProjectSource(NetworkSource):
 class AflowSource(NetworkSource):
     """AFLOW through its AFLUX search API; no key."""
 
+    OPENED_BY: ClassVar[str] = "generative.datasets.databases.aflow:open_aflow"
     kind: Literal["aflow"] = "aflow"
     catalogs: tuple[Literal["ICSD", "LIB1", "LIB2", "LIB3", "LIB4", "LIB5", "LIB6"], ...] | None = Field(
         None, description="parts of AFLOW to search; null searches all"
@@ -176,6 +207,7 @@ class AflowSource(NetworkSource):
 class OptimadeSource(NetworkSource):
     """Any OPTIMADE provider; `where` is an OPTIMADE filter, such as 'nelements=2 AND nsites<20'."""
 
+    OPENED_BY: ClassVar[str] = "generative.datasets.databases.optimade:open_optimade"
     kind: Literal["optimade"] = "optimade"
     provider: str = Field(
         "alexandria",

@@ -1,1 +1,1 @@
-"""Files on disk: written whole or not at all, with checksums that tell when they are damaged. Knows no other room."""
+"""What the rooms above share: files written whole or not at all, with checksums; parts by name. Knows no other room."""

@@ -25,6 +25,7 @@ class PotentialIdentity(BaseModel):
         method: label that travels with every energy.
         fingerprint: SHA-256 over weights, correction and adapter version.
         notes: what was corrected or replaced, one sentence each.
+        licence: of the weights, in a few words.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +34,7 @@ class PotentialIdentity(BaseModel):
     method: str
     fingerprint: str
     notes: tuple[str, ...]
+    licence: str = ""
 
     def stands_in_for(self, asked: str) -> bool:
         """Whether it is not the potential that was asked for, by name or by folder."""
@@ -67,11 +69,26 @@ def potential(config: RelaxConfig, execution: ExecutionConfig) -> LoadedPotentia
     return _potential(config.potential, config.fallback, device_of(execution))
 
 
+def potential_code(config: RelaxConfig) -> tuple[str, ...]:
+    """Modules that load the potential, or its fallback: what is computed with it depends on them unseen by imports.
+
+    Returns: Names of modules, as tasks.files.key_of takes them.
+    """
+    from dft.potentials.registry import place_of
+
+    named = [name for name in (config.potential, config.fallback) if name is not None]
+    return tuple(sorted({place_of(name).partition(":")[0] for name in named}))
+
+
 def identify(config: RelaxConfig, execution: ExecutionConfig) -> PotentialIdentity:
     """Which potential a run really uses."""
     loaded = potential(config, execution)
     return PotentialIdentity(
-        name=loaded.name, method=loaded.method, fingerprint=loaded.fingerprint, notes=tuple(loaded.notes)
+        name=loaded.name,
+        method=loaded.method,
+        fingerprint=loaded.fingerprint,
+        notes=loaded.notes,
+        licence=loaded.licence,
     )
 
 

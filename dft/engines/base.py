@@ -7,10 +7,12 @@ import hashlib
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from dft.job_folder import Job
 from dft.records import DFTRecord
+
+if TYPE_CHECKING:
+    from dft.job_folder import Job
 
 
 class FaultKind(StrEnum):

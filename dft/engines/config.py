@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, model_validator
 from pymatgen.core.periodic_table import Element
 from pymatgen.core.structure import Structure
 
@@ -22,6 +22,8 @@ from dft.structures import digest_of
 class EngineConfig(RoomConfig):
     """Base of the engines' settings."""
 
+    ENGINE: ClassVar[str] = ""
+    """'module:Class' of the dft.engines.base.Engine that computes with these settings."""
     CHANGES_NO_NUMBER: ClassVar[frozenset[str]] = frozenset()
     """Fields that decide how a calculation is run, not what it gives."""
 
@@ -44,11 +46,13 @@ class EngineConfig(RoomConfig):
 class PotentialEngineConfig(EngineConfig):
     """A machine-learned potential in the place of DFT: rehearses a campaign in seconds, with the same records."""
 
+    ENGINE: ClassVar[str] = "dft.engines.potential:PotentialEngine"
     CHANGES_NO_NUMBER: ClassVar[frozenset[str]] = frozenset({"folders", "device"})
 
     name: Literal["potential"] = "potential"
     potential: str = Field(
-        "M3GNet-MP-2021.2.8-PES", description="a name looked up in `folders`, a folder, or 'CHGNet'; never replaced"
+        "M3GNet-MP-2021.2.8-PES",
+        description="as `relax.potential`, but looked up in `folders`; never replaced",
     )
     fmax_ev_per_ang: float = Field(0.05, gt=0, le=1, description="largest force (cell forces included), eV/A")
     max_steps: int = Field(300, ge=1, le=100_000, description="optimiser steps")
@@ -87,6 +91,7 @@ ELEMENT_CUTOFFS_EV = {"N": 800.0, "O": 800.0, "F": 800.0, "Co": 800.0}
 class GPAWConfig(EngineConfig):
     """GPAW, plane waves: the open DFT code."""
 
+    ENGINE: ClassVar[str] = "dft.engines.gpaw_engine:GPAWEngine"
     CHANGES_NO_NUMBER: ClassVar[frozenset[str]] = frozenset(
         {"element_cutoffs_ev", "command", "processes", "mpi_command"}
     )
@@ -145,6 +150,7 @@ class GPAWConfig(EngineConfig):
 class VaspEngineConfig(EngineConfig):
     """VASP through atomate2's makers and custodian."""
 
+    ENGINE: ClassVar[str] = "dft.engines.vasp:VaspEngine"
     CHANGES_NO_NUMBER: ClassVar[frozenset[str]] = frozenset(
         {
             "command",
@@ -188,16 +194,3 @@ class VaspEngineConfig(EngineConfig):
     def follows_from(self, structure: Structure, *, is_static: bool) -> dict[str, Any]:
         """That the cell of a slab is held."""
         return {"cell": "held"} if not is_static and has_vacuum(structure) else {}
-
-
-AnyEngineConfig = Annotated[PotentialEngineConfig | GPAWConfig | VaspEngineConfig, Field(discriminator="name")]
-
-_ANY: TypeAdapter[EngineConfig] = TypeAdapter(AnyEngineConfig)
-
-
-def parse_engine(document: Any) -> EngineConfig:
-    """The settings in plain JSON values, by their `name`.
-
-    Raises: pydantic.ValidationError: if the name is unknown or a field is wrong.
-    """
-    return _ANY.validate_python(document)

@@ -90,7 +90,8 @@ class PotentialEngine:
 
 @lru_cache(maxsize=2)
 def _loaded(name: str, folders: tuple[str, ...], device: str) -> LoadedPotential:
-    from dft.potentials.loading import PotentialError, PotentialNotFoundError, load_potential
+    from dft.potentials.errors import PotentialError, PotentialNotFoundError
+    from dft.potentials.loading import load_potential
 
     try:
         return load_potential(name, fallback=None, search=[Path(one) for one in folders], device=device)

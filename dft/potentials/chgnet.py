@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dft.potentials.graph_model import EnergyNetwork
+from dft.potentials.graph_model import EnergyNetwork, GraphModel
+from dft.potentials.interface import Asked, Reading, fingerprint_of
 from dft.potentials.neighbours import EdgeBatch
 
 CHGNET_ELEMENTS = tuple(z for z in range(1, 95) if z not in (84, 85, 86, 87, 88))
@@ -32,6 +33,18 @@ def load_chgnet() -> Any:
 
     with contextlib.redirect_stdout(io.StringIO()):  # it announces itself with print
         return CHGNet.load(use_device="cpu", verbose=False).eval()
+
+
+def readings(asked: Asked) -> Iterator[Reading]:
+    """See dft.potentials.interface.Loader."""
+    pretrained = load_chgnet()
+    network = CHGNetEnergy(pretrained)
+    yield Reading(
+        GraphModel(network, asked.device),
+        method=f"CHGNet {pretrained.version}",
+        fingerprint=fingerprint_of(network.atomic_numbers, "as stored", network.state_dict()),
+        licence="modified BSD (the Regents of the University of California)",
+    )
 
 
 class NormedGate(nn.Module):

@@ -12,7 +12,7 @@ from pymatgen.core.structure import Structure
 from torch import Tensor
 from torch_sim.state import SimState
 
-from dft.potentials.graph_model import GraphModel
+from dft.potentials.interface import CrystalModel
 from dft.potentials.isolation import isolation_reason
 
 
@@ -29,14 +29,14 @@ class BatchCrystal:
     initial_energy_ev_per_atom: float | None = None
 
 
-def admitted(index: int, structure: Structure, model: GraphModel) -> BatchCrystal | str:
+def admitted(index: int, structure: Structure, model: CrystalModel) -> BatchCrystal | str:
     """The crystal as tensors, or the reason why the potential cannot take it."""
     if len(structure) == 0:
         return "it has no atoms"
     if not structure.is_ordered:
         return "it is disordered: a site holds several species or is partly occupied"
     symbols = [site.specie.symbol for site in structure]
-    known = set(model.network.atomic_numbers)
+    known = set(model.atomic_numbers)
     unknown = sorted({s for s in symbols if Element(s).Z not in known})
     if unknown:
         return f"the potential does not know {', '.join(unknown)}"
@@ -79,7 +79,7 @@ def sim_state(crystals: Sequence[BatchCrystal], carts: Sequence[Tensor], cells: 
 
 
 def isolation_of(
-    crystal: BatchCrystal, cart_ang: Tensor, cell_ang: Tensor, neighbours: Tensor, model: GraphModel
+    crystal: BatchCrystal, cart_ang: Tensor, cell_ang: Tensor, neighbours: Tensor, model: CrystalModel
 ) -> str:
     """Which atoms have no neighbour, in one sentence; empty if all have.
 
@@ -87,11 +87,11 @@ def isolation_of(
         crystal: its elements.
         cart_ang: where its atoms are, (n, 3), angstrom.
         cell_ang: lattice rows, (3, 3), angstrom.
-        neighbours: of each atom as the model counts them, (n,).
+        neighbours: of each atom as the model counts them, (n,); -1 where it does not know its cut-off.
         model: whose cut-off it is.
     """
     alone = (neighbours == 0).nonzero().squeeze(1).tolist()
-    if not alone:
+    if not alone or model.cutoff_ang is None:
         return ""
     symbols = [Element.from_Z(int(z)).symbol for z in crystal.numbers]
-    return isolation_reason(symbols, cart_ang.cpu().numpy(), cell_ang.cpu().numpy(), alone, model.network.cutoff_ang)
+    return isolation_reason(symbols, cart_ang.cpu().numpy(), cell_ang.cpu().numpy(), alone, model.cutoff_ang)

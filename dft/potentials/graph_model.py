@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch_sim.models.interface import ModelInterface
 from torch_sim.state import SimState
 
+from dft.potentials.interface import CrystalModel, as_state
 from dft.potentials.neighbours import EdgeBatch, NeighbourLists
 
 
@@ -35,8 +35,10 @@ class EnergyNetwork(nn.Module, ABC):
         """Energies in eV, (B,), from species indices (N,), edges, and each atom's crystal (N,)."""
 
 
-class GraphModel(ModelInterface):
+class GraphModel(CrystalModel):
     """An EnergyNetwork as a torch-sim model."""
+
+    derives_forces = True
 
     def __init__(self, network: EnergyNetwork, device: torch.device) -> None:
         super().__init__()
@@ -51,30 +53,26 @@ class GraphModel(ModelInterface):
         index[list(network.atomic_numbers)] = torch.arange(len(network.atomic_numbers), device=device)
         self._species_of_number = index
 
-    def neighbour_lists(self) -> NeighbourLists:
-        """Empty neighbour lists with this network's cutoff, to hand to forward at every step of a relaxation."""
-        return NeighbourLists(self.network.cutoff_ang)
+    @property
+    def atomic_numbers(self) -> tuple[int, ...]:
+        """Elements the network knows; the species index of an element is its place here."""
+        return self.network.atomic_numbers
+
+    @property
+    def cutoff_ang(self) -> float:
+        """Longest edge the network sees, angstrom."""
+        return self.network.cutoff_ang
 
     def forward(
         self, state: SimState | dict[str, Any], neighbours: NeighbourLists | None = None, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """Energy, forces and stress.
-
-        Args:
-            state: torch-sim state on this model's device.
-            neighbours: lists kept from step to step for the crystals of this batch; None searches afresh.
-            **kwargs: ignored; torch-sim's models accept any.
-
-        Returns:
-            energy (B,) in eV, forces (N, 3) in eV/A, stress (B, 3, 3) in eV/A^3; all float64. n_neighbours (N,), int64:
-            edges of each atom; one that has none feels no force, whatever its crystal (dft.potentials.isolation).
+        """See CrystalModel.forward.
 
         Raises:
             ValueError: if an element is unknown to the network.
             dft.potentials.neighbours.TooDenseError: if a cell has collapsed.
         """
-        if not isinstance(state, SimState):
-            state = SimState(**{"masses": torch.ones(len(state["positions"])), "pbc": True} | state)
+        state = as_state(state)
         crystal, n_crystals = state.system_idx, state.n_systems
         counts = torch.bincount(crystal, minlength=n_crystals).tolist()
         species = self._species_of_number[state.atomic_numbers.long()]

@@ -14,7 +14,7 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,15 +24,47 @@ from pymatgen.core.periodic_table import Element
 from torch import Tensor, nn
 
 from dft.potentials.aggregation import Aggregation
+from dft.potentials.errors import PotentialError, PotentialNotFoundError
 from dft.potentials.files import MODEL_FILES, read_potential
-from dft.potentials.graph_model import EnergyNetwork
+from dft.potentials.graph_model import EnergyNetwork, GraphModel
+from dft.potentials.interface import Asked, Reading, fingerprint_of
 from dft.potentials.m3gnet import M3GNetEnergy, can_be_fused
 from dft.potentials.neighbours import EdgeBatch
+from dft.stored_classes import ForeignClassError
 
 logger = logging.getLogger(__name__)
 
 HUB_TIMEOUT_S = 4.0
 """Longest wait to learn whether the hub answers; matgl alone retries an unreachable hub for 49 s."""
+
+
+def readings(asked: Asked) -> Iterator[Reading]:
+    """A matgl potential with either aggregation, matgl's own first; see dft.potentials.interface.Loader."""
+    folder, where = find_matgl_folder(asked.name, asked.search)
+    if folder is None:
+        raise PotentialNotFoundError(f"potential {asked.name} was not found: {where}")
+    label = Path(asked.name).name
+    try:
+        potential = load_matgl(folder)
+    except ForeignClassError as error:
+        raise PotentialError(f"potential {label} ({where}) is refused: {error}; choose another potential") from error
+    except (ValueError, OSError) as error:
+        raise PotentialError(
+            f"potential {label} ({where}) cannot be read: {error}; fetch its three files again or choose another"
+        ) from error
+    for aggregation in Aggregation:
+        if (network := build_network(potential, aggregation)) is None:
+            continue
+        yield Reading(
+            GraphModel(network, asked.device),
+            method=f"{label} ({aggregation} aggregation)",
+            fingerprint=fingerprint_of(network.atomic_numbers, str(aggregation), network.state_dict()),
+            licence="that of the folder's weights; those of matgl's hub are under BSD-3-Clause",
+            notes=(f"{label} was read from {where}",),
+            way=f"{aggregation} aggregation",
+            reason="the end of each edge its weights were trained with",
+            correction=f"edges summed at their {aggregation}",
+        )
 
 
 def find_matgl_folder(name: str, search: Sequence[Path], *, hub: bool = True) -> tuple[Path | None, str]:

@@ -32,6 +32,19 @@ class TooDenseError(ValueError):
     """A cell so small that its neighbour list would not fit in memory."""
 
 
+def refuse_if_too_dense(n_atoms: int, cell_ang: np.ndarray, reach_ang: float) -> None:
+    """Stop before a collapsed cell, lattice rows (3, 3), fills the memory with neighbours within the reach.
+
+    Raises: TooDenseError: if an atom would have more than NEIGHBOURS_MAX neighbours.
+    """
+    volume = abs(np.linalg.det(cell_ang))
+    if not np.isfinite(volume) or n_atoms * 4.19 * reach_ang**3 > NEIGHBOURS_MAX * volume:
+        raise TooDenseError(
+            f"{n_atoms} atoms in {volume:.3g} A^3 give more than {NEIGHBOURS_MAX} neighbours per atom within "
+            f"{reach_ang:.1f} A: the cell has collapsed or its lattice is not in angstrom"
+        )
+
+
 @dataclass(frozen=True)
 class CrystalEdges:
     """Edges of one crystal within `reach_ang` at a reference geometry.
@@ -65,12 +78,7 @@ class CrystalEdges:
         Raises:
             TooDenseError: if an atom would have more than NEIGHBOURS_MAX neighbours.
         """
-        volume = abs(np.linalg.det(cell_ang))
-        if not np.isfinite(volume) or len(cart_ang) * 4.19 * reach_ang**3 > NEIGHBOURS_MAX * volume:
-            raise TooDenseError(
-                f"{len(cart_ang)} atoms in {volume:.3g} A^3 give more than {NEIGHBOURS_MAX} neighbours per atom within "
-                f"{reach_ang:.1f} A: the cell has collapsed or its lattice is not in angstrom"
-            )
+        refuse_if_too_dense(len(cart_ang), cell_ang, reach_ang)
         cart_ang, cell_ang = np.ascontiguousarray(cart_ang, dtype=float), np.ascontiguousarray(cell_ang, dtype=float)
         source, target, image, distance = find_points_in_spheres(
             cart_ang, cart_ang, r=reach_ang, pbc=np.ones(3, dtype=np.int64), lattice=cell_ang, tol=1e-8

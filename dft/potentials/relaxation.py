@@ -21,7 +21,7 @@ from torch_sim.state import SimState
 from dft.config import RelaxConfig
 from dft.potentials.crystal_batch import BatchCrystal, admitted, isolation_of, sim_state, take_from
 from dft.potentials.fire import FireState, fire_step
-from dft.potentials.graph_model import GraphModel
+from dft.potentials.interface import CrystalModel
 from dft.potentials.loading import LoadedPotential
 from dft.potentials.neighbours import NeighbourLists
 from dft.results import GPA_PER_EV_ANG3, NoEnergy, Relaxation, RelaxStatus, SinglePoint
@@ -111,7 +111,7 @@ def points_or_reasons(structures: Sequence[Structure], potential: LoadedPotentia
     return [points[index] for index in range(len(structures))]
 
 
-def _points(batch: list[BatchCrystal], model: GraphModel) -> list[tuple[BatchCrystal, SinglePoint | NoEnergy]]:
+def _points(batch: list[BatchCrystal], model: CrystalModel) -> list[tuple[BatchCrystal, SinglePoint | NoEnergy]]:
     """Single points of a batch; on an exception each half is tried alone."""
     try:
         output = model(sim_state(batch, [c.cart_ang for c in batch], [c.cell_ang for c in batch]))
@@ -140,7 +140,7 @@ class _Relaxer:
     """The batch, its queue and its results."""
 
     def __init__(
-        self, structures: Sequence[Structure], model: GraphModel, config: RelaxConfig, progress: Progress | None
+        self, structures: Sequence[Structure], model: CrystalModel, config: RelaxConfig, progress: Progress | None
     ) -> None:
         self.structures, self.model, self.config, self.progress = structures, model, config, progress
         self.pressure = config.pressure_gpa / GPA_PER_EV_ANG3

@@ -25,7 +25,7 @@ from generative.datasets.limits import MAX_FILE_BYTES, MAX_REASON_CHARACTERS, MA
 from generative.datasets.manifest import DATASET_FILE, MANIFEST_FILE, DatasetError, check_dataset, read_manifest
 from generative.datasets.origins import Origin
 from generative.datasets.records import Form, RawRecord, interpret
-from generative.datasets.sources import SourceBatch, SourceError
+from generative.datasets.sources import SourceBatch, SourceError, Surroundings
 from generative.datasets.texts import cut, plain_text
 
 _TABLES: dict[str, Callable[[Path], Iterator[RawRecord]]] = {
@@ -79,6 +79,11 @@ def portable(path: str) -> str:
         if kind(path).is_absolute():
             return kind(path).name
     return path
+
+
+def open_files(config: FilesSource, around: Surroundings) -> Files:
+    """See generative.datasets.sources.Opener."""
+    return Files(config, around.resolve(config.path), workers=around.workers)
 
 
 class Files:

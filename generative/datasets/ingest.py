@@ -12,21 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from generative.config import DataConfig, FilesSource, FilterConfig, NetworkSource, PrototypesSource
+from generative.config import DataConfig, FilterConfig, NetworkSource
 from generative.datasets.databases.harvest import Harvest, NetworkContext, SourcePlan
-from generative.datasets.databases.opening import open_harvest
-from generative.datasets.files import Files, source_name
+from generative.datasets.files import Files
 from generative.datasets.filters import apply_filters, chemical_system
 from generative.datasets.manifest import ROW_GROUP, DatasetWriter, Manifest, SourceRecord, utc_now
-from generative.datasets.prototypes import Prototypes, Scorer
+from generative.datasets.prototypes import Scorer
 from generative.datasets.quarantine import rejected_of
-from generative.datasets.sources import Source, SourceError
+from generative.datasets.sources import Resolve, Source, SourceError, Surroundings, open_source
 from generative.datasets.table import DATASET_SCHEMA
 from storage.atomic import staging, sweep
 from storage.tables import TableWriter
-
-Resolve = Callable[[str], Path]
-"""From a path as the user wrote it ('assets:...', 'package:...', plain) to where it lies on this machine."""
 
 Progress = Callable[[str, int, int | None], None]
 """Called after each page of a download and each batch read: the source's name, the records so far, and how many are
@@ -45,35 +41,14 @@ def sources_of(
     Raises:
         SourceError: if prototypes are asked for without a scorer, or a database without a place to keep its records.
     """
-    used: dict[str, int] = {}
-
-    def unique(name: str) -> str:
-        used[name] = used.get(name, 0) + 1
-        return name if used[name] == 1 else f"{name}-{used[name]}"
-
-    for source in config.sources:
-        if isinstance(source, FilesSource):
-            path = resolve(source.path)
-            yield Files(source, path, unique(source_name(path)), config.workers)
-        elif isinstance(source, PrototypesSource):
-            if scorer is None:
-                raise SourceError(
-                    "the source 'prototypes' needs a potential to relax and score its crystals, but none was given: "
-                    "name one, or use files only"
-                )
-            yield Prototypes(source, scorer, unique("prototypes"))
-        else:
-            harvest = _harvest(source, config, system, network)
-            harvest.name = unique(harvest.name)
-            yield harvest
-
-
-def _harvest(
-    source: NetworkSource, config: DataConfig, system: tuple[str, ...] | None, network: NetworkContext | None
-) -> Harvest:
-    if network is None:
-        raise SourceError("a database on the network needs a folder for its records, but none was given: name one")
-    return open_harvest(source, config.filters, system, network, config.workers)
+    used: Counter[str] = Counter()
+    around = Surroundings(resolve, config.filters, system, scorer, network, config.workers)
+    for settings in config.sources:
+        source = open_source(settings, around)
+        used[source.name] += 1
+        if used[source.name] > 1:
+            source.name = f"{source.name}-{used[source.name]}"
+        yield source
 
 
 def harvests(config: DataConfig, elements: Sequence[str] | None, network: NetworkContext) -> dict[int, Harvest]:
@@ -82,11 +57,12 @@ def harvests(config: DataConfig, elements: Sequence[str] | None, network: Networ
     Raises:
         SourceError: if the settings make no query.
     """
-    system = system_of(elements, config.filters)
+    # No database reads a file of the user's.
+    around = Surroundings(Path, config.filters, system_of(elements, config.filters), None, network, config.workers)
     return {
-        place: open_harvest(source, config.filters, system, network, config.workers)
-        for place, source in enumerate(config.sources)
-        if isinstance(source, NetworkSource)
+        place: source
+        for place, settings in enumerate(config.sources)
+        if isinstance(settings, NetworkSource) and isinstance(source := open_source(settings, around), Harvest)
     }
 
 

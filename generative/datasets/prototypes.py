@@ -34,7 +34,7 @@ from generative.datasets.checks import RecordError, checked, primitive
 from generative.datasets.origins import Origin
 from generative.datasets.quarantine import rejected_of
 from generative.datasets.records import Row, row_of, table_of
-from generative.datasets.sources import SourceBatch, SourceError
+from generative.datasets.sources import SourceBatch, SourceError, Surroundings
 
 SCORING_BATCH = 64
 """Structures handed to the scorer at once: wide enough for a batched potential, narrow enough to report progress."""
@@ -216,6 +216,16 @@ def rescaled(structure: Structure) -> Structure:
         return start
     start.scale_lattice(predicted_ang3)
     return start
+
+
+def open_prototypes(config: PrototypesSource, around: Surroundings) -> Prototypes:
+    """See generative.datasets.sources.Opener. Raises: SourceError: if nothing scores its crystals."""
+    if around.scorer is None:
+        raise SourceError(
+            "the source 'prototypes' needs a potential to relax and score its crystals, but none was given: name one, "
+            "or use files only"
+        )
+    return Prototypes(config, around.scorer)
 
 
 class Prototypes:

@@ -8,11 +8,22 @@ rest: parsing, checking, quarantine, primitive cell, space group.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
 
 import pyarrow as pa
+
+from generative.config import FilterConfig, SourceConfig
+from storage.registry import imported
+
+if TYPE_CHECKING:
+    from generative.datasets.databases.harvest import NetworkContext
+    from generative.datasets.prototypes import Scorer
+
+Resolve = Callable[[str], Path]
+"""From a path as the user wrote it ('assets:...', 'package:...', plain) to where it lies on this machine."""
 
 
 class SourceError(ValueError):
@@ -43,14 +54,13 @@ class Source(Protocol):
     """A source of known crystals.
 
     Attributes:
-        name: column `source` of its rows and the head of their ids; unique among the sources of one table.
+        name: column `source` of its rows and the head of their ids. `ingest` makes it unique before anything is read.
         kind: 'files', 'prototypes', or the name of a network database.
         query: what was asked for, as the user wrote it or as it was sent; never a path of this machine.
         method: level of theory of the energies.
     """
 
-    @property
-    def name(self) -> str: ...  # noqa: D102
+    name: str
 
     @property
     def kind(self) -> str: ...  # noqa: D102
@@ -76,3 +86,47 @@ class Source(Protocol):
     def database_version(self) -> str | None:
         """State of the source that was read (release of a database, digest of a file); asked after the last batch."""
         ...
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What sources are opened with, beside their own settings; none of them takes all of it.
+
+    Attributes:
+        resolve: finds a path as the user wrote it.
+        filters: what a database can be asked for alone; `ingest` applies all of them again.
+        system: the elements to restrict to, every system below included; None asks for all.
+        scorer: relaxes and scores crystals that a source makes up, if there is one.
+        network: where downloads are kept, and keys, if databases may be asked.
+        workers: processes that parse crystals.
+    """
+
+    resolve: Resolve
+    filters: FilterConfig
+    system: tuple[str, ...] | None
+    scorer: Scorer | None
+    network: NetworkContext | None
+    workers: int
+
+    @property
+    def downloads(self) -> NetworkContext:
+        """Where downloads are kept, and keys. Raises: SourceError: if no place was given."""
+        if self.network is None:
+            raise SourceError("a database on the network needs a folder for its records, but none was given: name one")
+        return self.network
+
+
+class Opener(Protocol):
+    """What the settings of a source name as OPENED_BY. Nothing is read or asked yet."""
+
+    def __call__(self, config: SourceConfig, around: Surroundings, /) -> Source:
+        """The source.
+
+        Raises: SourceError: if the surroundings lack what it needs, or the settings make no query.
+        """
+        ...
+
+
+def open_source(config: SourceConfig, around: Surroundings) -> Source:
+    """The source that these settings describe; see Opener."""
+    return cast(Opener, imported(config.OPENED_BY))(config, around)

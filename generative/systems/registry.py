@@ -10,11 +10,8 @@ Its checkpoints, trainings and candidates are then like those of the systems her
 
 from __future__ import annotations
 
-import importlib
-from functools import cache
-from importlib.metadata import entry_points
-
 from generative.systems.interface import System
+from storage.registry import Registry
 
 GROUP = "hullward.systems"
 """Entry points of other packages."""
@@ -47,10 +44,12 @@ class UnknownSystemError(ValueError):
     """A name that no system has."""
 
 
-@cache
+REGISTRY = Registry("system", GROUP, SYSTEMS, UnknownSystemError)
+
+
 def places() -> dict[str, str]:
-    """Name -> 'module:Class' of every system, those of other packages included; theirs cannot take a name of ours."""
-    return {point.name: point.value for point in entry_points(group=GROUP)} | SYSTEMS
+    """Name -> 'module:Class' of every system, those of other packages included."""
+    return REGISTRY.places
 
 
 def system_type(name: str) -> type[System]:
@@ -58,18 +57,11 @@ def system_type(name: str) -> type[System]:
 
     Raises: UnknownSystemError: if there is none of that name, or its package cannot be loaded.
     """
-    place = places().get(name)
-    if place is None:
-        raise UnknownSystemError(f"{name!r} is no system: expected one of {', '.join(places())}")
-    module, _, kind = place.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), kind)
-    except (ImportError, AttributeError) as error:
-        if name in SYSTEMS:
-            raise
-        raise UnknownSystemError(f"{name!r} is registered as {place}, which cannot be loaded: {error}") from error
+    found = REGISTRY.load(name)
     if not (isinstance(found, type) and issubclass(found, System)) or found.name != name:
-        raise UnknownSystemError(f"{name!r} is registered as {place}: expected a subclass of System with this name")
+        raise UnknownSystemError(
+            f"{name!r} is registered as {places()[name]}: expected a subclass of System with this name"
+        )
     return found
 
 

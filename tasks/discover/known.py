@@ -13,12 +13,12 @@ from prefect.logging import get_run_logger
 
 from configs.paths import resolve
 from configs.schema import DiscoverConfig
-from generative.config import FilesSource
 from storage.atomic import write_text
 from tasks.discover.run import RunFolder, update_manifest
 from tasks.files import FileRef, key_of, keyed, sha256_of
 from tasks.ingest.downloads import network_context
-from tasks.loading import PotentialIdentity, potential
+from tasks.loading import PotentialIdentity, potential, potential_code
+from tasks.source_code import Entry
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
@@ -61,14 +61,11 @@ class PotentialScorer:
 
 def source_digest(config: DiscoverConfig) -> dict[str, str]:
     """Digest of every source file, so that a changed file is read again."""
-    digests = {}
-    for source in config.data.sources:
-        if isinstance(source, FilesSource):
-            path = resolve(source.path)
-            # A file that is not there is for ingest to say.
-            files = sorted(p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
-            digests[source.path] = key_of("source", files=[(p.name, sha256_of(p)) for p in files])
-    return digests
+    return {
+        name: key_of("source", files=[(p.name, sha256_of(p)) for p in files])
+        for source in config.data.sources
+        for name, files in source.inputs(resolve).items()
+    }
 
 
 def download_known(config: DiscoverConfig, folder: Path) -> tuple[NetworkContext, list[str]]:
@@ -91,10 +88,13 @@ def ingest_known(config: DiscoverConfig, folder: Path, identity: PotentialIdenti
     run = RunFolder(folder)
     network, downloads = download_known(config, folder)
     settled = config.data.model_copy(update={"refresh": False})
-    needs_potential = any(source.kind == "prototypes" for source in config.data.sources)
+    needs_potential = any(source.NEEDS_SCORER for source in config.data.sources)
+    scored_by: tuple[Entry, ...] = (PotentialScorer, *potential_code(config.relax)) if needs_potential else ()
     key = key_of(
         "ingest",
-        *((ingest, PotentialScorer) if needs_potential else (ingest,)),
+        *(source.OPENED_BY.partition(":")[0] for source in config.data.sources),
+        ingest,
+        *scored_by,
         data=settled.model_dump(mode="json", exclude={"workers"}),
         elements=sorted(config.elements),
         sources=source_digest(config),

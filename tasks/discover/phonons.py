@@ -21,7 +21,7 @@ from storage.tables import read_table
 from tasks.discover.candidates import CANDIDATES, DYNAMICS, table_of
 from tasks.discover.run import RunFolder
 from tasks.files import OF_A_RUN, FileRef, key_of, keyed, write_table
-from tasks.loading import PotentialIdentity, potential
+from tasks.loading import PotentialIdentity, potential, potential_code
 
 if TYPE_CHECKING:
     from tasks.report.run.model import PhononFigure
@@ -83,6 +83,7 @@ def phonon_file(
     key = key_of(
         "phonons",
         phonon_file,
+        *potential_code(config.relax),
         potential=identity.fingerprint,
         phonons=config.phonons.model_dump(mode="json", exclude={"n_best"}),
         pressure_gpa=config.relax.pressure_gpa,

@@ -18,7 +18,7 @@ from generative.crystal.crystals import Crystal, crystals_of, structure_columns
 from tasks.discover.candidates import RELAXED
 from tasks.discover.run import RunFolder
 from tasks.files import FileRef, key_of, keyed
-from tasks.loading import PotentialIdentity, identify, potential
+from tasks.loading import PotentialIdentity, identify, potential, potential_code
 
 
 def survivors(table: pa.Table) -> pa.Table:
@@ -95,6 +95,7 @@ def relax_chunk_file(
     key = key_of(
         "relax",
         relax_chunk_file,
+        *potential_code(config.relax),
         potential=identity.fingerprint,
         relax=config.relax.model_dump(mode="json", exclude={"potential", "fallback", "chunk_size"}),
         crystals=[[name, c.digest] for name, c in named if c],

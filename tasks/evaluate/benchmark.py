@@ -29,6 +29,7 @@ from tasks.evaluate.relaxation import Progress
 from tasks.evaluate.samples import ReadCrystals, read_reference, read_samples
 from tasks.evaluate.stages import SETTINGS_OF_MACHINE, judge, read_known, write_evaluation
 from tasks.files import FileRef, key_of, keyed
+from tasks.loading import potential_code
 from tasks.report.evaluation.model import EvaluationReport
 
 
@@ -131,6 +132,7 @@ def judge_samples(config: BenchmarkConfig, entry: GeneratorEntry, samples: FileR
     key = key_of(
         "benchmark-judge",
         judge_samples,
+        *potential_code(config.relax),
         samples=samples.sha256,
         targets=[targets.digest, targets.ids],
         train=None if known is None else [known.digest, known.phases_name],

@@ -191,12 +191,13 @@ def _relaxed_element(element: str, run: DiscoverConfig) -> pa.Table:
 
 
 def _phases_key(run: DiscoverConfig, **parts: Any) -> str:
-    from tasks.loading import identify
+    from tasks.loading import identify, potential_code
 
     return key_of(
         "phases",
         elemental_prototypes,
         relax_crystals,
+        *potential_code(run.relax),
         potential=identify(run.relax, run.execution).fingerprint,
         relax=run.relax.model_dump(mode="json", exclude={"potential", "fallback", "chunk_size"}),
         **parts,

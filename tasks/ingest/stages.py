@@ -93,7 +93,7 @@ def ingest_dataset(config: IngestConfig, progress: Progress | None = None) -> Ma
 
 def scorer_of(config: IngestConfig) -> Scorer | None:
     """Relaxes and scores prototypes; None, and no potential is loaded, where there are none."""
-    if not any(source.kind == "prototypes" for source in config.data.sources):
+    if not any(source.NEEDS_SCORER for source in config.data.sources):
         return None
     from tasks.discover.known import PotentialScorer
     from tasks.loading import potential

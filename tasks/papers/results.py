@@ -187,11 +187,11 @@ def digest_of(parts: Mapping[str, Any]) -> str:
 
 
 def kept(
-    config: AnyComparison, key: ResultKey, measure: Entry, inputs: Mapping[str, Any], make: Callable[[], Made]
+    config: AnyComparison, key: ResultKey, code: Sequence[Entry], inputs: Mapping[str, Any], make: Callable[[], Made]
 ) -> Result:
     """The result that lies there if it was made from the same by the same code, else made and written."""
     file = key.file(config)
-    digest = key_of(key.stage, measure, inputs=inputs)
+    digest = key_of(key.stage, *code, inputs=inputs)
     with locked(key.folder(config)):
         found = Result.read(file)
         if found is not None and found.digest == digest:

@@ -158,7 +158,7 @@ def relaxed(config: AnyComparison, relax: RelaxConfig, drawn: Drawn, folder: Pat
     """
     from generative.metrics.validity import unreadable
     from tasks.discover.own_files import formula_of
-    from tasks.loading import identify
+    from tasks.loading import identify, potential_code
 
     run = DiscoverConfig(seed=config.seed, relax=relax, execution=config.execution)
     pairs = [(i, c) for i, c in zip(drawn.ids, drawn.crystals, strict=True) if not unreadable(c)]
@@ -175,6 +175,7 @@ def relaxed(config: AnyComparison, relax: RelaxConfig, drawn: Drawn, folder: Pat
         key = key_of(
             "reproduce-relax",
             _relaxed_chunk,
+            *potential_code(run.relax),
             potential=identify(run.relax, run.execution).fingerprint,
             relax=relax.model_dump(mode="json", exclude={"potential", "fallback"}),
             crystals=[[name, crystal.digest] for name, crystal in part],

@@ -45,6 +45,7 @@ from tasks.papers.results import (
     silent,
 )
 from tasks.papers.trainings import clear_unless, training_result
+from tasks.source_code import Entry
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -64,10 +65,16 @@ class Measurement(NamedTuple, Generic[Config]):
     Attributes:
         inputs: what its result depends on, beside the code; raises NotReadyError where it cannot be made.
         make: makes it. The code that this function can reach is part of the result's digest.
+        unseen: further code that it depends on without importing it, such as what loads a potential by its name.
     """
 
     inputs: Callable[[Config, ResultKey], dict[str, Any]]
     make: Callable[[Config, ResultKey, Progress], Made]
+    unseen: Callable[[Config], tuple[Entry, ...]] = lambda config: ()
+
+    def code(self, config: Config) -> tuple[Entry, ...]:
+        """What computes the result, as tasks.files.key_of takes it."""
+        return self.make, *self.unseen(config)
 
 
 class Paper(ABC, Generic[Config]):
@@ -154,8 +161,9 @@ class Paper(ABC, Generic[Config]):
 
         Raises: NotReadyError: if a system is not trained, or another thing that it needs is not there.
         """
-        inputs, make = self.measurements[key.stage]
-        return kept(self.config, key, make, inputs(self.config, key), lambda: make(self.config, key, progress))
+        way = self.measurements[key.stage]
+        inputs = way.inputs(self.config, key)
+        return kept(self.config, key, way.code(self.config), inputs, lambda: way.make(self.config, key, progress))
 
     def expected(self, key: ResultKey) -> tuple[str, str]:
         """Digests of inputs, and of inputs with code, that a result has if it is made now.
@@ -165,8 +173,9 @@ class Paper(ABC, Generic[Config]):
         if key.stage in self.trainings:
             inputs = self.training_inputs(key)
             return inputs, inputs
-        stated = self.measurements[key.stage].inputs(self.config, key)
-        return digest_of(stated), key_of(key.stage, self.measurements[key.stage].make, inputs=stated)
+        way = self.measurements[key.stage]
+        stated = way.inputs(self.config, key)
+        return digest_of(stated), key_of(key.stage, *way.code(self.config), inputs=stated)
 
     def collect(self, failures: Mapping[ResultKey, str] | None = None) -> Collected[Config]:
         """The results that lie there for these settings, and for each one that does not, why.

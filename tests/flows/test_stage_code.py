@@ -17,7 +17,7 @@ from tasks.discover.relax import relax_chunk_file
 from tasks.discover.run import open_run
 from tasks.discover.sample import sample_chunk_file
 from tasks.discover.screen import screen_chunk_file, unique_file
-from tasks.loading import identify
+from tasks.loading import identify, potential_code
 from tasks.source_code import Entry, sources
 from tests.flows.conftest import Campaign
 
@@ -58,10 +58,11 @@ def test_every_function_that_a_stage_calls_lies_in_the_code_of_its_key(campaign:
         sampled = run_and_compare(sample_chunk_file, config, run.path, known, 0, further=(generator,))
         screened = run_and_compare(screen_chunk_file, config, run.path, sampled, known)
         unique = run_and_compare(unique_file, config, run.path, [screened])
+        loaders = potential_code(config.relax)
         competing = [
-            run_and_compare(relax_chunk_file, config, run.path, identity, references, i, True)
+            run_and_compare(relax_chunk_file, config, run.path, identity, references, i, True, further=loaders)
             for i in range(-(-len(references.read()) // config.relax.chunk_size))
         ]
-        relaxed = run_and_compare(relax_chunk_file, config, run.path, identity, unique, 0, False)
+        relaxed = run_and_compare(relax_chunk_file, config, run.path, identity, unique, 0, False, further=loaders)
         ranked = run_and_compare(rank_file, config, run.path, identity, known, unique, [relaxed], competing)
         run_and_compare(candidates_file, run.path, ranked, [])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from configs.paths import PROJECT
+from dft.potentials.registry import place_of
 from generative.checkpoints import generator_type
 from tasks import source_code
 from tasks.discover.known import competing_phases
@@ -111,6 +112,9 @@ def test_each_stage_reaches_what_it_computes_with_and_not_what_others_do() -> No
         "tasks/loading.py",
     } <= relax
     assert not [name for name in relax if name.startswith(("generative/systems", "tasks/report", "flows"))]
+    # Which potential relaxes, only its registered name says.
+    assert "dft/potentials/chgnet.py" not in relax
+    assert "dft/potentials/m3gnet.py" in names(relax_chunk_file, place_of("M3GNet-MP-2021.2.8-PES").partition(":")[0])
     assert {"generative/screening/matching.py", "tasks/discover/candidates.py"} <= screen
     assert not [name for name in screen if name.startswith(("generative/systems", "dft/potential", "tasks/report"))]
     assert {"generative/sampling.py", "generative/plans.py", "generative/systems/crystal_flow.py"} <= sample

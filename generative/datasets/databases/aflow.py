@@ -28,8 +28,9 @@ from generative.datasets.databases.aflow_entries import METHOD, entry_record, ne
 from generative.datasets.databases.aflow_query import legs, matchbook, parse_where, range_text
 from generative.datasets.databases.database import Body, Page, Record, require_fields
 from generative.datasets.databases.errors import BrokenReplyError, EndlessReplyError, SchemaChangedError
+from generative.datasets.databases.harvest import Harvest, harvest_of
 from generative.datasets.records import RawRecord
-from generative.datasets.sources import SourceError
+from generative.datasets.sources import SourceError, Surroundings
 
 ENDPOINT = "https://aflow.org/API/aflux/"
 
@@ -76,6 +77,12 @@ class Part(NamedTuple):
     n_after: int
     is_last: bool
     size: int
+
+
+def open_aflow(config: AflowSource, around: Surroundings) -> Harvest:
+    """See generative.datasets.sources.Opener."""
+    access = Access(config, config.kind)
+    return harvest_of(config, Aflow(config, around.filters, around.system, access), access, around)
 
 
 class Aflow:

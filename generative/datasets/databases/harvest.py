@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from generative.config import NetworkSource
 from generative.datasets.databases.access import Access
 from generative.datasets.databases.database import Database
 from generative.datasets.databases.download import CHANGES, Download, DownloadProgress
@@ -19,7 +20,7 @@ from generative.datasets.databases.store import Store, store_name
 from generative.datasets.formats.opening import made
 from generative.datasets.manifest import HarvestRecord
 from generative.datasets.records import interpret
-from generative.datasets.sources import SourceBatch, SourceError
+from generative.datasets.sources import SourceBatch, SourceError, Surroundings
 
 
 @dataclass(frozen=True)
@@ -175,3 +176,8 @@ class Harvest:
                 warnings=tuple(json.loads(store.get("warnings") or "[]")),
                 **{name: None if before is None else store.number(name) for name in CHANGES},
             )
+
+
+def harvest_of(config: NetworkSource, database: Database, access: Access, around: Surroundings) -> Harvest:
+    """The harvest of a database as its settings describe it; nothing is asked yet."""
+    return Harvest(database, access, around.downloads.folder, config.limit, config.page_size, around.workers)

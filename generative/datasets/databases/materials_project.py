@@ -30,11 +30,12 @@ from generative.datasets.databases.errors import (
     RefusedQueryError,
     SchemaChangedError,
 )
+from generative.datasets.databases.harvest import Harvest, harvest_of
 from generative.datasets.databases.materials_project_query import query_of
 from generative.datasets.levels import SCHEME_OF_THERMO_TYPE, contradiction
 from generative.datasets.origins import stated_origin
 from generative.datasets.records import Form, RawRecord
-from generative.datasets.sources import SourceError
+from generative.datasets.sources import SourceError, Surroundings
 
 ENDPOINT = "https://api.materialsproject.org/"
 
@@ -55,6 +56,14 @@ _REQUIRED_THERMO = (
     "energy_above_hull",
 )
 _THERMO = (*_REQUIRED_THERMO, "thermo_id", "uncorrected_energy_per_atom", "entry_types", "last_updated")
+
+
+def open_materials_project(config: MaterialsProjectSource, around: Surroundings) -> Harvest:
+    """See generative.datasets.sources.Opener."""
+    secret = around.downloads.secret(config.kind)
+    access = Access(config, config.kind, secret)
+    database = MaterialsProject(config, around.filters, around.system, access, secret)
+    return harvest_of(config, database, access, around)
 
 
 class MaterialsProject:

@@ -25,10 +25,12 @@ from generative.datasets.databases.errors import (
     SchemaChangedError,
     ServerFaultError,
 )
+from generative.datasets.databases.harvest import Harvest, harvest_of
 from generative.datasets.databases.optimade_filter import filter_of_ids, filter_text
 from generative.datasets.databases.optimade_providers import provider_of
 from generative.datasets.databases.optimade_records import STRUCTURE_FIELDS, raw_record
 from generative.datasets.records import RawRecord
+from generative.datasets.sources import Surroundings
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,12 @@ class _Reply(NamedTuple):
 class _Offer(NamedTuple):
     sorts_by_id: bool
     fields: tuple[str, ...]
+
+
+def open_optimade(config: OptimadeSource, around: Surroundings) -> Harvest:
+    """See generative.datasets.sources.Opener."""
+    access = Access(config, f"optimade-{config.provider}")
+    return harvest_of(config, Optimade(config, around.filters, around.system, access), access, around)
 
 
 class Optimade:

@@ -19,6 +19,7 @@ from generative.settings_errors import validated
 from generative.systems.cdvae.config import CDVAESampler
 from generative.training.config import TrainConfig
 from tasks.evaluate.energies import Regressor, load_regressor, regressed_energies
+from tasks.loading import potential_code
 from tasks.papers import trainings
 from tasks.papers.protocols import (
     generation_metrics,
@@ -372,7 +373,9 @@ class DPCDVAE(Paper[ReproductionConfig]):
         "ceiling": Measurement(ceiling_inputs, ceiling),
         "reconstruct": Measurement(reconstruct_inputs, reconstruct),
         "generate": Measurement(generate_inputs, generate),
-        "ground-state": Measurement(ground_state_inputs, relax),
+        "ground-state": Measurement(
+            ground_state_inputs, relax, lambda config: potential_code(config.ground_state.relax)
+        ),
     }
 
     def keys(self, stage: str) -> Iterator[ResultKey]:

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from dft.potentials.loading import PotentialError, load_potential
+from dft.potentials.errors import PotentialError
+from dft.potentials.loading import load_potential
 from dft.potentials.matgl import load_matgl
 from tests.dft.potentials.test_potentials import MATGL_NAMES, MODELS, needs_models
 from tests.foreign_payloads import Trap, places, with_value

@@ -15,8 +15,10 @@ from torch_sim.io import structures_to_state
 
 from dft.potentials.aggregation import Aggregation
 from dft.potentials.check import check_model
+from dft.potentials.errors import PotentialError, PotentialNotFoundError
 from dft.potentials.graph_model import GraphModel
-from dft.potentials.loading import LoadedPotential, PotentialError, PotentialNotFoundError, _fingerprint, load_potential
+from dft.potentials.interface import fingerprint_of
+from dft.potentials.loading import LoadedPotential, load_potential
 from dft.potentials.matgl import HUB_TIMEOUT_S, build_network, find_matgl_folder, load_matgl
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -218,7 +220,59 @@ def test_fingerprint_follows_the_weights(loaded: Callable[[str], LoadedPotential
     potential = loaded("CHGNet")
     again = load_potential("CHGNet", fallback=None, search=[])
     assert again.fingerprint == potential.fingerprint
+    network = again.model.network
+    assert fingerprint_of(network.atomic_numbers, "as stored", network.state_dict()) == potential.fingerprint
+    assert fingerprint_of(network.atomic_numbers, "other", network.state_dict()) != potential.fingerprint
     with torch.no_grad():
-        next(again.model.network.parameters()).add_(1e-3)
-    assert _fingerprint(again.model.network, "as stored") != potential.fingerprint
-    assert _fingerprint(potential.model.network, "other") != potential.fingerprint
+        next(network.parameters()).add_(1e-3)
+    assert fingerprint_of(network.atomic_numbers, "as stored", network.state_dict()) != potential.fingerprint
+
+
+STORED = {
+    "CHGNet": ("CHGNet 0.3.0", "2ad5e0e888621b6ba4f3d53b8a809185d2eb22abeb38939b037de842de361497"),
+    M3GNET: (
+        "M3GNet-MP-2021.2.8-PES (destination aggregation)",
+        "4e66e348e3b41654d6d760f2e300f3a40fe539df24b59af15d25f5e7801d35f8",
+    ),
+    "M3GNet-MatPES-PBE-v2025.1-PES": (
+        "M3GNet-MatPES-PBE-v2025.1-PES (destination aggregation)",
+        "6c159f0d78c9701d093d2fd47c1a75fd7244672dbfe4a3349b4b9c6713e129f3",
+    ),
+    "TensorNet-MatPES-PBE-v2025.1-PES": (
+        "TensorNet-MatPES-PBE-v2025.1-PES (destination aggregation)",
+        "aa18adc2248c6a4ec971fc5ba8b01e1ef764ad45329ba84d1775268f12ccba0f",
+    ),
+}
+"""Label and fingerprint that relaxations have been stored under."""
+
+
+@by_name
+def test_a_potential_keeps_the_label_and_the_fingerprint_that_results_are_stored_under(
+    name: str, loaded: Callable[[str], LoadedPotential]
+) -> None:
+    potential = loaded(name)
+    assert (potential.method, potential.fingerprint) == STORED[name]
+    assert potential.name == name
+    assert f"{potential.elements[0]} to {potential.elements[-1]}" == "H to Pu"
+    agrees = potential.method if name == "CHGNet" else f"{name} computed with destination aggregation, the end of each"
+    assert potential.notes[-1].startswith(agrees)
+    assert "agrees with the known crystals (formation energies in eV/atom: MgO -" in potential.notes[-1]
+    assert len(potential.notes) == (1 if name == "CHGNet" else 3)
+    assert "BSD" in potential.licence
+
+
+def test_the_names_of_potentials_are_known_whatever_their_case() -> None:
+    assert load_potential("chgnet", fallback=None, search=[]).name == "CHGNet"
+
+
+def test_a_name_that_nobody_has_is_one_sentence_with_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        PotentialNotFoundError,
+        match=r"^potential TensorNet-MatPES was .*; did you mean 'TensorNet-MatPES-PBE-v2025.1-PES'\?",
+    ):
+        load_potential("TensorNet-MatPES", fallback=None, search=[])
+    with pytest.raises(
+        PotentialNotFoundError, match=r"^potential xyz was .*; the registered ones are CHGNet, M3GNet-MP"
+    ):
+        load_potential("xyz", fallback=None, search=[])

@@ -210,15 +210,15 @@ def test_a_result_is_made_once_and_again_when_its_inputs_change_or_its_file_is_c
         calls.append(1)
         return Made((Measured(Metric("p", "f", math.nan, "%", 0, "none")),), {"n": 3})
 
-    first = kept(config, key, "configs.paths", {"seed": 0}, make)
-    again = kept(config, key, "configs.paths", {"seed": 0}, make)
+    first = kept(config, key, ("configs.paths",), {"seed": 0}, make)
+    again = kept(config, key, ("configs.paths",), {"seed": 0}, make)
     assert (len(calls), first.reused, again.reused) == (1, False, True)
     assert again.budget == {"n": 3}
     assert again.measured("f") is None
-    kept(config, key, "configs.paths", {"seed": 1}, make)
+    kept(config, key, ("configs.paths",), {"seed": 1}, make)
     file = key.file(config)
     file.write_text(file.read_text()[:40])
-    kept(config, key, "configs.paths", {"seed": 1}, make)
+    kept(config, key, ("configs.paths",), {"seed": 1}, make)
     assert len(calls) == 3
 
 
