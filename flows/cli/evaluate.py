@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.console import answer, guarded, say, show_table
+from flows.cli.console import answer, guarded, labelled_bar, say, show_table
 from flows.cli.shared_options import AsJson, Debug, Potential, Settings
 
 if TYPE_CHECKING:
@@ -92,7 +90,7 @@ def evaluate(
     with answer(as_json) as give:
         from tasks.evaluate.stages import evaluate as run
 
-        with _progress(as_json) as progress:
+        with labelled_bar("reading", as_json) as progress:
             report = run(config, progress)
         if not as_json:
             _show(report, config.folder)
@@ -117,20 +115,3 @@ def _show(report: EvaluationReport, folder: Path) -> None:
     for note in report.notes:
         say(note)
     typer.echo(f"\nreport   {folder / 'evaluation.html'}\nfigures  {folder / 'evaluation.json'}")
-
-
-@contextmanager
-def _progress(hidden: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Gives a function of (what, done, in all): it moves a bar on a terminal, and elsewhere does nothing."""
-    import sys
-
-    if hidden or not sys.stderr.isatty():
-        yield lambda what, done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns: tuple[Any, ...] = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True), transient=True) as bar:
-        shown = bar.add_task("reading", total=None)
-        yield lambda what, done, total: bar.update(shown, description=what, completed=done, total=total)

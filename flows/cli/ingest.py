@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.console import SOURCES, answer, guarded, say, show_table
+from flows.cli.console import SOURCES, answer, guarded, labelled_bar, say, show_table
 from flows.cli.shared_options import AsJson, Debug, Elements, Potential, Settings
 
 if TYPE_CHECKING:
@@ -148,23 +148,8 @@ def _progress(hidden: bool) -> Iterator[Callable[[str, int, int | None], None]]:
 
     from tasks.ingest.stages import ProgressLines
 
-    if hidden:
-        yield lambda source, n_records, total: None
-        return
-    if not sys.stderr.isatty():
+    if not hidden and not sys.stderr.isatty():
         yield ProgressLines(say)
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("records"), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True), transient=True) as bar:
-        shown = bar.add_task("starting", total=None)
-        yield lambda source, n_records, total: bar.update(shown, description=source, completed=n_records, total=total)
+    with labelled_bar("starting", hidden, "records", remaining=True) as bar:
+        yield bar
