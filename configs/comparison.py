@@ -8,7 +8,7 @@ from typing import Generic, Self, TypeVar
 from pydantic import Field, model_validator
 
 from configs.schema import ExecutionConfig
-from generative.config import RoomConfig
+from storage.settings import RoomConfig
 
 
 class NamedEntry(RoomConfig):

@@ -8,11 +8,12 @@ from typing import Any, Literal, get_args
 from pydantic import Field
 
 from configs.comparison import ComparisonConfig, NamedEntry
-from configs.schema import ConfigError, read_yaml, validated
+from configs.schema import ConfigError
 from configs.unet_reproduction import UNetReproductionConfig
 from dft.config import RelaxConfig
-from generative.config import RoomConfig, SampleConfig
+from generative.config import SampleConfig
 from generative.training.config import TrainConfig
+from storage.settings import RoomConfig
 
 StageName = Literal["train", "regressor", "ceiling", "reconstruct", "generate", "ground-state"]
 SystemName = Literal["cdvae", "cdvae-fourier", "dp-cdvae", "dp-cdvae-na", "dp-cdvae-gine", "dp-cdvae-na-gine"]
@@ -109,23 +110,9 @@ class ReproductionConfig(ComparisonConfig[DatasetEntry]):
         return "eq7" if system.startswith("dp-") else "langevin"
 
 
-def parse_reproduction(settings: dict[str, Any], origin: str) -> ReproductionConfig | UNetReproductionConfig:
-    """Validate the settings of a reproduction read from `origin` (said in errors).
-
-    Raises: ConfigError: naming the field, the value, and what is allowed.
-    """
-    if settings.get("paper") == "conditional-unet":
-        return validated(UNetReproductionConfig, settings, origin)
-    return validated(ReproductionConfig, settings, origin)
-
-
-def load_reproduction(path: str | Path) -> ReproductionConfig | UNetReproductionConfig:
-    """Read the YAML file of a reproduction, or one shipped with Hullward by its bare name ('reproduce-dp-cdvae').
-
-    Raises: ConfigError: if the file is missing, is not YAML, or holds a wrong setting.
-    """
-    file, settings = read_yaml(path)
-    return parse_reproduction(settings, str(file))
+def model_of(settings: dict[str, Any]) -> type[ReproductionConfig] | type[UNetReproductionConfig]:
+    """The model of these settings, by the paper they name."""
+    return UNetReproductionConfig if settings.get("paper") == "conditional-unet" else ReproductionConfig
 
 
 def with_choice(

@@ -30,7 +30,7 @@ from tasks.discover.screen import screen_task, unique_task
 from tasks.runners import task_runner
 from tasks.timing import StageClock
 
-QUICKSTART = load("quickstart")
+QUICKSTART = load(DiscoverConfig, "quickstart")
 
 
 @flow(name="discover", flow_run_name="discover-{config.name}", validate_parameters=True)

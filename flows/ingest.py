@@ -11,10 +11,11 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger
 
-from configs.ingest import IngestConfig, load_ingest
+from configs.ingest import IngestConfig
+from configs.schema import load
 from tasks.ingest.stages import dataset_report_task, harvest_task, harvested, ingest_task, plan_task
 
-MATERIALS_PROJECT = load_ingest("ingest-materials-project")
+MATERIALS_PROJECT = load(IngestConfig, "ingest-materials-project")
 
 
 @flow(name="ingest", flow_run_name="ingest-{config.name}", validate_parameters=True)

@@ -14,13 +14,14 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
-from configs.reproduction import ReproductionConfig, load_reproduction
+from configs.reproduction import ReproductionConfig
+from configs.schema import load
 from configs.unet_reproduction import UNetReproductionConfig
 from flows.cli.console import sentence_of
 from tasks.papers.results import Place, ReproductionError
 from tasks.papers.stages import result_task, room_of, table_task
 
-DP_CDVAE = load_reproduction("reproduce-dp-cdvae")
+DP_CDVAE = load(ReproductionConfig, "reproduce-dp-cdvae")
 
 
 @flow(name="reproduce", flow_run_name="reproduce-{config.name}", validate_parameters=True)

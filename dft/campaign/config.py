@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from dft.config import RoomConfig
 from dft.engines.config import AnyEngineConfig, GPAWConfig
 from dft.submission.config import SubmissionConfig
+from storage.settings import RoomConfig
 
 
 class DftConfig(RoomConfig):

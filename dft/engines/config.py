@@ -14,9 +14,10 @@ from pydantic import Field, TypeAdapter, model_validator
 from pymatgen.core.periodic_table import Element
 from pymatgen.core.structure import Structure
 
-from dft.config import Preset, RelaxConfig, RoomConfig
+from dft.config import Preset, RelaxConfig
 from dft.inputs.vacuum import has_vacuum
 from dft.structures import digest_of
+from storage.settings import RoomConfig
 
 
 class EngineConfig(RoomConfig):

@@ -70,7 +70,7 @@ def submit(
     debug: Debug = False,
 ) -> None:
     """Make job folders and submit them: the best candidates and near phases of a run, or crystals from files."""
-    from configs.options import run_settings, settings_of
+    from configs.command_line import run_settings, settings_of
     from tasks.dft.campaign import advance, campaign_of_crystals, campaign_of_run
 
     with answer(as_json) as give:
@@ -97,11 +97,11 @@ def submit(
 def _merged(stated: dict[str, Any], config: str | None, assignments: list[str] | None) -> Any:
     """The run's settings, with the `dft` of another file if one is named, and assignments."""
     from configs.overrides import override
-    from configs.schema import parse, read_yaml
+    from configs.schema import DiscoverConfig, parse, read_yaml
 
     if config is not None:
         stated = {**stated, "dft": read_yaml(config)[1].get("dft", {})}
-    return parse(override(stated, assignments or []), config or "the run's settings")
+    return parse(DiscoverConfig, override(stated, assignments or []), config or "the run's settings")
 
 
 def _name(folder: Path) -> str:

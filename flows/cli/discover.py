@@ -29,7 +29,7 @@ def discover(
     debug: Debug = False,
 ) -> None:
     """A whole run: known crystals, candidates, screening, relaxation, hull, VASP inputs, report."""
-    from configs.options import elements_of, run_settings
+    from configs.command_line import elements_of, run_settings
     from flows.cli.console import hush_engine
     from flows.cli.prefect_client import prefect_client
 

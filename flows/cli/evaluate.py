@@ -64,9 +64,10 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """How good generated crystals are, by the protocols of the field, beside what papers report."""
-    from configs.evaluation import parse_evaluation
-    from configs.options import ORIGIN, potential_changes
+    from configs.command_line import ORIGIN, potential_changes
+    from configs.evaluation import EvaluateConfig
     from configs.overrides import override
+    from configs.schema import parse
 
     stated = {
         "samples": samples,
@@ -86,7 +87,7 @@ def evaluate(
         **potential_changes(potential),
     }
     given = {name: value for name, value in stated.items() if value is not None}
-    config = parse_evaluation(override(given, settings or []), ORIGIN)
+    config = parse(EvaluateConfig, override(given, settings or []), ORIGIN)
     with answer(as_json) as give:
         from tasks.evaluate.stages import evaluate as run
 

@@ -26,7 +26,7 @@ def hull(
     debug: Debug = False,
 ) -> None:
     """Energy of crystals above the hull of known phases, all relaxed with one potential."""
-    from configs.options import potential_changes, settings_of
+    from configs.command_line import potential_changes, settings_of
 
     config = settings_of(potential_changes(potential), settings)
     with answer(as_json) as give:

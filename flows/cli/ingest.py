@@ -69,7 +69,7 @@ def ingest(
     debug: Debug = False,
 ) -> None:
     """Known crystals from files and databases into one checked table; interrupted, the same command goes on."""
-    from configs.options import IngestRequest, elements_of, ingest_settings
+    from configs.command_line import IngestRequest, elements_of, ingest_settings
 
     asked = IngestRequest(
         elements=elements_of(elements),

@@ -30,7 +30,7 @@ def inputs(
     debug: Debug = False,
 ) -> None:
     """VASP inputs of crystals, ready to submit, each with the jobflow Flow beside it."""
-    from configs.options import settings_of
+    from configs.command_line import settings_of
 
     config = settings_of({"inputs.preset": preset, "inputs.top_n": n}, settings)
     with answer(as_json) as give:

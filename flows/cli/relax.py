@@ -25,7 +25,7 @@ def relax(
     debug: Debug = False,
 ) -> None:
     """Relax cell and positions of crystals with a machine-learned potential."""
-    from configs.options import potential_changes, settings_of
+    from configs.command_line import potential_changes, settings_of
 
     config = settings_of(potential_changes(potential), settings)
     with answer(as_json) as give:

@@ -30,7 +30,7 @@ def sample(
     debug: Debug = False,
 ) -> None:
     """Draw crystals from the generator, for formulas or for a chemical system."""
-    from configs.options import elements_of, sample_changes, settings_of
+    from configs.command_line import elements_of, sample_changes, settings_of
 
     asked = sample_changes(formula or [], elements_of(elements) or [], spacegroup)
     given = {"sample.n_candidates": n, "sample.chunk_size": min(n, 64), "sample.checkpoint": checkpoint, "seed": seed}

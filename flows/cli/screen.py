@@ -25,7 +25,7 @@ def screen(
     debug: Debug = False,
 ) -> None:
     """Which crystals are valid, not among the known ones, and not repeats of each other."""
-    from configs.options import settings_of
+    from configs.command_line import settings_of
 
     config = settings_of({}, settings)
     with answer(as_json) as give:

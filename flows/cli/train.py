@@ -29,11 +29,11 @@ def train(
     import os
 
     from configs.overrides import override
-    from configs.schema import read_yaml
-    from configs.training import parse_training
+    from configs.schema import parse, read_yaml
+    from generative.training.config import TrainConfig
 
     file, read = read_yaml(config)
-    parsed = parse_training(override(read, settings or []), str(file))
+    parsed = parse(TrainConfig, override(read, settings or []), str(file))
     if as_json:
         os.environ["HULLWARD_PROGRESS"] = "0"
     with answer(as_json) as give:

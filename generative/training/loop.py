@@ -25,7 +25,6 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from generative import checkpoints
-from generative.config import RoomConfig
 from generative.crystal.batch import CrystalBatch
 from generative.processor import prepare_processor
 from generative.settings_errors import validated
@@ -38,6 +37,7 @@ from generative.training.data import StepSampler, TrainingError, TrainingSet, sp
 from generative.training.selection import KeepBest
 from generative.training.step import SystemTraining
 from storage.checksums import DamagedFileError, check
+from storage.settings import RoomConfig
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from configs.modification import parse_modification
+from configs.modification import ModifyConfig
+from configs.schema import parse
 from generative import checkpoints
 from generative.crystal.crystals import Crystal, crystals_of
 from generative.systems.baselines.substitution import PrototypeSubstitution
@@ -62,7 +63,7 @@ def settings(folder: Path, **changes: object) -> dict[str, object]:
 
 
 def test_the_ground_state_is_found_below_a_metastable_crystal_and_nothing_below_itself(folder: Path) -> None:
-    config = parse_modification(settings(folder), "test")
+    config = parse(ModifyConfig, settings(folder), "test")
     given, refused = given_crystals(config)
     assert not refused
     proposed = proposals_file(config, given)
@@ -96,7 +97,7 @@ def test_the_ground_state_is_found_below_a_metastable_crystal_and_nothing_below_
 def test_phonons_tell_the_lower_polymorph_from_a_saddle_point(folder: Path) -> None:
     """Rock salt is the ground state of NaCl; zinc blende and caesium chloride are minima or saddle points above it."""
     phonons = {"n_best": 1, "supercell_height_ang": 5, "relax_fmax_ev_per_ang": 0.02, "mesh_length_ang": 1}
-    config = parse_modification(settings(folder, phonons=phonons), "test")
+    config = parse(ModifyConfig, settings(folder, phonons=phonons), "test")
     given, _ = given_crystals(config)
     proposed = proposals_file(config, given)
     identity = identify(config.relax, config.execution)
@@ -119,7 +120,7 @@ def test_a_modifier_starts_from_the_crystal_itself(folder: Path) -> None:
     torch.manual_seed(0)
     checkpoints.save(folder / "untrained", RegressionModifier(ModifierConfig(size="tiny")), {}, torch.float32)
     changes = {"sample": {"checkpoint": str(folder / "untrained")}, "name": "untrained"}
-    config = parse_modification(settings(folder, **changes), "test")
+    config = parse(ModifyConfig, settings(folder, **changes), "test")
     table = proposals_file(config, given_crystals(config)[0]).read()
     drawn = [row for row in table.to_pylist() if row["source_id"] is not None]
     assert len(drawn) == 12
@@ -129,7 +130,7 @@ def test_a_modifier_starts_from_the_crystal_itself(folder: Path) -> None:
 
 def test_every_space_group_is_asked_for_with_every_change_of_energy(folder: Path) -> None:
     changes = {"spacegroups": [225, 12], "energy_changes_ev_per_atom": [-0.1, -0.2], "n_candidates": 7}
-    asked = asked_of(parse_modification(settings(folder, **changes), "test"))
+    asked = asked_of(parse(ModifyConfig, settings(folder, **changes), "test"))
     assert asked[:6] == [(None, -0.1), (225, -0.1), (12, -0.1), (None, -0.2), (225, -0.2), (12, -0.2)]
     assert asked[6] == asked[0]
 
@@ -146,7 +147,7 @@ def test_of_a_data_set_only_metastable_crystals_are_taken_and_of_these_as_many_a
             rows.writerow([f"m{number}", cif.to(fmt="cif"), above])
 
     def taken(**changes: object) -> list[str]:
-        config = parse_modification(settings(folder, **{"crystals": [str(table)], **changes}), "test")
+        config = parse(ModifyConfig, settings(folder, **{"crystals": [str(table)], **changes}), "test")
         return [str(name) for name in given_crystals(config)[0].column("source_id").to_pylist()]
 
     assert taken() == ["m0", "m1", "m2", "m3", "m4"]
