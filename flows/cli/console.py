@@ -10,9 +10,12 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from storage.progress import Progress, SourceProgress
 
 NAMED = {"id": "id", "formula": "formula"}
 RANKED = {
@@ -113,9 +116,7 @@ def answer(as_json: bool) -> Iterator[Callable[[Any], None]]:
 
 
 @contextmanager
-def labelled_bar(
-    title: str, hidden: bool, unit: str = "", *, remaining: bool = False
-) -> Iterator[Callable[[str, int, int | None], None]]:
+def labelled_bar(title: str, hidden: bool, unit: str = "", *, remaining: bool = False) -> Iterator[SourceProgress]:
     """Gives a function of (what, done, in all). On a terminal it moves a bar; elsewhere, or `hidden`, it does nothing.
 
     Args:
@@ -146,7 +147,7 @@ def labelled_bar(
 
 
 @contextmanager
-def progress_bar(title: str, hidden: bool) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(title: str, hidden: bool) -> Iterator[Progress]:
     """A bar with one label; gives a function of (done, in all). See labelled_bar."""
     with labelled_bar(title, hidden) as bar:
         yield lambda done, total: bar(title, done, total)

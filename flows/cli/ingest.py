@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ from flows.cli.shared_options import AsJson, Debug, Elements, Potential, Setting
 if TYPE_CHECKING:
     from configs.ingest import IngestConfig
     from generative.datasets.manifest import Manifest
+    from storage.progress import SourceProgress
 
 PLANNED = {
     "name": "source",
@@ -142,7 +143,7 @@ def _show(manifest: Manifest) -> None:
 
 
 @contextmanager
-def _progress(hidden: bool) -> Iterator[Callable[[str, int, int | None], None]]:
+def _progress(hidden: bool) -> Iterator[SourceProgress]:
     """Gives a function of (source, records, in all): it moves a bar on a terminal, and writes some lines in a log."""
     import sys
 

@@ -23,14 +23,11 @@ from generative.datasets.quarantine import rejected_of
 from generative.datasets.sources import Source, SourceError
 from generative.datasets.table import DATASET_SCHEMA
 from storage.atomic import staging, sweep
+from storage.progress import SourceProgress
 from storage.tables import TableWriter
 
 Resolve = Callable[[str], Path]
 """From a path as the user wrote it ('assets:...', 'package:...', plain) to where it lies on this machine."""
-
-Progress = Callable[[str, int, int | None], None]
-"""Called after each page of a download and each batch read: the source's name, the records so far, and how many are
-expected, if that is known."""
 
 
 def sources_of(
@@ -101,7 +98,7 @@ def ingest(
     folder: Path,
     resolve: Resolve,
     scorer: Scorer | None = None,
-    progress: Progress | None = None,
+    progress: SourceProgress | None = None,
     network: NetworkContext | None = None,
 ) -> Manifest:
     """Read all sources in order into one dataset folder.
@@ -207,7 +204,7 @@ def _batches(
     filters: FilterConfig,
     ids: set[str],
     tally: _Tally,
-    progress: Progress | None,
+    progress: SourceProgress | None,
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
     """Rows to keep and rows of the quarantine, counted."""
     expected = source.record().n_records if isinstance(source, Harvest) else None

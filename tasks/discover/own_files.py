@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from generative.config import ELEMENTS, DataConfig, FilesSource
 from generative.crystal.crystals import STRUCTURE_FIELDS, Crystal, crystals_of
 from storage.atomic import write_text
 from storage.checksums import DamagedFileError
+from storage.progress import Progress
 from storage.tables import read_table
 from tasks.discover.candidates import RELAXED, SAMPLED, Stage, table_of
 from tasks.discover.known import competing_phases_of, cut_of, with_cut
@@ -28,9 +29,6 @@ from tasks.discover.sample import draw_chunk, n_chunks
 from tasks.discover.screen import screen_table, unique_table
 from tasks.files import sha256_of, write_table
 from tasks.loading import identify
-
-Progress = Callable[[int, int], None]
-"""Called with (work done, work in all): crystals, or integration steps."""
 
 PLACED = [
     pa.field("id", pa.string()),

@@ -15,6 +15,7 @@ from configs.ingest import IngestConfig
 from configs.paths import resolve
 from configs.schema import DiscoverConfig, ExecutionConfig
 from generative.config import NetworkSource
+from storage.progress import SourceProgress
 from tasks.files import FileRef
 from tasks.ingest.downloads import network_context
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from generative.datasets.manifest import HarvestRecord, Manifest
     from generative.datasets.prototypes import Scorer
 
-Progress = Callable[[str, int, int | None], None]
-"""Called with a source's name, the records downloaded or read of it so far, and how many there are, if known."""
 
 LINE_S, LINE_RECORDS = 10.0, 5_000
 """A log hears of the progress when either has gone by."""
@@ -35,7 +34,7 @@ FINAL = ("AccessDeniedError", "NotFoundError", "RefusedQueryError", "SchemaChang
 
 
 class ProgressLines:
-    """Progress as lines for a log: one every 10 s or 5,000 records, and one for the last record."""
+    """SourceProgress as lines for a log: one every 10 s or 5,000 records, and one for the last record."""
 
     def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         """Nothing is said yet.
@@ -48,7 +47,7 @@ class ProgressLines:
         self._said_at_s, self._said = clock(), ("", 0)
 
     def __call__(self, source: str, n_records: int, total: int | None) -> None:
-        """See Progress."""
+        """See SourceProgress."""
         name, before = self._said
         if name != source or n_records < before:  # the next source, or its records once more, now to be read
             before = 0
@@ -68,7 +67,7 @@ def plan_sources(config: IngestConfig) -> list[SourcePlan]:
     return plans(config.data, config.elements, network_context(config.downloads))
 
 
-def harvest_source(config: IngestConfig, place: int, progress: Progress | None = None) -> HarvestRecord:
+def harvest_source(config: IngestConfig, place: int, progress: SourceProgress | None = None) -> HarvestRecord:
     """Download what is missing of the source at this place of the list; asks nothing if nothing is, unless refreshing.
 
     Raises: NetworkError: if the database cannot be asked; what has come is kept.
@@ -80,7 +79,7 @@ def harvest_source(config: IngestConfig, place: int, progress: Progress | None =
     return harvest.record()
 
 
-def ingest_dataset(config: IngestConfig, progress: Progress | None = None) -> Manifest:
+def ingest_dataset(config: IngestConfig, progress: SourceProgress | None = None) -> Manifest:
     """Read all sources into the dataset's folder, downloading first where that is not done.
 
     Raises: SourceError: if a source cannot be read at all; the folder is then left as it was.
@@ -138,8 +137,8 @@ def worth_another_try(task: Any, run: Any, state: Any) -> bool:
 
 
 @contextmanager
-def reported(name: str) -> Iterator[Progress]:
-    """Progress of a task: lines in its log, and a progress artifact while the total is known."""
+def reported(name: str) -> Iterator[SourceProgress]:
+    """SourceProgress of a task: lines in its log, and a progress artifact while the total is known."""
     from tasks.report.run.artifacts import Progress as ProgressArtifact
 
     lines = ProgressLines(get_run_logger().info)

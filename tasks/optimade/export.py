@@ -23,6 +23,7 @@ from generative.datasets.table import batches_of
 from storage.atomic import writing
 from storage.checksums import DamagedFileError, check
 from storage.documents import read_document
+from storage.progress import Progress
 from storage.tables import reading
 from tasks.discover.run import RunFolder, read_manifest
 from tasks.files import OF_A_RUN, sha256_of
@@ -284,9 +285,7 @@ def lines_of(origin: Origin, everything: bool, left_out: Callable[[int], None]) 
     left_out(n_left_out)
 
 
-def export(
-    path: Path, out: Path, everything: bool = False, progress: Callable[[int, int], None] | None = None
-) -> Exported:
+def export(path: Path, out: Path, everything: bool = False, progress: Progress | None = None) -> Exported:
     """Write a run or a dataset as OPTIMADE JSON lines; the file appears whole or not at all.
 
     Args:

@@ -6,7 +6,7 @@ A paper's room has a module `room` with `STAGES`, `places`, `make` and `report`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -15,14 +15,13 @@ from prefect.logging import get_run_logger
 
 from configs.reproduction import ReproductionConfig
 from configs.unet_reproduction import UNetReproductionConfig
+from storage.progress import LabelledProgress as Progress
 from tasks.papers.results import Place, Result
 
 if TYPE_CHECKING:
     from tasks.papers.page import Report
 
 AnyReproduction = ReproductionConfig | UNetReproductionConfig
-Progress = Callable[[str, int, int], None]
-"""Told what is done, how much of it, and of how much."""
 
 ROOMS = {"dp-cdvae": "tasks.papers.dp_cdvae.paper", "conditional-unet": "tasks.papers.unet.paper"}
 """What a configuration names as its paper -> the module that makes it."""

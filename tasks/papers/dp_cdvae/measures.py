@@ -19,10 +19,10 @@ from generative.metrics.generation import Energies, generation, prints_of
 from generative.metrics.ground_state import MEV_PER_EV, Relaxations, ground_state
 from generative.metrics.reconstruction import Gate, evaluate
 from generative.metrics.shares import percentage
+from storage.progress import LabelledProgress as Progress
 from tasks.papers.dp_cdvae.energies import energies_of, regressor_inputs
 from tasks.papers.dp_cdvae.sampling import (
     Drawn,
-    Progress,
     decoding_inputs,
     generated,
     reconstructed,

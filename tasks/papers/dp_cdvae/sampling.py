@@ -22,6 +22,7 @@ from generative.crystal.crystals import Crystal, crystals_of, structure_columns
 from generative.settings_errors import validated
 from generative.systems.cdvae.config import CDVAESampler
 from storage.documents import read_document, write_document
+from storage.progress import LabelledProgress as Progress
 from tasks.files import FileRef, key_of, keyed
 from tasks.papers.dp_cdvae.training import checkpoint_of, digest_of_file
 from tasks.papers.results import NotReadyError, Place, locked
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
     from generative.crystal.bonds import Bonds
     from generative.systems.cdvae.system import CDVAE
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, and how many of how many are."""
 
 
 @dataclass(frozen=True)

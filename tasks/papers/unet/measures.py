@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from generative.metrics.reconstruction_sets import airi_accuracy
 from generative.metrics.shares import percentage
 from generative.requests import Request
 from generative.training.config import TrainConfig
+from storage.progress import LabelledProgress as Progress
 from tasks.papers import trainings
 from tasks.papers.results import Made, Measured, Place, Result, digest_of, kept, locked, share_error
 from tasks.papers.unet.data import Targets, Task, kept_settings, parts_of, targets_of
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 PROTOCOL = "airi accuracy"
 SYMPREC_ANG = 0.1
 """At which a generated crystal's space group is told, as elsewhere in Hullward."""
-
-Progress = Callable[[str, int, int], None]
 
 
 def task_of(word: str) -> Task:
