@@ -105,13 +105,6 @@ def check(path: Path, remedy: str) -> Inspected:
     return found
 
 
-def checked_bytes(path: Path, remedy: str) -> bytes:
-    """The content of a file that ends with a checksum, without it; see check."""
-    check(path, remedy)
-    content = path.read_bytes()
-    return content[:-SIZE] if content[-SIZE:].startswith(MARK) else content
-
-
 def _place(file: BinaryIO, size: int, record: int) -> int:
     """Where the record stands, or is to be put if `record`, its size, is 0; negative: the file is too short for one."""
     tail = _read(file, max(0, size - TAIL), TAIL)

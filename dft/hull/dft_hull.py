@@ -200,14 +200,6 @@ def record_phases(records: Mapping[str, DFTRecord]) -> list[Phase]:
     ]
 
 
-def hull_of_records(records: Mapping[str, DFTRecord], elements: Sequence[str]) -> CompetingHull:
-    """The hull of DFT records; its `place` expects enthalpies per atom of records with the same settings.
-
-    Raises: MixedSettingsError: if the records were not computed alike.
-    """
-    return CompetingHull(record_phases(records), elements)
-
-
 def place_among_others(own: Phase, phases: Sequence[Phase]) -> HullPosition:
     """A phase's place on the hull of all others, which it may break. The only one of an element spans the hull itself.
 

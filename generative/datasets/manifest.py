@@ -270,17 +270,6 @@ def _agree(manifest: Manifest, n_rows: int, fingerprint: str, folder: Path) -> N
         )
 
 
-def write_dataset(table: pa.Table, rejected: pa.Table, manifest: Manifest, folder: Path) -> None:
-    """Write a dataset held in memory; the files appear only when complete, the manifest last.
-
-    Raises:
-        DatasetError: if the manifest's row count or fingerprint is not the table's.
-    """
-    with DatasetWriter(folder) as writer:
-        writer.add(table, rejected)
-        writer.finish(manifest)
-
-
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a dataset folder.
 

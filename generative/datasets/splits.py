@@ -1,7 +1,7 @@
-"""Splits of a table into training, validation and test rows.
+"""A split of a table into training, validation and test rows.
 
 A random split puts polymorphs and near-duplicates of one compound on both sides, which flatters a model that only
-remembers; a split by formula keeps all crystals of one reduced formula together.
+remembers; this one keeps all crystals of one reduced formula together.
 """
 
 from __future__ import annotations
@@ -10,28 +10,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-
-
-def random_split(n_rows: int, fractions: Sequence[float], rng: np.random.Generator) -> list[np.ndarray]:
-    """Row indices of each part, drawn at random.
-
-    Args:
-        n_rows: rows of the table.
-        fractions: of the rows, one per part, summing to 1.
-        rng: seeded by the caller.
-
-    Returns:
-        One ascending array of row indices per fraction; together they hold every row once.
-
-    Raises:
-        ValueError: if the fractions are not positive or do not sum to 1, or a part would be empty.
-    """
-    _check(fractions)
-    order = rng.permutation(n_rows)
-    ends = np.rint(np.cumsum(fractions) * n_rows).astype(int)
-    parts = [np.sort(part) for part in np.split(order, ends[:-1])]
-    _refuse_empty(parts, fractions, f"{n_rows} rows")
-    return parts
 
 
 def formula_split(formulas: Sequence[str], fractions: Sequence[float], rng: np.random.Generator) -> list[np.ndarray]:

@@ -226,24 +226,6 @@ class NeighbourSearch:
         return place, squared.flatten().index_select(0, place)
 
 
-def triplets_into(edges: Edges, n_atoms_total: int) -> tuple[Tensor, Tensor]:
-    """Ordered pairs of different edges to the same atom, (edge b -> a, edge c -> a): those of GemNet's angles.
-
-    Args:
-        edges: in any order.
-        n_atoms_total: A.
-    Returns: indices of edges, 2 of (T,), int64; by atom, then by the second edge, so that sums over the first run over
-        what is contiguous where edges are by target.
-    """
-    order = torch.argsort(edges.target, stable=True)
-    counts, atom = entries_per_atom(edges.target, n_atoms_total), edges.target[order]
-    others = counts[atom] - 1  # (E,)
-    second = _repeated(others)
-    into = (counts.cumsum(0) - counts)[atom[second]] + places_in_group(others, second)
-    into += into >= second  # the place of the edge itself is passed over
-    return order[into], order[second]
-
-
 def triplets_through(edges: Edges, n_atoms_total: int, keep_returning: bool) -> tuple[Tensor, Tensor]:
     """Pairs of edges of which one ends where the other begins, (edge k -> j, edge j -> i): those of DimeNet's angles.
 

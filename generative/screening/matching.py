@@ -5,8 +5,8 @@ and Niggli reduction, volumes scaled to be equal, no supercell attempts, element
 oxidation states). fit is neither symmetric nor transitive, so "same" is defined as StructureMatcher.group_structures
 does: the earlier crystal is the first argument, and a crystal belongs to the first group whose first member it fits.
 
-The verdicts come from native code that follows pymatgen step by step (reduction, fit_kernel), spares what a proof shows
-to be refused (placement_bound), and leaves to pymatgen itself every pair on which rounding could decide.
+The verdicts come from native code that follows pymatgen step by step (reduction, native.fit), spares what a proof
+shows to be refused (native.placement_bound), and leaves to pymatgen itself every pair on which rounding could decide.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from generative.screening.reduction import (
     reduce_crystal,
     reduce_crystals,
 )
-from generative.screening.references import FormulaKey, References, ReferenceSet, Shelf, formula_key
+from generative.screening.references import FormulaKey, ReferenceSet, Shelf, formula_key
 from generative.screening.tolerances import Tolerances
 
 __all__ = [
@@ -53,7 +53,7 @@ __all__ = [
     "PairCounts",
     "PairRms",
     "ReferenceSet",
-    "References",
+    "ReferenceSet",
     "Tolerances",
     "counts_of",
     "find_known",
@@ -211,7 +211,7 @@ def _row(
 
 
 def find_known(
-    crystals: Sequence[Crystal], references: References, tolerances: Tolerances, workers: int = 1
+    crystals: Sequence[Crystal], references: ReferenceSet, tolerances: Tolerances, workers: int = 1
 ) -> KnownSearch:
     """For each crystal the first reference, in reference order, that StructureMatcher.fit(reference, crystal) accepts.
 
@@ -256,7 +256,7 @@ def find_known(
 
 
 def _first_hit(
-    judge: Judge, references: References, shelf: Shelf, crystal: Crystal, cell: ReducedCell, stack: CellStack
+    judge: Judge, references: ReferenceSet, shelf: Shelf, crystal: Crystal, cell: ReducedCell, stack: CellStack
 ) -> tuple[int | None, str]:
     """Place on the shelf of the first reference that fits, and the first fault on the way."""
     start, first_fault = 0, ""

@@ -33,7 +33,7 @@ Kind = tuple[tuple[int, int], ...]
 """Composition of a reduced cell: (atomic number, atoms), sorted. Crystals of unequal kind never fit."""
 
 REFUSED, ACCEPTED, UNSURE = 0, 1, 2
-"""Verdicts of the native code; equal to fit_kernel's, which is imported only where numba is."""
+"""Verdicts of the native code; equal to generative.native.fit's, which is imported only where numba is."""
 
 MAX_PYMATGEN_POINTS = 20_000
 """Lattice points whose pairs pymatgen holds in memory at once: 3 GB at this many; ordinary cells have 10 to 1,000."""

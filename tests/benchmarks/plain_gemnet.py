@@ -11,7 +11,25 @@ from torch import Tensor
 from torch.nn import functional
 
 from generative.networks.gemnet import GemNetOutput, GemNetT
-from generative.networks.periodic_graph import SELF_ANG2, Edges, entries_per_atom, places_in_group, triplets_into
+from generative.networks.periodic_graph import SELF_ANG2, Edges, entries_per_atom, places_in_group
+
+
+def triplets_into(edges: Edges, n_atoms_total: int) -> tuple[Tensor, Tensor]:
+    """Ordered pairs of different edges to the same atom, (edge b -> a, edge c -> a): those of GemNet's angles.
+
+    Args:
+        edges: in any order.
+        n_atoms_total: A.
+    Returns: indices of edges, 2 of (T,), int64; by atom, then by the second edge, so that sums over the first run over
+        what is contiguous where edges are by target.
+    """
+    order = torch.argsort(edges.target, stable=True)
+    counts, atom = entries_per_atom(edges.target, n_atoms_total), edges.target[order]
+    others = counts[atom] - 1  # (E,)
+    second = torch.repeat_interleave(others)
+    into = (counts.cumsum(0) - counts)[atom[second]] + places_in_group(others, second)
+    into += into >= second  # the edge itself is passed over
+    return order[into], order[second]
 
 
 def listed_triplets(network: GemNetT, atoms: Tensor, edges: Edges) -> GemNetOutput:

@@ -22,11 +22,10 @@ from generative.datasets.manifest import (
     fingerprint_of,
     read_dataset,
     utc_now,
-    write_dataset,
 )
 from generative.datasets.quarantine import rejected_of
 from generative.datasets.records import row_of, table_of
-from generative.datasets.splits import formula_split, random_split
+from generative.datasets.splits import formula_split
 
 
 def some_table(n: int, seed: int = 0) -> pa.Table:
@@ -48,6 +47,12 @@ def manifest_of(table: pa.Table) -> Manifest:
         n_rows=len(table),
         fingerprint_sha256=fingerprint_of(table),
     )
+
+
+def write_dataset(table: pa.Table, rejected: pa.Table, manifest: Manifest, folder: Path) -> None:
+    with DatasetWriter(folder) as writer:
+        writer.add(table, rejected)
+        writer.finish(manifest)
 
 
 def test_the_fingerprint_depends_on_content_alone(tmp_path: Path) -> None:
@@ -187,16 +192,6 @@ def test_filters_keep_exactly_the_rows_that_pass_row_by_row() -> None:
     assert set(chemical_system(table, ["W", "B"]).column("chemsys").to_pylist()) == {"B", "W", "B-W"}
 
 
-def test_a_random_split_is_a_seeded_partition_of_the_stated_sizes() -> None:
-    parts = random_split(1000, (0.8, 0.1, 0.1), np.random.default_rng(5))
-    assert [len(part) for part in parts] == [800, 100, 100]
-    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(1000))
-    again = random_split(1000, (0.8, 0.1, 0.1), np.random.default_rng(5))
-    other = random_split(1000, (0.8, 0.1, 0.1), np.random.default_rng(6))
-    assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
-    assert not np.array_equal(parts[1], other[1])
-
-
 def test_no_formula_crosses_a_split_by_formula() -> None:
     rng = np.random.default_rng(7)
     formulas = [f"A{k}B" for k in rng.zipf(1.5, 3000).clip(max=400)]
@@ -209,13 +204,11 @@ def test_no_formula_crosses_a_split_by_formula() -> None:
         assert abs(len(part) - 3000 * fraction) <= largest
     again = formula_split(formulas, (0.7, 0.2, 0.1), np.random.default_rng(8))
     assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
-    shared = [{formulas[i] for i in part} for part in random_split(3000, (0.7, 0.3), np.random.default_rng(8))]
-    assert shared[0] & shared[1]  # what the split by formula is for
 
 
 def test_impossible_splits_are_refused() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match=r"fractions are \[0.5, 0.6\]: expected positive numbers that sum to 1"):
-        random_split(10, (0.5, 0.6), rng)
+        formula_split(["C"] * 10, (0.5, 0.6), rng)
     with pytest.raises(ValueError, match="1 distinct formulas in 2000 rows cannot fill 2 parts"):
         formula_split(["C"] * 2000, (0.9, 0.1), rng)

@@ -23,7 +23,6 @@ from scipy.linalg import sqrtm
 
 from configs.paths import AssetError, resolve
 from generative.crystal.crystals import Crystal, wrap_unit
-from generative.datasets.cif.reading import parse_cif
 from generative.metrics import network_features as module
 from generative.metrics.distributions import frechet
 from generative.metrics.network_features import (
@@ -40,6 +39,7 @@ from generative.metrics.network_features import (
     save_network,
 )
 from generative.networks.cgcnn import CGCNN, CGCNNConfig
+from tests.cifs import parse_cif
 from tests.servers.real import FILE, real_records
 
 

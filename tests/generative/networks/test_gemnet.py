@@ -12,7 +12,8 @@ from scipy.special import eval_legendre
 from torch import Tensor, nn
 
 from generative.networks.gemnet import GemNetConfig, GemNetOutput, GemNetT, ScaleFactors
-from generative.networks.periodic_graph import Edges, NeighbourSearch, measured, triplets_into
+from generative.networks.periodic_graph import Edges, NeighbourSearch, measured
+from tests.benchmarks.plain_gemnet import triplets_into
 
 SMALL = GemNetConfig(
     n_blocks=2,

@@ -20,15 +20,15 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from generative.crystal.crystals import Crystal
-from generative.datasets.cif.reading import parse_cif
 from generative.networks.periodic_graph import (
     SELF_ANG2,
     Edges,
     NeighbourSearch,
     measured,
-    triplets_into,
     triplets_through,
 )
+from tests.benchmarks.plain_gemnet import triplets_into
+from tests.cifs import parse_cif
 
 DATA = Path(os.environ.get("HULLWARD_ASSETS") or Path(__file__).resolve().parents[4] / "shared") / "data"
 CUTOFF_ANG = 7.0
