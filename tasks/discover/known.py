@@ -15,8 +15,9 @@ from configs.paths import resolve
 from configs.schema import DiscoverConfig
 from generative.config import FilesSource
 from storage.atomic import write_text
+from storage.digests import file_digest
 from tasks.discover.run import RunFolder, update_manifest
-from tasks.files import FileRef, key_of, keyed, sha256_of
+from tasks.files import FileRef, key_of, keyed
 from tasks.ingest.downloads import network_context
 from tasks.loading import PotentialIdentity, potential
 
@@ -67,7 +68,7 @@ def source_digest(config: DiscoverConfig) -> dict[str, str]:
             path = resolve(source.path)
             # A file that is not there is for ingest to say.
             files = sorted(p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
-            digests[source.path] = key_of("source", files=[(p.name, sha256_of(p)) for p in files])
+            digests[source.path] = key_of("source", files=[(p.name, file_digest(p)) for p in files])
     return digests
 
 
