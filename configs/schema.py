@@ -137,10 +137,10 @@ def harmless(value: Any) -> Any:
     return value
 
 
-def allowed_keys(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
+def allowed_keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     """The keys of the settings model found at this place of another one, such as ('data', 'sources', 0, 'files')."""
     found: list[Any] = [model]
-    for part in place:
+    for part in path:
         if isinstance(part, int):
             continue
         tagged = [m for m in found if "kind" in m.model_fields and m.model_fields["kind"].default == part]

@@ -141,11 +141,11 @@ def _with_derived_ids(flow: Flow) -> Flow:
     """The same flow with each random id replaced by one derived from the flow's content and the id's place in it."""
     text = json.dumps(flow, cls=MontyEncoder)
     ids = [flow.uuid, *flow.all_uuids]
-    for place, random_id in enumerate(ids):
-        text = text.replace(random_id, f"<id {place}>")
+    for index, random_id in enumerate(ids):
+        text = text.replace(random_id, f"<id {index}>")
     digest = text_digest(text)
-    for place in range(len(ids)):
-        text = text.replace(f"<id {place}>", str(uuid.uuid5(FLOW_NAMESPACE, f"{digest}/{place}")))
+    for index in range(len(ids)):
+        text = text.replace(f"<id {index}>", str(uuid.uuid5(FLOW_NAMESPACE, f"{digest}/{index}")))
     derived = MontyDecoder().decode(text)
     assert isinstance(derived, Flow)
     return derived

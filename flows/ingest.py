@@ -13,7 +13,7 @@ from prefect import flow, get_run_logger
 
 from configs.ingest import IngestConfig
 from configs.schema import load
-from tasks.ingest.stages import dataset_report_task, harvest_task, harvested, ingest_task, plan_task
+from tasks.ingest.stages import dataset_report_task, dataset_task, harvest_task, harvested, plan_task
 
 MATERIALS_PROJECT = load(IngestConfig, "ingest-materials-project")
 
@@ -31,7 +31,7 @@ def ingest(config: IngestConfig = MATERIALS_PROJECT) -> Path:
     plan_task(config)
     for place, source in harvested(config):
         harvest_task(config, place, source)
-    dataset = ingest_task(config)
+    dataset = dataset_task(config)
     dataset_report_task(dataset)
     get_run_logger().info("dataset: %s", config.folder)
     return config.folder

@@ -160,7 +160,7 @@ def test_parameters_given_to_a_deployment_are_accepted() -> None:
     given = [w for page in PAGES for words in command_lines(page) for w in words if w.startswith("config={")]
     assert given
     for word in given:
-        parse(yaml.safe_load(word.removeprefix("config=")), "docs")
+        parse(DiscoverConfig, yaml.safe_load(word.removeprefix("config=")), "docs")
 
 
 def test_settings_named_in_the_text_exist() -> None:

@@ -197,10 +197,10 @@ def _place(key: str, phases: list[Phase], kpoint_note: str) -> dict[str, Any]:
     own = next((phase for phase in phases if phase.id == key), None)
     if own is None:
         return {}
-    place = place_among_others(own, phases)
+    position = place_among_others(own, phases)
     return {
-        "formation_energy_ev_per_atom": place.formation_energy_ev_per_atom,
-        "e_above_hull_ev_per_atom": place.e_above_hull_ev_per_atom,
-        "decomposition": place.decomposition,
-        "hull_note": "; ".join(note for note in (place.note, kpoint_note) if note),
+        "formation_energy_ev_per_atom": position.formation_energy_ev_per_atom,
+        "e_above_hull_ev_per_atom": position.e_above_hull_ev_per_atom,
+        "decomposition": position.decomposition,
+        "hull_note": "; ".join(note for note in (position.note, kpoint_note) if note),
     }

@@ -67,14 +67,14 @@ def plan_sources(config: IngestConfig) -> list[SourcePlan]:
     return plans(config.data, config.elements, network_context(config.downloads))
 
 
-def harvest_source(config: IngestConfig, place: int, progress: SourceProgress | None = None) -> HarvestRecord:
-    """Download what is missing of the source at this place of the list; asks nothing if nothing is, unless refreshing.
+def harvest_source(config: IngestConfig, index: int, progress: SourceProgress | None = None) -> HarvestRecord:
+    """Download what is missing of the source at this index of the list; asks nothing if nothing is, unless refreshing.
 
     Raises: NetworkError: if the database cannot be asked; what has come is kept.
     """
     from generative.datasets.ingest import harvests
 
-    harvest = harvests(config.data, config.elements, network_context(config.downloads))[place]
+    harvest = harvests(config.data, config.elements, network_context(config.downloads))[index]
     harvest.download(config.data.refresh, progress)
     return harvest.record()
 
@@ -123,8 +123,8 @@ def report_dataset(folder: Path) -> Path:
 
 def harvested(config: IngestConfig) -> list[tuple[int, str]]:
     """Place and name of every source on the network."""
-    places = [(i, source) for i, source in enumerate(config.data.sources) if isinstance(source, NetworkSource)]
-    return [(i, getattr(source, "provider", source.kind)) for i, source in places]  # type: ignore[attr-defined]
+    listed = [(i, source) for i, source in enumerate(config.data.sources) if isinstance(source, NetworkSource)]
+    return [(i, getattr(source, "provider", source.kind)) for i, source in listed]  # type: ignore[attr-defined]
 
 
 def worth_another_try(task: Any, run: Any, state: Any) -> bool:
@@ -180,10 +180,10 @@ def plan_task(config: IngestConfig) -> None:
     retry_delay_seconds=RETRY_DELAYS_S,
     retry_condition_fn=worth_another_try,
 )
-def harvest_task(config: IngestConfig, place: int, source: str) -> None:
+def harvest_task(config: IngestConfig, index: int, source: str) -> None:
     """Download one source to its end; a retry goes on where the last attempt stopped. See harvest_source."""
     with reported(f"harvest {config.name} {source}") as progress:
-        record = harvest_source(config, place, progress)
+        record = harvest_source(config, index, progress)
     logger = get_run_logger()
     logger.info(
         "%s: %s records, %d requests, %d sent again",
@@ -199,7 +199,7 @@ def harvest_task(config: IngestConfig, place: int, source: str) -> None:
 
 
 @task(name="ingest")
-def ingest_task(config: IngestConfig) -> FileRef:
+def dataset_task(config: IngestConfig) -> FileRef:
     """Read the sources into the dataset; databases are not asked once more. See ingest_dataset."""
     settled = config.model_copy(update={"data": config.data.model_copy(update={"refresh": False})})
     with reported(f"ingest {config.name}") as progress:

@@ -231,8 +231,8 @@ def _require_valid(resource: Mapping[str, Any]) -> None:
         StructureResource.model_validate(resource)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ExportError(f"{resource['id']}: is no OPTIMADE structure, {place}: {first['msg']}") from None
+        named = ".".join(str(part) for part in first["loc"])
+        raise ExportError(f"{resource['id']}: is no OPTIMADE structure, {named}: {first['msg']}") from None
 
 
 def definitions(fields: tuple[Field, ...]) -> dict[str, Any]:
