@@ -8,8 +8,9 @@ from typing import Generic, Self, TypeVar
 from pydantic import Field, model_validator
 
 from configs.schema import ExecutionConfig
-from generative.config import RoomConfig, SampleConfig
+from generative.config import SampleConfig
 from generative.training.config import TrainConfig
+from storage.settings import RoomConfig
 
 
 class NamedEntry(RoomConfig):

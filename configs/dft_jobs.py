@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from dft.campaign.config import DftConfig
-from generative.config import RoomConfig
+from storage.settings import RoomConfig
 
 
 class DftJobsConfig(RoomConfig):

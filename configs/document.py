@@ -43,7 +43,7 @@ RUN = """\
 For `hullward discover FILE.yaml`, and the parameter `config` of the `discover` deployments.
 """
 SOURCE = """\
-`data.sources` is a list; each entry says its `kind`. On the command line an entry is named by its place, from 0:
+`data.sources` is a list; each entry says its `kind`. On the command line an entry is named by its index, from 0:
 `--set data.sources.0.limit=100`.
 """
 SAMPLER = """\

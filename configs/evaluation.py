@@ -7,9 +7,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from configs.schema import DiscoverConfig, ExecutionConfig, read_yaml, validated
+from configs.schema import DiscoverConfig, ExecutionConfig
 from dft.config import HullConfig, RelaxConfig
-from generative.config import RoomConfig, SampleConfig
+from generative.config import SampleConfig
+from storage.settings import RoomConfig
 
 ProtocolName = Literal["cdvae", "airi", "adaptive-cell", "condition-cdvae", "sun", "all"]
 DatasetName = Literal["mp-20", "mp-20-ps", "mp-20-sg16", "mpts-52", "perov-5", "carbon-24", "j2dh-8", "none"]
@@ -174,28 +175,3 @@ class BenchmarkConfig(JudgeConfig):
     def folder(self) -> Path:
         """Where the results are written."""
         return Path(self.execution.runs_folder) / "benchmarks" / self.name
-
-
-def parse_evaluation(settings: dict[str, Any], origin: str) -> EvaluateConfig:
-    """Validate the settings of an evaluation read from `origin` (said in errors).
-
-    Raises: ConfigError: naming the field, the value, and what is allowed.
-    """
-    return validated(EvaluateConfig, settings, origin)
-
-
-def parse_benchmark(settings: dict[str, Any], origin: str) -> BenchmarkConfig:
-    """Validate the settings of a benchmark read from `origin` (said in errors).
-
-    Raises: ConfigError: naming the field, the value, and what is allowed.
-    """
-    return validated(BenchmarkConfig, settings, origin)
-
-
-def load_benchmark(path: str | Path) -> BenchmarkConfig:
-    """Read the YAML file of a benchmark, or one shipped with Hullward by its bare name ('benchmark-generators').
-
-    Raises: ConfigError: if the file is missing, is not YAML, or holds a wrong setting.
-    """
-    file, settings = read_yaml(path)
-    return parse_benchmark(settings, str(file))

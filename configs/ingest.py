@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from configs.schema import DiscoverConfig, ExecutionConfig, parse, read_yaml, validated
+from configs.schema import DiscoverConfig, ExecutionConfig, parse
 from dft.config import RelaxConfig
-from generative.config import DataConfig, ElementSymbol, RoomConfig
+from generative.config import DataConfig, ElementSymbol
+from storage.settings import RoomConfig
 
 
 class IngestExecution(RoomConfig):
@@ -66,8 +67,8 @@ def parse_ingest(settings: dict[str, Any], origin: str) -> IngestConfig:
     Raises: ConfigError: naming the field, the value, and what is allowed.
     """
     if _is_run(settings):
-        return ingest_of_run(parse(settings, origin))
-    return validated(IngestConfig, settings, origin)
+        return ingest_of_run(parse(DiscoverConfig, settings, origin))
+    return parse(IngestConfig, settings, origin)
 
 
 def _is_run(settings: dict[str, Any]) -> bool:
@@ -76,12 +77,3 @@ def _is_run(settings: dict[str, Any]) -> bool:
     of_run = set(DiscoverConfig.model_fields) - set(IngestConfig.model_fields)
     of_run_execution = set(ExecutionConfig.model_fields) - set(IngestExecution.model_fields)
     return bool(of_run & set(settings)) or (isinstance(execution, dict) and bool(of_run_execution & set(execution)))
-
-
-def load_ingest(path: str | Path) -> IngestConfig:
-    """Read the YAML file of an ingest or of a run, or one shipped with Hullward by its bare name ('ingest-aflow').
-
-    Raises: ConfigError: if the file is missing, is not YAML, or holds a wrong setting.
-    """
-    file, settings = read_yaml(path)
-    return parse_ingest(settings, str(file))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
-from configs.schema import DiscoverConfig, ExecutionConfig, validated
+from configs.schema import DiscoverConfig, ExecutionConfig
 from dft.config import BestPhononsConfig, RelaxConfig
-from generative.config import RoomConfig, SampleConfig, ScreenConfig
+from generative.config import SampleConfig, ScreenConfig
+from storage.settings import RoomConfig
 
 COMMON_GROUPS = (6, 8, 10, 12, 25, 35, 44, 47, 65, 71, 99, 119, 123, 129, 139, 160, 166, 216, 225)
 """The 19 space groups of the paper on conditional generation and modification."""
@@ -74,11 +75,3 @@ class ModifyConfig(RoomConfig):
             phonons=self.phonons,
             execution=self.execution,
         )
-
-
-def parse_modification(settings: dict[str, Any], origin: str) -> ModifyConfig:
-    """Validate settings read from `origin` (said in errors).
-
-    Raises: ConfigError: naming the field, the value, and what is allowed.
-    """
-    return validated(ModifyConfig, settings, origin)

@@ -15,7 +15,7 @@ def override(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, 
 
     Args:
         settings: as read from YAML.
-        assignments: 'dotted.name=value'; a number names a place in a list, as in 'data.sources.0.limit=100'.
+        assignments: 'dotted.name=value'; a number is an index into a list, as in 'data.sources.0.limit=100'.
 
     Raises: ConfigError: if an assignment has another form, or goes through something that holds no settings.
     """
@@ -36,25 +36,25 @@ def override(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, 
 
 
 def _put(settings: dict[str, Any], parts: list[str], value: Any, assignment: str) -> None:
-    place: Any = settings
+    node: Any = settings
     for depth, part in enumerate(parts):
         last = depth == len(parts) - 1
-        if isinstance(place, list):
-            if not part.isdigit() or int(part) >= len(place):
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) >= len(node):
                 raise ConfigError(
-                    f"--set {assignment!r}: {'.'.join(parts[:depth])} is a list of {len(place)}, expected a place from "
-                    f"0 to {len(place) - 1} instead of {part!r}"
+                    f"--set {assignment!r}: {'.'.join(parts[:depth])} is a list of {len(node)}, expected an index from "
+                    f"0 to {len(node) - 1} instead of {part!r}"
                 )
             if last:
-                place[int(part)] = value
+                node[int(part)] = value
             else:
-                place = place[int(part)]
-        elif isinstance(place, dict):
+                node = node[int(part)]
+        elif isinstance(node, dict):
             if last:
-                place[part] = value
+                node[part] = value
             else:
-                place = place.setdefault(part, {})
+                node = node.setdefault(part, {})
         else:
             above = ".".join(parts[:depth])
-            kept = "***" if holds_secret(above) else repr(harmless(place))
+            kept = "***" if holds_secret(above) else repr(harmless(node))
             raise ConfigError(f"--set {assignment!r}: {above} is {kept}, which holds no settings")

@@ -8,11 +8,12 @@ from typing import Any, Literal, get_args
 from pydantic import Field
 
 from configs.comparison import ComparisonConfig, NamedEntry
-from configs.schema import ConfigError, read_yaml, validated
+from configs.schema import ConfigError
 from configs.unet_reproduction import UNetReproductionConfig
 from dft.config import RelaxConfig
-from generative.config import RoomConfig, SampleConfig
+from generative.config import SampleConfig
 from generative.training.config import TrainConfig
+from storage.settings import RoomConfig
 
 StageName = Literal["train", "regressor", "ceiling", "reconstruct", "generate", "ground-state"]
 SystemName = Literal["cdvae", "cdvae-fourier", "dp-cdvae", "dp-cdvae-na", "dp-cdvae-gine", "dp-cdvae-na-gine"]
@@ -108,27 +109,18 @@ AnyReproduction = ReproductionConfig | UNetReproductionConfig
 """Of every paper that can be made again."""
 
 
-def parse_reproduction(settings: dict[str, Any], origin: str) -> AnyReproduction:
-    """Validate the settings of a reproduction read from `origin` (said in errors).
+def model_of(settings: dict[str, Any]) -> type[AnyReproduction]:
+    """The model of these settings, by the paper they name.
 
-    Raises: ConfigError: naming the field, the value, and what is allowed.
+    Raises: ConfigError: if it is none that can be made again.
     """
     models: dict[object, type[AnyReproduction]] = {
         name: model for model in get_args(AnyReproduction) for name in get_args(model.model_fields["paper"].annotation)
     }
     paper = settings.get("paper", "dp-cdvae")
     if paper not in models:
-        raise ConfigError(f"{origin}: paper is {paper!r}: expected one of {', '.join(map(str, models))}")
-    return validated(models[paper], settings, origin)
-
-
-def load_reproduction(path: str | Path) -> AnyReproduction:
-    """Read the YAML file of a reproduction, or one shipped with Hullward by its bare name ('reproduce-dp-cdvae').
-
-    Raises: ConfigError: if the file is missing, is not YAML, or holds a wrong setting.
-    """
-    file, settings = read_yaml(path)
-    return parse_reproduction(settings, str(file))
+        raise ConfigError(f"paper is {paper!r}: expected one of {', '.join(map(str, models))}")
+    return models[paper]
 
 
 def with_choice(

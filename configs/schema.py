@@ -21,10 +21,10 @@ from generative.config import (
     ConditionsConfig,
     DataConfig,
     ElementSymbol,
-    RoomConfig,
     SampleConfig,
     ScreenConfig,
 )
+from storage.settings import RoomConfig
 
 CONFIG_FOLDER = Path(__file__).parent / "presets"
 KEYS_BELONG = "keys come from the environment, such as MP_API_KEY, or from a Prefect Secret, never from settings"
@@ -87,7 +87,7 @@ class DiscoverConfig(RoomConfig):
         return self
 
 
-def describe(error: ValidationError, model: type[BaseModel] = DiscoverConfig) -> list[str]:
+def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One sentence per fault of a pydantic error: the field, the value, and what is allowed.
 
     Args:
@@ -137,10 +137,10 @@ def harmless(value: Any) -> Any:
     return value
 
 
-def allowed_keys(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
+def allowed_keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     """The keys of the settings model found at this place of another one, such as ('data', 'sources', 0, 'files')."""
     found: list[Any] = [model]
-    for part in place:
+    for part in path:
         if isinstance(part, int):
             continue
         tagged = [m for m in found if "kind" in m.model_fields and m.model_fields["kind"].default == part]
@@ -160,7 +160,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 M = TypeVar("M", bound=BaseModel)
 
 
-def validated(model: type[M], settings: dict[str, Any], origin: str) -> M:
+def parse(model: type[M], settings: dict[str, Any], origin: str) -> M:
     """Settings as this model, read from `origin` (a file name, said in errors).
 
     Raises: ConfigError: naming the field, the value, and what is allowed.
@@ -171,11 +171,6 @@ def validated(model: type[M], settings: dict[str, Any], origin: str) -> M:
         faults = [fault[:SHOWN_SENTENCE] for fault in describe(error, model)]
         more = ["and more"] if error.error_count() > SHOWN_FAULTS else []
         raise ConfigError(f"{origin}: " + "; ".join(faults[:SHOWN_FAULTS] + more)) from None
-
-
-def parse(settings: dict[str, Any], origin: str) -> DiscoverConfig:
-    """Validate the settings of a run; see `validated`."""
-    return validated(DiscoverConfig, settings, origin)
 
 
 def read_yaml(path: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -203,10 +198,10 @@ def read_yaml(path: str | Path) -> tuple[Path, dict[str, Any]]:
     return file, settings
 
 
-def load(path: str | Path) -> DiscoverConfig:
-    """Read the settings of a discovery run.
+def load(model: type[M], path: str | Path) -> M:
+    """Settings from a YAML file, or from one shipped with Hullward by its bare name ('quickstart'), as this model.
 
     Raises: ConfigError: if the file is missing, is not YAML, or holds a wrong setting.
     """
     file, settings = read_yaml(path)
-    return parse(settings, str(file))
+    return parse(model, settings, str(file))

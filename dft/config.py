@@ -5,13 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class RoomConfig(BaseModel):
-    """Base of every settings model: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from storage.settings import RoomConfig
 
 
 class RelaxConfig(RoomConfig):

@@ -26,9 +26,10 @@ from dft.engines.config import EngineConfig
 from dft.engines.registry import parse_engine
 from dft.records import SCHEMA_VERSION, DFTRecord, RecordError
 from dft.stored_classes import ForeignClassError, check_classes, nowhere
-from dft.structures import StructureError, digest_of, plain_structure, read_structure, structure_digest
+from dft.structures import StructureError, plain_structure, read_structure, structure_digest
 from dft.submission.files import write_json
 from storage.checksums import DamagedFileError
+from storage.digests import json_digest
 from storage.documents import read_document
 
 JOB, RECORD, ERROR, FLOW = "job.json", "record.json", "error.json", "flow.json"
@@ -80,7 +81,7 @@ def job_key(engine: EngineConfig, structure: Structure, purpose: Purpose) -> str
         "purpose": purpose.value,
         **engine.follows_from(structure, is_static=purpose is Purpose.STATIC),
     }
-    return digest_of(parts)[:KEY_DIGITS]
+    return json_digest(parts)[:KEY_DIGITS]
 
 
 def make_job_folder(

@@ -6,7 +6,6 @@ Names marked as storage names are written into job stores and flow files: to mov
 
 from __future__ import annotations
 
-import hashlib
 import json
 import uuid
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from dft.inputs.presets import maker
 from dft.inputs.vacuum import has_vacuum
 from dft.stored_classes import check_classes, nowhere
 from dft.structures import grouped
+from storage.digests import text_digest
 
 FLOW_NAMESPACE = uuid.UUID("5b0f0b0e-6a55-5f5e-9d0a-2d9c1f0f7a11")  # storage name: never move
 """Under which the ids of flows and jobs are derived from what they hold."""
@@ -141,11 +141,11 @@ def _with_derived_ids(flow: Flow) -> Flow:
     """The same flow with each random id replaced by one derived from the flow's content and the id's place in it."""
     text = json.dumps(flow, cls=MontyEncoder)
     ids = [flow.uuid, *flow.all_uuids]
-    for place, random_id in enumerate(ids):
-        text = text.replace(random_id, f"<id {place}>")
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    for place in range(len(ids)):
-        text = text.replace(f"<id {place}>", str(uuid.uuid5(FLOW_NAMESPACE, f"{digest}/{place}")))
+    for index, random_id in enumerate(ids):
+        text = text.replace(random_id, f"<id {index}>")
+    digest = text_digest(text)
+    for index in range(len(ids)):
+        text = text.replace(f"<id {index}>", str(uuid.uuid5(FLOW_NAMESPACE, f"{digest}/{index}")))
     derived = MontyDecoder().decode(text)
     assert isinstance(derived, Flow)
     return derived

@@ -17,7 +17,8 @@ from pymatgen.core.structure import Structure
 from dft.inputs.incar_tags import LEVEL_TAGS, changed, physics_tags
 from dft.inputs.kpoints import KPointSampling, sampling_of_resolved
 from dft.results import GPA_PER_EV_ANG3
-from dft.structures import StructureError, digest_of, read_structure
+from dft.structures import StructureError, read_structure
+from storage.digests import json_digest
 
 SCHEMA_VERSION = "1"
 
@@ -117,7 +118,7 @@ class DFTRecord:
                 f"record {self.key}: enthalpy {self.enthalpy_ev} eV is not energy plus PV, {expected_ev} eV: is one of "
                 "them already the other?"
             )
-        if self.settings_digest != digest_of(self.settings):
+        if self.settings_digest != json_digest(self.settings):
             raise RecordError(f"record {self.key}: settings_digest is not that of its settings: the record was changed")
 
     @property

@@ -77,21 +77,21 @@ def check_classes(document: Any, what: str, is_allowed: IsAllowed) -> None:
     # A list in the place of recursion: a document may be deeper than Python's stack.
     waiting: list[tuple[Any, tuple[Any, ...]]] = [(document, ())]
     while waiting:
-        value, place = waiting.pop()
+        value, path = waiting.pop()
         if isinstance(value, dict):
             if MODULE in value:
-                _check_name(value, what, place, is_allowed)
-            waiting.extend((inner, (*place[:7], key)) for key, inner in value.items())
+                _check_name(value, what, path, is_allowed)
+            waiting.extend((inner, (*path[:7], key)) for key, inner in value.items())
         elif isinstance(value, list | tuple):
-            waiting.extend((inner, (*place[:7], position)) for position, inner in enumerate(value))
+            waiting.extend((inner, (*path[:7], position)) for position, inner in enumerate(value))
 
 
-def _check_name(value: dict[Any, Any], what: str, place: tuple[Any, ...], is_allowed: IsAllowed) -> None:
+def _check_name(value: dict[Any, Any], what: str, path: tuple[Any, ...], is_allowed: IsAllowed) -> None:
     module, is_function = value[MODULE], CALLABLE in value
     name = value.get(CALLABLE if is_function else CLASS)
     if not is_function and isinstance(module, str) and isinstance(name, str) and is_allowed(module, name):
         return
-    where = f" at {'.'.join(map(str, place))}" if place else ""
+    where = f" at {'.'.join(map(str, path))}" if path else ""
     kind = "function" if is_function else "class"
     raise ForeignClassError(
         f"{what} names the {kind} {shown(module)}.{shown(name)}{where[:100]}, which no such file needs; nothing of it "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import warnings
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 from pymatgen.core.structure import Structure
 
 from dft.stored_classes import ForeignClassError, check_classes, in_crystal
+from storage.digests import json_digest
 
 SAME_SITE_ANG = 1e-3
 """Files of DFT codes print eight digits of fractional coordinates or more."""
@@ -100,7 +99,7 @@ def grouped(structure: Structure) -> Structure:
 def structure_digest(structure: Structure) -> str:
     """SHA-256 over lattice, species, fractional coordinates and magnetic moments, to the last bit of each number."""
     magmoms = structure.site_properties.get("magmom")
-    return digest_of(
+    return json_digest(
         {
             "lattice_ang": structure.lattice.matrix.tolist(),
             "species": [str(specie) for specie in structure.species],
@@ -108,15 +107,6 @@ def structure_digest(structure: Structure) -> str:
             "magmoms": None if magmoms is None else [_plain_moment(moment) for moment in magmoms],
         }
     )
-
-
-def digest_of(document: Any) -> str:
-    """SHA-256 of a document's JSON text, keys sorted.
-
-    Raises: ValueError or TypeError: if it holds something JSON does not, NaN and infinities included.
-    """
-    text = json.dumps(document, sort_keys=True, allow_nan=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _plain_moment(moment: Any) -> Any:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger
 
-from configs.evaluation import BenchmarkConfig, load_benchmark
+from configs.evaluation import BenchmarkConfig
+from configs.schema import load
 from tasks.evaluate.benchmark import compare_task, draw_task, judge_task, missing_reason
 
-GENERATORS = load_benchmark("benchmark-generators")
+GENERATORS = load(BenchmarkConfig, "benchmark-generators")
 
 
 @flow(name="benchmark", flow_run_name="benchmark-{config.name}", validate_parameters=True)

@@ -30,7 +30,7 @@ from tasks.discover.sample import check_generator, sample_chunks, sample_task
 from tasks.discover.screen import screen_task, unique_task
 from tasks.runners import Workers
 
-QUICKSTART = load("quickstart")
+QUICKSTART = load(DiscoverConfig, "quickstart")
 
 
 @flow(name="discover", flow_run_name="discover-{config.name}", validate_parameters=True)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger
 
-from configs.ingest import IngestConfig, load_ingest
-from tasks.ingest.stages import dataset_report_task, harvest_task, harvested, ingest_task, plan_task
+from configs.ingest import IngestConfig
+from configs.schema import load
+from tasks.ingest.stages import dataset_report_task, dataset_task, harvest_task, harvested, plan_task
 
-MATERIALS_PROJECT = load_ingest("ingest-materials-project")
+MATERIALS_PROJECT = load(IngestConfig, "ingest-materials-project")
 
 
 @flow(name="ingest", flow_run_name="ingest-{config.name}", validate_parameters=True)
@@ -30,7 +31,7 @@ def ingest(config: IngestConfig = MATERIALS_PROJECT) -> Path:
     plan_task(config)
     for place, source in harvested(config):
         harvest_task(config, place, source)
-    dataset = ingest_task(config)
+    dataset = dataset_task(config)
     dataset_report_task(dataset)
     get_run_logger().info("dataset: %s", config.folder)
     return config.folder

@@ -14,12 +14,13 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
-from configs.reproduction import AnyReproduction, load_reproduction
+from configs.reproduction import AnyReproduction, ReproductionConfig
+from configs.schema import load
 from flows.cli.console import sentence_of
 from tasks.papers.results import ReproductionError, ResultKey
 from tasks.papers.stages import paper_of, result_task, table_task
 
-DP_CDVAE = load_reproduction("reproduce-dp-cdvae")
+DP_CDVAE = load(ReproductionConfig, "reproduce-dp-cdvae")
 
 
 @flow(name="reproduce", flow_run_name="reproduce-{config.name}", validate_parameters=True)

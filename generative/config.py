@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+
+from storage.settings import RoomConfig
 
 MAX_ATOMS = 64
 """Largest cell the packaged generator accepts, atoms."""
@@ -33,13 +35,6 @@ def _known_element(symbol: str) -> str:
 
 ElementSymbol = Annotated[str, AfterValidator(_known_element)]
 """A chemical symbol from H to Lr."""
-
-
-class RoomConfig(BaseModel):
-    """Base of every settings model: frozen, unknown keys refused."""
-
-    # Whoever writes a key among the settings must not find it again in an error.
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class FilterConfig(RoomConfig):

@@ -17,8 +17,6 @@ from storage.databases import told_of
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
-"""Called with the number of crystals done and of all."""
 
 Made = TypeVar("Made")
 

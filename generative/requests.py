@@ -5,7 +5,6 @@ Nothing here needs torch; how a request is embedded is the networks' matter.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections import Counter
@@ -15,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from generative.config import ELEMENTS
+from storage.digests import text_digest
 
 Formula = tuple[tuple[str, int], ...]
 """Element symbols with their counts, ordered by atomic number."""
@@ -152,7 +152,7 @@ class Request:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the JSON form: equal exactly for equal requests."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        return text_digest(self.to_json())
 
     def __str__(self) -> str:
         if self.formula_counts:

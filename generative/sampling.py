@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from generative.config import SampleConfig, SamplerSettings
 from generative.crystal.crystals import Crystal
 from generative.requests import Request
 from generative.systems.interface import Progress
+from storage.digests import json_digest
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,7 @@ def candidate_id(
     settings only those enter that the system reads and that differ from its defaults.
     """
     sampler = {"chunk_size": chunk_size, **_IN_EVERY_ID, **settings.in_id()}
-    word = json.dumps([checkpoint_digest, request.digest, sampler, seed, index], sort_keys=True)
-    return hashlib.sha256(word.encode()).hexdigest()[:16]
+    return json_digest([checkpoint_digest, request.digest, sampler, seed, index], spaced=True)[:16]
 
 
 def chunk_generator(seed: int, stage: str, chunk: int) -> torch.Generator:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from generative.config import RoomConfig
+from storage.settings import RoomConfig
 
 Model = TypeVar("Model", bound=RoomConfig)
 

@@ -111,7 +111,7 @@ def is_full(error: BaseException, path: Path) -> bool:
         return True
     if type(error) is not RuntimeError and not isinstance(error, sqlite3.OperationalError):
         return False
-    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     disk = os.statvfs(there)
     return disk.f_bavail * disk.f_frsize < LEAST_FREE
 
@@ -173,9 +173,9 @@ def sweep(folder: Path, *, below: bool = True) -> list[Path]:
     Returns: What was removed.
     """
     removed = []
-    for place, folders, names in os.walk(folder):
+    for inner, folders, names in os.walk(folder):
         for name in filter(TEMPORARY.fullmatch, names):
-            if _swept(claim := Path(place, name)):
+            if _swept(claim := Path(inner, name)):
                 removed.append(claim)
         folders[:] = [name for name in folders if below and not name.endswith(".tmp" + CONTENT)]
     return removed

@@ -57,13 +57,13 @@ def add_checksum(path: Path) -> Inspected:
     """Put a checksum into a file that has none, in place; do it before the file gets its name."""
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
-        place = _place(file, size, 0)
-        covered = _digest(file, 0, place)
-        behind = _read(file, place, size - place)
+        offset = _offset(file, size, 0)
+        covered = _digest(file, 0, offset)
+        behind = _read(file, offset, size - offset)
         whole = covered.copy()
         covered.update(behind)
         record = MARK + covered.digest()
-        file.seek(place)
+        file.seek(offset)
         file.write(record + behind)
         whole.update(record + behind)
     return Inspected(whole.hexdigest(), size + SIZE, Checksum.RIGHT)
@@ -76,13 +76,13 @@ def inspect(path: Path) -> Inspected:
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        place = _place(file, size, SIZE)
-        record = _read(file, place, SIZE) if place >= 0 else b""
+        offset = _offset(file, size, SIZE)
+        record = _read(file, offset, SIZE) if offset >= 0 else b""
         if not record.startswith(MARK):
             return Inspected(_digest(file, 0, size).hexdigest(), size, _without(file, size))
-        covered = _digest(file, 0, place)
+        covered = _digest(file, 0, offset)
         whole = covered.copy()
-        for running, begin in ((whole, place), (covered, place + SIZE)):
+        for running, begin in ((whole, offset), (covered, offset + SIZE)):
             running.update(_read(file, begin, size - begin))
     state = Checksum.RIGHT if covered.digest() == record[len(MARK) :] else Checksum.WRONG
     return Inspected(whole.hexdigest(), size, state)
@@ -105,14 +105,7 @@ def check(path: Path, remedy: str) -> Inspected:
     return found
 
 
-def checked_bytes(path: Path, remedy: str) -> bytes:
-    """The content of a file that ends with a checksum, without it; see check."""
-    check(path, remedy)
-    content = path.read_bytes()
-    return content[:-SIZE] if content[-SIZE:].startswith(MARK) else content
-
-
-def _place(file: BinaryIO, size: int, record: int) -> int:
+def _offset(file: BinaryIO, size: int, record: int) -> int:
     """Where the record stands, or is to be put if `record`, its size, is 0; negative: the file is too short for one."""
     tail = _read(file, max(0, size - TAIL), TAIL)
     footer = TAIL + int.from_bytes(tail[:4], "little") if tail[4:] == PARQUET else 0

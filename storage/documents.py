@@ -6,7 +6,6 @@ changes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 from storage.atomic import writing
 from storage.checksums import DamagedFileError
+from storage.digests import json_digest
 
 ENTRY = "checksum"
 
@@ -84,5 +84,4 @@ def read_document(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def _checksum(plain: Mapping[str, Any]) -> str:
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return f"sha256:{json_digest(plain, finite=False)}"

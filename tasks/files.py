@@ -8,8 +8,6 @@ rename, so a killed process leaves none half written.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable
 from functools import lru_cache
@@ -24,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from storage import tables
 from storage.checksums import Checksum, DamagedFileError, Inspected, inspect
+from storage.digests import file_digest, json_digest
 from tasks.source_code import Entry, code_digest
 
 logger = logging.getLogger(__name__)
@@ -63,7 +62,7 @@ class FileRef(BaseModel):
     @classmethod
     def of(cls, path: Path, reused: bool = False) -> Self:
         """The reference of a file on disk."""
-        return cls(path=path, sha256=sha256_of(path), size=path.stat().st_size, reused=reused)
+        return cls(path=path, sha256=file_digest(path), size=path.stat().st_size, reused=reused)
 
     @classmethod
     def inspected(cls, path: Path, found: Inspected, reused: bool = False) -> Self:
@@ -75,7 +74,7 @@ class FileRef(BaseModel):
 
         Raises: DamagedFileError: if the file changed since the reference was made.
         """
-        self._check(sha256_of(self.path) if self.path.is_file() else "no file")
+        self._check(file_digest(self.path) if self.path.is_file() else "no file")
         return tables.read_table(self.path, OF_A_RUN)
 
     def read_columns(self, *names: str) -> pa.Table:
@@ -121,13 +120,7 @@ class FileRef(BaseModel):
 
 @lru_cache(maxsize=16)
 def _sha256_of_state(path: Path, *state: int) -> str:
-    return sha256_of(path)
-
-
-def sha256_of(path: Path) -> str:
-    """Digest of a file's bytes, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path)
 
 
 @lru_cache(maxsize=1)
@@ -151,8 +144,8 @@ def key_of(stage: str, *computed_by: Entry, **parts: Any) -> str:
             tasks.source_code. None for an identity, which no code may change.
         parts: settings and digests of inputs.
     """
-    word = json.dumps([stage, code_digest(*computed_by), package_versions(), parts], sort_keys=True, default=str)
-    return hashlib.sha256(word.encode()).hexdigest()
+    parted = [stage, code_digest(*computed_by), package_versions(), parts]
+    return json_digest(parted, spaced=True, finite=False, default=str)
 
 
 def write_table(table: pa.Table, path: Path, key: str = "", rows_per_group: int | None = None) -> FileRef:

@@ -14,7 +14,7 @@ from pymatgen.core.structure import Structure
 
 from configs.paths import AssetError, resolve
 from generative.crystal.crystals import Crystal
-from generative.datasets.cif.reading import parse_cif
+from tests.cifs import parse_cif
 
 
 @lru_cache(maxsize=8)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +13,23 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from configs.command_line import IngestRequest, ingest_settings, sample_changes, settings_of
 from configs.dft_jobs import DftJobsConfig
 from configs.evaluation import BenchmarkConfig, EvaluateConfig, GeneratorEntry
-from configs.ingest import IngestConfig, load_ingest, parse_ingest
+from configs.ingest import IngestConfig, parse_ingest
 from configs.modification import ModifyConfig
-from configs.options import IngestRequest, ingest_settings, sample_changes, settings_of
 from configs.overrides import override
-from configs.reproduction import ReproductionConfig, load_reproduction
+from configs.reproduction import ReproductionConfig
 from configs.schema import ConfigError, DiscoverConfig, load, parse
-from configs.training import load_training, parse_training
+from configs.unet_reproduction import UNetReproductionConfig
+from dft.config import StoreConfig
 from generative.config import SampleConfig
 from generative.systems.cdvae.config import CDVAESampler
 from generative.training.config import TrainConfig
+from storage.settings import RoomConfig
 
 ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("flows", "tasks", "configs", "generative", "dft", "storage")
 RUNS = ("quickstart", "ternary", "binary", "perovskite", "ta-w-b")
 INGESTS = ("materials-project", "aflow", "optimade")
 KEY = "Zq7PlantedKeyNobodyShouldSee"
@@ -58,7 +65,7 @@ def test_a_wrong_setting_is_one_sentence_with_field_value_and_what_is_allowed(
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(settings))
     with pytest.raises(ConfigError) as caught:
-        load(file)
+        load(DiscoverConfig, file)
     message = str(caught.value)
     assert message.startswith(f"{file}: ")
     for part in said:
@@ -75,24 +82,24 @@ def test_a_file_without_settings_is_one_sentence(content: bytes, said: str, tmp_
     file = tmp_path / "run.yaml"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=said):
-        load(file)
+        load(DiscoverConfig, file)
 
 
 def test_two_faults_are_both_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        parse({"seed": -1, "elements": ["Zz", "B", "Qq"]}, "x.yaml")
+        parse(DiscoverConfig, {"seed": -1, "elements": ["Zz", "B", "Qq"]}, "x.yaml")
     assert all(part in str(caught.value) for part in ("seed", "elements.0", "elements.2"))
     assert "elements is" not in str(caught.value)
 
 
 def test_a_wrong_training_setting_names_the_training_keys() -> None:
     with pytest.raises(ConfigError, match="did you mean 'max_steps'"):
-        parse_training({"max_step": 3}, "train.yaml")
+        parse(TrainConfig, {"max_step": 3}, "train.yaml")
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_shipped_settings_load_under_their_own_name(name: str) -> None:
-    assert load(name).name == name
+    assert load(DiscoverConfig, name).name == name
 
 
 def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
@@ -108,16 +115,16 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
         "reproduce-unet",
         *(f"ingest-{name}" for name in INGESTS),
     }
-    assert load_training("train-flow").name == "hullward-flow"
-    assert load_training("train-cdvae").kind == "cdvae"
-    assert load_training("train-unet").kind == "unet-flow-uniform"
-    assert load_reproduction("reproduce-dp-cdvae").name == "dp-cdvae"
-    assert load_reproduction("reproduce-unet").paper == "conditional-unet"
+    assert load(TrainConfig, "train-flow").name == "hullward-flow"
+    assert load(TrainConfig, "train-cdvae").kind == "cdvae"
+    assert load(TrainConfig, "train-unet").kind == "unet-flow-uniform"
+    assert load(ReproductionConfig, "reproduce-dp-cdvae").name == "dp-cdvae"
+    assert load(UNetReproductionConfig, "reproduce-unet").paper == "conditional-unet"
 
 
 @pytest.mark.parametrize("name", INGESTS)
 def test_a_shipped_ingest_asks_the_database_of_its_name_and_asks_it_again_each_time(name: str) -> None:
-    config = load_ingest(f"ingest-{name}")
+    config = load(IngestConfig, f"ingest-{name}")
     assert config.name == name
     assert [source.kind for source in config.data.sources] == [name]
     assert config.data.refresh
@@ -125,7 +132,7 @@ def test_a_shipped_ingest_asks_the_database_of_its_name_and_asks_it_again_each_t
 
 
 def test_an_ingest_of_a_runs_settings_reads_what_the_run_would_read() -> None:
-    run, config = load("ternary"), load_ingest("ternary")
+    run, config = load(DiscoverConfig, "ternary"), ingest_settings(["ternary"], IngestRequest())
     assert (config.data, config.elements, config.relax) == (run.data, run.elements, run.relax)
     # A run may be told apart by the place of its work alone.
     narrow = parse_ingest({"elements": ["Ta", "B", "W"], "execution": {"max_workers": 2, "runs_folder": "x"}}, "f")
@@ -201,7 +208,7 @@ def test_a_single_setting_of_another_form_is_refused(assignment: str) -> None:
     settings = {"seed": 1, "name": "x", "data": {"sources": [{"path": "a"}]}}
     if assignment == "n=":  # an empty value is YAML's null, and n is no setting
         with pytest.raises(ConfigError, match="no such key"):
-            parse(override(settings, [assignment]), "x")
+            parse(DiscoverConfig, override(settings, [assignment]), "x")
         return
     with pytest.raises(ConfigError, match="--set"):
         override(settings, [assignment])
@@ -282,7 +289,7 @@ SLIPS: list[tuple[dict[str, Any], list[str]]] = [
 
 
 @pytest.mark.parametrize(("settings", "assignments"), SLIPS, ids=range(len(SLIPS)))
-@pytest.mark.parametrize("reader", [parse_ingest, parse, parse_training])
+@pytest.mark.parametrize("reader", [parse_ingest, partial(parse, DiscoverConfig), partial(parse, TrainConfig)])
 def test_a_key_written_among_the_settings_is_refused_and_not_repeated(
     settings: dict[str, Any], assignments: list[str], reader: Any
 ) -> None:
@@ -296,14 +303,49 @@ def test_a_file_with_a_key_that_is_no_yaml_is_refused_without_repeating_its_line
     file = tmp_path / "keys.yaml"
     file.write_text(f"name: x\napi_key: {KEY}: y\n")
     with pytest.raises(ConfigError, match=r"mapping values are not allowed here \(line 2, column") as caught:
-        load_ingest(file)
+        load(IngestConfig, file)
     assert KEY not in str(caught.value)
 
 
-def test_an_ingest_refused_by_its_form_does_not_repeat_what_was_given() -> None:
-    with pytest.raises(ValidationError) as caught:
-        IngestConfig.model_validate({"api_key": KEY})
-    assert KEY not in str(caught.value)
+def settings_models() -> list[type[RoomConfig]]:
+    """Every settings model of every room: the modules that derive one are imported, then asked."""
+    for file in (file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))):
+        classes = [node for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.ClassDef)]
+        if any(re.search(r"Config\b|Settings\b|Entry\b", ast.unparse(base)) for node in classes for base in node.bases):
+            importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
+    found, waiting = [], [RoomConfig]
+    while waiting:
+        waiting += (model := waiting.pop()).__subclasses__()
+        found.append(model)
+    return [model for model in found if model.__module__.split(".")[0] in ROOMS]
+
+
+def test_no_settings_model_of_any_room_repeats_what_it_refuses() -> None:
+    models = settings_models()
+    assert {StoreConfig, IngestConfig, TrainConfig, DiscoverConfig} <= set(models)
+    assert len(models) > 40
+    repeating = []
+    for model in models:
+        for refused in ({"password": KEY}, {name: [{"password": KEY}] for name in model.model_fields}):
+            try:
+                model.model_validate(refused)
+            except ValidationError as error:
+                repeating += [model.__name__] * (KEY in str(error))
+    assert not repeating
+
+
+def test_every_settings_model_has_the_one_base() -> None:
+    # What derives from pydantic's own base is a record in a file or a result, never settings.
+    others = [
+        f"{file.relative_to(ROOT)}: {node.name}"
+        for room in ROOMS
+        for file in sorted((ROOT / room).rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "BaseModel" for base in node.bases)
+    ]
+    assert [name for name in others if re.search("Config|Settings|Sampler|Source", name)] == [
+        "storage/settings.py: RoomConfig"
+    ]
 
 
 BEFORE = {"checkpoint": "mine", "n_candidates": 8, "chunk_size": 4, "n_steps": 50, "velocity_slope": 5.0}

@@ -89,7 +89,7 @@ def test_a_hostile_settings_file_is_settings_or_one_sentence_that_names_it(fuzz:
         path.write_text(text)
         what = f"case {case}: {text[:200]!r}"
         try:
-            settings = load(path)
+            settings = load(DiscoverConfig, path)
         except ConfigError as error:
             said = str(error)
             if path.name in said and len(said) < 25_000 and "\n" not in said.strip():
@@ -122,7 +122,7 @@ def test_a_hostile_settings_file_is_settings_or_one_sentence_that_names_it(fuzz:
 def test_yaml_that_states_more_than_settings_do_is_refused_by_its_limit(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError, match=said):
-        load(tmp_path / "mine.yaml")
+        load(DiscoverConfig, tmp_path / "mine.yaml")
 
 
 def test_a_setting_of_the_command_line_has_the_same_limits() -> None:

@@ -15,12 +15,11 @@ import pytest
 import typer.main
 import yaml
 
+from configs.command_line import IngestRequest, elements_of, ingest_settings
 from configs.document import document
 from configs.ingest import IngestConfig, parse_ingest
-from configs.options import IngestRequest, elements_of, ingest_settings
 from configs.overrides import override
-from configs.schema import parse, read_yaml
-from configs.training import parse_training
+from configs.schema import DiscoverConfig, parse, read_yaml
 from flows.cli.main import app
 from flows.servers.deployments import deployment_names
 from generative.training.config import TrainConfig
@@ -100,9 +99,9 @@ def test_a_command_line_is_understood(words: list[str]) -> None:
             settings["elements"] = given["elements"].split("-")
         if given["name"]:
             settings["name"] = given["name"]
-        parse(override(settings, assignments), "docs")
+        parse(DiscoverConfig, override(settings, assignments), "docs")
     elif words[0] == "train":
-        parse_training(override(shipped(given["config"], "train-flow"), assignments), "docs")
+        parse(TrainConfig, override(shipped(given["config"], "train-flow"), assignments), "docs")
     elif words[0] == "ingest":
         named = [source for source in given["sources"] if not source.endswith(".yaml")] or ["ingest-aflow"]
         options = {name: given[name] for name in ("method", "potential", "limit", "where", "endpoint", "name")}
@@ -154,14 +153,14 @@ def test_settings_in_examples_are_accepted(text: str) -> None:
         parse_ingest(settings, "docs")
         return
     is_training = set(settings) <= set(TrainConfig.model_fields) and not {"elements", "sample"} & set(settings)
-    (parse_training if is_training else parse)(settings, "docs")
+    parse(TrainConfig if is_training else DiscoverConfig, settings, "docs")
 
 
 def test_parameters_given_to_a_deployment_are_accepted() -> None:
     given = [w for page in PAGES for words in command_lines(page) for w in words if w.startswith("config={")]
     assert given
     for word in given:
-        parse(yaml.safe_load(word.removeprefix("config=")), "docs")
+        parse(DiscoverConfig, yaml.safe_load(word.removeprefix("config=")), "docs")
 
 
 def test_settings_named_in_the_text_exist() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import uuid
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from dft.hull.kpoint_notes import kpoint_notes
 from dft.job_folder import Purpose, read_record
 from dft.jobs import FLOW_NAMESPACE
 from dft.records import DFTRecord, differences, level_tags
-from dft.structures import digest_of
 from dft.submission.states import JobState, JobStatus
+from storage.digests import json_digest, text_digest
 
 RECORD_NAME = "dft record"
 """The name of every record's document."""
@@ -96,7 +95,7 @@ def _document(campaign: Campaign, job: Job, record: DFTRecord) -> dict[str, Any]
             "purpose": job.purpose,
             "formula": job.formula,
             "campaign": campaign.name,
-            "record_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "record_sha256": text_digest(text),
         },
         "hosts": [],
         "output": output,
@@ -106,7 +105,7 @@ def _document(campaign: Campaign, job: Job, record: DFTRecord) -> dict[str, Any]
 def hull_records(records: dict[str, DFTRecord]) -> dict[str, DFTRecord]:
     """Relaxed records that share a hull, by key; those of other settings than most are left out."""
     relaxed = {key: record for key, record in records.items() if record.purpose != Purpose.STATIC}
-    levels = {key: (record.method, digest_of(level_tags(record))) for key, record in relaxed.items()}
+    levels = {key: (record.method, json_digest(level_tags(record))) for key, record in relaxed.items()}
     if not levels:
         return {}
     level = max(sorted(set(levels.values())), key=list(levels.values()).count)
@@ -198,10 +197,10 @@ def _place(key: str, phases: list[Phase], kpoint_note: str) -> dict[str, Any]:
     own = next((phase for phase in phases if phase.id == key), None)
     if own is None:
         return {}
-    place = place_among_others(own, phases)
+    position = place_among_others(own, phases)
     return {
-        "formation_energy_ev_per_atom": place.formation_energy_ev_per_atom,
-        "e_above_hull_ev_per_atom": place.e_above_hull_ev_per_atom,
-        "decomposition": place.decomposition,
-        "hull_note": "; ".join(note for note in (place.note, kpoint_note) if note),
+        "formation_energy_ev_per_atom": position.formation_energy_ev_per_atom,
+        "e_above_hull_ev_per_atom": position.e_above_hull_ev_per_atom,
+        "decomposition": position.decomposition,
+        "hull_note": "; ".join(note for note in (position.note, kpoint_note) if note),
     }

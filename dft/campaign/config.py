@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from dft.config import RoomConfig
 from dft.engines.config import GPAWConfig
 from dft.engines.registry import AnyEngineConfig
 from dft.submission.config import SubmissionConfig
+from storage.settings import RoomConfig
 
 
 class DftConfig(RoomConfig):

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
-from pymatgen.core.periodic_table import Element
-from pymatgen.core.structure import Structure
 
-from dft.config import Preset, RelaxConfig, RoomConfig
-from dft.inputs.vacuum import has_vacuum
-from dft.structures import digest_of
+from dft.config import Preset, RelaxConfig
+from storage.digests import json_digest
+from storage.settings import RoomConfig
+
+if TYPE_CHECKING:
+    from pymatgen.core.structure import Structure
 
 
 class EngineConfig(RoomConfig):
@@ -36,7 +37,7 @@ class EngineConfig(RoomConfig):
     @property
     def settings_digest(self) -> str:
         """SHA-256 of the settings: results with another one share no hull with these."""
-        return digest_of(self.settings())
+        return json_digest(self.settings())
 
     def follows_from(self, structure: Structure, *, is_static: bool) -> dict[str, Any]:
         """What the engine decides by the crystal alone and that makes another calculation of it; empty for most."""
@@ -130,7 +131,12 @@ class GPAWConfig(EngineConfig):
 
     @model_validator(mode="after")
     def _known_elements(self) -> Self:
-        if unknown := sorted(symbol for symbol in self.element_cutoffs_ev if not Element.is_valid_symbol(symbol)):
+        further = sorted(set(self.element_cutoffs_ev) - set(ELEMENT_CUTOFFS_EV))
+        if not further:
+            return self
+        from pymatgen.core.periodic_table import Element  # here, so that most settings are read without it
+
+        if unknown := [symbol for symbol in further if not Element.is_valid_symbol(symbol)]:
             raise ValueError(f"{', '.join(unknown)} in element_cutoffs_ev: expected symbols of elements")
         return self
 
@@ -193,4 +199,6 @@ class VaspEngineConfig(EngineConfig):
 
     def follows_from(self, structure: Structure, *, is_static: bool) -> dict[str, Any]:
         """That the cell of a slab is held."""
+        from dft.inputs.vacuum import has_vacuum
+
         return {"cell": "held"} if not is_static and has_vacuum(structure) else {}

@@ -8,13 +8,15 @@ command would import every package that adds an engine, and none could start whe
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field, TypeAdapter
 
-from dft.engines.base import Engine
 from dft.engines.config import EngineConfig, GPAWConfig, PotentialEngineConfig, VaspEngineConfig
 from storage.registry import imported
+
+if TYPE_CHECKING:
+    from dft.engines.base import Engine
 
 AnyEngineConfig = Annotated[PotentialEngineConfig | GPAWConfig | VaspEngineConfig, Field(discriminator="name")]
 
@@ -36,4 +38,4 @@ def open_engine(config: EngineConfig) -> Engine:
     """
     if not config.ENGINE:
         raise TypeError(f"settings {type(config).__name__} belong to no engine: expected one's place as ENGINE")
-    return cast(Callable[[EngineConfig], Engine], imported(config.ENGINE))(config)
+    return cast("Callable[[EngineConfig], Engine]", imported(config.ENGINE))(config)

@@ -8,7 +8,6 @@ What a job folder gets, besides job.json and flow.json:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -47,8 +46,9 @@ from dft.job_folder import FLOW, Job, Purpose
 from dft.jobs import flow_json, relaxation_flow
 from dft.records import DFTRecord, enthalpy_ev
 from dft.stored_classes import ForeignClassError, check_classes, in_task
-from dft.structures import digest_of, grouped, reordered, ungrouped_order
+from dft.structures import grouped, reordered, ungrouped_order
 from dft.submission.files import read_json, write_json
+from storage.digests import json_digest, text_digest
 
 COMMAND_VARIABLE = "ATOMATE2_VASP_CMD"
 """atomate2's own; read here when a job starts, since atomate2 itself looks once, at import."""
@@ -263,7 +263,7 @@ class VaspEngine:
             engine=self.config.name,
             engine_version=f"VASP {run.version}",
             settings=settings,
-            settings_digest=digest_of(settings),
+            settings_digest=json_digest(settings),
             candidate_id=job.candidate_id,
             purpose=job.purpose.value,
             structure=run.structure,
@@ -339,7 +339,7 @@ def _potcar_digests(folder: Path) -> dict[str, str]:
     text = text_of(folder, "POTCAR")
     if text is None:
         return {}
-    return {single.element: hashlib.sha256(single.data.encode()).hexdigest() for single in Potcar.from_str(text)}
+    return {single.element: text_digest(single.data) for single in Potcar.from_str(text)}
 
 
 def _resolved(folder: Path, run: VaspRun) -> dict[str, Any]:

@@ -10,7 +10,6 @@ are the crystal's own: an external pressure is not taken off.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import re
@@ -32,6 +31,7 @@ from dft.inputs.kpoints import KPointSampling, sampling_of_kpoints
 from dft.inputs.presets import KBAR_PER_GPA
 from dft.results import GPA_PER_EV_ANG3
 from dft.structures import is_same_crystal
+from storage.digests import file_digest
 
 GPA_PER_KBAR = 1.0 / KBAR_PER_GPA
 
@@ -195,7 +195,7 @@ def corrections(folder: Path) -> tuple[str, ...]:
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file in a folder and its subfolders, by path relative to it, sorted."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
 
 
 def last_structure(folder: Path) -> Structure | None:
@@ -216,11 +216,6 @@ def last_structure(folder: Path) -> Structure | None:
 def _magmoms(outcar: dict[str, Any] | None, n_atoms: int) -> tuple[float, ...] | None:
     moments = tuple(float(one["tot"]) for one in (outcar or {}).get("magnetization") or ())
     return moments if len(moments) == n_atoms else None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _found(folder: Path, name: str, required: bool = True) -> Path | None:

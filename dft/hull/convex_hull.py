@@ -180,14 +180,6 @@ class CompetingHull:
                 above[phase_id] = None if above_hull is None else float(above_hull)
         return above
 
-    def stable_phases(self) -> tuple[Phase, ...]:
-        """The phases on the hull, one per composition, ordered by formula; subsystems lacking an element left out."""
-        known = tuple(e for e in self.elements if e not in self.missing_elements)
-        if not known:
-            return ()
-        ids = _stable_ids(self._diagram(known))
-        return tuple(phase for phase in self.phases if phase.id in ids)
-
     def geometry(self, elements: Sequence[str] | None = None) -> HullGeometry:
         """The hull of a chemical (sub)system as plain arrays: phases, formation energies, facets.
 

@@ -236,12 +236,12 @@ def _name(member: _Member) -> str:
     return member.record.candidate_id if member.record else member.reference.id if member.reference else ""
 
 
-def _row(member: _Member, place: HullPosition, further: Sequence[str]) -> HullRow:
+def _row(member: _Member, position: HullPosition, further: Sequence[str]) -> HullRow:
     corrected, record, reference = member.corrected, member.record, member.reference
     kpoints = None if record is None else record.kpoints
     role = "database" if record is None else "own reference" if record.purpose == Purpose.REFERENCE else "candidate"
     run_type = reference.run_type if reference else str(record and record.resolved.get("run_type") or "")
-    notes = [*corrected.notes, place.note, _off_the_stated(corrected, reference), *further]
+    notes = [*corrected.notes, position.note, _off_the_stated(corrected, reference), *further]
     return HullRow(
         id=_name(member),
         key="" if record is None else record.key,
@@ -256,9 +256,9 @@ def _row(member: _Member, place: HullPosition, further: Sequence[str]) -> HullRo
         oxidation_states=corrected.states.text,
         oxidation_states_from=corrected.states.source.value if corrected.states.states else "",
         stated_correction_ev_per_atom=reference.stated_correction_ev_per_atom if reference else None,
-        formation_energy_ev_per_atom=place.formation_energy_ev_per_atom,
-        e_above_hull_ev_per_atom=place.e_above_hull_ev_per_atom,
-        decomposition=place.decomposition,
+        formation_energy_ev_per_atom=position.formation_energy_ev_per_atom,
+        e_above_hull_ev_per_atom=position.e_above_hull_ev_per_atom,
+        decomposition=position.decomposition,
         kpoint_mesh="" if kpoints is None or kpoints.mesh is None else "x".join(map(str, kpoints.mesh)),
         kpoint_density_ang3=None if kpoints is None else kpoints.density_ang3,
         left_out=corrected.refusal,

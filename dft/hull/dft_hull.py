@@ -101,11 +101,11 @@ def choose_references(
     """
     system = set(elements)
 
-    def place(phase: ReferencePhase) -> tuple[float, bool, str]:
+    def order(phase: ReferencePhase) -> tuple[float, bool, str]:
         height = _height(phase)
         return round(height, HEIGHT_DIGITS), phase.formula not in wanted_formulas, phase.id
 
-    inside = sorted((phase for phase in table if set(phase.elements) <= system), key=place)
+    inside = sorted((phase for phase in table if set(phase.elements) <= system), key=order)
     ids = [phase.id for phase in inside]
     if repeated := sorted({name for name in ids if ids.count(name) > 1}):
         raise ReferencesError(f"two competing phases share the id {repeated[0]!r}: expected one id for each phase")
@@ -200,14 +200,6 @@ def record_phases(records: Mapping[str, DFTRecord]) -> list[Phase]:
     ]
 
 
-def hull_of_records(records: Mapping[str, DFTRecord], elements: Sequence[str]) -> CompetingHull:
-    """The hull of DFT records; its `place` expects enthalpies per atom of records with the same settings.
-
-    Raises: MixedSettingsError: if the records were not computed alike.
-    """
-    return CompetingHull(record_phases(records), elements)
-
-
 def place_among_others(own: Phase, phases: Sequence[Phase]) -> HullPosition:
     """A phase's place on the hull of all others, which it may break. The only one of an element spans the hull itself.
 
@@ -217,7 +209,7 @@ def place_among_others(own: Phase, phases: Sequence[Phase]) -> HullPosition:
     """
     elements = sorted({symbol for phase in phases for symbol in phase.elements})
     others = [phase for phase in phases if phase.id != own.id]
-    place = CompetingHull(others, elements).place(own.composition, own.energy_ev_per_atom, own.method)
-    if len(own.elements) == 1 and place.e_above_hull_ev_per_atom is None:
-        place = CompetingHull(phases, elements).place(own.composition, own.energy_ev_per_atom, own.method)
-    return place
+    position = CompetingHull(others, elements).place(own.composition, own.energy_ev_per_atom, own.method)
+    if len(own.elements) == 1 and position.e_above_hull_ev_per_atom is None:
+        position = CompetingHull(phases, elements).place(own.composition, own.energy_ev_per_atom, own.method)
+    return position

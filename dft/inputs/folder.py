@@ -7,7 +7,6 @@ came; and lineage.json, from the folder back to where the candidate came from. T
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
@@ -30,6 +29,7 @@ from dft.inputs.written_settings import first_text, written_digest, written_inca
 from dft.jobs import flow_json, relaxation_flow
 from dft.structures import StructureError, grouped, plain_structure
 from storage.atomic import replace_folder, restore_folder, staging
+from storage.digests import file_digest
 
 __all__ = ["InputsError", "WrittenInputs", "maker", "write_inputs"]
 
@@ -279,11 +279,7 @@ def _lineage_text(
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.iterdir())
-        if path.name in INPUT_FILES
-    }
+    return {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.name in INPUT_FILES}
 
 
 def _put_in_place(partial: Path, folder: Path, files: dict[str, str]) -> None:

@@ -59,8 +59,8 @@ def find_vacuum(structure: Structure, above_ang: float = VACUUM_ANG) -> tuple[Va
     is_new = (np.gcd.reduce(normals, axis=1) == 1) & (normals @ [4 * most.max() ** 2 + 4, 2 * most.max() + 2, 1] > 0)
     found = []
     for normal in np.flatnonzero(is_new & (distances_ang > above_ang)):
-        places = np.sort((frac @ normals[normal]) % 1.0)
-        width_ang = float(np.diff(places, append=places[0] + 1.0).max() * distances_ang[normal])
+        heights = np.sort((frac @ normals[normal]) % 1.0)
+        width_ang = float(np.diff(heights, append=heights[0] + 1.0).max() * distances_ang[normal])
         if width_ang > above_ang:
             first, second, third = (int(index) for index in normals[normal])
             found.append(Vacuum(width_ang, (first, second, third)))

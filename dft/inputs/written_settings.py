@@ -7,7 +7,6 @@ comments, titles of KPOINTS, order and layout of the lines. A change of anything
 from __future__ import annotations
 
 import gzip
-import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from pymatgen.io.vasp.inputs import Incar, Kpoints, Potcar
 
 from dft.inputs.incar_tags import canonical, physics_tags
-from dft.structures import digest_of
+from storage.digests import json_digest, text_digest
 
 
 def written_settings(folder: Path) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def written_settings(folder: Path) -> dict[str, Any]:
 
 def written_digest(folder: Path) -> str:
     """SHA-256 of a folder's written settings. It is one crystal's: MAGMOM, mesh and species are among them."""
-    return digest_of(written_settings(folder))
+    return json_digest(written_settings(folder))
 
 
 def written_incar(folder: Path) -> dict[str, Any]:
@@ -69,9 +68,6 @@ def _potcar(folder: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that pymatgen does not know the data, which the notes have said
             singles = list(Potcar.from_str(text))
-        return [
-            {"symbol": one.symbol, "titel": one.TITEL, "sha256": hashlib.sha256(one.data.encode()).hexdigest()}
-            for one in singles
-        ]
+        return [{"symbol": one.symbol, "titel": one.TITEL, "sha256": text_digest(one.data)} for one in singles]
     spec, family = text_of(folder, "POTCAR.spec"), text_of(folder, "POTCAR.functional")
     return {"symbols": (spec or "").split(), "family": (family or "").strip()}

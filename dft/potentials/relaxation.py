@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,15 +25,13 @@ from dft.potentials.interface import CrystalModel
 from dft.potentials.loading import LoadedPotential
 from dft.potentials.neighbours import NeighbourLists
 from dft.results import GPA_PER_EV_ANG3, NoEnergy, Relaxation, RelaxStatus, SinglePoint
+from storage.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 GRACE_STEPS = 10
 """Generated crystals may start with atoms too close; their forces get this many steps to come down."""
 EVALUATE_ATOMS_MAX = 512
-
-Progress = Callable[[int, int], None]
-"""Called with (crystals done, crystals in all)."""
 
 
 @dataclass(frozen=True)

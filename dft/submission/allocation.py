@@ -167,8 +167,8 @@ def root_tag(root: Path) -> str:
 
 def allocations(root: Path) -> Iterator[Allocation]:
     """Every committed allocation below a root, by name."""
-    place = root / ALLOCATIONS
-    for folder in sorted(place.iterdir()) if place.is_dir() else ():
+    allocations = root / ALLOCATIONS
+    for folder in sorted(allocations.iterdir()) if allocations.is_dir() else ():
         if (found := Allocation.read(folder)) is not None:
             yield found
 

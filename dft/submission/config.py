@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from dft.config import RoomConfig
+from storage.settings import RoomConfig
 
 SECRET_ASSIGNED = re.compile(r"\b\w*(?:key|token|secret|passw|credential)\w*\s*=", re.IGNORECASE)
 """A line that gives a value to a variable whose name promises a secret."""

@@ -88,9 +88,9 @@ def _log(config: SubmissionConfig, allocation: Allocation, name: str) -> str | N
     Slurm takes a name below the working directory too, from which the script is submitted, but fills in '%j' and drops
     backslashes in the directory's own name.
     """
-    if _PLAIN_PATH.fullmatch(place := str(allocation.folder)):
+    if _PLAIN_PATH.fullmatch(path := str(allocation.folder)):
         return str(allocation.folder / name)
-    return name if config.queue == "slurm" and "%" not in place and "\\" not in place else None
+    return name if config.queue == "slurm" and "%" not in path and "\\" not in path else None
 
 
 def _redirected(config: SubmissionConfig, allocation: Allocation) -> list[str]:

@@ -68,9 +68,10 @@ class AllocationIndex:
 
     def refresh(self) -> None:
         """Take in allocations that have been committed since."""
-        place = self.root / ALLOCATIONS
-        for name in sorted({folder.name for folder in place.iterdir()} - set(self._of_name)) if place.is_dir() else ():
-            if (found := Allocation.read(place / name)) is None:
+        allocations = self.root / ALLOCATIONS
+        names = {folder.name for folder in allocations.iterdir()} if allocations.is_dir() else set()
+        for name in sorted(names - set(self._of_name)):
+            if (found := Allocation.read(allocations / name)) is None:
                 continue
             self._of_name[name] = found
             for member in found.members:

@@ -286,10 +286,10 @@ class Submitter:
         new = [key for key, status in self.statuses(keys).items() if status.state is JobState.NEW]
         free = self.config.allocations_max - len(self._index.unsettled())
         size = self.config.jobs_per_allocation
-        for place in range(0, len(new), size):
+        for begin in range(0, len(new), size):
             if len(step.submitted) >= min(free, self.config.submissions_per_step):
                 return
-            allocation = self._commit(new[place : place + size])
+            allocation = self._commit(new[begin : begin + size])
             try:
                 self._hand_over(allocation, step)
             except QueueFullError as error:

@@ -10,9 +10,12 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from storage.progress import Progress, SourceProgress
 
 NAMED = {"id": "id", "formula": "formula"}
 RANKED = {
@@ -113,18 +116,41 @@ def answer(as_json: bool) -> Iterator[Callable[[Any], None]]:
 
 
 @contextmanager
-def progress_bar(title: str, hidden: bool) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function of (done, in all). On a terminal it moves a bar; elsewhere, or `hidden`, it does nothing."""
+def labelled_bar(title: str, hidden: bool, unit: str = "", *, remaining: bool = False) -> Iterator[SourceProgress]:
+    """Gives a function of (what, done, in all). On a terminal it moves a bar; elsewhere, or `hidden`, it does nothing.
+
+    Args:
+        title: shown until the function is first called.
+        hidden: no bar.
+        unit: behind the counts.
+        remaining: show the time that is left, too.
+    """
     if hidden or not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield lambda what, done, total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    columns += [TextColumn(unit)] * bool(unit) + [TimeElapsedColumn()] + [TimeRemainingColumn()] * remaining
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        shown = bar.add_task(title, total=None)
+        yield lambda what, done, total: bar.update(shown, description=what, completed=done, total=total)
+
+
+@contextmanager
+def progress_bar(title: str, hidden: bool) -> Iterator[Progress]:
+    """A bar with one label; gives a function of (done, in all). See labelled_bar."""
+    with labelled_bar(title, hidden) as bar:
+        yield lambda done, total: bar(title, done, total)
 
 
 def show_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], title: str = "") -> None:

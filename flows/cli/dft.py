@@ -11,25 +11,13 @@ import typer
 
 from flows.cli.console import answer, guarded, say, show_table
 from flows.cli.shared_options import AsJson, Debug, Settings
+from tasks.dft.columns import JOB_HEADINGS
 
 if TYPE_CHECKING:
     from dft.campaign.analysis import AnalysisSummary
     from dft.campaign.campaign import Campaign
     from tasks.dft.campaign import Progress
 
-JOBS = {
-    "key": "job",
-    "formula": "formula",
-    "purpose": "purpose",
-    "state": "state",
-    "attempts": "attempts",
-    "energy_ev_per_atom": "energy eV/atom",
-    "e_above_hull_ev_per_atom": "above hull eV/atom",
-    "delta_e_ev_per_atom": "dE eV/atom",
-    "delta_v_ang3_per_atom": "dV A^3/atom",
-    "reason": "reason",
-}
-"""Columns of the job table, with their headings."""
 HULL = {
     "id": "id",
     "formula": "formula",
@@ -82,7 +70,7 @@ def submit(
     debug: Debug = False,
 ) -> None:
     """Make job folders and submit them: the best candidates and near phases of a run, or crystals from files."""
-    from configs.options import run_settings, settings_of
+    from configs.command_line import run_settings, settings_of
     from tasks.dft.campaign import advance, campaign_of_crystals, campaign_of_run
 
     with answer(as_json) as give:
@@ -109,11 +97,11 @@ def submit(
 def _merged(stated: dict[str, Any], config: str | None, assignments: list[str] | None) -> Any:
     """The run's settings, with the `dft` of another file if one is named, and assignments."""
     from configs.overrides import override
-    from configs.schema import parse, read_yaml
+    from configs.schema import DiscoverConfig, parse, read_yaml
 
     if config is not None:
         stated = {**stated, "dft": read_yaml(config)[1].get("dft", {})}
-    return parse(override(stated, assignments or []), config or "the run's settings")
+    return parse(DiscoverConfig, override(stated, assignments or []), config or "the run's settings")
 
 
 def _name(folder: Path) -> str:
@@ -303,7 +291,9 @@ def _show(progress: Progress, as_json: bool, give: Callable[[Any], None], keys: 
         if (summary := progress.summary) is not None and summary.n_converged:
             say(_said(summary))
         shown = [{**row, "key": row["key"][:KEY_SHOWN]} for row in chosen]
-        show_table(shown, JOBS, f"{campaign.name}: {len(progress.rows)} jobs, {counts or 'none'}")
+        show_table(
+            shown, {"key": "job", **JOB_HEADINGS}, f"{campaign.name}: {len(progress.rows)} jobs, {counts or 'none'}"
+        )
         if progress.n_open:
             typer.echo(f"\n{progress.n_open} are open; go on with: hullward dft collect {campaign.folder} --wait")
     give(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.console import answer, guarded, say, show_table
+from flows.cli.console import answer, guarded, labelled_bar, say, show_table
 from flows.cli.shared_options import AsJson, Debug, Potential, Settings
 
 if TYPE_CHECKING:
@@ -66,9 +64,10 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """How good generated crystals are, by the protocols of the field, beside what papers report."""
-    from configs.evaluation import parse_evaluation
-    from configs.options import ORIGIN, potential_changes
+    from configs.command_line import ORIGIN, potential_changes
+    from configs.evaluation import EvaluateConfig
     from configs.overrides import override
+    from configs.schema import parse
 
     stated = {
         "samples": samples,
@@ -88,11 +87,11 @@ def evaluate(
         **potential_changes(potential),
     }
     given = {name: value for name, value in stated.items() if value is not None}
-    config = parse_evaluation(override(given, settings or []), ORIGIN)
+    config = parse(EvaluateConfig, override(given, settings or []), ORIGIN)
     with answer(as_json) as give:
         from tasks.evaluate.stages import evaluate as run
 
-        with _progress(as_json) as progress:
+        with labelled_bar("reading", as_json) as progress:
             report = run(config, progress)
         if not as_json:
             _show(report, config.folder)
@@ -117,20 +116,3 @@ def _show(report: EvaluationReport, folder: Path) -> None:
     for note in report.notes:
         say(note)
     typer.echo(f"\nreport   {folder / 'evaluation.html'}\nfigures  {folder / 'evaluation.json'}")
-
-
-@contextmanager
-def _progress(hidden: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Gives a function of (what, done, in all): it moves a bar on a terminal, and elsewhere does nothing."""
-    import sys
-
-    if hidden or not sys.stderr.isatty():
-        yield lambda what, done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns: tuple[Any, ...] = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True), transient=True) as bar:
-        shown = bar.add_task("reading", total=None)
-        yield lambda what, done, total: bar.update(shown, description=what, completed=done, total=total)

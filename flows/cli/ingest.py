@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.console import SOURCES, answer, guarded, say, show_table
+from flows.cli.console import SOURCES, answer, guarded, labelled_bar, say, show_table
 from flows.cli.shared_options import AsJson, Debug, Elements, Potential, Settings
 
 if TYPE_CHECKING:
     from configs.ingest import IngestConfig
     from generative.datasets.manifest import Manifest
+    from storage.progress import SourceProgress
 
 PLANNED = {
     "name": "source",
@@ -69,7 +70,7 @@ def ingest(
     debug: Debug = False,
 ) -> None:
     """Known crystals from files and databases into one checked table; interrupted, the same command goes on."""
-    from configs.options import IngestRequest, elements_of, ingest_settings
+    from configs.command_line import IngestRequest, elements_of, ingest_settings
 
     asked = IngestRequest(
         elements=elements_of(elements),
@@ -142,29 +143,14 @@ def _show(manifest: Manifest) -> None:
 
 
 @contextmanager
-def _progress(hidden: bool) -> Iterator[Callable[[str, int, int | None], None]]:
+def _progress(hidden: bool) -> Iterator[SourceProgress]:
     """Gives a function of (source, records, in all): it moves a bar on a terminal, and writes some lines in a log."""
     import sys
 
     from tasks.ingest.stages import ProgressLines
 
-    if hidden:
-        yield lambda source, n_records, total: None
-        return
-    if not sys.stderr.isatty():
+    if not hidden and not sys.stderr.isatty():
         yield ProgressLines(say)
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("records"), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True), transient=True) as bar:
-        shown = bar.add_task("starting", total=None)
-        yield lambda source, n_records, total: bar.update(shown, description=source, completed=n_records, total=total)
+    with labelled_bar("starting", hidden, "records", remaining=True) as bar:
+        yield bar

@@ -50,9 +50,10 @@ def modify(
     debug: Debug = False,
 ) -> None:
     """Polymorphs of lower energy than your crystals, relaxed and ranked, or the answer that none was found."""
-    from configs.modification import parse_modification
-    from configs.options import ORIGIN, potential_changes
+    from configs.command_line import ORIGIN, potential_changes
+    from configs.modification import ModifyConfig
     from configs.overrides import override
+    from configs.schema import parse
     from flows.cli.prefect_client import prefect_client
 
     stated: dict[str, Any] = {"crystals": list(files), **potential_changes(potential)}
@@ -63,7 +64,7 @@ def modify(
     stated |= {key: value for key, value in given.items() if value is not None}
     if checkpoint is not None:
         stated["sample"] = {"checkpoint": checkpoint}
-    config = parse_modification(override(stated, settings or []), ORIGIN)
+    config = parse(ModifyConfig, override(stated, settings or []), ORIGIN)
     with answer(as_json) as give, prefect_client() as client:
         from flows.modify import modify as flow
 

@@ -55,8 +55,8 @@ def reproduce(
 ) -> None:
     """Train, draw, judge: a paper's tables (DP-CDVAE; conditional generation), paper beside ours, claim by claim."""
     from configs.overrides import override
-    from configs.reproduction import parse_reproduction, with_choice, with_official_files
-    from configs.schema import read_yaml
+    from configs.reproduction import model_of, with_choice, with_official_files
+    from configs.schema import parse, read_yaml
     from flows.cli.console import hush_engine
     from flows.cli.prefect_client import prefect_client
 
@@ -66,7 +66,8 @@ def reproduce(
     if data is not None:
         stated = with_official_files(stated, data)
     stated = with_choice(stated, _names(systems), _names(datasets), _names(stages))
-    parsed = parse_reproduction(override(stated, settings or []), str(file))
+    stated = override(stated, settings or [])
+    parsed = parse(model_of(stated), stated, str(file))
     with answer(as_json) as give, prefect_client() as client:
         from flows.reproduce import reproduce as flow
 

@@ -34,18 +34,18 @@ def deploy_all(folder: Path | None = None, environment: Mapping[str, str] | None
 
     Raises: DeployError: if there is no prefect.yaml, no server answers, or the server refuses.
     """
-    place = folder or Path.cwd()
-    if not (place / FILE).is_file():
-        raise DeployError(f"no {FILE} in {place}: run this in the checkout of Hullward")
-    variables = {"DO_NOT_TRACK": "1", **(client_environment(place) if environment is None else environment)}
+    root = folder or Path.cwd()
+    if not (root / FILE).is_file():
+        raise DeployError(f"no {FILE} in {root}: run this in the checkout of Hullward")
+    variables = {"DO_NOT_TRACK": "1", **(client_environment(root) if environment is None else environment)}
     # Without a server Prefect would start one for the moment, register there, and leave nothing that runs.
     variables["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
-    listed = _prefect(["work-pool", "inspect", POOL], place, variables)
+    listed = _prefect(["work-pool", "inspect", POOL], root, variables)
     if listed.returncode != 0:
-        created = _prefect(["work-pool", "create", POOL, "--type", "process"], place, variables)
+        created = _prefect(["work-pool", "create", POOL, "--type", "process"], root, variables)
         _require(created, variables)
-    _require(_prefect(["--no-prompt", "deploy", "--all"], place, variables), variables)
-    return deployment_names(place / FILE)
+    _require(_prefect(["--no-prompt", "deploy", "--all"], root, variables), variables)
+    return deployment_names(root / FILE)
 
 
 def client_environment(folder: Path) -> dict[str, str]:

@@ -75,7 +75,7 @@ class _Warnings(BaseHTTPMiddleware):
 _GIVEN: ContextVar[list[dict[str, Any]]] = ContextVar("warnings of the request under way")
 
 
-def _note(message: Warning | str, *place: Any, **more: Any) -> None:
+def _note(message: Warning | str, *where: Any, **more: Any) -> None:
     """Called for every warning; those that are not for clients are for developers, who do not look here."""
     given = _GIVEN.get(None)
     if given is not None and isinstance(message, OptimadeWarning) and not isinstance(message, LocalOptimadeWarning):
@@ -100,9 +100,9 @@ class _ApiHint(HandleApiHint):  # type: ignore[misc]
 
 def _invalid_parameter(request: Request, error: RequestValidationError) -> Response:
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
+    field = ".".join(str(part) for part in first["loc"])
     refusal: Response = general_exception(
-        request, BadRequest(detail=f"{place}: {first['msg']}: {first.get('input')!s:.100}")
+        request, BadRequest(detail=f"{field}: {first['msg']}: {first.get('input')!s:.100}")
     )
     return refusal
 

@@ -178,11 +178,11 @@ def serve_optimade(path: Path, port: int, everything: bool) -> None:
     with (
         _stopping_quietly(),
         listening_on(port, "--port ") as listener,
-        TemporaryDirectory(prefix="hullward-optimade-") as place,
+        TemporaryDirectory(prefix="hullward-optimade-") as temporary,
     ):
         from tasks.optimade.export import export
 
-        folder = Path(place)
+        folder = Path(temporary)
         address = f"http://{HOST}:{listener.getsockname()[1]}"
         with progress_bar("structures", hidden=False) as bar:
             exported = export(path, folder / "structures.jsonl", everything, bar)

@@ -59,10 +59,10 @@ class Api:
 
     def all(self, kind: str, **wanted: Any) -> Iterator[dict[str, Any]]:
         """Every entry of a kind, such as flow_runs, that matches the filters."""
-        place = 0
-        while page := self(f"{kind}/filter", {**wanted, "limit": PAGE, "offset": place}):
+        offset = 0
+        while page := self(f"{kind}/filter", {**wanted, "limit": PAGE, "offset": offset}):
             yield from page
-            place += len(page)
+            offset += len(page)
             if len(page) < PAGE:
                 return
 

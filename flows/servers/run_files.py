@@ -46,8 +46,8 @@ class RunFiles(SimpleHTTPRequestHandler):
         folder, root = Path(path), Path(self.directory)
         if folder.resolve() == root.resolve():
             reports = sorted([*root.glob("*/report.html"), *root.glob("datasets/*/report.html")], key=_newest_first)
-            places = [file.parent.relative_to(root).as_posix() for file in reports]
-            links = [(place, f"{quote(place)}/report.html") for place in places]
+            names = [file.parent.relative_to(root).as_posix() for file in reports]
+            links = [(name, f"{quote(name)}/report.html") for name in names]
         else:
             entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
             links = [(e.name + "/" * e.is_dir(), quote(e.name) + "/" * e.is_dir()) for e in entries]

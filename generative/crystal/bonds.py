@@ -29,7 +29,8 @@ from torch import Tensor
 
 from generative.crystal.crystals import Crystal, wrap_unit
 from generative.crystal.neighbour_search import FAULTS, refuse_unsearchable
-from generative.kept_results import KeptResults, Progress, in_processes
+from generative.kept_results import KeptResults, in_processes
+from storage.progress import Progress
 
 RECIPE = "CrystalNN by solid angle, 1"
 """Names the computation; the number rises when bonds change for the same installed packages."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from pymatgen.core.lattice import Lattice
-from pymatgen.core.periodic_table import Element
-from pymatgen.core.structure import Structure
+
+if TYPE_CHECKING:
+    from pymatgen.core.structure import Structure
 
 
 def field_of(name: str, kind: pa.DataType, about: str) -> pa.Field:
@@ -67,6 +68,10 @@ class Crystal:
 
     def to_structure(self) -> Structure:
         """The crystal as a pymatgen Structure, sites in stored order."""
+        from pymatgen.core.lattice import Lattice  # here, so that a checkpoint or a table is read without it
+        from pymatgen.core.periodic_table import Element
+        from pymatgen.core.structure import Structure
+
         return Structure(Lattice(self.lattice_ang), [Element.from_Z(int(z)) for z in self.atomic_numbers], self.frac)
 
     @property

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from pymatgen.core.periodic_table import Element
 from torch import Tensor
 
 MAX_Z = 103
@@ -35,6 +34,8 @@ def element_properties(raw: bool = False) -> Tensor:
 
 def _numbers(names: Sequence[str]) -> Tensor:
     """Attributes of the elements from Z = 1 on, (MAX_Z, n); NaN where pymatgen's table has no number."""
+    from pymatgen.core.periodic_table import Element  # here, so that MAX_Z costs no table
+
     numbers = torch.full((MAX_Z, len(names)), float("nan"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pymatgen warns of each number that its table lacks
@@ -65,6 +66,8 @@ def species_descriptors() -> Tensor:
     atomic radius, Mendeleev number, first ionisation energy, electron affinity, molar volume, melting point; a number
     that the table lacks takes the mean.
     """
+    from pymatgen.core.periodic_table import Element
+
     names = (
         "X", "atomic_radius", "mendeleev_no", "ionization_energy", "electron_affinity", "molar_volume", "melting_point"
     )  # fmt: skip

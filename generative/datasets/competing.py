@@ -172,8 +172,8 @@ class _Phases:
         heights = {kind: self._heights(rows, kind) for kind in (FORMATION, TOTAL)}
         lowest_above: dict[tuple[str, Formula], float] = {}
         for row in rows:
-            place = self._levels[row], self.formulas[row]
-            lowest_above[place] = min(lowest_above.get(place, math.inf), _or_infinite(self._above[row]))
+            key = self._levels[row], self.formulas[row]
+            lowest_above[key] = min(lowest_above.get(key, math.inf), _or_infinite(self._above[row]))
         for row in rows:
             stated = [heights[FORMATION].get(row), self._above[row]]
             if row not in heights[FORMATION]:
@@ -193,7 +193,7 @@ class _Phases:
         n_required = sum(row in self._required for row in rows)
         rounds = self._rounds(row for row in rows if self.distance[row] is None)
 
-        def place(row: int) -> tuple[Any, ...]:
+        def order(row: int) -> tuple[Any, ...]:
             distance, named = self.distance[row], (self.formulas[row], self._ids[row], row)
             if row in self._required:
                 return (1, 0.0 if distance is None else distance, len(self.formulas[row]), *named)
@@ -201,15 +201,15 @@ class _Phases:
                 return (3, 0.0, len(self.formulas[row]) > 1, rounds[row], *named)
             return (2 if distance < REORDERED_WITHIN_EV_PER_ATOM else 4, round(distance, 9), 0, *named)
 
-        return sorted(rows, key=place)[: max(most, n_required)]
+        return sorted(rows, key=order)[: max(most, n_required)]
 
     def _complete_formation(self, rows: Sequence[int]) -> None:
         """Formation energies from distances above the database's hull where its energy there is known."""
         hull: dict[tuple[str, Formula], float] = {}
         for row in rows:
-            place, at = (self._levels[row], self.formulas[row]), self._formation[row] - self._above[row]
+            key, at = (self._levels[row], self.formulas[row]), self._formation[row] - self._above[row]
             if math.isfinite(at):
-                hull[place] = min(hull.get(place, math.inf), float(at))
+                hull[key] = min(hull.get(key, math.inf), float(at))
         for row in rows:
             if not math.isfinite(self._formation[row]):
                 default = 0.0 if len(self.formulas[row]) == 1 else math.nan
@@ -278,10 +278,10 @@ class _Phases:
 
     def _fractions(self, rows: Sequence[int], axes: Sequence[int]) -> np.ndarray:
         counts = np.zeros((len(rows), len(axes)))
-        column = {number: place for place, number in enumerate(axes)}
-        for place, row in enumerate(rows):
+        column = {number: index for index, number in enumerate(axes)}
+        for index, row in enumerate(rows):
             for number, n in self.formulas[row]:
-                counts[place, column[number]] = n
+                counts[index, column[number]] = n
         return np.asarray(counts / counts.sum(axis=1, keepdims=True))
 
 

@@ -10,7 +10,6 @@ phases that could lie on the hull.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
@@ -56,16 +55,6 @@ class Cut:
     def could_lie_on_hull(self) -> bool:
         """Whether a phase left out could lie on the hull: by what is stated, or within the potential's error."""
         return bool(self.n_unstated or self.n_unbound or self.n_near)
-
-    def lowered_at_most_ev_per_atom(self, error_ev_per_atom: float = 0.0) -> float:
-        """By how much the phases left out can lower the hull anywhere, eV/atom; infinite if nothing bounds it.
-
-        Args:
-            error_ev_per_atom: by how much the potential's energies differ from the stated ones at most.
-        """
-        if self.n_unstated or self.n_unbound:
-            return math.inf
-        return 0.0 if self.nearest_ev_per_atom is None else max(0.0, 2 * error_ev_per_atom - self.nearest_ev_per_atom)
 
     @property
     def note(self) -> str:

@@ -27,6 +27,7 @@ from generative.datasets.origins import Origin
 from generative.datasets.records import Form, RawRecord, interpret
 from generative.datasets.sources import SourceBatch, SourceError, Surroundings
 from generative.datasets.texts import cut, plain_text
+from storage.digests import file_digest
 
 _TABLES: dict[str, Callable[[Path], Iterator[RawRecord]]] = {
     ".csv": read_csv,
@@ -178,8 +179,7 @@ class Files:
 
 def _file_sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path)
     except OSError as error:  # its record says so too
         return f"unreadable ({error.strerror})"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +22,8 @@ from generative.datasets.quarantine import rejected_of
 from generative.datasets.sources import Resolve, Source, SourceError, Surroundings, open_source
 from generative.datasets.table import DATASET_SCHEMA
 from storage.atomic import staging, sweep
+from storage.progress import SourceProgress
 from storage.tables import TableWriter
-
-Progress = Callable[[str, int, int | None], None]
-"""Called after each page of a download and each batch read: the source's name, the records so far, and how many are
-expected, if that is known."""
 
 
 def sources_of(
@@ -77,7 +74,7 @@ def ingest(
     folder: Path,
     resolve: Resolve,
     scorer: Scorer | None = None,
-    progress: Progress | None = None,
+    progress: SourceProgress | None = None,
     network: NetworkContext | None = None,
 ) -> Manifest:
     """Read all sources in order into one dataset folder.
@@ -183,7 +180,7 @@ def _batches(
     filters: FilterConfig,
     ids: set[str],
     tally: _Tally,
-    progress: Progress | None,
+    progress: SourceProgress | None,
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
     """Rows to keep and rows of the quarantine, counted."""
     expected = source.record().n_records if isinstance(source, Harvest) else None

@@ -42,62 +42,62 @@ def heights_above_lower_hull(fractions: np.ndarray, energy_ev_per_atom: np.ndarr
     """
     if not len(fractions):
         return np.zeros(0)
-    places, place_of = np.unique(np.round(fractions, 12), axis=0, return_inverse=True)
-    place_of = place_of.ravel()  # numpy 2.0 gave it a second axis
-    lowest = np.full(len(places), np.inf)
-    np.minimum.at(lowest, place_of, energy_ev_per_atom)
+    points, point_of = np.unique(np.round(fractions, 12), axis=0, return_inverse=True)
+    point_of = point_of.ravel()  # numpy 2.0 gave it a second axis
+    lowest = np.full(len(points), np.inf)
+    np.minimum.at(lowest, point_of, energy_ev_per_atom)
     # A hull keeps its shape when a linear function of composition is taken off; what is left is small in every unit.
-    lowest -= places @ np.linalg.lstsq(places, lowest, rcond=None)[0]
-    below = lowest - _hull(places, lowest)
-    first = np.full(len(places), np.inf)
-    np.minimum.at(first, place_of, energy_ev_per_atom)
-    heights: np.ndarray = np.maximum(0.0, below[place_of] + energy_ev_per_atom - first[place_of])
+    lowest -= points @ np.linalg.lstsq(points, lowest, rcond=None)[0]
+    below = lowest - _hull(points, lowest)
+    first = np.full(len(points), np.inf)
+    np.minimum.at(first, point_of, energy_ev_per_atom)
+    heights: np.ndarray = np.maximum(0.0, below[point_of] + energy_ev_per_atom - first[point_of])
     return heights
 
 
-def _hull(places: np.ndarray, energy: np.ndarray) -> np.ndarray:
+def _hull(points: np.ndarray, energy: np.ndarray) -> np.ndarray:
     """The hull at each of these compositions (all different), (n,): the highest of the planes under all points."""
-    is_open = (places > 0).sum(axis=1) > 1
+    is_open = (points > 0).sum(axis=1) > 1
     hull = np.where(is_open, -np.inf, energy)  # nothing mixes to an element but itself
-    entered = np.full(len(places), len(places) <= FEW)
-    entered[places.argmax(axis=0)] = True
+    entered = np.full(len(points), len(points) <= FEW)
+    entered[points.argmax(axis=0)] = True
     # Compositions of many elements first: the planes that touch there settle those of fewer.
-    for place in np.lexsort((energy, -(places > 0).sum(axis=1))):
-        if not is_open[place]:
+    for point in np.lexsort((energy, -(points > 0).sum(axis=1))):
+        if not is_open[point]:
             continue
-        plane, touching = _plane_under(place, places, energy, entered)
+        plane, touching = _plane_under(point, points, energy, entered)
         if plane is None:  # the solver gave up: as if on the hull, so that nothing rests on a number it does not have
-            hull[place], is_open[place] = energy[place], False
+            hull[point], is_open[point] = energy[point], False
             continue
-        hull = np.maximum(hull, places @ plane)
-        settled = _within(places[touching], places[is_open])
+        hull = np.maximum(hull, points @ plane)
+        settled = _within(points[touching], points[is_open])
         is_open[np.flatnonzero(is_open)[settled]] = False
-        is_open[place] = False
+        is_open[point] = False
     bounded: np.ndarray = np.minimum(hull, energy)
     return bounded
 
 
 def _plane_under(
-    place: int, places: np.ndarray, energy: np.ndarray, entered: np.ndarray
+    point: int, points: np.ndarray, energy: np.ndarray, entered: np.ndarray
 ) -> tuple[np.ndarray | None, np.ndarray]:
-    """The plane under all points that is highest at `place`, (k,), and the points whose mixture it touches.
+    """The plane under all points that is highest at `point`, (k,), and the points whose mixture it touches.
 
     `entered` says which points have entered the programs so far, and is added to.
     """
     while True:
         # With the point itself there is always a mixture; for good it enters only where it is part of the lowest.
-        columns = np.union1d(np.flatnonzero(entered), [place])
+        columns = np.union1d(np.flatnonzero(entered), [point])
         solved = linprog(
             energy[columns],
-            A_eq=places[columns].T,
-            b_eq=places[place],
+            A_eq=points[columns].T,
+            b_eq=points[point],
             method="highs-ds",
             options={"presolve": False, "primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
         )
         if solved.status != 0:
             return None, columns[:0]
         plane = solved.eqlin.marginals
-        above = places @ plane - energy
+        above = points @ plane - energy
         above[columns] = -np.inf
         lying_below = np.flatnonzero(above > FLOAT_NOISE_EV)
         if not len(lying_below):
@@ -107,8 +107,8 @@ def _plane_under(
         entered[lying_below[np.argsort(-above[lying_below], kind="stable")[:ENTERING]]] = True
 
 
-def _within(corners: np.ndarray, places: np.ndarray) -> np.ndarray:
+def _within(corners: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Which compositions are mixtures of these (linearly independent) corners, (n,)."""
-    weights = np.linalg.lstsq(corners.T, places.T, rcond=None)[0]
-    met = np.abs(corners.T @ weights - places.T).max(axis=0) < SAME_PLACE
+    weights = np.linalg.lstsq(corners.T, points.T, rcond=None)[0]
+    met = np.abs(corners.T @ weights - points.T).max(axis=0) < SAME_PLACE
     return np.asarray(met & (weights > -SAME_PLACE).all(axis=0))

@@ -17,7 +17,7 @@ of the dropped rows; some 0.3 GB for a million rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from generative.datasets.origins import strongest
 from generative.datasets.table import DATASET_SCHEMA, batches_of
 from generative.screening.matching import ReferenceSet, Tolerances, fit_reduced
 from generative.screening.pair_fits import Judge
+from storage.progress import Progress
 
 CRYSTAL_ATOMS_AT_ONCE = 1_000_000
 """Atoms whose crystals are held while their formulas are compared, 26 MB; each such lot costs one pass over the file.
@@ -48,9 +49,6 @@ STATED = (
     "band_gap_ev",
 )
 """What is listed of a dropped row beside its id, where it is not null."""
-
-Progress = Callable[[int, int], None]
-"""Called with the rows compared so far and the rows to compare."""
 
 
 @dataclass(frozen=True)

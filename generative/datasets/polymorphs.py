@@ -116,9 +116,9 @@ class PairSet(TrainingSet):
         good: list[tuple[int, int]] = []
         bad: list[tuple[int, int]] = []
         for group in self.groups:
-            for place, target in enumerate(group.tolist()):
-                into = good if place < self.rule.n_lowest else bad
-                into += [(source, target) for source in group[place + 1 :].tolist()]
+            for index, target in enumerate(group.tolist()):
+                into = good if index < self.rule.n_lowest else bad
+                into += [(source, target) for source in group[index + 1 :].tolist()]
         return good, bad
 
     def test_pairs(self, n: int | None, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -132,8 +132,8 @@ class PairSet(TrainingSet):
         if n is not None:
             return self._some(good, min(n, len(good)), rng)
         first: dict[tuple[int, ...], tuple[int, int]] = {}
-        for place in rng.permutation(len(good)):
-            first.setdefault(content_key(self.crystals[good[place][1]]), good[place])
+        for index in rng.permutation(len(good)):
+            first.setdefault(content_key(self.crystals[good[index][1]]), good[index])
         return [first[content_key(self.crystals[group[0]])] for group in self.groups]
 
     def _some(self, pairs: list[tuple[int, int]], n: int, rng: np.random.Generator) -> list[tuple[int, int]]:

@@ -20,8 +20,9 @@ import numpy as np
 
 from generative.crystal.crystals import Crystal
 from generative.crystal.neighbour_search import FAULTS
-from generative.kept_results import Kept, KeptResults, Progress, in_processes
+from generative.kept_results import Kept, KeptResults, in_processes
 from generative.metrics import magpie
+from storage.progress import Progress
 
 N_STRUCTURE = 61
 STRUCTURE_RECIPE = "CrystalNN ops, mean over sites, 1"

@@ -24,7 +24,6 @@ from typing import NamedTuple
 import numpy as np
 
 from generative.crystal.crystals import Crystal
-from generative.kept_results import Progress
 from generative.metrics.coverage import Coverage, Cutoffs, FingerprintSet, coverage
 from generative.metrics.distributions import CDVAE_DRAWN, Property, Wasserstein, property_values, wasserstein
 from generative.metrics.fingerprints import (
@@ -44,6 +43,7 @@ from generative.metrics.validity import (
     verdicts,
 )
 from generative.screening.composition import OxidationStates
+from storage.progress import Progress
 
 PROTOCOL = "cdvae generation"
 ABOUT = (

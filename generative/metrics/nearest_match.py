@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 
 from generative.crystal.crystals import Crystal
-from generative.screening.matching import FormulaKey, References, Tolerances, formula_key, pairwise_rms
+from generative.screening.matching import FormulaKey, ReferenceSet, Tolerances, formula_key, pairwise_rms
 
 TILE = 500
 """Crystals of one formula on either side that are compared in one go: the matcher prepares each crystal once a tile,
@@ -36,7 +36,7 @@ class NearestMatch:
 
 
 def nearest_match(
-    samples: Sequence[Crystal | None], references: References, tolerances: Tolerances, workers: int = 1
+    samples: Sequence[Crystal | None], references: ReferenceSet, tolerances: Tolerances, workers: int = 1
 ) -> NearestMatch:
     """The smallest StructureMatcher.get_rms_dist(sample, reference)[0] of each sample and of each reference.
 
@@ -63,7 +63,7 @@ def nearest_match(
 
 
 def _same_formula(
-    samples: Sequence[Crystal | None], references: References
+    samples: Sequence[Crystal | None], references: ReferenceSet
 ) -> Iterator[tuple[int, int, Crystal, Crystal]]:
     """(sample's index, reference's index, sample, reference) of equal reduced formula, tile by tile."""
     of_formula: dict[FormulaKey, list[tuple[int, Crystal]]] = defaultdict(list)

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from generative.crystal.crystals import Crystal
-from generative.kept_results import Progress
 from generative.metrics.fingerprints import Fingerprints
 from generative.networks.crystal_graph import CrystalGraph, NoGraphError, crystal_graph
+from storage.progress import Progress
 
 if TYPE_CHECKING:
     from generative.networks.cgcnn import CGCNN

@@ -31,7 +31,7 @@ from generative.metrics.nearest_match import nearest_match
 from generative.metrics.reconstruction import RMS_UNIT, csp_tolerances, settings_of
 from generative.metrics.shares import counted, percentage, statistic
 from generative.metrics.validity import unmatchable
-from generative.screening.matching import References, Tolerances, find_known, group
+from generative.screening.matching import ReferenceSet, Tolerances, find_known, group
 
 UNIQUENESS = "uniqueness"
 UNIQUENESS_ABOUT = "Share of samples that repeat no earlier sample, at each named set of tolerances."
@@ -112,7 +112,7 @@ def uniqueness(
 
 def novelty(
     samples: Sequence[Crystal | None],
-    known: References,
+    known: ReferenceSet,
     known_name: str,
     names: Sequence[str] = tuple(TOLERANCES),
     workers: int = 1,
@@ -146,7 +146,7 @@ def novelty(
 
 
 def condition_cdvae_novelty(
-    samples: Sequence[Crystal | None], training: References, training_name: str, workers: int = 1
+    samples: Sequence[Crystal | None], training: ReferenceSet, training_name: str, workers: int = 1
 ) -> Evaluation:
     """ConditionCDVAE+'s novelty: no training crystal matches, or the smallest rms is at least 0.3 (V/N)^(1/3).
 
@@ -204,7 +204,7 @@ def unique_flags(samples: Sequence[Crystal | None], tolerances: Tolerances, work
 
 
 def novel_flags(
-    samples: Sequence[Crystal | None], known: References, tolerances: Tolerances, workers: int = 1
+    samples: Sequence[Crystal | None], known: ReferenceSet, tolerances: Tolerances, workers: int = 1
 ) -> Flags:
     """Whether no known crystal matches, for each sample."""
     readable, reasons = _readable(samples)

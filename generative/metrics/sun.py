@@ -24,7 +24,7 @@ from generative.metrics.metric import Evaluation, Metric, Setting
 from generative.metrics.novelty import named_tolerances, novel_flags, unique_flags
 from generative.metrics.reconstruction import settings_of
 from generative.metrics.shares import counted, percentage, statistic, with_interval
-from generative.screening.matching import References, Tolerances
+from generative.screening.matching import ReferenceSet, Tolerances
 
 PROTOCOL = "sun"
 ABOUT = (
@@ -36,7 +36,7 @@ THRESHOLDS_EV_PER_ATOM = (0.0, 0.1)
 
 def sun(
     samples: Sequence[Crystal | None],
-    known: References,
+    known: ReferenceSet,
     e_above_hull_ev_per_atom: Sequence[float] | np.ndarray,
     *,
     known_name: str,
@@ -103,7 +103,7 @@ def sun(
 
 
 def _matched(
-    samples: Sequence[Crystal | None], known: References, tolerances: Tolerances, workers: int
+    samples: Sequence[Crystal | None], known: ReferenceSet, tolerances: Tolerances, workers: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """(unique, novel, samples without a verdict of one or the other); the first two boolean, (n,)."""
     unique = unique_flags(samples, tolerances, workers)

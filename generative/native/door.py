@@ -2,7 +2,8 @@
 
 Compiling takes half a minute, so the code is kept on disk. numba forgets kept code when the file of a function changes,
 but not when a function it calls in another file does; here the folder's name carries a digest of all kernel sources, so
-code of an older state is never run. Modules that call `compiled` are imported only where `is_available()`.
+code of an older state is never run. Modules that decorate with it are imported only where numba is installed, and those
+of matching only where `is_available()`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 SWITCH = "HULLWARD_MATCHING"
-"""Environment variable; the value 'pymatgen' makes every comparison pymatgen's own."""
+"""Environment variable; the value 'pymatgen' makes every comparison of crystals pymatgen's own. Bonds and fingerprints
+do not read it."""
 
 
 @lru_cache(maxsize=1)
@@ -29,31 +31,42 @@ def is_available() -> bool:
 
 
 def compiled(function: F) -> F:
-    """The function as native code that releases the interpreter's lock; compiled when first called."""
+    """The function as native code that releases the interpreter's lock; compiled when first called.
+
+    Division by zero gives an infinity or NaN, as in numpy.
+    """
+    return _compiled(function, "numpy")
+
+
+def compiled_raising(function: F) -> F:
+    """The same, but division by zero raises ZeroDivisionError, as in Python, and costs a test each."""
+    return _compiled(function, "python")
+
+
+def _compiled(function: F, error_model: Literal["python", "numpy"]) -> F:
     import numba
     from numba.core import config
 
-    folder = _code_folder()
+    folder = code_folder()
     if folder is None:
-        return cast(F, numba.njit(nogil=True, error_model="numpy")(function))
+        return cast(F, numba.njit(nogil=True, error_model=error_model)(function))
     settings: Any = config
     before, settings.CACHE_DIR = settings.CACHE_DIR, str(folder)  # numba reads it once, when the decorator runs
     try:
-        return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+        return cast(F, numba.njit(cache=True, nogil=True, error_model=error_model)(function))
     finally:
         settings.CACHE_DIR = before
 
 
 @lru_cache(maxsize=1)
-def _code_folder() -> Path | None:
+def code_folder() -> Path | None:
     """A writable folder for code of exactly these sources: under NUMBA_CACHE_DIR, or the user's cache; None if none."""
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
-        if "@compiled" in (text := source.read_text()):
-            digest.update(text.encode())
+        digest.update(source.read_bytes())
     home = os.environ.get("XDG_CACHE_HOME", "") or str(Path("~/.cache").expanduser())
     for base in (os.environ.get("NUMBA_CACHE_DIR", ""), f"{home}/hullward"):
-        folder = Path(base) / f"matching-{digest.hexdigest()[:16]}"
+        folder = Path(base) / f"kernels-{digest.hexdigest()[:16]}"
         if not base:
             continue
         try:

@@ -12,15 +12,15 @@ supercells, no subsets: behaviour reproduced, lengths in units of (V/N)^(1/3).
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from generative.native.alignment import Alignment, align, covers, distances, multiply, to_lll
-from generative.native.assignment import FORBIDDEN, solve_block, tied_range
-from generative.native.bench import Bench, bench_for
+from generative.native.assignment import FORBIDDEN, Assignment, solve_block, tied_range
 from generative.native.door import compiled
 from generative.native.lattice import EDGE, dot, invert, lattice_points, parameters_of
-from generative.native.placement_bound import candidates, may_place
+from generative.native.placement_bound import CAPACITY, Placement, candidates, may_place
 
 REFUSED, ACCEPTED, UNSURE = 0, 1, 2
 """Verdicts on a pair."""
@@ -44,14 +44,72 @@ EXACT = 1e-5
 """A root mean square displacement below this ends pymatgen's search for a smaller one."""
 
 
+class Workspace(NamedTuple):
+    """All working arrays for crystals of n atoms.
+
+    Attributes:
+        alignment: of one lattice mapping.
+        pairs: of one assignment.
+        placement: of the bound.
+        state: [best displacement, least displacement an unsure candidate may have, farthest stage, assignments solved].
+        stage: per atom of the first crystal: 0 not tried, 1 covers, 2 covers and may be placed, (n,).
+    """
+
+    alignment: Alignment
+    pairs: Assignment
+    placement: Placement
+    state: np.ndarray
+    stage: np.ndarray
+
+
+@compiled
+def workspace_for(n: int) -> Workspace:
+    """Working arrays for n atoms."""
+    alignment = Alignment(
+        np.empty((n, 3)),
+        np.empty((n, 3)),
+        np.empty((n, 3)),
+        np.empty((n, 3)),
+        np.empty((3, 3)),
+        np.empty((3, 3)),
+        np.empty((3, 3)),
+        np.empty((3, 3)),
+        np.empty(3),
+        np.empty(3),
+        np.empty((27, 3)),
+        np.zeros(2),
+    )
+    pairs = Assignment(
+        np.empty((n, n)),
+        np.zeros((n, n, 3)),
+        np.zeros((n, n), np.bool_),
+        np.empty(n),
+        np.empty(n),
+        np.zeros(n, np.int64),
+        np.empty((4, n + 1)),
+        np.zeros((3, n + 1), np.int64),
+    )
+    placement = Placement(
+        np.empty((n, CAPACITY, 3)),
+        np.empty((n, CAPACITY), np.int64),
+        np.zeros(n, np.int64),
+        np.zeros((n + 1, n), np.int64),
+        np.zeros(n + 1, np.int64),
+        np.zeros(n + 1, np.int64),
+        np.zeros(n, np.bool_),
+        np.zeros((n + 2, 4)),
+    )
+    return Workspace(alignment, pairs, placement, np.zeros(4), np.zeros(n, np.int64))
+
+
 @compiled
 def _displacements(
-    bench: Bench, bounds: np.ndarray, ref: int, s: int, use_rms: bool, with_box: bool
+    space: Workspace, bounds: np.ndarray, ref: int, s: int, use_rms: bool, with_box: bool
 ) -> tuple[float, float]:
     """Least and largest displacement that rounding could give at one translation; infinite if none is allowed."""
-    work, pairs = bench.alignment, bench.pairs
+    work, pairs = space.alignment, space.pairs
     unsure = distances(work, pairs, bounds, ref, s, with_box)
-    bench.state[3] += 1
+    space.state[3] += 1
     for block in range(len(bounds) - 1):
         if solve_block(pairs, bounds[block], bounds[block + 1]) >= FORBIDDEN / 2:
             return (0.0 if unsure else np.inf), np.inf
@@ -61,15 +119,15 @@ def _displacements(
 
 @compiled
 def _over_all_bases(
-    bench: Bench, bounds: np.ndarray, ref: int, s: int, stol: float, use_rms: bool
+    space: Workspace, bounds: np.ndarray, ref: int, s: int, stol: float, use_rms: bool
 ) -> tuple[float, float]:
     """The same where ties leave the LLL basis open, and with it the box of allowed pairs.
 
     If the optimum over all pairs uses none longer than 2 stol, which no box forbids, it stands; else all bases are
     tried that rounding could have given.
     """
-    work, pairs = bench.alignment, bench.pairs
-    low, high = _displacements(bench, bounds, ref, s, use_rms, False)
+    work, pairs = space.alignment, space.pairs
+    low, high = _displacements(space, bounds, ref, s, use_rms, False)
     longest = 0.0
     for i in range(len(pairs.column)):
         longest = max(longest, pairs.cost[i, pairs.column[i]])
@@ -82,20 +140,20 @@ def _over_all_bases(
             low, high = 0.0, np.inf
             break
         if choice >> int(work.facts[1]) == 0:  # higher bits decide nothing: this basis was tried
-            one, other = _displacements(bench, bounds, ref, s, use_rms, True)
+            one, other = _displacements(space, bounds, ref, s, use_rms, True)
             low, high = min(low, one), max(high, other)
     to_lll(work, stol, 0)
     return low, high
 
 
 @compiled
-def _judge(bench: Bench, bounds: np.ndarray, ref: int, s: int, stol: float, use_rms: bool, at_edge: bool) -> None:
-    """Solve the assignment at one translation and enter its displacement, sure or not, into the bench's state."""
-    state = bench.state
-    if bench.alignment.facts[1] == 0.0:
-        low, high = _displacements(bench, bounds, ref, s, use_rms, True)
+def _judge(space: Workspace, bounds: np.ndarray, ref: int, s: int, stol: float, use_rms: bool, at_edge: bool) -> None:
+    """Solve the assignment at one translation and enter its displacement, sure or not, into the workspace's state."""
+    state = space.state
+    if space.alignment.facts[1] == 0.0:
+        low, high = _displacements(space, bounds, ref, s, use_rms, True)
     else:
-        low, high = _over_all_bases(bench, bounds, ref, s, stol, use_rms)
+        low, high = _over_all_bases(space, bounds, ref, s, stol, use_rms)
     is_close = abs(low - stol) < VALUE_EDGE or abs(high - stol) < VALUE_EDGE
     agree = (low < stol) == (high < stol)
     if use_rms and low < stol:
@@ -107,9 +165,9 @@ def _judge(bench: Bench, bounds: np.ndarray, ref: int, s: int, stol: float, use_
 
 
 @compiled
-def _try_mapping(bench: Bench, bounds: np.ndarray, ref: int, stol: float, use_rms: bool, at_edge: bool) -> None:
+def _try_mapping(space: Workspace, bounds: np.ndarray, ref: int, stol: float, use_rms: bool, at_edge: bool) -> None:
     """All translations of one lattice mapping, whose alignment is in place."""
-    work, state = bench.alignment, bench.state
+    work, state = space.alignment, space.state
     enough = min(stol, EXACT) if use_rms else stol
     block = 0
     while bounds[block + 1] <= ref:
@@ -119,33 +177,33 @@ def _try_mapping(bench: Bench, bounds: np.ndarray, ref: int, stol: float, use_rm
     n_placed = 0
     shift = np.empty(3)
     for s in range(lo, hi):
-        bench.stage[s] = 0
+        space.stage[s] = 0
         if not covers(work, bounds, ref, s, EDGE):
             continue
         if not is_ready:
             to_lll(work, stol, 0)
             is_ready = True
         state[2] = max(state[2], 2.0)
-        bench.stage[s] = 1
+        space.stage[s] = 1
         if not use_rms:
             for x in range(3):
                 shift[x] = work.first_lll[s, x] - work.second_lll[ref, x]
             listed = candidates(
-                bench.placement, work.first_lll, work.second_lll, shift, work.lll, work.box_lll, bounds, stol
+                space.placement, work.first_lll, work.second_lll, shift, work.lll, work.box_lll, bounds, stol
             )
-            if listed == 0 or (listed == 1 and not may_place(bench.placement, ref, s, stol)):
+            if listed == 0 or (listed == 1 and not may_place(space.placement, ref, s, stol)):
                 continue
         state[2] = 3.0
-        bench.stage[s] = 2
+        space.stage[s] = 2
         n_placed += 1
-        _judge(bench, bounds, ref, s, stol, use_rms, at_edge or not covers(work, bounds, ref, s, -EDGE))
+        _judge(space, bounds, ref, s, stol, use_rms, at_edge or not covers(work, bounds, ref, s, -EDGE))
         if state[0] < enough:
             return
     if n_placed == 0 or n_placed == hi - lo:
         return
     for s in range(lo, hi):
-        if bench.stage[s] == 1 and _may_stand_in(work, bench.stage, ref, s, lo, hi):
-            _judge(bench, bounds, ref, s, stol, use_rms, at_edge or not covers(work, bounds, ref, s, -EDGE))
+        if space.stage[s] == 1 and _may_stand_in(work, space.stage, ref, s, lo, hi):
+            _judge(space, bounds, ref, s, stol, use_rms, at_edge or not covers(work, bounds, ref, s, -EDGE))
             if state[0] < stol:
                 return
 
@@ -181,7 +239,7 @@ def _angle_between(a: np.ndarray, b: np.ndarray, la: float, lb: float) -> float:
 
 @compiled
 def fit_pair(
-    bench: Bench,
+    space: Workspace,
     points: np.ndarray,
     first_lattice: np.ndarray,
     first_frac: np.ndarray,
@@ -192,10 +250,10 @@ def fit_pair(
     tolerances: np.ndarray,
     use_rms: bool,
 ) -> int:
-    """Verdict of fit(first, second), or of get_rms_dist if use_rms (its value is then bench.state[0]).
+    """Verdict of fit(first, second), or of get_rms_dist if use_rms (its value is then space.state[0]).
 
     Args:
-        bench: working arrays for this number of atoms.
+        space: working arrays for this number of atoms.
         points: lattice points of the first crystal, (k, 3), in the order to try, at least all within the longest
             vector of the second times 1 + ltol.
         first_lattice: rows, volume 1 per atom.
@@ -208,7 +266,7 @@ def fit_pair(
         use_rms: ask for the least root mean square displacement instead of any placement.
     """
     ltol, stol, atol = tolerances[0], tolerances[1], tolerances[2]
-    work, state = bench.alignment, bench.state
+    work, state = space.alignment, space.state
     state[0] = state[1] = np.inf
     state[2] = state[3] = 0.0
     enough = min(stol, EXACT) if use_rms else stol
@@ -266,7 +324,7 @@ def fit_pair(
                     state[1] = 0.0
                     continue
                 multiply(first_frac, inverse, work.first)
-                _try_mapping(bench, bounds, ref, stol, use_rms, at_edge)
+                _try_mapping(space, bounds, ref, stol, use_rms, at_edge)
                 if state[0] < enough:
                     if use_rms and (state[1] < state[0] + 1e-9 or abs(state[0] - enough) < 1e-9):
                         return 2
@@ -335,7 +393,7 @@ def fit_pairs(
 
     Returns: The number of pairs judged.
     """
-    bench = bench_for(bounds[-1])
+    space = workspace_for(bounds[-1])
     points, lengths = ordered_points, np.empty(0)
     use_rms = len(ordered_points) > 0
     for i in range(len(firsts)):
@@ -356,7 +414,7 @@ def fit_pairs(
             if len(lengths) > 0:
                 n_points = np.searchsorted(lengths, other_longest[b] * (1 + tolerances[0]) * (1 + 1e-6), side="right")
             verdicts[i] = fit_pair(
-                bench,
+                space,
                 points[:n_points],
                 lattices[a],
                 coordinates[a],
@@ -367,8 +425,8 @@ def fit_pairs(
                 tolerances,
                 use_rms,
             )
-            stages[i] = int(bench.state[2])
-            rms[i] = bench.state[0]
+            stages[i] = int(space.state[2])
+            rms[i] = space.state[0]
         if stop_at_match and verdicts[i] != 0:
             return i + 1
     return len(firsts)

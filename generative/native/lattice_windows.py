@@ -60,8 +60,8 @@ def _bin_of(value: float, low: float, high: float) -> int:
     """The bin of a value; it never falls as the value rises."""
     if not high > low:
         return 0
-    place = (value - low) / (high - low) * N_BINS
-    return int(min(max(place, 0.0), N_BINS - 1.0))
+    position = (value - low) / (high - low) * N_BINS
+    return int(min(max(position, 0.0), N_BINS - 1.0))
 
 
 @compiled
@@ -197,8 +197,8 @@ def may_be_mapped(
         bit = np.uint64(1) << np.uint64(i & 63)
         for d in range(6):
             lo, hi = parameters.low[d], parameters.high[d]
-            for place in range(_bin_of(boxes[i, d, 0], lo, hi), _bin_of(boxes[i, d, 1], lo, hi) + 1):
-                table[d, place, i >> 6] |= bit
+            for index in range(_bin_of(boxes[i, d, 0], lo, hi), _bin_of(boxes[i, d, 1], lo, hi) + 1):
+                table[d, index, i >> 6] |= bit
     for k in range(len(others)):
         other = others[k]
         bins = parameters.bins[other]
@@ -206,13 +206,13 @@ def may_be_mapped(
         for word in range(n_words):
             common = table[0, bins[0], word] & table[1, bins[1], word] & table[2, bins[2], word]
             common &= table[3, bins[3], word] & table[4, bins[4], word] & table[5, bins[5], word]
-            place = word << 6
+            index = word << 6
             while common != np.uint64(0):
-                if common & np.uint64(1) and _holds(boxes[place], parameters.values[other]):
+                if common & np.uint64(1) and _holds(boxes[index], parameters.values[other]):
                     kept[k] = True
                     break
                 common >>= np.uint64(1)
-                place += 1
+                index += 1
             if kept[k]:
                 break
     return True

@@ -19,7 +19,8 @@ import math
 
 import numpy as np
 
-from generative.native.voronoi import compiled
+from generative.native.door import compiled_raising
+from generative.native.voronoi import quarter_disc
 
 CLEAR, AT_THRESHOLD, BY_ORDER = range(3)
 STATUS_NAMES = (
@@ -48,12 +49,12 @@ _SAME_WEIGHT = 1e-9
 _TOLERANCE = 1e-7  # change of one order parameter that is let pass
 
 
-@compiled
+@compiled_raising
 def _gauss(theta: float, sharpness: float, target: float) -> float:
     return math.exp(-0.5 * (sharpness * (theta / math.pi - target)) ** 2)
 
 
-@compiled
+@compiled_raising
 def shell_angles(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Angles among neighbours, vectors (n, 3).
 
@@ -86,7 +87,7 @@ def shell_angles(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return theta, phi, sine
 
 
-@compiled
+@compiled_raising
 def _term_of_k(row: np.ndarray, theta: float) -> tuple[float, float]:
     """Value and weight that neighbour k adds."""
     family = int(row[FAMILY])
@@ -105,7 +106,7 @@ def _term_of_k(row: np.ndarray, theta: float) -> tuple[float, float]:
     return _gauss(theta, row[SHARPNESS], row[TARGET]), 1.0
 
 
-@compiled
+@compiled_raising
 def _term_of_m(row: np.ndarray, theta_k: float, theta: float, phi: float) -> tuple[float, float]:
     """Value and weight that a further neighbour m with an azimuth adds."""
     family = int(row[FAMILY])
@@ -122,7 +123,7 @@ def _term_of_m(row: np.ndarray, theta_k: float, theta: float, phi: float) -> tup
     return math.cos(row[FOLD] * phi) ** 2 * _term_of_k(row, theta)[0], 1.0
 
 
-@compiled
+@compiled_raising
 def _best_over_pairs(row: np.ndarray, theta: np.ndarray, phi: np.ndarray, sine: np.ndarray) -> tuple[float, bool]:
     """Maximum over (j, k) of the mean agreement; and whether rounding may decide it."""
     n = len(theta)
@@ -152,7 +153,7 @@ def _best_over_pairs(row: np.ndarray, theta: np.ndarray, phi: np.ndarray, sine: 
     return best, doubtful > best - _TOLERANCE
 
 
-@compiled
+@compiled_raising
 def _cube_terms(row: np.ndarray, theta: np.ndarray, phi: np.ndarray, sine: np.ndarray) -> np.ndarray:
     """What each ordered pair (j, k) adds to "bcc", (n, n)."""
     n = len(theta)
@@ -173,7 +174,7 @@ def _cube_terms(row: np.ndarray, theta: np.ndarray, phi: np.ndarray, sine: np.nd
     return terms
 
 
-@compiled
+@compiled_raising
 def _cube(
     row: np.ndarray, theta: np.ndarray, phi: np.ndarray, sine: np.ndarray, weights: np.ndarray
 ) -> tuple[float, bool]:
@@ -194,7 +195,7 @@ def _cube(
     return total / norm, doubt / norm > _TOLERANCE
 
 
-@compiled
+@compiled_raising
 def steinhardt(theta: np.ndarray, order: int) -> float:
     """Steinhardt's q_l = sqrt(sum over i, j of P_l(cos theta_ij)) / n, l = 2, 4 or 6."""
     n = len(theta)
@@ -211,7 +212,7 @@ def steinhardt(theta: np.ndarray, order: int) -> float:
     return math.sqrt(max(0.0, total)) / n
 
 
-@compiled
+@compiled_raising
 def _at_threshold(row: np.ndarray, theta: np.ndarray, phi: np.ndarray, sine: np.ndarray) -> bool:
     """Whether an angle lies so near to a threshold of the definition that rounding decides its side."""
     n = len(theta)
@@ -233,7 +234,7 @@ def _at_threshold(row: np.ndarray, theta: np.ndarray, phi: np.ndarray, sine: np.
     return False
 
 
-@compiled
+@compiled_raising
 def order_parameter(
     row: np.ndarray, theta: np.ndarray, phi: np.ndarray, sine: np.ndarray, weights: np.ndarray
 ) -> tuple[float, int]:
@@ -262,16 +263,7 @@ def order_parameter(
     return value, AT_THRESHOLD if doubtful else CLEAR
 
 
-@compiled
-def _quarter_disc(x: float) -> float:
-    """Area of the unit quarter disc left of x, as a share of the whole."""
-    if x == 1:
-        return 1.0
-    root = math.sqrt(1 - x * x)
-    return (x * root + math.atan(x / root)) / (0.5 * math.pi)
-
-
-@compiled
+@compiled_raising
 def add_site(
     vectors: np.ndarray, rounded: np.ndarray, raw: np.ndarray, table: np.ndarray, first_row: np.ndarray, out: np.ndarray
 ) -> int:
@@ -293,7 +285,7 @@ def add_site(
         if coordination >= len(first_row):
             break
         following = rounded[last + 1] if last + 1 < n else 0.0
-        weight = _quarter_disc(rounded[last]) - _quarter_disc(following)
+        weight = quarter_disc(rounded[last]) - quarter_disc(following)
         begin = first_row[coordination - 1]
         out[begin] += weight
         if weight == 0 or coordination > N_MAX:

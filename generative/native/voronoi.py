@@ -16,13 +16,10 @@ Conventions: angstrom, lattice vectors are rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
 
-import numba
 import numpy as np
 
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+from generative.native.door import compiled_raising
 
 CUTOFF_ANG = 7.0
 """CrystalNN's search radius; it doubles it where the cell is not closed, which is left to pymatgen."""
@@ -50,18 +47,7 @@ _NEAR = 1e-9  # relative closeness to a threshold at which rounding could decide
 _MAX_VERTICES = 64
 
 
-def compiled(function: Kernel) -> Kernel:
-    """The function compiled by numba, kept on disk where numba finds a writable folder (NUMBA_CACHE_DIR names one).
-
-    What is on disk is renewed when the function's own file changes: so compiled code calls none of another module.
-    """
-    try:
-        return cast(Kernel, numba.njit(cache=True, nogil=True)(function))
-    except RuntimeError:  # no folder to keep it in: compiled once per process
-        return cast(Kernel, numba.njit(nogil=True)(function))
-
-
-@compiled
+@compiled_raising
 def neighbours(
     matrix: np.ndarray, frac: np.ndarray, site: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
@@ -111,7 +97,7 @@ def neighbours(
     return vectors, lengths, atoms, images, status
 
 
-@compiled
+@compiled_raising
 def _uncut(normal: np.ndarray, height: float, polygon: np.ndarray) -> None:
     """Four corners of a huge square on a plane, in order around the normal, written into `polygon`."""
     helper = np.zeros(3)
@@ -126,7 +112,7 @@ def _uncut(normal: np.ndarray, height: float, polygon: np.ndarray) -> None:
     polygon[3] = centre + _SQUARE_ANG * (u - v)
 
 
-@compiled
+@compiled_raising
 def _cut(polygon: np.ndarray, n: int, normal: np.ndarray, height: float, spare: np.ndarray) -> int:
     """Keeps of a polygon of n vertices the part with x . normal <= height; returns the new n, or -1 if too many."""
     kept = 0
@@ -153,7 +139,7 @@ def _cut(polygon: np.ndarray, n: int, normal: np.ndarray, height: float, spare: 
     return kept
 
 
-@compiled
+@compiled_raising
 def _measure(polygon: np.ndarray, n: int, height: float) -> tuple[float, float, float]:
     """Solid angle seen from the origin, area and largest squared radius of a convex polygon at a height from it."""
     norms = np.empty(n)
@@ -176,7 +162,7 @@ def _measure(polygon: np.ndarray, n: int, height: float) -> tuple[float, float, 
     return solid_angle, 3 * volume / height, np.max(norms)
 
 
-@compiled
+@compiled_raising
 def voronoi_faces(vectors: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Faces of the origin's Voronoi cell among points given nearest first.
 
@@ -216,7 +202,7 @@ def voronoi_faces(vectors: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray,
     return points[:n_faces], angles[:n_faces], areas[:n_faces], radius if closed else np.inf
 
 
-@compiled
+@compiled_raising
 def _raw_weights(
     found: tuple[np.ndarray, np.ndarray, np.ndarray],
     lengths: np.ndarray,
@@ -248,7 +234,7 @@ def _raw_weights(
     return weights
 
 
-@compiled
+@compiled_raising
 def _rounded(raw: np.ndarray) -> tuple[np.ndarray, int]:
     """Descending weights rounded to 0.001, those that become 0 left out, and a status; none if one is doubtful."""
     rounded = np.empty(len(raw))
@@ -263,7 +249,7 @@ def _rounded(raw: np.ndarray) -> tuple[np.ndarray, int]:
     return rounded[:n_bonds], PLACED
 
 
-@compiled
+@compiled_raising
 def _cell(
     matrix: np.ndarray, frac: np.ndarray, site: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray], int]:
@@ -278,7 +264,7 @@ def _cell(
     return vectors, lengths, atoms, images, (points, angles, areas), status
 
 
-@compiled
+@compiled_raising
 def bonds(
     matrix: np.ndarray,
     frac: np.ndarray,
@@ -318,8 +304,8 @@ def bonds(
     return vectors[points[order[:n_bonds]]], rounded, raw[:n_bonds], status
 
 
-@compiled
-def _quarter_disc(x: float) -> float:
+@compiled_raising
+def quarter_disc(x: float) -> float:
     """Area of the unit quarter disc left of x, as a share of the whole."""
     if x == 1:
         return 1.0
@@ -327,7 +313,7 @@ def _quarter_disc(x: float) -> float:
     return (x * root + math.atan(x / root)) / (0.5 * math.pi)
 
 
-@compiled
+@compiled_raising
 def most_probable_coordination(rounded: np.ndarray) -> tuple[int, int]:
     """CrystalNN's coordination number of bonds with these descending weights, and a status.
 
@@ -339,7 +325,7 @@ def most_probable_coordination(rounded: np.ndarray) -> tuple[int, int]:
         following = rounded[last + 1] if last + 1 < n else 0.0
         if following == rounded[last]:
             continue
-        probability = _quarter_disc(rounded[last]) - _quarter_disc(following)
+        probability = quarter_disc(rounded[last]) - quarter_disc(following)
         if probability > largest:
             coordination, largest, second = last + 1, probability, largest
         else:
@@ -347,7 +333,7 @@ def most_probable_coordination(rounded: np.ndarray) -> tuple[int, int]:
     return coordination, AT_TIE if largest - second < _NEAR else PLACED
 
 
-@compiled
+@compiled_raising
 def bonds_by_solid_angle(matrix: np.ndarray, frac: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Bonds as every site of a crystal finds them, of all faces' solid angles and nothing else.
 

@@ -5,8 +5,8 @@ and Niggli reduction, volumes scaled to be equal, no supercell attempts, element
 oxidation states). fit is neither symmetric nor transitive, so "same" is defined as StructureMatcher.group_structures
 does: the earlier crystal is the first argument, and a crystal belongs to the first group whose first member it fits.
 
-The verdicts come from native code that follows pymatgen step by step (reduction, fit_kernel), spares what a proof shows
-to be refused (placement_bound), and leaves to pymatgen itself every pair on which rounding could decide.
+The verdicts come from native code that follows pymatgen step by step (reduction, native.fit), spares what a proof
+shows to be refused (native.placement_bound), and leaves to pymatgen itself every pair on which rounding could decide.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from generative.screening.reduction import (
     reduce_crystal,
     reduce_crystals,
 )
-from generative.screening.references import FormulaKey, References, ReferenceSet, Shelf, formula_key
+from generative.screening.references import FormulaKey, ReferenceSet, Shelf, formula_key
 from generative.screening.tolerances import Tolerances
 
 __all__ = [
@@ -53,7 +53,7 @@ __all__ = [
     "PairCounts",
     "PairRms",
     "ReferenceSet",
-    "References",
+    "ReferenceSet",
     "Tolerances",
     "counts_of",
     "find_known",
@@ -164,14 +164,14 @@ def group(crystals: Sequence[Crystal], tolerances: Tolerances, workers: int = 1)
             while len(left) > 1:
                 opener, left = left[0], left[1:]
                 verdicts = _row(judge, stack, classes, opener, left, pool, workers)
-                for place in np.flatnonzero((verdicts != REFUSED) & (verdicts != ACCEPTED)):
-                    earlier, index = members[opener], members[left[place]]
+                for row in np.flatnonzero((verdicts != REFUSED) & (verdicts != ACCEPTED)):
+                    earlier, index = members[opener], members[left[row]]
                     same, fault = judge.fit(crystals[earlier], cells[earlier], crystals[index], cells[index])
-                    verdicts[place] = ACCEPTED if same else REFUSED
+                    verdicts[row] = ACCEPTED if same else REFUSED
                     if fault:
                         failures.setdefault(index, f"compared with candidate {earlier}: {fault}")
-                for place in left[verdicts == ACCEPTED]:
-                    first_members[members[place]] = members[opener]
+                for row in left[verdicts == ACCEPTED]:
+                    first_members[members[row]] = members[opener]
                 left = left[verdicts != ACCEPTED]
     return Grouping(first_members, failures, judge.counts.n_fits, tolerances, judge.counts)
 
@@ -211,7 +211,7 @@ def _row(
 
 
 def find_known(
-    crystals: Sequence[Crystal], references: References, tolerances: Tolerances, workers: int = 1
+    crystals: Sequence[Crystal], references: ReferenceSet, tolerances: Tolerances, workers: int = 1
 ) -> KnownSearch:
     """For each crystal the first reference, in reference order, that StructureMatcher.fit(reference, crystal) accepts.
 
@@ -236,12 +236,12 @@ def find_known(
         if cell is None or shelf is None:
             return
         stack = stack_cells([cell])
-        place, fault = _first_hit(judge, references, shelf, crystals[index], cells[index], stack)
+        row, fault = _first_hit(judge, references, shelf, crystals[index], cells[index], stack)
         if fault:
             failures[index] = fault
-        if place is not None:
-            rms = rms_judge.rms(shelf.cells, place, stack, 0)
-            number = int(shelf.indices[place])
+        if row is not None:
+            rms = rms_judge.rms(shelf.cells, row, stack, 0)
+            number = int(shelf.indices[row])
             if rms is None:
                 rms, _ = rms_judge.rms_by_pymatgen(
                     references.crystal_of(number), references.reduced(number), crystals[index], cells[index]
@@ -256,13 +256,13 @@ def find_known(
 
 
 def _first_hit(
-    judge: Judge, references: References, shelf: Shelf, crystal: Crystal, cell: ReducedCell, stack: CellStack
+    judge: Judge, references: ReferenceSet, shelf: Shelf, crystal: Crystal, cell: ReducedCell, stack: CellStack
 ) -> tuple[int | None, str]:
     """Place on the shelf of the first reference that fits, and the first fault on the way."""
     start, first_fault = 0, ""
     while start < len(shelf.indices):
-        places = np.arange(start, len(shelf.indices))
-        verdicts = judge.verdicts(shelf.cells, places, stack, np.zeros_like(places), stop_at_match=True)
+        rows = np.arange(start, len(shelf.indices))
+        verdicts = judge.verdicts(shelf.cells, rows, stack, np.zeros_like(rows), stop_at_match=True)
         start += len(verdicts)
         if not len(verdicts) or verdicts[-1] == REFUSED:
             break
@@ -350,8 +350,8 @@ def fit_reduced(
         return False, first_cell.fault or second_cell.fault
     if kind_of(first_cell.crystal) != kind_of(second_cell.crystal):
         return False, ""
-    place = np.zeros(1, np.int64)
-    verdict = judge.verdicts(stack_cells([first_cell.crystal]), place, stack_cells([second_cell.crystal]), place)[0]
+    only = np.zeros(1, np.int64)
+    verdict = judge.verdicts(stack_cells([first_cell.crystal]), only, stack_cells([second_cell.crystal]), only)[0]
     if verdict in (ACCEPTED, REFUSED):
         return bool(verdict == ACCEPTED), ""
     return judge.fit(first, first_cell, second, second_cell)

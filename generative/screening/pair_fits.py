@@ -33,7 +33,7 @@ Kind = tuple[tuple[int, int], ...]
 """Composition of a reduced cell: (atomic number, atoms), sorted. Crystals of unequal kind never fit."""
 
 REFUSED, ACCEPTED, UNSURE = 0, 1, 2
-"""Verdicts of the native code; equal to fit_kernel's, which is imported only where numba is."""
+"""Verdicts of the native code; equal to generative.native.fit's, which is imported only where numba is."""
 
 MAX_PYMATGEN_POINTS = 20_000
 """Lattice points whose pairs pymatgen holds in memory at once: 3 GB at this many; ordinary cells have 10 to 1,000."""
@@ -194,12 +194,12 @@ class Judge:
         kept = np.ones(len(seconds), np.bool_)
         numbers = self._numbers()
         for number, one in enumerate(classes.parameters):
-            places = np.flatnonzero(classes.number[seconds] == number)
-            if len(places) > FEW:
-                found = np.empty(len(places), np.bool_)
-                others = classes.row[seconds[places]]
+            rows = np.flatnonzero(classes.number[seconds] == number)
+            if len(rows) > FEW:
+                found = np.empty(len(rows), np.bool_)
+                others = classes.row[seconds[rows]]
                 may_be_mapped(classes.stack.lattices[first], classes.longest[number], others, one, numbers, found)
-                kept[places] = found
+                kept[rows] = found
         n_refused = len(seconds) - int(np.count_nonzero(kept))
         with self._lock:
             self.counts.n_pairs += n_refused

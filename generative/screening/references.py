@@ -6,7 +6,7 @@ import math
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ FormulaKey = tuple[tuple[int, int], ...]
 
 
 class Shelf(NamedTuple):
-    """References of one kind (composition of the reduced cell).
+    """ReferenceSet of one kind (composition of the reduced cell).
 
     Attributes:
         indices: their places in the reference set, ascending.
@@ -31,27 +31,6 @@ class Shelf(NamedTuple):
 
     indices: np.ndarray
     cells: CellStack
-
-
-class References(Protocol):
-    """Known crystals as find_known searches them."""
-
-    def __len__(self) -> int: ...
-
-    def with_formula(self, key: FormulaKey) -> Sequence[int]:
-        """Indices of the references of this reduced formula, in order."""
-
-    def id_of(self, index: int) -> str:
-        """The reference's name."""
-
-    def crystal_of(self, index: int) -> Crystal:
-        """The reference as given, or a cell of the same crystal."""
-
-    def reduced(self, index: int) -> ReducedCell:
-        """The reference's primitive Niggli cell."""
-
-    def shelves(self, key: FormulaKey, workers: int = 1) -> dict[Kind, Shelf]:
-        """The references of a formula by kind; one that cannot be reduced is left out."""
 
 
 class ReferenceSet:

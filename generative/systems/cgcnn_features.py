@@ -18,7 +18,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from generative.config import RoomConfig
 from generative.crystal.batch import CrystalBatch
 from generative.crystal.bonds import Bonds
 from generative.crystal.crystals import Crystal
@@ -27,6 +26,7 @@ from generative.networks.crystal_graph import Z_MAX, CrystalGraph, NoGraphError,
 from generative.systems.interface import Regressor
 from generative.systems.trainable import Loss, Trainable
 from generative.training.data import TrainingSet
+from storage.settings import RoomConfig
 
 
 class CGCNNFeaturesConfig(RoomConfig):

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from generative.config import MAX_ATOMS, RoomConfig, SamplerSettings
+from generative.config import MAX_ATOMS, SamplerSettings
 from generative.crystal.batch import CrystalBatch
 from generative.crystal.crystals import Crystal
 from generative.crystal.lattice import LATTICE_DIM, fit_atomic_volumes, from_log_cholesky, to_log_cholesky
@@ -29,6 +29,7 @@ from generative.processes.torus_flow import FlowPoint, draw_prior, integrate, in
 from generative.requests import FORMATION_ENERGY, Request
 from generative.systems.interface import Generator, Progress, batch_of, of_steps, own_settings, require_cells
 from generative.systems.trainable import Loss, Trainable
+from storage.settings import RoomConfig
 
 WRAPPED_VARIANCE = 1.0 / 12.0
 """Variance of a wrapped difference of two uniform coordinates: the unit of the coordinate loss."""

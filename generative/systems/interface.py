@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from generative.config import RoomConfig, SamplerSettings
+from generative.config import SamplerSettings
 from generative.crystal.batch import CrystalBatch
 from generative.crystal.crystals import Crystal
 from generative.crystal.species import MAX_Z
 from generative.requests import Request
 from generative.settings_errors import validated
+from storage.settings import RoomConfig
 
 if TYPE_CHECKING:
     from generative.crystal.bonds import Bonds

@@ -25,7 +25,6 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from generative import checkpoints
-from generative.config import RoomConfig
 from generative.crystal.batch import CrystalBatch
 from generative.crystal.bonds import crystal_nn_bonds
 from generative.crystal.isolation import isolation_reason
@@ -40,6 +39,7 @@ from generative.training.data import StepSampler, TrainingError, TrainingSet, sp
 from generative.training.selection import KeepBest
 from generative.training.step import SystemTraining
 from storage.checksums import DamagedFileError, check
+from storage.settings import RoomConfig
 
 logger = logging.getLogger(__name__)
 

@@ -233,7 +233,7 @@ def with_settings(campaign: Campaign, assignments: Sequence[str]) -> Campaign:
     import dataclasses
 
     from configs.overrides import override
-    from configs.schema import ConfigError, validated
+    from configs.schema import ConfigError, parse
     from dft.campaign.config import DftConfig
 
     if not assignments:
@@ -244,7 +244,7 @@ def with_settings(campaign: Campaign, assignments: Sequence[str]) -> Campaign:
             "other jobs, so submit again for those"
         )
     changed = override({"dft": campaign.dft.model_dump(mode="json")}, assignments)["dft"]
-    campaign = dataclasses.replace(campaign, dft=validated(DftConfig, changed, "the command line"))
+    campaign = dataclasses.replace(campaign, dft=parse(DftConfig, changed, "the command line"))
     campaign.write()
     return campaign
 

@@ -14,8 +14,9 @@ from prefect.logging import get_run_logger
 from configs.paths import resolve
 from configs.schema import DiscoverConfig
 from storage.atomic import write_text
+from storage.digests import file_digest
 from tasks.discover.run import RunFolder, update_manifest
-from tasks.files import FileRef, key_of, keyed, sha256_of
+from tasks.files import FileRef, key_of, keyed
 from tasks.ingest.downloads import network_context
 from tasks.loading import PotentialIdentity, potential, potential_code
 from tasks.source_code import Entry
@@ -62,7 +63,7 @@ class PotentialScorer:
 def source_digest(config: DiscoverConfig) -> dict[str, str]:
     """Digest of every source file, so that a changed file is read again."""
     return {
-        name: key_of("source", files=[(p.name, sha256_of(p)) for p in files])
+        name: key_of("source", files=[(p.name, file_digest(p)) for p in files])
         for source in config.data.sources
         for name, files in source.inputs(resolve).items()
     }

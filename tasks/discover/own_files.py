@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,8 @@ from generative.config import ELEMENTS, DataConfig, FilesSource
 from generative.crystal.crystals import STRUCTURE_FIELDS, Crystal, crystals_of
 from storage.atomic import write_text
 from storage.checksums import DamagedFileError
+from storage.digests import file_digest
+from storage.progress import Progress
 from storage.tables import read_table
 from tasks.discover.candidates import RELAXED, SAMPLED, Stage, table_of
 from tasks.discover.known import competing_phases_of, cut_of, with_cut
@@ -26,11 +28,8 @@ from tasks.discover.phases import hull_energy, phases_of
 from tasks.discover.relax import relax_table, survivors
 from tasks.discover.sample import draw_chunk, sample_chunks
 from tasks.discover.screen import screen_table, unique_table
-from tasks.files import sha256_of, write_table
+from tasks.files import write_table
 from tasks.loading import identify
-
-Progress = Callable[[int, int], None]
-"""Called with (work done, work in all): crystals, or integration steps."""
 
 PLACED = [
     pa.field("id", pa.string()),
@@ -295,7 +294,7 @@ def write_inputs_of(table: pa.Table, source: Sequence[str], out: Path, config: D
 
     table = survivors(table)
     prefix = "relaxed_" if "relaxed_lattice_ang" in table.column_names else ""
-    digests = {Path(path).name: sha256_of(resolve(path)) for path in source if resolve(path).is_file()}
+    digests = {Path(path).name: file_digest(resolve(path)) for path in source if resolve(path).is_file()}
     outcomes: list[dict[str, Any]] = []
     for row, crystal in zip(table.to_pylist(), crystals_of(table, prefix), strict=True):
         if crystal is None or len(outcomes) == config.inputs.top_n:

@@ -23,9 +23,9 @@ from generative.crystal.crystals import structure_columns
 from generative.requests import Request
 from storage.atomic import sweep, write_text
 from storage.documents import read_document, write_document
+from storage.progress import LabelledProgress as Progress
 from tasks.evaluate.energies import load_regressor
 from tasks.evaluate.protocols import Judgement
-from tasks.evaluate.relaxation import Progress
 from tasks.evaluate.samples import ReadCrystals, read_reference, read_samples
 from tasks.evaluate.stages import SETTINGS_OF_MACHINE, judge, read_known, write_evaluation
 from tasks.files import FileRef, key_of, keyed

@@ -18,7 +18,8 @@ import pyarrow as pa
 from configs.evaluation import JudgeConfig
 from generative.crystal.crystals import Crystal, crystals_of
 from generative.metrics.metric import Evaluation, Metric, Setting
-from tasks.evaluate.relaxation import Progress, RelaxedSamples, relax_samples
+from storage.progress import LabelledProgress as Progress
+from tasks.evaluate.relaxation import RelaxedSamples, relax_samples
 from tasks.evaluate.samples import EvaluationError, Pairing, ReadCrystals, paired
 from tasks.evaluate.standards import cutoffs_of, scaler_of
 

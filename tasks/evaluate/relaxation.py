@@ -16,6 +16,7 @@ import pyarrow as pa
 from configs.evaluation import JudgeConfig
 from configs.schema import DiscoverConfig
 from generative.crystal.crystals import STRUCTURE_FIELDS, Crystal, crystals_of, structure_columns
+from storage.progress import LabelledProgress as Progress
 from tasks.discover.candidates import RELAXED
 from tasks.discover.known import competing_phases_of, cut_of, with_cut
 from tasks.discover.own_files import formula_of, place_on_hull, relax_crystals, systems_of
@@ -24,9 +25,6 @@ from tasks.files import key_of, keyed
 
 if TYPE_CHECKING:
     from generative.metrics.ground_state import Relaxations
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, and how many of how many are."""
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from generative.config import FilesSource
 from generative.crystal.crystals import Crystal
 from storage.atomic import write_text, writing
 from storage.documents import write_document
+from storage.progress import LabelledProgress as Progress
 from tasks.discover.own_files import formula_of, read_crystals
 from tasks.evaluate.protocols import Judgement, Known, short_digest
-from tasks.evaluate.relaxation import Progress
 from tasks.evaluate.samples import ReadCrystals, read_reference, read_samples
 from tasks.files import write_table
 from tasks.report.evaluation.model import EvaluationInput, EvaluationReport

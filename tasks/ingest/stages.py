@@ -15,6 +15,7 @@ from configs.ingest import IngestConfig
 from configs.paths import resolve
 from configs.schema import DiscoverConfig, ExecutionConfig
 from generative.config import NetworkSource
+from storage.progress import SourceProgress
 from tasks.files import FileRef
 from tasks.ingest.downloads import network_context
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from generative.datasets.manifest import HarvestRecord, Manifest
     from generative.datasets.prototypes import Scorer
 
-Progress = Callable[[str, int, int | None], None]
-"""Called with a source's name, the records downloaded or read of it so far, and how many there are, if known."""
 
 LINE_S, LINE_RECORDS = 10.0, 5_000
 """A log hears of the progress when either has gone by."""
@@ -35,7 +34,7 @@ FINAL = ("AccessDeniedError", "NotFoundError", "RefusedQueryError", "SchemaChang
 
 
 class ProgressLines:
-    """Progress as lines for a log: one every 10 s or 5,000 records, and one for the last record."""
+    """SourceProgress as lines for a log: one every 10 s or 5,000 records, and one for the last record."""
 
     def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         """Nothing is said yet.
@@ -48,7 +47,7 @@ class ProgressLines:
         self._said_at_s, self._said = clock(), ("", 0)
 
     def __call__(self, source: str, n_records: int, total: int | None) -> None:
-        """See Progress."""
+        """See SourceProgress."""
         name, before = self._said
         if name != source or n_records < before:  # the next source, or its records once more, now to be read
             before = 0
@@ -68,19 +67,19 @@ def plan_sources(config: IngestConfig) -> list[SourcePlan]:
     return plans(config.data, config.elements, network_context(config.downloads))
 
 
-def harvest_source(config: IngestConfig, place: int, progress: Progress | None = None) -> HarvestRecord:
-    """Download what is missing of the source at this place of the list; asks nothing if nothing is, unless refreshing.
+def harvest_source(config: IngestConfig, index: int, progress: SourceProgress | None = None) -> HarvestRecord:
+    """Download what is missing of the source at this index of the list; asks nothing if nothing is, unless refreshing.
 
     Raises: NetworkError: if the database cannot be asked; what has come is kept.
     """
     from generative.datasets.ingest import harvests
 
-    harvest = harvests(config.data, config.elements, network_context(config.downloads))[place]
+    harvest = harvests(config.data, config.elements, network_context(config.downloads))[index]
     harvest.download(config.data.refresh, progress)
     return harvest.record()
 
 
-def ingest_dataset(config: IngestConfig, progress: Progress | None = None) -> Manifest:
+def ingest_dataset(config: IngestConfig, progress: SourceProgress | None = None) -> Manifest:
     """Read all sources into the dataset's folder, downloading first where that is not done.
 
     Raises: SourceError: if a source cannot be read at all; the folder is then left as it was.
@@ -124,8 +123,8 @@ def report_dataset(folder: Path) -> Path:
 
 def harvested(config: IngestConfig) -> list[tuple[int, str]]:
     """Place and name of every source on the network."""
-    places = [(i, source) for i, source in enumerate(config.data.sources) if isinstance(source, NetworkSource)]
-    return [(i, getattr(source, "provider", source.kind)) for i, source in places]  # type: ignore[attr-defined]
+    listed = [(i, source) for i, source in enumerate(config.data.sources) if isinstance(source, NetworkSource)]
+    return [(i, getattr(source, "provider", source.kind)) for i, source in listed]  # type: ignore[attr-defined]
 
 
 def worth_another_try(task: Any, run: Any, state: Any) -> bool:
@@ -138,8 +137,8 @@ def worth_another_try(task: Any, run: Any, state: Any) -> bool:
 
 
 @contextmanager
-def reported(name: str) -> Iterator[Progress]:
-    """Progress of a task: lines in its log, and a progress artifact while the total is known."""
+def reported(name: str) -> Iterator[SourceProgress]:
+    """SourceProgress of a task: lines in its log, and a progress artifact while the total is known."""
     from tasks.report.run.artifacts import Progress as ProgressArtifact
 
     lines = ProgressLines(get_run_logger().info)
@@ -181,10 +180,10 @@ def plan_task(config: IngestConfig) -> None:
     retry_delay_seconds=RETRY_DELAYS_S,
     retry_condition_fn=worth_another_try,
 )
-def harvest_task(config: IngestConfig, place: int, source: str) -> None:
+def harvest_task(config: IngestConfig, index: int, source: str) -> None:
     """Download one source to its end; a retry goes on where the last attempt stopped. See harvest_source."""
     with reported(f"harvest {config.name} {source}") as progress:
-        record = harvest_source(config, place, progress)
+        record = harvest_source(config, index, progress)
     logger = get_run_logger()
     logger.info(
         "%s: %s records, %d requests, %d sent again",
@@ -200,7 +199,7 @@ def harvest_task(config: IngestConfig, place: int, source: str) -> None:
 
 
 @task(name="ingest")
-def ingest_task(config: IngestConfig) -> FileRef:
+def dataset_task(config: IngestConfig) -> FileRef:
     """Read the sources into the dataset; databases are not asked once more. See ingest_dataset."""
     settled = config.model_copy(update={"data": config.data.model_copy(update={"refresh": False})})
     with reported(f"ingest {config.name}") as progress:

@@ -5,7 +5,6 @@ one structure per line. Equal tables give equal lines: no line holds the time of
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,10 +21,12 @@ from generative.datasets.optimade_form import structure_attributes
 from generative.datasets.table import batches_of
 from storage.atomic import writing
 from storage.checksums import DamagedFileError, check
+from storage.digests import file_digest, json_digest
 from storage.documents import read_document
+from storage.progress import Progress
 from storage.tables import reading
 from tasks.discover.run import RunFolder, read_manifest
-from tasks.files import OF_A_RUN, sha256_of
+from tasks.files import OF_A_RUN
 from tasks.optimade import fields as ours
 from tasks.optimade.fields import CANDIDATE_FIELDS, DATASET_FIELDS, JSON_COLUMNS, Field
 
@@ -131,7 +132,7 @@ def _in_use(folder: Path) -> bool:
 def _unfinished(run: RunFolder, manifest: Mapping[str, Any]) -> str:
     """Why the candidates are not those that the run's report was made of, or the run was begun anew since; or ''."""
     stated, settings = manifest.get("report", {}).get("candidates"), run.path / "settings.json"
-    if stated is None or not run.candidates.is_file() or sha256_of(run.candidates) != stated:
+    if stated is None or not run.candidates.is_file() or file_digest(run.candidates) != stated:
         return f"{run.candidates} is not what its report was made of"
     # Written with the report; the manifest's settings are those of the last start.
     if not settings.is_file() or read_document(settings, OF_A_RUN) != manifest["settings"]:
@@ -212,10 +213,10 @@ def resource_of(row: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
     if origin.ranked:
         attributes[ours.STRUCTURE_KIND.name] = "generated" if relaxed is None else "relaxed"
     try:
-        word = json.dumps([name, attributes], sort_keys=True, allow_nan=False)
+        immutable_id = json_digest([name, attributes], spaced=True)
     except ValueError:
         raise ExportError(f"{name}: a number is not finite, which JSON cannot hold: correct the table") from None
-    attributes["immutable_id"] = hashlib.sha256(word.encode()).hexdigest()
+    attributes["immutable_id"] = immutable_id
     attributes["last_modified"] = origin.last_modified
     resource = {"id": name, "type": "structures", "attributes": attributes}
     _require_valid(resource)
@@ -230,8 +231,8 @@ def _require_valid(resource: Mapping[str, Any]) -> None:
         StructureResource.model_validate(resource)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ExportError(f"{resource['id']}: is no OPTIMADE structure, {place}: {first['msg']}") from None
+        named = ".".join(str(part) for part in first["loc"])
+        raise ExportError(f"{resource['id']}: is no OPTIMADE structure, {named}: {first['msg']}") from None
 
 
 def definitions(fields: tuple[Field, ...]) -> dict[str, Any]:
@@ -284,9 +285,7 @@ def lines_of(origin: Origin, everything: bool, left_out: Callable[[int], None]) 
     left_out(n_left_out)
 
 
-def export(
-    path: Path, out: Path, everything: bool = False, progress: Callable[[int, int], None] | None = None
-) -> Exported:
+def export(path: Path, out: Path, everything: bool = False, progress: Progress | None = None) -> Exported:
     """Write a run or a dataset as OPTIMADE JSON lines; the file appears whole or not at all.
 
     Args:

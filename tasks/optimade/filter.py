@@ -245,8 +245,8 @@ class FilterReader:
             term = self._builder.transform(self._parser.parse(text))
         except UnexpectedInput as error:
             at_end = isinstance(error, UnexpectedToken) and error.token.type == "$END"
-            place = "at its end" if at_end else f"at character {(error.pos_in_stream or 0) + 1}"
-            raise BadRequest(detail=f"the filter is not in OPTIMADE's language {place}: {text:.200}") from None
+            where = "at its end" if at_end else f"at character {(error.pos_in_stream or 0) + 1}"
+            raise BadRequest(detail=f"the filter is not in OPTIMADE's language {where}: {text:.200}") from None
         except VisitError as error:
             raise error.orig_exc from None
         except LarkError as error:

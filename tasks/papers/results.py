@@ -8,8 +8,6 @@ code has made. So results that another machine has made can be brought here and 
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ import numpy as np
 from configs.comparison import ComparisonConfig, NamedEntry
 from generative.metrics.metric import Metric
 from storage.atomic import sweep
+from storage.digests import json_digest
 from storage.documents import read_document, write_document
 from tasks.files import key_of
 from tasks.source_code import Entry
@@ -183,7 +182,7 @@ class Made:
 
 def digest_of(parts: Mapping[str, Any]) -> str:
     """Digest of settings and digests."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    return json_digest(parts, spaced=True, finite=False, default=str)
 
 
 def kept(

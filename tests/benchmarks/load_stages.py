@@ -43,7 +43,7 @@ MOVED_ANG = 0.05
 
 def settings(folder: Path, n: int) -> DiscoverConfig:
     """The quickstart's with this many candidates, below `folder`."""
-    shipped = load("quickstart")
+    shipped = load(DiscoverConfig, "quickstart")
     sample = shipped.sample.model_copy(update={"n_candidates": n, "chunk_size": CHUNK})
     execution = shipped.execution.model_copy(update={"runs_folder": str(folder)})
     return shipped.model_copy(update={"name": "load", "sample": sample, "execution": execution})

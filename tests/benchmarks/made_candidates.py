@@ -23,11 +23,11 @@ import pyarrow as pa
 from configs.paths import resolve
 from generative.config import ConditionsConfig
 from generative.crystal.crystals import Crystal
-from generative.datasets.cif.reading import parse_cif
 from generative.datasets.records import formula_of
 from generative.plans import plan
 from generative.requests import Request
 from tasks.discover.candidates import SAMPLED, Proposer, table_of
+from tests.cifs import parse_cif
 
 ELEMENTS = ("Al", "Ti", "N")
 FILES = ("mp_20_train_part", "mp_20_val", "mp_20_test", "wbm_val")

@@ -31,12 +31,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from configs.paths import model_folders
-from configs.reproduction import ReproductionConfig, parse_reproduction, with_choice
-from configs.schema import read_yaml
-from configs.training import load_training
+from configs.reproduction import ReproductionConfig, with_choice
+from configs.schema import load, parse, read_yaml
 from generative import checkpoints
 from generative.crystal.batch import CrystalBatch
 from generative.requests import Request
+from generative.training.config import TrainConfig
 from tests.benchmarks.family_on_gpu import check_family, family_rows, pack, relative_error, reproduce, unpack
 
 PARTS = ("check", "benchmark", "train")
@@ -102,7 +102,7 @@ def train(settings: str, minutes: float, out: Path, device: str) -> dict[str, An
             trainer.should_stop = trainer.should_stop or time.monotonic() > end
 
     end = time.monotonic() + 60 * minutes
-    config = load_training(settings).model_copy(update={"device": device, "torch_threads": 8})
+    config = load(TrainConfig, settings).model_copy(update={"device": device, "torch_threads": 8})
     folder = run_training(config, out / "training", [Deadline()])
     return dict(checkpoints.about(str(folder))["training"])
 
@@ -118,7 +118,7 @@ def reproduction_of(arguments: argparse.Namespace) -> ReproductionConfig:
         "runs_folder": str(arguments.work),
         "torch_threads": arguments.threads,
     }
-    return parse_reproduction({**stated, "size": arguments.size, "execution": execution}, str(file))
+    return parse(ReproductionConfig, {**stated, "size": arguments.size, "execution": execution}, str(file))
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------

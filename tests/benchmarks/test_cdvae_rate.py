@@ -31,7 +31,6 @@ from torch import Tensor
 from configs.paths import AssetError, resolve
 from generative.crystal.bonds import crystal_nn_bonds
 from generative.crystal.crystals import Crystal, reduced
-from generative.datasets.cif.reading import parse_cif
 from generative.networks.gemnet import GemNetConfig, GemNetOutput, GemNetT
 from generative.networks.periodic_graph import Edges, NeighbourSearch, entries_per_atom
 from generative.processes import annealed_langevin, coordinate_ddpm
@@ -43,6 +42,7 @@ from generative.systems.cdvae.networks import Denoiser, Encoder
 from generative.systems.cdvae.system import CDVAE
 from generative.training.muon import Muon
 from tests.benchmarks.plain_gemnet import listed_triplets, neighbours_by_loop
+from tests.cifs import parse_cif
 
 pytestmark = pytest.mark.benchmark
 

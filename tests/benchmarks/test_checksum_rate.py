@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.files import KEY, sha256_of, unchanged, write_table
+from storage.digests import file_digest
+from tasks.files import KEY, unchanged, write_table
 
 N_ROWS = 1_000_000
 
@@ -53,11 +54,11 @@ def test_checksum_of_a_million_rows(tmp_path: Path, record_property: Callable[[s
 
     def written_plainly() -> None:  # as before there were checksums: written, then read for the digest that travels
         pq.write_table(table.replace_schema_metadata({KEY: b"key"}), plain)
-        sha256_of(plain)
+        file_digest(plain)
 
     def found_plainly() -> None:
         assert pq.read_schema(plain).metadata[KEY] == b"key"
-        sha256_of(plain)
+        file_digest(plain)
 
     figures = {
         "written without, s": median_s(written_plainly),

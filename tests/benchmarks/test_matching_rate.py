@@ -20,8 +20,8 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 
 from configs.paths import AssetError, resolve
 from generative.crystal.crystals import Crystal
-from generative.datasets.cif.reading import parse_cif
 from generative.screening.matching import ReferenceSet, Tolerances, find_known, group
+from tests.cifs import parse_cif
 
 pytestmark = pytest.mark.benchmark
 

@@ -12,7 +12,7 @@ from pymatgen.io.vasp.sets import MPRelaxSet
 from dft.config import Preset
 from dft.engines.config import VaspEngineConfig
 from dft.records import DFTRecord, enthalpy_ev
-from dft.structures import digest_of
+from storage.digests import json_digest
 
 MP = VaspEngineConfig.model_validate({"preset": Preset.MP_RELAX}).settings()
 
@@ -52,7 +52,7 @@ def record(structure: Structure, ev_per_atom: float, settings: dict[str, Any] = 
         "engine": settings["name"],
         "engine_version": "1",
         "settings": settings,
-        "settings_digest": digest_of(settings),
+        "settings_digest": json_digest(settings),
         "candidate_id": "c-1",
         "purpose": "reference",
         "structure": structure,

@@ -12,7 +12,8 @@ from pymatgen.core.structure import Structure
 
 from dft.campaign.collection import hull_records
 from dft.records import DFTRecord, MixedSettingsError, RecordError, check_comparable, enthalpy_ev
-from dft.structures import digest_of, structure_digest
+from dft.structures import structure_digest
+from storage.digests import json_digest
 
 EV_PER_ANG3_IN_PA = 1.602176634e-19 / 1e-30
 
@@ -28,7 +29,7 @@ def record(**changes: Any) -> DFTRecord:
         "engine": "gpaw",
         "engine_version": "22.8.0",
         "settings": settings,
-        "settings_digest": digest_of(settings),
+        "settings_digest": json_digest(settings),
         "candidate_id": "abc",
         "purpose": "relaxation",
         "structure": cell,
@@ -108,13 +109,13 @@ def test_a_record_of_a_later_version_or_without_a_field_is_refused_by_name() -> 
 
 def test_records_of_other_settings_have_another_method() -> None:
     other = {"name": "gpaw", "cutoff_ev": 400.0}
-    assert replace(record(), settings=other, settings_digest=digest_of(other)).method != record().method
+    assert replace(record(), settings=other, settings_digest=json_digest(other)).method != record().method
 
 
 def test_records_that_ran_with_other_cutoffs_or_spins_under_one_digest_share_no_hull() -> None:
     """As records made under updates of the user's do, from before updates were refused."""
     incar = {"ENCUT": 500.0, "ISPIN": 2, "GGA": "Pe", "ALGO": "Fast", "NCORE": 4, "MAGMOM": [0.6, 0.6]}
-    vasp = {"engine": "vasp", "settings": {"name": "vasp"}, "settings_digest": digest_of({"name": "vasp"})}
+    vasp = {"engine": "vasp", "settings": {"name": "vasp"}, "settings_digest": json_digest({"name": "vasp"})}
     common = record(**vasp, resolved={"incar": incar})
     alike = record(**vasp, resolved={"incar": {**incar, "ALGO": "All", "NCORE": 8, "ENCUT": 500, "MAGMOM": [5.0, 0.6]}})
     check_comparable([common, alike])

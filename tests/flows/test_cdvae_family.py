@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from configs.evaluation import parse_benchmark
+from configs.evaluation import BenchmarkConfig
+from configs.schema import parse
 from generative import checkpoints
 from generative.crystal.crystals import Crystal, crystals_of
 from generative.requests import Request
@@ -46,7 +47,8 @@ def test_discover_and_the_benchmark_draw_from_every_member(kind: Any, campaign: 
     for row, crystal in zip(drawn.to_pylist(), crystals_of(drawn), strict=True):
         assert crystal is not None
         assert sorted(crystal.atomic_numbers) == sorted(Request.from_json(row["condition"]).atomic_numbers)
-    benchmark = parse_benchmark(
+    benchmark = parse(
+        BenchmarkConfig,
         {
             "reference": str(campaign.folder / "known"),
             "generators": [{"name": kind.name, "checkpoint": str(checkpoint)}],

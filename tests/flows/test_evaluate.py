@@ -13,8 +13,8 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from configs.evaluation import BenchmarkConfig, load_benchmark, parse_benchmark, parse_evaluation
-from configs.schema import ConfigError
+from configs.evaluation import BenchmarkConfig, EvaluateConfig
+from configs.schema import ConfigError, load, parse
 from flows.cli import evaluate as evaluate_commands
 from tests.flows.conftest import known_phases
 from tests.servers.real import real_records
@@ -189,17 +189,17 @@ def test_wrong_settings_of_a_benchmark_are_one_sentence(tmp_path: Path) -> None:
     twice = settings(tmp_path, generators=[{"name": "a", "checkpoint": "x"}] * 2)
     for stated, said in ((twice, "name one twice"), (settings(tmp_path, reference=None), "reference is null")):
         with pytest.raises(ConfigError, match=said):
-            parse_benchmark(stated, "x.yaml")
+            parse(BenchmarkConfig, stated, "x.yaml")
     with pytest.raises(ConfigError, match="did you mean 'protocols'"):
-        parse_evaluation({"samples": "a", "protocol": ["cdvae"]}, "x.yaml")
+        parse(EvaluateConfig, {"samples": "a", "protocol": ["cdvae"]}, "x.yaml")
 
 
 def test_the_shipped_benchmark_loads_and_its_deployment_would_be_the_same() -> None:
-    config = load_benchmark("benchmark-generators")
+    config = load(BenchmarkConfig, "benchmark-generators")
     assert config.name == "generators"
     assert config.generators[0].checkpoint == "package:hullward-flow"
     stated = yaml.safe_load((ROOT / "configs" / "presets" / "benchmark-generators.yaml").read_text())
-    assert parse_benchmark(stated, "x") == config
+    assert parse(BenchmarkConfig, stated, "x") == config
 
 
 @pytest.mark.slow

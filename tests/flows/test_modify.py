@@ -14,7 +14,8 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from configs.modification import ModifyConfig, parse_modification
+from configs.modification import ModifyConfig
+from configs.schema import parse
 from generative import checkpoints
 from generative.crystal.crystals import Crystal, crystals_of
 from generative.systems.baselines.substitution import PrototypeSubstitution
@@ -103,7 +104,7 @@ def stages(config: ModifyConfig) -> Stages:
 
 
 def test_the_ground_state_is_found_below_a_metastable_crystal_and_nothing_below_itself(folder: Path) -> None:
-    config = parse_modification(settings(folder), "test")
+    config = parse(ModifyConfig, settings(folder), "test")
     made = stages(config)
     candidates = candidates_file(config.folder, made.ranked, [], POLYMORPHS)
     identity = identify(config.relax, config.execution)
@@ -134,7 +135,7 @@ def test_the_ground_state_is_found_below_a_metastable_crystal_and_nothing_below_
 
 
 def test_candidates_of_a_modification_have_the_columns_of_a_runs_but_those_of_the_hull(folder: Path) -> None:
-    config = parse_modification(settings(folder), "test")
+    config = parse(ModifyConfig, settings(folder), "test")
     table = candidates_file(config.folder, stages(config).ranked, [], POLYMORPHS).read()
     own = {"source_id", "asked", "source_energy_ev_per_atom", "energy_change_ev_per_atom"}
     of_the_hull = {
@@ -149,8 +150,8 @@ def test_candidates_of_a_modification_have_the_columns_of_a_runs_but_those_of_th
 def test_an_interrupted_modification_goes_on_with_the_chunks_that_are_left(folder: Path) -> None:
     """Polymorphs of one crystal make a chunk here; what was drawn for the other one is not drawn again."""
     sample = {"checkpoint": str(folder / "prototypes"), "chunk_size": 6}
-    config = parse_modification(settings(folder, name="interrupted", sample=sample), "test")
-    whole = stages(parse_modification(settings(folder), "test"))
+    config = parse(ModifyConfig, settings(folder, name="interrupted", sample=sample), "test")
+    whole = stages(parse(ModifyConfig, settings(folder), "test"))
     made = stages(config)
     assert [ref.path.name for ref in made.proposed] == ["00000.parquet", "00001.parquet"]
     drawn = pa.concat_tables([ref.read() for ref in made.proposed])
@@ -168,7 +169,7 @@ def test_a_polymorph_drawn_for_two_crystals_counts_for_each_of_them(folder: Path
     other = folder / "stretched.cif"
     CAESIUM_CHLORIDE.copy().apply_strain(0.02, inplace=False).to(filename=str(other))
     crystals = [str(folder / "caesium-chloride.cif"), str(other)]
-    config = parse_modification(settings(folder, name="twice", crystals=crystals), "test")
+    config = parse(ModifyConfig, settings(folder, name="twice", crystals=crystals), "test")
     rows = stages(config).ranked.read().to_pylist()
     best = [row for row in rows if row["rank"] == 1]
     assert len({row["source_id"] for row in best}) == 2
@@ -180,7 +181,7 @@ def test_a_polymorph_drawn_for_two_crystals_counts_for_each_of_them(folder: Path
 
 
 def test_two_modifications_of_one_name_do_not_work_at_once(folder: Path) -> None:
-    config = parse_modification(settings(folder, name="busy"), "test")
+    config = parse(ModifyConfig, settings(folder, name="busy"), "test")
     with locked(config.folder), pytest.raises(RunBusyError, match="in use by another process"), locked(config.folder):
         pass
 
@@ -188,7 +189,7 @@ def test_two_modifications_of_one_name_do_not_work_at_once(folder: Path) -> None
 def test_phonons_tell_the_lower_polymorph_from_a_saddle_point(folder: Path) -> None:
     """Rock salt is the ground state of NaCl; zinc blende and caesium chloride are minima or saddle points above it."""
     phonons = {"n_best": 1, "supercell_height_ang": 5, "relax_fmax_ev_per_ang": 0.02, "mesh_length_ang": 1}
-    config = parse_modification(settings(folder, phonons=phonons), "test")
+    config = parse(ModifyConfig, settings(folder, phonons=phonons), "test")
     run, identity, made = config.as_run(), identify(config.relax, config.execution), stages(config)
     best = best_ranked(made.ranked, run)
     assert len(best) == 1
@@ -215,7 +216,7 @@ def test_a_modifier_starts_from_the_crystal_itself(folder: Path) -> None:
     torch.manual_seed(0)
     checkpoints.save(folder / "untrained", RegressionModifier(ModifierConfig(size="tiny")), {}, torch.float32)
     changes = {"sample": {"checkpoint": str(folder / "untrained")}, "name": "untrained"}
-    drawn = stages(parse_modification(settings(folder, **changes), "test")).ranked.read().to_pylist()
+    drawn = stages(parse(ModifyConfig, settings(folder, **changes), "test")).ranked.read().to_pylist()
     assert len(drawn) == 12
     assert {row["proposed_by"] for row in drawn} == {"modifier"}
     assert {row["rejected_by"] for row in drawn} == {"validity"}
@@ -225,7 +226,7 @@ def test_a_modifier_starts_from_the_crystal_itself(folder: Path) -> None:
 def test_the_flow_leaves_candidates_summary_and_cifs(folder: Path, prefect_environment: dict[str, str]) -> None:
     from flows.modify import modify
 
-    config = parse_modification(settings(folder, name="flow"), "test")
+    config = parse(ModifyConfig, settings(folder, name="flow"), "test")
     with prefect_client(prefect_environment):
         assert modify(config) == config.folder
     expected = candidates_file(config.folder, stages(config).ranked, [], POLYMORPHS)
@@ -237,7 +238,7 @@ def test_the_flow_leaves_candidates_summary_and_cifs(folder: Path, prefect_envir
 
 def test_every_space_group_is_asked_for_with_every_change_of_energy(folder: Path) -> None:
     changes = {"spacegroups": [225, 12], "energy_changes_ev_per_atom": [-0.1, -0.2], "n_candidates": 7}
-    asked = asked_of(parse_modification(settings(folder, **changes), "test"))
+    asked = asked_of(parse(ModifyConfig, settings(folder, **changes), "test"))
     assert asked[:6] == [(None, -0.1), (225, -0.1), (12, -0.1), (None, -0.2), (225, -0.2), (12, -0.2)]
     assert asked[6] == asked[0]
 
@@ -254,7 +255,7 @@ def test_of_a_data_set_only_metastable_crystals_are_taken_and_of_these_as_many_a
             rows.writerow([f"m{number}", cif.to(fmt="cif"), above])
 
     def taken(**changes: object) -> list[str]:
-        config = parse_modification(settings(folder, **{"crystals": [str(table)], **changes}), "test")
+        config = parse(ModifyConfig, settings(folder, **{"crystals": [str(table)], **changes}), "test")
         return [str(name) for name in given_crystals(config)[0].column("source_id").to_pylist()]
 
     assert taken() == ["m0", "m1", "m2", "m3", "m4"]

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from generative.config import RoomConfig, SamplerSettings
+from generative.config import SamplerSettings
+from storage.settings import RoomConfig
 from generative.crystal.crystals import Crystal
 from generative.systems.interface import Generator, own_settings, require_cells
 from toy_crystals.shapes import cube
@@ -62,7 +63,7 @@ def outside(tmp_path: Path) -> Path:
         "crystal-flow = toy_crystals.gas:Gas\n"
     )
     make = (
-        "from pathlib import Path\nfrom generative import checkpoints\nfrom generative.config import RoomConfig\n"
+        "from pathlib import Path\nfrom generative import checkpoints\nfrom storage.settings import RoomConfig\n"
         "from generative.systems.registry import system_type\n"
         f"checkpoints.save(Path({str(tmp_path / 'gas')!r}), system_type('toy-gas')(RoomConfig()), {{}})\n"
     )

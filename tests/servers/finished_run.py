@@ -11,8 +11,9 @@ import numpy as np
 
 from generative.crystal.crystals import Crystal, wrap_unit
 from generative.requests import Request
+from storage.digests import file_digest
 from tasks.discover.candidates import CANDIDATES, Stage, table_of
-from tasks.files import sha256_of, write_table
+from tasks.files import write_table
 from tests.servers.real import real_records
 
 METHODS = ("CHGNet 0.4.2", "M3GNet (MatPES r2SCAN)")
@@ -76,7 +77,7 @@ def write_run(folder: Path, rows: list[dict[str, Any]]) -> Path:
         "generator_sha256": "ab" * 32,
         "code_sha256": "cd" * 32,
         "dataset": {"fingerprint_sha256": "ef" * 32},
-        "report": {"candidates": sha256_of(table)},
+        "report": {"candidates": file_digest(table)},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     (folder / "settings.json").write_text(json.dumps(manifest["settings"]), encoding="utf-8")

@@ -14,7 +14,7 @@ import pytest
 from pymatgen.core.structure import Structure
 
 from configs.paths import AssetError, resolve
-from generative.datasets.cif.reading import parse_cif
+from tests.cifs import parse_cif
 
 FILE = "assets:data/mp_20_biternary_test.csv.gz"
 

@@ -15,7 +15,7 @@ import pytest
 
 from generative.kept_results import Kept, KeptResults
 from storage import tables
-from storage.checksums import Checksum, DamagedFileError, add_checksum, check, checked_bytes, inspect
+from storage.checksums import Checksum, DamagedFileError, add_checksum, check, inspect
 from storage.documents import document_of, read_document, text_of, write_document
 from tests.damage import DAMAGES, flip_a_bit
 from tests.fuzzing import Fuzz
@@ -158,7 +158,7 @@ def test_any_other_file_has_its_checksum_at_the_end(tmp_path: Path) -> None:
     assert check(path, REMEDY).checksum is Checksum.NONE
     add_checksum(path)
     assert check(path, REMEDY).checksum is Checksum.RIGHT
-    assert checked_bytes(path, REMEDY) == b"weights" * 1000
+    assert path.read_bytes().startswith(b"weights" * 1000)
     content = bytearray(path.read_bytes())
     content[100] ^= 4
     path.write_bytes(content)

@@ -77,17 +77,17 @@ def _row(text: str) -> tuple[list[int], float]:
 
     Raises: ValueError: if it is anything else.
     """
-    row, shift, place = [0, 0, 0], 0.0, 0
-    while place < len(text):
-        found = _TERM.match(text, place)
-        if found is None or found.end() == place or not (found[2] or found[3]) or (place and not found[1]):
+    row, shift, position = [0, 0, 0], 0.0, 0
+    while position < len(text):
+        found = _TERM.match(text, position)
+        if found is None or found.end() == position or not (found[2] or found[3]) or (position and not found[1]):
             raise ValueError(text)
         sign = -1 if found[1] == "-" else 1
         if found[3]:
             row["xyz".index(found[3])] += sign * int(found[2] or 1)
         else:
             shift += sign * _amount(found[2])
-        place = found.end()
+        position = found.end()
     if not text:
         raise ValueError(text)
     return row, shift
@@ -164,9 +164,9 @@ def _check_group(operations: Operations) -> None:
     rotations = unique.reshape(-1, 3, 3)
     products = np.einsum("aij,bjk->abik", rotations, rotations).reshape(-1, 9)
     moved = np.einsum("aij,bj->abi", rotations, shifts[:, 0]) + shifts[:, None, 0]
-    place = {tuple(row): k for k, row in enumerate(unique.tolist())}
-    found = [place.get(tuple(row), -1) for row in products.tolist()]
-    identity = place[tuple(np.eye(3, dtype=int).ravel().tolist())]
+    index_of = {tuple(row): k for k, row in enumerate(unique.tolist())}
+    found = [index_of.get(tuple(row), -1) for row in products.tolist()]
+    identity = index_of[tuple(np.eye(3, dtype=int).ravel().tolist())]
     if -1 in found or not _translations_agree(moved.reshape(-1, 3), shifts[found]):
         raise RecordError(reason)
     centring = shifts[identity]

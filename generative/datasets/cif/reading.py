@@ -136,11 +136,6 @@ class _Candidate:
     flaw: RecordError | None = None
 
 
-def parse_cif(text: str, max_atoms: int) -> Crystal:
-    """The crystal of a CIF; see `read_cif`."""
-    return read_cif(text, max_atoms).crystal
-
-
 def read_cif(text: str, max_atoms: int) -> CifReading:
     """The crystal of a CIF with one block that lists atoms.
 

@@ -20,9 +20,7 @@ from generative.datasets.databases.database import Database, Page, Record
 from generative.datasets.databases.errors import BrokenReplyError
 from generative.datasets.databases.store import Store
 from generative.datasets.manifest import utc_now
-
-DownloadProgress = Callable[[str, int, int | None], None]
-"""Called after each page with the source's name, the records stored so far, and how many are expected, if known."""
+from storage.progress import SourceProgress
 
 CIRCLES_MAX = 3
 """Pages in a row without a single new record after which a database is held to go round in a circle."""
@@ -41,7 +39,7 @@ class Download:
         store: Store,
         limit: int | None,
         page_size: int,
-        progress: DownloadProgress | None,
+        progress: SourceProgress | None,
         name: str,
     ) -> None:
         self._database, self._access, self._store, self._name = database, access, store, name

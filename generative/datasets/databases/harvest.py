@@ -14,13 +14,14 @@ from pydantic import SecretStr
 from generative.config import NetworkSource
 from generative.datasets.databases.access import Access
 from generative.datasets.databases.database import Database
-from generative.datasets.databases.download import CHANGES, Download, DownloadProgress
+from generative.datasets.databases.download import CHANGES, Download
 from generative.datasets.databases.errors import NetworkError
 from generative.datasets.databases.store import Store, store_name
 from generative.datasets.formats.opening import made
 from generative.datasets.manifest import HarvestRecord
 from generative.datasets.records import interpret
 from generative.datasets.sources import SourceBatch, SourceError, Surroundings
+from storage.progress import SourceProgress
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Harvest:
         # By the database's own name: the same query under another name is the same download.
         self.path = folder / store_name(database.name, self._identity)
 
-    def download(self, refresh: bool = False, progress: DownloadProgress | None = None) -> str:
+    def download(self, refresh: bool = False, progress: SourceProgress | None = None) -> str:
         """Make the store complete. A complete one is left as it is and nothing is asked, unless `refresh`.
 
         Returns:

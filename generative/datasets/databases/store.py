@@ -22,6 +22,7 @@ from generative.datasets.databases.database import Record
 from generative.datasets.records import json_text
 from generative.datasets.sources import SourceError
 from storage.databases import told_of
+from storage.digests import text_digest
 
 FORMAT = "1"
 CACHE_KIB = 65_536
@@ -66,7 +67,7 @@ def store_name(source: str, identity: Mapping[str, Any]) -> str:
         source: name of the source.
         identity: all that makes another question: address, query, limit.
     """
-    return f"{source}-{hashlib.sha256(json_text(dict(identity)).encode()).hexdigest()[:12]}.sqlite"
+    return f"{source}-{text_digest(json_text(dict(identity)))[:12]}.sqlite"
 
 
 class Store:
@@ -222,7 +223,7 @@ class Store:
 
     def _state_digest(self) -> str:
         state = self._connection.execute("SELECT key, value FROM state WHERE key <> 'checksum' ORDER BY key").fetchall()
-        return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+        return text_digest(json.dumps(state))
 
     def check(self) -> None:
         """Raises: sqlite3.DatabaseError: if the download is complete, and not what is said of it what was written."""

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from generative.config import ELEMENTS, RoomConfig
+from generative.config import ELEMENTS
 from generative.crystal.crystals import Crystal, wrap_unit
 from generative.requests import Request
 from generative.screening.validity import reduce_lattice
 from generative.systems.baselines.stored import Baseline, Drawn, content_of, in_order
+from storage.settings import RoomConfig
 
 SYMPREC_ANG = 0.01
 """Distance tolerance at which spglib must find the asked group again."""

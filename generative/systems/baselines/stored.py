@@ -24,10 +24,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from generative.config import RoomConfig, SamplerSettings
+from generative.config import SamplerSettings
 from generative.crystal.crystals import Crystal
 from generative.requests import Content, Request
 from generative.systems.interface import Generator, Progress, of_steps, own_settings, require_cells
+from storage.settings import RoomConfig
 
 logger = logging.getLogger(__name__)
 

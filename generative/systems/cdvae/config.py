@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from generative.config import MAX_ATOMS, RoomConfig, SamplerSettings
+from generative.config import MAX_ATOMS, SamplerSettings
+from storage.settings import RoomConfig
 
 SizeName = Literal["paper", "cpu", "tiny"]
 

@@ -16,7 +16,6 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from generative.config import RoomConfig
 from generative.crystal.batch import CrystalBatch
 from generative.crystal.bonds import Bonds, pack_bonds
 from generative.crystal.crystals import Crystal
@@ -25,6 +24,7 @@ from generative.networks.periodic_graph import measured
 from generative.systems.cdvae.config import SIZES, SizeName
 from generative.systems.interface import Regressor
 from generative.systems.trainable import Loss, Trainable
+from storage.settings import RoomConfig
 
 
 class PropertyRegressorConfig(RoomConfig):

@@ -7,9 +7,10 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from generative.config import RoomConfig, SamplerSettings
+from generative.config import SamplerSettings
 from generative.networks.condition_encoders import EncoderSizes
 from generative.networks.unet import UNetConfig
+from storage.settings import RoomConfig
 
 SizeName = Literal["paper", "small", "tiny"]
 

@@ -55,10 +55,10 @@ def publish_dataset(
 
 def dataset_link(folder: Path) -> str:
     """A link to report.html where `make ui` serves it (HULLWARD_REPORTS_URL); else empty."""
-    address, place = os.environ.get(REPORTS_VARIABLE), folder.resolve()
-    if not address or place.parent != Path("runs/datasets").resolve():
+    address, resolved = os.environ.get(REPORTS_VARIABLE), folder.resolve()
+    if not address or resolved.parent != Path("runs/datasets").resolve():
         return ""
-    return f"**[Open the report as a page]({address.rstrip('/')}/datasets/{quote(place.name)}/report.html)**"
+    return f"**[Open the report as a page]({address.rstrip('/')}/datasets/{quote(resolved.name)}/report.html)**"
 
 
 def dataset_markdown(

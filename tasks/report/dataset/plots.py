@@ -112,13 +112,13 @@ def _ink_on(rgb: tuple[float, float, float]) -> str:
 
 
 def _heat_key(figure: Figure, norm: Normalize, n_rows: int) -> None:
-    place = figure.add_axes((0.19, 0.865, 0.42, 0.028))
-    bar = figure.colorbar(ScalarMappable(norm, HEAT), cax=place, orientation="horizontal")
+    scale = figure.add_axes((0.19, 0.865, 0.42, 0.028))
+    bar = figure.colorbar(ScalarMappable(norm, HEAT), cax=scale, orientation="horizontal")
     bar.outline.set_visible(False)  # type: ignore[operator]
-    place.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    place.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-    place.tick_params(labelsize=8, colors=MUTED, length=2, which="both")
-    place.set_title(f"crystals that hold the element, of {n_rows:,}", fontsize=9, color=INK, loc="left")
+    scale.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    scale.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    scale.tick_params(labelsize=8, colors=MUTED, length=2, which="both")
+    scale.set_title(f"crystals that hold the element, of {n_rows:,}", fontsize=9, color=INK, loc="left")
 
 
 def short(count: float) -> str:

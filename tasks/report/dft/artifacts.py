@@ -6,25 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from tasks.dft.columns import JOB_HEADINGS
 from tasks.report.run.artifacts import artifact_key, fitting_rows, in_prefect_run
 from tasks.report.run.tables import escape_markdown, markdown_formula
 
 if TYPE_CHECKING:
     from tasks.dft.campaign import Progress
 
-SHOWN = {
-    "formula": "formula",
-    "id": "id",
-    "purpose": "purpose",
-    "state": "state",
-    "attempts": "attempts",
-    "energy_ev_per_atom": "energy eV/atom",
-    "e_above_hull_ev_per_atom": "above hull eV/atom",
-    "delta_e_ev_per_atom": "dE eV/atom",
-    "delta_v_ang3_per_atom": "dV A^3/atom",
-    "reason": "reason",
-}
-"""Columns of the job table, with their headings."""
+HEADINGS = {"formula": "formula", "id": "id", **JOB_HEADINGS}
 
 
 def publish_campaign(progress: Progress) -> None:
@@ -46,7 +35,7 @@ def _said(progress: Progress) -> str:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    values = {heading: row.get(key) for key, heading in SHOWN.items()}
+    values = {heading: row.get(key) for key, heading in HEADINGS.items()}
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
 
 

@@ -18,7 +18,7 @@ import dft.inputs.user_settings
 from dft.config import Preset
 from dft.engines.config import VaspEngineConfig
 from dft.job_folder import Purpose, make_job_folder
-from dft.structures import digest_of
+from storage.digests import json_digest
 from tests.dft.vasp_machine import FAKE_VASP, POTCAR, Machine, error_of, record_of
 
 
@@ -80,7 +80,7 @@ def test_a_vasp_that_ran_with_other_tags_leaves_a_record_of_another_digest(machi
     assert machine.run(folder, ATOMATE2_VASP_CMD=str(wrapper)) == 0
     record = record_of(folder)
     assert record.settings["incar"] == {"ENCUT": 300.0}
-    assert record.settings_digest == digest_of(record.settings)
+    assert record.settings_digest == json_digest(record.settings)
     assert record.settings_digest != VaspEngineConfig(preset=Preset.VDW).settings_digest
     assert "INCAR had ENCUT = 300 (expected 550), which is not preset vdw" in record.warnings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,16 @@ from pymatgen.core.structure import Structure
 
 from dft.config import Preset
 from dft.engines.config import PotentialEngineConfig, VaspEngineConfig
-from dft.hull.convex_hull import GPA_PER_EV_ANG3
+from dft.hull.convex_hull import GPA_PER_EV_ANG3, CompetingHull
 from dft.hull.dft_hull import (
     ReferencePhase,
     ReferencesError,
     choose_references,
-    hull_of_records,
     left_out_note,
+    record_phases,
     references,
 )
-from dft.records import MixedSettingsError
+from dft.records import DFTRecord, MixedSettingsError
 from dft.run_job import run_folder
 from tests.dft.made_records import record
 
@@ -45,6 +46,10 @@ def table() -> list[ReferencePhase]:
         ReferencePhase("nial3", crystal({"Ni": 1, "Al": 3}), None),
         ReferencePhase("feal", crystal({"Fe": 1, "Al": 1}), 0.0),
     ]
+
+
+def hull_of_records(records: Mapping[str, DFTRecord], elements: Sequence[str]) -> CompetingHull:
+    return CompetingHull(record_phases(records), elements)
 
 
 def test_references_are_the_elements_first_then_the_rest_by_height() -> None:

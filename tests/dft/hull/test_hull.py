@@ -52,6 +52,11 @@ def ta_w_b(energy_of_tab2: float | None = -3.0, with_boron: bool = True, method:
     return CompetingHull(phases, ["Ta", "W", "B"])
 
 
+def stable_phases(hull: CompetingHull) -> list[Phase]:
+    above = hull.phases_above_hull()
+    return [phase for phase in hull.phases if (height := above[phase.id]) is not None and height < 1e-9]
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_hull_energies_of_dataset_phases_are_those_of_pymatgen_called_directly(
     dataset: pd.DataFrame, system: str
@@ -64,7 +69,7 @@ def test_hull_energies_of_dataset_phases_are_those_of_pymatgen_called_directly(
     ours = hull.phases_above_hull()
     for key, entry in entries.items():
         assert ours[key] == pytest.approx(direct.get_e_above_hull(entry), abs=1e-9)
-    assert {p.formula for p in hull.stable_phases()} == {e.composition.reduced_formula for e in direct.stable_entries}
+    assert {p.formula for p in stable_phases(hull)} == {e.composition.reduced_formula for e in direct.stable_entries}
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -124,7 +129,7 @@ def test_an_element_without_data_costs_only_the_candidates_that_contain_it() -> 
     assert hull.place(Composition("TaW"), -10.5, "m").e_above_hull_ev_per_atom == pytest.approx(0.1)
     assert hull.place(Composition("TaC"), -10.5, "m").note == "no elemental phase of C among the competing phases"
     assert hull.phases_above_hull()["tab2"] is None
-    assert [phase.id for phase in hull.stable_phases()] == ["ta", "taw", "w"]
+    assert [phase.id for phase in stable_phases(hull)] == ["ta", "taw", "w"]
     with pytest.raises(ValueError, match="no elemental phase of B"):
         hull.geometry(["Ta", "B"])
 
@@ -164,7 +169,7 @@ def test_a_hull_of_the_elements_alone_says_so() -> None:
 def test_an_empty_hull_gives_a_note_and_no_error() -> None:
     hull = CompetingHull([], ["Ta", "W"])
     assert hull.place(Composition("TaW"), -1.0, "any").note == "no elemental phase of Ta, W among the competing phases"
-    assert hull.stable_phases() == ()
+    assert stable_phases(hull) == []
 
 
 def test_order_of_the_phases_changes_nothing() -> None:

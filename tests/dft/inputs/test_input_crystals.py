@@ -22,7 +22,8 @@ from dft.inputs.folder import write_inputs
 from dft.inputs.vacuum import VACUUM_ANG, find_vacuum
 from dft.job_folder import Purpose, job_key
 from dft.jobs import relaxation_flow
-from dft.structures import digest_of, grouped, reordered, structure_digest, ungrouped_order
+from dft.structures import grouped, reordered, structure_digest, ungrouped_order
+from storage.digests import json_digest
 
 CONFIG = InputsConfig.model_validate({})
 ELEMENTS = ["Ti", "O", "Al", "He", "F", "N", "Ne", "Fe", "Cs", "H"]
@@ -160,7 +161,7 @@ def test_only_a_relaxation_of_a_slab_by_vasp_is_another_job_than_before() -> Non
 
     def before(engine: VaspEngineConfig | GPAWConfig, crystal: Structure, purpose: Purpose) -> str:
         parts = {"engine": engine.name, "settings_digest": engine.settings_digest, "purpose": purpose.value}
-        return digest_of({**parts, "structure": structure_digest(crystal)})[:24]
+        return json_digest({**parts, "structure": structure_digest(crystal)})[:24]
 
     for engine in (VaspEngineConfig(), GPAWConfig()):
         for crystal in (held, bulk):

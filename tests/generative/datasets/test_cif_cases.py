@@ -14,11 +14,12 @@ from generative.config import ELEMENTS, DataConfig, FilesSource
 from generative.crystal.crystals import Crystal
 from generative.datasets.checks import RecordError, spacegroup_of
 from generative.datasets.cif.operations import listed_operations
-from generative.datasets.cif.reading import parse_cif, read_cif
+from generative.datasets.cif.reading import read_cif
 from generative.datasets.cif.sites import formula_counts
 from generative.datasets.ingest import ingest
 from generative.datasets.manifest import Dataset, read_dataset
 from generative.datasets.records import formula_of
+from tests.cifs import parse_cif
 
 CASES = Path(__file__).parents[2] / "data" / "cases" / "cif"
 

@@ -19,7 +19,8 @@ from pymatgen.io.cif import CifParser, CifWriter
 from generative.config import ELEMENTS
 from generative.crystal.crystals import Crystal
 from generative.datasets.checks import RecordError
-from generative.datasets.cif.reading import elements_of_cif, fast_p1, parse_cif
+from generative.datasets.cif.reading import elements_of_cif, fast_p1
+from tests.cifs import parse_cif
 
 ASSETS = Path(os.environ.get("HULLWARD_ASSETS", Path(__file__).parents[4] / "shared"))
 

@@ -48,6 +48,12 @@ def manifest_of(table: pa.Table) -> Manifest:
     )
 
 
+def write_dataset(table: pa.Table, rejected: pa.Table, manifest: Manifest, folder: Path) -> None:
+    with DatasetWriter(folder) as writer:
+        writer.add(table, rejected)
+        writer.finish(manifest)
+
+
 def test_the_fingerprint_depends_on_content_alone(tmp_path: Path) -> None:
     table = some_table(30)
     expected = fingerprint_of(table)
@@ -100,12 +106,6 @@ def test_lists_of_texts_give_one_fingerprint_however_the_rows_are_split() -> Non
     assert pieces.hexdigest() == fingerprint_of(whole)
     others = [[["ab", "c"], *ids[1:]], [["abc"], *ids[1:]], [ids[0], [], *ids[2:]], [["a"], ["bc"], *ids[2:]]]
     assert len({fingerprint_of(with_ids(other)) for other in [ids, *others]}) == 5
-
-
-def write_dataset(table: pa.Table, rejected: pa.Table, manifest: Manifest, folder: Path) -> None:
-    with DatasetWriter(folder) as writer:
-        writer.add(table, rejected)
-        writer.finish(manifest)
 
 
 def test_a_dataset_comes_back_as_it_was_written(tmp_path: Path) -> None:

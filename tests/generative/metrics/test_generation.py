@@ -16,13 +16,13 @@ from scipy.stats import wasserstein_distance
 
 from configs.paths import AssetError, resolve
 from generative.crystal.crystals import Crystal
-from generative.datasets.cif.reading import parse_cif
 from generative.metrics.adaptive_cell import Activations, adaptive_cell
 from generative.metrics.coverage import MP_20, Cutoffs
 from generative.metrics.generation import Energies, Prints, generation, prints_of
 from generative.metrics.magpie import CDVAE_CONSTANTS
 from generative.metrics.metric import Evaluation
 from generative.metrics.validity import too_elongated, verdicts
+from tests.cifs import parse_cif
 from tests.generative.metrics.crystal_sets import (
     N_REAL,
     other_real_crystals,

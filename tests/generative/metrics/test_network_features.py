@@ -25,7 +25,6 @@ from scipy.linalg import sqrtm
 from configs.paths import AssetError, resolve
 from generative import checkpoints
 from generative.crystal.crystals import Crystal, wrap_unit
-from generative.datasets.cif.reading import parse_cif
 from generative.metrics import network_features as module
 from generative.metrics.distributions import frechet
 from generative.metrics.network_features import (
@@ -37,6 +36,7 @@ from generative.metrics.network_features import (
     network_features,
 )
 from generative.systems.cgcnn_features import CGCNNFeatures, CGCNNFeaturesConfig
+from tests.cifs import parse_cif
 from tests.servers.real import FILE, real_records
 
 

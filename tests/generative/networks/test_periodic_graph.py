@@ -20,7 +20,6 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from generative.crystal.crystals import Crystal
-from generative.datasets.cif.reading import parse_cif
 from generative.networks.periodic_graph import (
     SELF_ANG2,
     Edges,
@@ -28,6 +27,7 @@ from generative.networks.periodic_graph import (
     measured,
     triplets_through,
 )
+from tests.cifs import parse_cif
 from tests.generative.networks.edge_pairs import triplets_into
 
 DATA = Path(os.environ.get("HULLWARD_ASSETS") or Path(__file__).resolve().parents[4] / "shared") / "data"

@@ -189,12 +189,12 @@ def test_assignments_cost_what_scipys_cost_and_ties_are_all_listed() -> None:
     if not native.is_available():
         pytest.skip("numba is not installed")
     from generative.native.assignment import solve_block, tied_range
-    from generative.native.bench import bench_for
+    from generative.native.fit import workspace_for
 
     rng = np.random.default_rng(2)
     for n in (1, 2, 3, 5, 9):
         for rounding in (16, 0):  # costs of few different values tie often
-            pairs = bench_for(n).pairs
+            pairs = workspace_for(n).pairs
             pairs.vectors[:] = np.round(rng.normal(size=(n, n, 3)), rounding)
             pairs.cost[:] = (pairs.vectors**2).sum(axis=2)
             total = solve_block(pairs, 0, n)
@@ -214,7 +214,7 @@ def test_the_bound_never_refuses_atoms_that_lie_within_a_common_ball() -> None:
     """Displacements drawn inside a ball of radius stol about any centre, in cells small enough to need many images."""
     if not native.is_available():
         pytest.skip("numba is not installed")
-    from generative.native.bench import bench_for
+    from generative.native.fit import workspace_for
     from generative.native.placement_bound import candidates, may_place
 
     rng = np.random.default_rng(4)
@@ -231,7 +231,7 @@ def test_the_bound_never_refuses_atoms_that_lie_within_a_common_ball() -> None:
         if trial % 2:
             second = rng.random((n, 3))
         reach = 2 * stol * np.linalg.norm(inverse, axis=0)
-        work, bounds = bench_for(n).placement, np.array([0, n])
+        work, bounds = workspace_for(n).placement, np.array([0, n])
         listed = candidates(work, first, second, first[0] - second[0], basis, reach, bounds, stol)
         possible = listed == 2 or (listed == 1 and may_place(work, 0, 0, stol))
         assert possible or trial % 2

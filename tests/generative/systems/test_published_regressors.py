@@ -22,9 +22,9 @@ from torch.nn.functional import silu
 from configs.paths import AssetError, resolve
 from generative.crystal.bonds import Bonds, crystal_nn_bonds
 from generative.crystal.crystals import Crystal
-from generative.datasets.cif.reading import parse_cif
 from generative.systems.cdvae.published_regressors import NAMES, PublishedError, digest_of, load_published
 from generative.systems.cdvae.published_targets import TARGETS
+from tests.cifs import parse_cif
 from tests.generative.systems.published_form import random_tensors, settings_of, written
 
 CUTOFF_ANG, N_SPHERICAL, N_RADIAL, N_BLOCKS = 7.0, 7, 6, 4

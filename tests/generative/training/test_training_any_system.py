@@ -16,7 +16,6 @@ from pydantic import Field
 from torch import nn
 
 from generative import checkpoints
-from generative.config import RoomConfig
 from generative.crystal.batch import CrystalBatch
 from generative.crystal.bonds import crystal_nn_bonds
 from generative.crystal.crystals import Crystal
@@ -26,6 +25,7 @@ from generative.systems.trainable import Loss, Trainable
 from generative.training.config import TrainConfig
 from generative.training.data import StepSampler, TrainingError, TrainingSet, split
 from generative.training.loop import fit, new_system
+from storage.settings import RoomConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and GPUs
 SMALL = {"crystal-flow": {"width": 32, "n_layers": 1, "n_heads": 2, "pair_width": 16}}

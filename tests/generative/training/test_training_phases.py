@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from generative.config import RoomConfig
 from generative.crystal.batch import CrystalBatch
 from generative.crystal.crystals import Crystal
 from generative.systems import registry
@@ -19,6 +18,7 @@ from generative.training.config import TrainConfig
 from generative.training.data import TrainingSet
 from generative.training.learning_rates import learning_factor
 from generative.training.loop import fit
+from storage.settings import RoomConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and GPUs
 

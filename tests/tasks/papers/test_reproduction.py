@@ -13,12 +13,10 @@ import pytest
 from configs.reproduction import (
     SYSTEMS,
     ReproductionConfig,
-    load_reproduction,
-    parse_reproduction,
     with_choice,
     with_official_files,
 )
-from configs.schema import ConfigError
+from configs.schema import ConfigError, load, parse
 from generative.crystal.crystals import Crystal
 from generative.metrics.ground_state import Relaxations
 from generative.metrics.metric import Metric
@@ -266,7 +264,7 @@ def test_official_files_take_the_place_of_the_shipped_ones_and_keep_their_budget
         (tmp_path / name).mkdir()
         for part in ("train", "val", "test"):
             (tmp_path / name / f"{part}.csv").write_text("material_id,cif\n")
-    found = parse_reproduction(with_official_files(settings, tmp_path), "x")
+    found = parse(ReproductionConfig, with_official_files(settings, tmp_path), "x")
     assert [entry.name for entry in found.datasets] == ["perov-5", "mp-20"]
     perovskites = found.dataset("perov-5")
     assert perovskites.n_generate == 9
@@ -277,13 +275,13 @@ def test_official_files_take_the_place_of_the_shipped_ones_and_keep_their_budget
 
 
 def test_a_choice_of_systems_data_sets_and_stages_is_checked() -> None:
-    stated = load_reproduction("reproduce-dp-cdvae").model_dump()
-    chosen = parse_reproduction(with_choice(stated, ["cdvae"], ["carbon-24"], []), "x")
+    stated = load(ReproductionConfig, "reproduce-dp-cdvae").model_dump()
+    chosen = parse(ReproductionConfig, with_choice(stated, ["cdvae"], ["carbon-24"], []), "x")
     assert (chosen.systems, [e.name for e in chosen.datasets], chosen.stages) == (("cdvae",), ["carbon-24"], ())
     with pytest.raises(ConfigError, match="hold perov-5, carbon-24"):
         with_choice(stated, None, ["mp20"], None)
     with pytest.raises(ConfigError, match="'cdvae'"):
-        parse_reproduction(with_choice(stated, ["cdave"], None, None), "x")
+        parse(ReproductionConfig, with_choice(stated, ["cdave"], None, None), "x")
 
 
 def test_results_cover_the_papers_tables(tmp_path: Path) -> None:

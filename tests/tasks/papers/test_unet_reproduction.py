@@ -13,8 +13,8 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from configs.reproduction import parse_reproduction, with_official_files
-from configs.schema import ConfigError
+from configs.reproduction import with_official_files
+from configs.schema import ConfigError, parse
 from configs.unet_reproduction import COPY, SAME, UNetReproductionConfig
 from generative.crystal.crystals import Crystal
 from generative.training.data import composition_of
@@ -195,6 +195,6 @@ def test_wrong_settings_are_one_sentence(data: Path, tmp_path: Path) -> None:
         ({"size": "large"}, "'paper', 'small' or 'tiny'"),
     ):
         with pytest.raises(ConfigError, match=said):
-            parse_reproduction({**stated, **wrong}, "file")
+            parse(UNetReproductionConfig, {**stated, **wrong}, "file")
     with pytest.raises(ConfigError, match="no official splits"):
         with_official_files(stated, tmp_path)

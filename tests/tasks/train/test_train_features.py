@@ -14,18 +14,19 @@ import pytest
 from lightning.pytorch.callbacks import Callback
 
 from configs.paths import resolve
-from configs.training import parse_training
+from configs.schema import parse
 from generative import checkpoints
 from generative.crystal.crystals import Crystal
 from generative.metrics.network_features import load_network, network_features
 from generative.systems.cgcnn_features import CGCNNFeatures
+from generative.training.config import TrainConfig
 from tasks.train.training import train
 from tests.servers.real import FILE, real_records
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and GPUs
 
 
-def config(**changes: Any) -> Any:
+def config(**changes: Any) -> TrainConfig:
     """Sixty real crystals, a small network."""
     real_records(1)  # skips where there are none
     settings = {
@@ -47,7 +48,7 @@ def config(**changes: Any) -> Any:
         "device": "cpu",
         **changes,
     }
-    return parse_training(settings, "test")
+    return parse(TrainConfig, settings, "test")
 
 
 def curve(folder: Path, name: str) -> list[float]:

@@ -68,7 +68,7 @@ def settings_of(changes: Mapping[str, Any], assignments: Sequence[str] | None) -
             settings.setdefault(room, {})[field] = value
         else:
             settings[room] = value
-    return parse(override(settings, assignments or ()), ORIGIN)
+    return parse(DiscoverConfig, override(settings, assignments or ()), ORIGIN)
 
 
 def potential_changes(name: str | None) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def run_settings(config: str, changes: Mapping[str, Any], assignments: Sequence[
     """
     file, stated = read_yaml(config)
     changed = {**stated, **{name: value for name, value in changes.items() if value is not None}}
-    return parse(override(changed, assignments or ()), str(file))
+    return parse(DiscoverConfig, override(changed, assignments or ()), str(file))
 
 
 def ingest_settings(

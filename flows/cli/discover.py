@@ -1,0 +1,42 @@
+"""The command of a whole discovery run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.console import answer, guarded
+from flows.cli.results import run_summary
+from flows.cli.shared_options import AsJson, Debug, Elements, Settings
+
+
+def register(app: typer.Typer) -> None:
+    """Give the application this command."""
+    app.command()(discover)
+
+
+@guarded
+def discover(
+    config: Annotated[
+        str, typer.Argument(help="YAML file, or quickstart, ternary, binary, perovskite, ta-w-b.")
+    ] = "quickstart",
+    settings: Settings = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run and of its folder.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
+    elements: Elements = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """A whole run: known crystals, candidates, screening, relaxation, hull, VASP inputs, report."""
+    from configs.command_line import elements_of, run_settings
+    from flows.cli.console import hush_engine
+    from flows.cli.prefect_client import prefect_client
+
+    parsed = run_settings(config, {"name": name, "seed": seed, "elements": elements_of(elements)}, settings)
+    with answer(as_json) as give, prefect_client() as client:
+        from flows.discover import discover as flow
+
+        if not debug:
+            hush_engine()
+        give(run_summary(client.run(flow, parsed), as_json))

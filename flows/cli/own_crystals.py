@@ -1,0 +1,32 @@
+"""What the commands on a user's own crystals have in common: files read, with a word on what was not; the potential."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flows.cli.console import say
+
+if TYPE_CHECKING:
+    from configs.schema import DiscoverConfig
+    from tasks.discover.own_files import ReadFiles
+
+
+def read_crystals(paths: list[str]) -> ReadFiles:
+    """The crystals in these files and folders; says how many records and files were not read."""
+    from tasks.discover.own_files import read_files
+
+    read = read_files(paths)
+    if read.refused:
+        name, reason = read.refused[0]
+        say(f"{len(read.refused)} records could not be read, the first: {name.partition(':')[2]}: {reason}")
+    if read.not_read:
+        say(f"{len(read.not_read)} files of a folder were not read, the first: {read.not_read[0]}")
+    return read
+
+
+def say_potential(config: DiscoverConfig) -> None:
+    """Say which potential the energies come from, and what they are worth."""
+    from tasks.loading import identify
+
+    identity = identify(config.relax, config.execution)
+    say(f"energies by {identity.method}, a machine-learned potential: screening energies, not DFT")

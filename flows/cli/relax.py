@@ -1,0 +1,45 @@
+"""The command that relaxes crystals of a user's own."""
+
+from __future__ import annotations
+
+import typer
+
+from flows.cli.console import RELAXED, answer, guarded, progress_bar, say, with_reasons
+from flows.cli.own_crystals import read_crystals, say_potential
+from flows.cli.results import SHOWN, finish
+from flows.cli.shared_options import AsJson, Crystals, Debug, Out, Potential, Settings
+
+
+def register(app: typer.Typer) -> None:
+    """Give the application this command."""
+    app.command()(relax)
+
+
+@guarded
+def relax(
+    files: Crystals,
+    out: Out,
+    potential: Potential = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Relax cell and positions of crystals with a machine-learned potential."""
+    from configs.command_line import potential_changes, settings_of
+
+    config = settings_of(potential_changes(potential), settings)
+    with answer(as_json) as give:
+        from tasks.discover.own_files import plain_rows, relax_crystals, with_refused, write_crystals
+
+        read = read_crystals(files)
+        say_potential(config)
+        with progress_bar("relaxed", as_json) as bar:
+            relaxed = relax_crystals(read.table, config, bar)
+        relaxed = with_refused(relaxed, read.refused, "relax_reason", relax_status="failed")
+        write_crystals(relaxed, out, "relaxed_")
+        rows = plain_rows(relaxed)
+        finish(relaxed, None, with_reasons(rows[:SHOWN], RELAXED), as_json, give)
+        say(f"written to {out}", as_json)
+        if not any(row["relax_status"] == "converged" for row in rows):
+            say("hullward: no relaxation converged; the table says why for each crystal")
+            raise typer.Exit(1)

@@ -1,0 +1,47 @@
+"""The command that draws crystals without a run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.console import answer, guarded, progress_bar, show_table
+from flows.cli.results import SHOWN
+from flows.cli.shared_options import AsJson, Debug, Elements, Out, Settings
+
+
+def register(app: typer.Typer) -> None:
+    """Give the application this command."""
+    app.command()(sample)
+
+
+@guarded
+def sample(
+    out: Out,
+    formula: Annotated[list[str] | None, typer.Option(help="Reduced formula, such as TaBW; may be repeated.")] = None,
+    elements: Elements = None,
+    n: Annotated[int, typer.Option("--number", "-n", min=1, help="Crystals to draw.")] = 16,
+    seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
+    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint folder; without: the one shipped.")] = None,
+    spacegroup: Annotated[int | None, typer.Option(help="International space-group number to ask for.")] = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Draw crystals from the generator, for formulas or for a chemical system."""
+    from configs.command_line import elements_of, sample_changes, settings_of
+
+    asked = sample_changes(formula or [], elements_of(elements) or [], spacegroup)
+    given = {"sample.n_candidates": n, "sample.chunk_size": min(n, 64), "sample.checkpoint": checkpoint, "seed": seed}
+    config = settings_of({**asked, **given}, settings)
+    with answer(as_json) as give:
+        from tasks.discover.own_files import plain_rows, sample_crystals, write_crystals
+
+        with progress_bar("integration steps", as_json) as bar:
+            table = sample_crystals(config, bar)
+        written = write_crystals(table, out)
+        if not as_json:
+            show_table(plain_rows(table)[:SHOWN], {"id": "id", "formula": "formula", "n_atoms": "atoms"})
+            typer.echo(f"\n{len(table)} crystals in {out}")
+        give({"files": [str(path) for path in written], "crystals": plain_rows(table)})
