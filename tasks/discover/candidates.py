@@ -45,12 +45,8 @@ class Proposer(StrEnum):
 _RELAXED_STRUCTURE = [pa.field(f"relaxed_{f.name}", f.type, metadata=f.metadata) for f in STRUCTURE_FIELDS]
 
 SAMPLED = [
-    field_of("id", pa.string(), "hash of checkpoint, condition, sampler settings, seed and place in the plan"),
-    field_of(
-        "proposed_by",
-        pa.string(),
-        "generator, of several generator:NAME | prototype: a stable decorated prototype that no database holds",
-    ),
+    field_of("id", pa.string(), "hash of checkpoint, condition, sampler settings, seed and index"),
+    field_of("proposed_by", pa.string(), "generator | prototype: a stable decorated prototype that no database holds"),
     field_of("index", pa.int64(), "place in the run's plan; null for a prototype"),
     field_of("formula", pa.string(), "reduced formula"),
     field_of("condition", pa.string(), "what was asked of the generator, JSON; null for a prototype"),

@@ -17,7 +17,6 @@ from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.datasets.origins import LABELS, Origin
-from generative.requests import Request
 from storage.atomic import write_text
 from storage.checksums import check
 from storage.tables import read_table
@@ -115,6 +114,8 @@ def unheeded_notes(rows: Sequence[dict[str, Any]], generators: Mapping[str, Mapp
         rows: of candidates.parquet.
         generators: what the manifest says of them.
     """
+    from generative.requests import Request
+
     notes = []
     for proposer, said in generators.items():
         asked = {row["condition"] for row in rows if row["proposed_by"] == proposer}

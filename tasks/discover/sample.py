@@ -17,8 +17,6 @@ from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.config import ConditionsConfig, RunSampleConfig, SampleConfig, SamplerSettings
-from generative.plans import share_out
-from generative.requests import Request, atomic_number
 from storage.digests import json_digest
 from tasks.discover.candidates import SAMPLED, Proposer, table_of
 from tasks.discover.run import RunFolder
@@ -26,6 +24,7 @@ from tasks.files import FileRef, key_of, keyed
 from tasks.loading import checkpoint
 
 if TYPE_CHECKING:
+    from generative.requests import Request
     from generative.systems.interface import Generator
 
 
@@ -103,6 +102,7 @@ def check_generator(config: DiscoverConfig) -> None:
             generators the message says which.
     """
     from generative.checkpoints import CheckpointError, digest
+    from generative.requests import atomic_number
 
     generators = generators_of(config.sample)
     several = len(generators) > 1
@@ -143,6 +143,8 @@ def _portions(n: int, size: int, *shares: float) -> list[tuple[int, int, list[in
     Each generator's candidates are in chunks of its own, so that they depend neither on the other generators nor on the
     shares; chunks of a run with fewer candidates come first, the last of each generator cut.
     """
+    from generative.plans import share_out
+
     portions = [
         (generator, number, places[first : first + size])
         for generator, places in enumerate(share_out(n, shares))
