@@ -199,3 +199,10 @@ def sample_changes(formulas: Sequence[str], elements: Sequence[str], spacegroup:
         asked = {"policy": "enumerate", "n_elements_min": min(3, most), "n_elements_max": most}
         chosen = list(elements)
     return {"elements": chosen, "conditions": {**asked, "spacegroup": spacegroup}}
+
+
+def generator_changes(checkpoints: Sequence[str]) -> dict[str, Any]:
+    """Who draws: the generator shipped, the one that is named, or several with equal shares."""
+    if len(checkpoints) > 1:
+        return {"sample.generators": [{"checkpoint": checkpoint} for checkpoint in checkpoints]}
+    return {"sample.checkpoint": checkpoints[0]} if checkpoints else {}

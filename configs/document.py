@@ -23,7 +23,7 @@ from configs.unet_reproduction import PolymorphData, UNetReproductionConfig
 from dft.campaign.config import DftConfig
 from dft.engines.config import EngineConfig
 from dft.engines.registry import AnyEngineConfig
-from generative.config import DataConfig, NetworkSource, SampleConfig, Source
+from generative.config import DataConfig, GeneratorShare, NetworkSource, RunSampleConfig, SampleConfig, Source
 from generative.training.config import TrainConfig
 
 HEAD = """\
@@ -48,6 +48,10 @@ SOURCE = """\
 """
 SAMPLER = """\
 Settings of the generator that `sample.checkpoint` holds; a setting that it does not know is refused by name.
+"""
+GENERATORS = """\
+`sample.generators` is a list; each entry is a generator, and its candidates are its `share` of the sum of all shares.
+[generator.md](generator.md#several-generators) shows how they are used.
 """
 NETWORK = """\
 Sources on the network, `materials-project`, `aflow` and `optimade`, share these settings; each one's own follow. Where
@@ -165,9 +169,11 @@ def _sections(model: type[BaseModel], prefix: str = "", skip: tuple[str, ...] = 
         for database in databases:
             shared = set(NetworkSource.model_fields) - set(database.__annotations__)
             yield _source(database, skip=tuple(shared))
-    if model is SampleConfig:
+    if issubclass(model, SampleConfig):
         yield f"## sample.sampler\n\n{SAMPLER}"
         yield from _samplers()
+    if model is RunSampleConfig:
+        yield f"## sample.generators\n\n{GENERATORS}\n{_table(GeneratorShare, '')}"
     for name, nested in inner.items():
         if issubclass(nested, EngineConfig):
             continue

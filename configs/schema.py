@@ -21,7 +21,7 @@ from generative.config import (
     ConditionsConfig,
     DataConfig,
     ElementSymbol,
-    SampleConfig,
+    RunSampleConfig,
     ScreenConfig,
 )
 from storage.settings import RoomConfig
@@ -65,7 +65,7 @@ class DiscoverConfig(RoomConfig):
     )
     data: DataConfig = Field(DataConfig(), description="known crystals")
     conditions: ConditionsConfig = Field(ConditionsConfig(), description="what to generate")
-    sample: SampleConfig = Field(SampleConfig(), description="how to generate")
+    sample: RunSampleConfig = Field(RunSampleConfig(), description="how to generate")
     screen: ScreenConfig = Field(ScreenConfig(), description="validity, uniqueness, novelty")
     relax: RelaxConfig = Field(RelaxConfig(), description="pre-relaxation")
     hull: HullConfig = Field(HullConfig(), description="convex hull")

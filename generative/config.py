@@ -359,6 +359,56 @@ _DENOISING_BEFORE = {
 """Those of the CDVAE family, which stood there as `denoising`."""
 
 
+class GeneratorShare(RoomConfig):
+    """One of several generators that the candidates of a run are shared out among."""
+
+    checkpoint: str = Field(description="folder of a checkpoint; 'package:NAME' is one shipped with Hullward")
+    share: float = Field(
+        1.0,
+        gt=0,
+        le=1e6,
+        description="of the candidates, beside the shares of the others: 1 and 1 are halves, as 5 and 5",
+    )
+    sampler: dict[str, Any] = Field({}, description="settings of this generator; see `sample.sampler`")
+    name: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9-]{0,63}$",
+        description="name in tables; null takes the last part of the checkpoint's path",
+    )
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return self.name or Path(self.checkpoint.removeprefix("package:")).name or self.checkpoint
+
+
+class RunSampleConfig(SampleConfig):
+    """How the candidates of a run are drawn: by one generator, or by several with shares."""
+
+    generators: tuple[GeneratorShare, ...] = Field(
+        (),
+        description="several generators with shares of the candidates, instead of `checkpoint` and `sampler`, which "
+        "then stay at their defaults; see below",
+    )
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if not self.generators:
+            return self
+        # Forms and files of earlier runs state the defaults too: only what differs from them was asked for.
+        defaults = SampleConfig()
+        for name in ("checkpoint", "sampler"):
+            if getattr(self, name) != getattr(defaults, name):
+                raise ValueError(
+                    f"{name} and generators are both given: every entry of generators has a {name} of its own, so move "
+                    f"it there, or leave generators out"
+                )
+        labels = [entry.label for entry in self.generators]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"generators holds two that are called {twice[0]!r}: give each a name of its own")
+        return self
+
+
 class ScreenConfig(RoomConfig):
     """Validity, uniqueness and novelty before any relaxation. Defaults: the CDVAE protocol's validity rule and
     pymatgen StructureMatcher's default tolerances.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +26,21 @@ def run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
     from tasks.discover.phases import phase_lines
     from tasks.discover.run import RunFolder, read_manifest
     from tasks.files import OF_A_RUN
+    from tasks.report.run.model import ProposerYield
+    from tasks.report.run.proposers import HEAD, proposer_rows
 
     table = read_table(folder / "candidates.parquet", OF_A_RUN)
-    cut = read_manifest(RunFolder(folder)).get("competing_phases")
+    manifest = read_manifest(RunFolder(folder))
+    cut = manifest.get("competing_phases")
+    proposers = [ProposerYield(**said) for said in manifest.get("yields_by_proposer", [])]
     ranked = plain_rows(table.slice(0, len(table) - table.column("rank").null_count))
     report = folder / "report.html"
     if not as_json:
         head = f"; the first {SHOWN}" if len(ranked) > SHOWN else ""
         show_table(ranked[:SHOWN], with_phonons(ranked, RANKED), f"{_counts(table)}{head}")
         typer.echo("\n" + "\n".join(phase_lines(folder)))
+        if proposers:
+            show_table([dict(zip(HEAD, row, strict=True)) for row in proposer_rows(proposers)], {h: h for h in HEAD})
         typer.echo(f"\nreport      {report}\ncandidates  {folder / 'candidates.parquet'}\nVASP inputs {folder / 'dft'}")
     keys = [
         *RANKED,
@@ -52,8 +59,9 @@ def run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
         "report": str(report),
         "n_candidates": len(table),
         "n_ranked": len(ranked),
+        **({"yields_by_proposer": [asdict(y) for y in proposers]} if proposers else {}),
         "competing_phases": cut,
-        "phases_by_origin": read_manifest(RunFolder(folder))["phases_by_origin"],
+        "phases_by_origin": manifest["phases_by_origin"],
         "candidates": [{key: row.get(key) for key in keys} for row in ranked],
     }
 

@@ -23,18 +23,21 @@ def sample(
     elements: Elements = None,
     n: Annotated[int, typer.Option("--number", "-n", min=1, help="Crystals to draw.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
-    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint folder; without: the one shipped.")] = None,
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(help="Checkpoint folder; without: the one shipped. Repeated: each draws an equal share."),
+    ] = None,
     spacegroup: Annotated[int | None, typer.Option(help="International space-group number to ask for.")] = None,
     settings: Settings = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Draw crystals from the generator, for formulas or for a chemical system."""
-    from configs.command_line import elements_of, sample_changes, settings_of
+    from configs.command_line import elements_of, generator_changes, sample_changes, settings_of
 
     asked = sample_changes(formula or [], elements_of(elements) or [], spacegroup)
-    given = {"sample.n_candidates": n, "sample.chunk_size": min(n, 64), "sample.checkpoint": checkpoint, "seed": seed}
-    config = settings_of({**asked, **given}, settings)
+    given = {"sample.n_candidates": n, "sample.chunk_size": min(n, 64), "seed": seed}
+    config = settings_of({**asked, **given, **generator_changes(checkpoint or [])}, settings)
     with answer(as_json) as give:
         from tasks.discover.own_files import plain_rows, sample_crystals, write_crystals
 

@@ -65,15 +65,16 @@ class System(nn.Module):
         self.config = config
 
     @classmethod
-    def sampler_settings(cls, given: Mapping[str, Any]) -> SamplerSettings:
+    def sampler_settings(cls, given: Mapping[str, Any], where: str = "sample.sampler") -> SamplerSettings:
         """Its settings of sampling, checked.
 
         Args:
-            given: those that differ from the defaults, as `sample.sampler` holds them.
+            given: those that differ from the defaults.
+            where: they stand in a user's settings.
 
         Raises: ValueError: if one of them is none of this system's, or has a value that it cannot have.
         """
-        return validated(cls.sampler_type, given, cls.name, "sample.sampler")
+        return validated(cls.sampler_type, given, cls.name, where)
 
 
 class Generator(System, ABC):
@@ -81,9 +82,11 @@ class Generator(System, ABC):
 
     Attributes:
         heeds: what of a request it goes by, as Request.asks names it. What is asked beyond that has no effect.
+        z_max: largest atomic number it knows.
     """
 
     heeds: ClassVar[frozenset[str]] = frozenset({"composition"})
+    z_max: ClassVar[int] = MAX_Z
 
     @abstractmethod
     def sample(

@@ -30,11 +30,16 @@ class Stage(StrEnum):
 
 
 class Proposer(StrEnum):
-    """What a candidate comes from."""
+    """What a candidate comes from. One of several generators of a run is a generator too: 'generator:NAME'."""
 
     GENERATOR = "generator"
     MODIFIER = "modifier"
     PROTOTYPE = "prototype"
+
+    @classmethod
+    def one_generator(cls, label: str) -> str:
+        """As the column `proposed_by` calls one of several."""
+        return f"{cls.GENERATOR.value}:{label}"
 
 
 _RELAXED_STRUCTURE = [pa.field(f"relaxed_{f.name}", f.type, metadata=f.metadata) for f in STRUCTURE_FIELDS]

@@ -14,6 +14,7 @@ from configs.schema import DiscoverConfig
 from generative.crystal.crystals import crystals_of
 from tasks.discover.input_notes import shared_notes
 from tasks.discover.run import RunFolder, read_manifest
+from tasks.discover.sample import drawn_by
 from tasks.files import FileRef
 from tasks.loading import PotentialIdentity
 
@@ -72,13 +73,16 @@ def lineage_of(
 def _draw(row: dict[str, Any], config: DiscoverConfig) -> dict[str, Any]:
     from generative.checkpoints import about, digest
 
+    generator, place = drawn_by(config.sample, row["proposed_by"], row["index"])
+    checkpoint = generator.settings.checkpoint
     return {
         "condition": json.loads(row["condition"]),
         "seed": config.seed,
         "index": row["index"],
-        "sampler": config.sample.model_dump(mode="json"),
-        "checkpoint": {"name": config.sample.checkpoint, "sha256": digest(config.sample.checkpoint)},
-        "training": about(config.sample.checkpoint)["training"],
+        **({"place_in_plan": place} if config.sample.generators else {}),
+        "sampler": generator.settings.model_dump(mode="json"),
+        "checkpoint": {"name": checkpoint, "sha256": digest(checkpoint)},
+        "training": about(checkpoint)["training"],
     }
 
 

@@ -26,7 +26,7 @@ from tasks.discover.candidates import RELAXED, SAMPLED, Stage, table_of
 from tasks.discover.known import competing_phases_of, cut_of, with_cut
 from tasks.discover.phases import hull_energy, phases_of
 from tasks.discover.relax import relax_table, survivors
-from tasks.discover.sample import draw_chunk, sample_chunks
+from tasks.discover.sample import check_generator, draw_chunk, sample_chunks
 from tasks.discover.screen import screen_table, unique_table
 from tasks.files import write_table
 from tasks.loading import identify
@@ -128,7 +128,7 @@ def _holds_crystals(table: pa.Table) -> bool:
 
 def sample_crystals(config: DiscoverConfig, progress: Progress | None = None) -> pa.Table:
     """Draw `sample.n_candidates` crystals; the table of columns SAMPLED. Progress counts hundredths of a chunk."""
-    n, size = config.sample.n_candidates, config.sample.chunk_size
+    check_generator(config)
     chunks = sample_chunks(config)
 
     def drawn(chunk: int) -> pa.Table:
@@ -136,9 +136,9 @@ def sample_crystals(config: DiscoverConfig, progress: Progress | None = None) ->
             if progress is not None:
                 progress(round(100 * (chunk + share)), 100 * len(chunks))
 
-        return draw_chunk(config, chunk, min(size, n - chunk * size), progress=tell)
+        return draw_chunk(config, chunk, progress=tell)
 
-    return pa.concat_tables([drawn(chunk) for chunk in chunks])
+    return pa.concat_tables([drawn(chunk) for chunk in chunks]).sort_by("index")
 
 
 def formula_of(crystal: Crystal) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +25,13 @@ from tasks.discover.input_notes import shared_notes
 from tasks.discover.inputs import InputsOutcome
 from tasks.discover.phases import competing_hull, counted, phases_file
 from tasks.discover.phonons import phonon_figures
-from tasks.discover.run import RunFolder, read_manifest, update_manifest
+from tasks.discover.run import RunFolder, generator_digests, read_manifest, update_manifest
+from tasks.discover.sample import generators_of
 from tasks.files import OF_A_RUN, FileRef
 from tasks.loading import PotentialIdentity
 
 if TYPE_CHECKING:
-    from tasks.report.run.model import HullData, Rejection, ReportInputs, StageYield
+    from tasks.report.run.model import HullData, ProposerYield, Rejection, ReportInputs, StageYield
 
 FUNNEL = (
     ("valid", (Stage.VALIDITY, Stage.COMPOSITION), "screen"),
@@ -53,11 +56,9 @@ def yields_of(rows: list[dict[str, Any]], stable_ev_per_atom: float, seconds: di
     from tasks.report.run.model import StageYield
 
     generated = [row for row in rows if row["proposed_by"] != Proposer.PROTOTYPE]
-    rejected = Counter(row["rejected_by"] for row in generated if row["rejected_by"])
     alive = len(generated)
     steps = [StageYield("sampled", alive, alive, seconds.get("sample"))]
-    for name, stages, timed in FUNNEL:
-        left = alive - sum(rejected[stage.value] for stage in stages)
+    for (name, _, timed), left in zip(FUNNEL, _left_after_each_step(generated), strict=True):
         steps.append(StageYield(name, alive, left, seconds.get(timed) if timed else None))
         alive = left
     if offered := [row for row in rows if row["proposed_by"] == Proposer.PROTOTYPE]:
@@ -73,6 +74,56 @@ def yields_of(rows: list[dict[str, Any]], stable_ev_per_atom: float, seconds: di
     )
     steps.append(StageYield(f"within {stable_ev_per_atom:g} eV/atom of the hull", alive, near))
     return steps
+
+
+def _left_after_each_step(rows: Sequence[dict[str, Any]]) -> list[int]:
+    """How many of the rows each step of FUNNEL let through."""
+    rejected = Counter(row["rejected_by"] for row in rows)
+    turned_away = (sum(rejected[stage.value] for stage in stages) for _, stages, _ in FUNNEL)
+    return [len(rows) - n for n in accumulate(turned_away)]
+
+
+def yields_by_proposer(rows: Sequence[dict[str, Any]], generators: Sequence[str]) -> list[ProposerYield]:
+    """What became of each generator's candidates, and of the prototypes that were offered; they add up to yields_of.
+
+    Args:
+        rows: of candidates.parquet.
+        generators: as the column `proposed_by` calls them, those that drew nothing included.
+    """
+    from tasks.report.run.model import ProposerYield
+    from tasks.report.run.ranked_rows import RankedRow
+    from tasks.report.run.summary import counts_of
+
+    found = []
+    for proposer in (*generators, Proposer.PROTOTYPE.value):
+        own = [row for row in rows if row["proposed_by"] == proposer]
+        if not own and proposer == Proposer.PROTOTYPE:
+            continue
+        valid, new, unique, relaxed, *_ = _left_after_each_step(own)
+        counts = counts_of([RankedRow.of(row) for row in own if row["rank"] is not None])
+        label = "stable prototypes" if proposer == Proposer.PROTOTYPE else proposer.partition(":")[2]
+        ranked = (counts.n_candidates, counts.n_near_hull, counts.n_on_hull)
+        found.append(ProposerYield(label, len(own), valid, new, unique, relaxed, *ranked))
+    return found
+
+
+def unheeded_notes(rows: Sequence[dict[str, Any]], generators: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A sentence for each of several generators that does not go by all that it was asked for.
+
+    Args:
+        rows: of candidates.parquet.
+        generators: what the manifest says of them.
+    """
+    from generative.requests import Request
+
+    notes = []
+    for proposer, said in generators.items():
+        asked = {row["condition"] for row in rows if row["proposed_by"] == proposer}
+        asks: set[str] = set().union(*(Request.from_json(text).asks for text in asked))
+        if unheeded := sorted(asks - set(said["heeds"])):
+            label = proposer.partition(":")[2]
+            notes.append(f"{label} does not heed what was asked of {', '.join(unheeded)}; the other generators may.")
+    return notes
 
 
 def rejections_of(rows: list[dict[str, Any]]) -> list[Rejection]:
@@ -181,7 +232,7 @@ def gather(
     phases = phases_file(config, folder, known, competing).read()
     hull, notes = hull_data(phases, joined([ref.read() for ref in competing], RELAXED), config, identity)
     manifest = read_manifest(run)
-    dataset = manifest["dataset"]
+    dataset, generators = manifest["dataset"], manifest.get("generators", {})
     replaced = identity.notes[:1] if identity.stands_in_for(config.relax.potential) else ()
     cut = [note] if (note := (manifest.get("competing_phases") or {}).get("note")) else []
     failed = [f"No VASP inputs for {o.candidate_id}: {o.reason}" for o in inputs if o.folder is None]
@@ -196,11 +247,23 @@ def gather(
         run_name=config.name,
         elements=config.elements,
         potential_method=identity.method,
-        notes=(*replaced, *origin_notes(phases), *cut, *notes, *failed, *quarantined),
+        notes=(
+            *replaced,
+            *origin_notes(phases),
+            *cut,
+            *notes,
+            *unheeded_notes(rows, generators),
+            *failed,
+            *quarantined,
+        ),
         settings=config.model_dump(mode="json"),
         provenance={
             "known crystals": {"rows": dataset["n_rows"], "fingerprint_sha256": dataset["fingerprint_sha256"]},
-            "generator": {"checkpoint": config.sample.checkpoint, "sha256": manifest["generator_sha256"]},
+            "generator": {
+                name.partition(":")[2]: {key: said[key] for key in ("checkpoint", "sha256", "share")}
+                for name, said in generators.items()
+            }
+            or {"checkpoint": config.sample.checkpoint, "sha256": manifest["generator_sha256"]},
             "potential": {"method": identity.method, "sha256": identity.fingerprint, "check": list(identity.notes)},
             "seed": config.seed,
             "code_sha256": manifest["code_sha256"],
@@ -208,6 +271,7 @@ def gather(
             "hardware": manifest["hardware"],
         },
         yields=tuple(yields_of(rows, config.hull.stable_ev_per_atom, seconds)),
+        proposers=tuple(yields_by_proposer(rows, list(generators)) if generators else ()),
         rejected=tuple(rejections_of(rows)),
         candidates=tuple(report_candidates(listed, _input_folders(inputs), n_ranked)),
         counts=counts_of([RankedRow.of(row) for row in rows if row["rank"] is not None]),
@@ -236,7 +300,7 @@ def write_run_report(
     lineage = {
         "run": report.run_name,
         "seed": str(provenance["seed"]),
-        "generator sha256": provenance["generator"]["sha256"],
+        **{f"{name} sha256": sha256 for name, sha256 in generator_digests(read_manifest(run)).items()},
         "known crystals sha256": provenance["known crystals"]["fingerprint_sha256"],
         "energies": report.potential_method,
     }
@@ -251,6 +315,7 @@ def write_run_report(
         run,
         stage_seconds=seconds,
         yields=[{"stage": y.stage, "n_in": y.n_in, "n_out": y.n_out} for y in report.yields],
+        yields_by_proposer=[asdict(y) for y in report.proposers],
         asked=[asdict(figure) for figure in report.asked],
         best_of_formulas=[asdict(best) for best in report.best_of_formulas],
         phonons=[asdict(figure) for figure in report.phonons],
@@ -274,6 +339,26 @@ def _report_parts(
         "candidates": candidates.sha256,
         "competing": [{"name": ref.path.name, "sha256": ref.sha256, "size": ref.size} for ref in competing],
         "inputs": [outcome.model_dump(mode="json") for outcome in inputs],
+    }
+
+
+def _generators(config: DiscoverConfig) -> dict[str, Any]:
+    """What the manifest keeps of who drew: the digest of the only checkpoint, or several generators by their names."""
+    from generative.checkpoints import digest
+
+    if not config.sample.generators:
+        return {"generators": {}, "generator_sha256": digest(config.sample.checkpoint)}
+    return {
+        "generators": {
+            one.proposed_by: {
+                "checkpoint": one.settings.checkpoint,
+                "sha256": digest(one.settings.checkpoint),
+                "share": one.share,
+                "heeds": sorted(one.kind.heeds),
+            }
+            for one in generators_of(config.sample)
+        },
+        "generator_sha256": None,
     }
 
 
@@ -324,13 +409,12 @@ def report_task(
     seconds: dict[str, float],
 ) -> Path:
     """Render the report and publish its artifacts; see gather and write_run_report."""
-    from generative.checkpoints import digest
     from tasks.report.run.artifacts import publish
 
     update_manifest(
         RunFolder(folder),
         report=_report_parts(identity, candidates, competing, inputs),
-        generator_sha256=digest(config.sample.checkpoint),
+        **_generators(config),
     )
     report = gather(config, folder, identity, candidates, competing, inputs, seconds)
     page = write_run_report(report, RunFolder(folder), candidates.read(), inputs, seconds)

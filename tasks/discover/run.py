@@ -6,7 +6,7 @@ import fcntl
 import logging
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from configs.schema import DiscoverConfig
 from storage.atomic import naming_full_disk, sweep
 from storage.checksums import DamagedFileError
 from storage.documents import read_document, write_document
+from tasks.discover.candidates import Proposer
 from tasks.files import OF_A_RUN, package_versions
 from tasks.source_code import project_digest
 
@@ -119,6 +120,12 @@ def read_manifest(run: RunFolder) -> dict[str, Any]:
     """
     file = run.path / MANIFEST
     return read_document(file, OF_A_RUN) if file.is_file() else {}
+
+
+def generator_digests(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of the checkpoint of each generator of a run, by what the column `proposed_by` calls it."""
+    several = {name: said["sha256"] for name, said in manifest.get("generators", {}).items()}
+    return several or {Proposer.GENERATOR.value: manifest["generator_sha256"]}
 
 
 def update_manifest(run: RunFolder, **entries: Any) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +16,8 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
-from generative.config import ConditionsConfig
+from generative.config import ConditionsConfig, RunSampleConfig, SampleConfig, SamplerSettings
+from storage.digests import json_digest
 from tasks.discover.candidates import SAMPLED, Proposer, table_of
 from tasks.discover.run import RunFolder
 from tasks.files import FileRef, key_of, keyed
@@ -21,53 +25,181 @@ from tasks.loading import checkpoint
 
 if TYPE_CHECKING:
     from generative.requests import Request
+    from generative.systems.interface import Generator
+
+
+@dataclass(frozen=True)
+class RunGenerator:
+    """One of the generators of a run, most often the only one.
+
+    Attributes:
+        proposed_by: as the candidates' column has it.
+        settings: of sampling, as if it drew all candidates.
+        share: of the candidates, beside those of the others.
+        where: its settings stand in those of the run, such as 'sample.generators.1'.
+    """
+
+    proposed_by: str
+    settings: SampleConfig
+    share: float = 1.0
+    where: str = "sample"
+
+    @property
+    def kind(self) -> type[Generator]:
+        """Its class. Raises: CheckpointError: if the checkpoint holds no generator."""
+        from generative.checkpoints import generator_type
+
+        return generator_type(self.settings.checkpoint)
+
+    @property
+    def sampler(self) -> SamplerSettings:
+        """Its settings of sampling, checked.
+
+        Raises: CheckpointError: if the checkpoint holds no generator.
+            ValueError: if one of the settings is none of the generator's, or has a value that it cannot have.
+        """
+        return self.kind.sampler_settings(self.settings.sampler, f"{self.where}.sampler")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Candidates that are drawn at once, by one generator.
+
+    Attributes:
+        generator: who draws.
+        number: of the chunk among the generator's own.
+        indices: the candidates' places in the run; ascending.
+    """
+
+    generator: RunGenerator
+    number: int
+    indices: Sequence[int]
+
+
+def generators_of(sample: RunSampleConfig) -> list[RunGenerator]:
+    """Who draws the candidates of a run, in the order of the settings."""
+    shared = {"n_candidates": sample.n_candidates, "chunk_size": sample.chunk_size}
+    if not sample.generators:
+        alone = SampleConfig(checkpoint=sample.checkpoint, sampler=sample.sampler, **shared)
+        return [RunGenerator(Proposer.GENERATOR.value, alone)]
+    return [
+        RunGenerator(
+            Proposer.one_generator(entry.label),
+            SampleConfig(checkpoint=entry.checkpoint, sampler=entry.sampler, **shared),
+            entry.share,
+            f"sample.generators.{number}",
+        )
+        for number, entry in enumerate(sample.generators)
+    ]
 
 
 def check_generator(config: DiscoverConfig) -> None:
     """Find what would stop the run when it comes to sampling, before anything is computed.
 
-    Raises: CheckpointError: if `sample.checkpoint` holds no generator.
-        ValueError: if a setting of `sample.sampler` is none of its generator's, or has a value that it cannot have.
+    Raises: CheckpointError: if a checkpoint holds no generator.
+        ValueError: if a setting of a sampler is none of its generator's, or has a value that it cannot have; if a
+            generator does not know an element that will be asked for; if two would draw the same candidates. Of several
+            generators the message says which.
     """
-    from generative.checkpoints import generator_type
+    from generative.checkpoints import CheckpointError, digest
+    from generative.requests import atomic_number
 
-    generator_type(config.sample.checkpoint).sampler_settings(config.sample.sampler)
+    generators = generators_of(config.sample)
+    several = len(generators) > 1
+    found: dict[str, str] = {}
+    for one in generators:
+        try:
+            sampler = one.sampler
+            draws = json_digest([digest(one.settings.checkpoint), sampler.in_id()]) if several else ""
+        except CheckpointError as error:
+            raise CheckpointError(f"{one.where}: {error}" if config.sample.generators else str(error)) from None
+        named = f"{one.where} ({one.settings.checkpoint})"
+        if unknown := [e for e in _asked_elements(config) if atomic_number(e) > one.kind.z_max]:
+            raise ValueError(
+                f"elements names {', '.join(unknown)}, but {named} knows elements up to atomic number "
+                f"{one.kind.z_max} only: leave it out, or name another generator"
+            )
+        if draws in found:
+            raise ValueError(
+                f"{named} is the same generator with the same settings as {found[draws]}, and would draw the same "
+                "candidates: leave one out, or change its sampler"
+            )
+        found[draws] = one.where
+
+
+def _asked_elements(config: DiscoverConfig) -> Sequence[str]:
+    """Elements that requests will hold; of policy 'training' that is known only with the training data."""
+    if config.conditions.policy == "training":
+        return ()
+    if config.conditions.policy == "enumerate":
+        return config.elements
+    return [e for e in config.elements if any(e in re.findall("[A-Z][a-z]?", f) for f in config.conditions.formulas)]
+
+
+@lru_cache(maxsize=1)
+def _portions(n: int, size: int, *shares: float) -> list[tuple[int, int, list[int]]]:
+    """Which generator, which of its chunks, and places in the run: of every chunk, by first places.
+
+    Each generator's candidates are in chunks of its own, so that they depend neither on the other generators nor on the
+    shares; chunks of a run with fewer candidates come first, the last of each generator cut.
+    """
+    from generative.plans import share_out
+
+    portions = [
+        (generator, number, places[first : first + size])
+        for generator, places in enumerate(share_out(n, shares))
+        for number, first in enumerate(range(0, len(places), size))
+    ]
+    return sorted(portions, key=lambda portion: portion[2][0])
+
+
+def chunks_of(sample: RunSampleConfig) -> Iterator[Chunk]:
+    """The chunks that the candidates of a run are drawn in, in the order of their numbers."""
+    generators = generators_of(sample)
+    for generator, number, places in _portions(sample.n_candidates, sample.chunk_size, *(g.share for g in generators)):
+        yield Chunk(generators[generator], number, places)
+
+
+def drawn_by(sample: RunSampleConfig, proposed_by: str, index: int) -> tuple[RunGenerator, int]:
+    """Who drew a candidate, and its place in the plan, which its id holds: with one generator that in the run."""
+    chunk = next(c for c in chunks_of(sample) if c.generator.proposed_by == proposed_by and index in c.indices)
+    return chunk.generator, chunk.number * sample.chunk_size + chunk.indices.index(index)
 
 
 def sample_chunks(config: DiscoverConfig) -> range:
     """Numbers of the chunks that the candidates of a run are drawn in."""
-    return range(-(-config.sample.n_candidates // config.sample.chunk_size))
+    return range(sum(1 for _ in chunks_of(config.sample)))
 
 
 def draw_chunk(
     config: DiscoverConfig,
     chunk: int,
-    n: int,
     training_formulas: Sequence[str] = (),
     progress: Callable[[float], None] | None = None,
     hull_ev_per_atom: Mapping[str, float] | None = None,
 ) -> pa.Table:
-    """The first n crystals of a chunk of the plan, in the columns SAMPLED.
+    """The crystals of a chunk of the run, in the columns SAMPLED.
 
-    A plan is a prefix of every longer plan, and the whole chunk is drawn even where the last one is cut: so a
-    candidate, whose id names its draw, does not depend on how many others were asked for.
+    Every generator answers the same plan from its beginning. A plan is a prefix of every longer plan, and the whole
+    chunk is drawn even where the last one is cut: so a candidate, whose id names its draw, does not depend on how many
+    others were asked for, nor on who else draws.
     """
     from generative.datasets.records import formula_of
     from generative.sampling import sample_chunk
 
-    settings, size = config.sample, config.sample.chunk_size
-    hull = tuple(sorted((hull_ev_per_atom or {}).items()))
-    n_planned = size * len(sample_chunks(config))
+    chunks, size = list(chunks_of(config.sample)), config.sample.chunk_size
+    asked_for, hull = chunks[chunk], tuple(sorted((hull_ev_per_atom or {}).items()))
+    n_planned = size * (1 + max(one.number for one in chunks))
     requests = _planned(config.conditions, config.elements, n_planned, config.seed, tuple(training_formulas), hull)
+    settings, first = asked_for.generator.settings, asked_for.number * size
     loaded = checkpoint(settings.checkpoint, config.execution)
-    asked = requests[chunk * size : (chunk + 1) * size]
-    drawn = sample_chunk(loaded, asked, settings, config.seed, chunk, progress)[:n]
+    drawn = sample_chunk(loaded, requests[first : first + size], settings, config.seed, asked_for.number, progress)
     return table_of(
         [
             {
                 "id": s.id,
-                "proposed_by": Proposer.GENERATOR.value,
-                "index": s.index,
+                "proposed_by": asked_for.generator.proposed_by,
+                "index": index,
                 # The crystal's own: a baseline may hand out another composition than was asked for.
                 "formula": formula_of(s.crystal.atomic_numbers),
                 "condition": s.request.to_json(),
@@ -76,7 +208,7 @@ def draw_chunk(
                 "frac_coords": s.crystal.frac.ravel(),
                 "atomic_numbers": s.crystal.atomic_numbers,
             }
-            for s in drawn
+            for index, s in zip(asked_for.indices, drawn, strict=False)  # the last chunk is cut
         ],
         SAMPLED,
     )
@@ -137,29 +269,30 @@ def sample_chunk_file(
     progress: Callable[[float], None] | None = None,
 ) -> FileRef:
     """Draw one chunk of the run's plan; `progress` is called with the share of the work done."""
-    from generative.checkpoints import digest, generator_type
+    from generative.checkpoints import digest
 
-    settings, generator = config.sample, generator_type(config.sample.checkpoint)
-    n = min(settings.chunk_size, settings.n_candidates - chunk * settings.chunk_size)
+    asked_for = next(itertools.islice(chunks_of(config.sample), chunk, None))
+    generator, settings = asked_for.generator, asked_for.generator.settings
     hull = known_hull(config, dataset.read()) if config.conditions.policy == "grid" else None
     key = key_of(
         "sample",
         sample_chunk_file,
-        generator,
+        generator.kind,
         checkpoint=digest(settings.checkpoint),
         conditions=config.conditions.model_dump(mode="json"),
         elements=sorted(config.elements),
         training=dataset.sha256 if config.conditions.policy == "training" else None,
         hull=hull,
-        sampler=[settings.chunk_size, generator.sampler_settings(settings.sampler).model_dump(mode="json")],
-        n=n,
+        sampler=[settings.chunk_size, generator.sampler.model_dump(mode="json")],
+        n=len(asked_for.indices),
         seed=config.seed,
-        chunk=chunk,
+        chunk=asked_for.number,
+        **({"one_of_several": [generator.proposed_by, asked_for.indices]} if config.sample.generators else {}),
     )
 
     def compute() -> pa.Table:
         formulas = dataset.read().column("formula").to_pylist() if config.conditions.policy == "training" else ()
-        return draw_chunk(config, chunk, n, formulas, progress, hull)
+        return draw_chunk(config, chunk, formulas, progress, hull)
 
     return keyed(RunFolder(folder).chunk("sample", chunk), key, compute)
 

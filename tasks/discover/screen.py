@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from prefect import task
 from prefect.logging import get_run_logger
 
@@ -139,13 +140,13 @@ def unique_file(config: DiscoverConfig, folder: Path, screened: list[FileRef]) -
         screen=config.screen.model_dump(mode="json"),
         screened=[ref.sha256 for ref in screened],
     )
-    path = folder / "screened.parquet"
-    return keyed(
-        path,
-        key,
-        lambda: unique_table(pa.concat_tables([ref.read() for ref in screened]), config.screen),
-        ROWS_PER_GROUP,
-    )
+
+    def compute() -> pa.Table:
+        table = pa.concat_tables([ref.read() for ref in screened])
+        # Chunks of several generators hold places in turn: of like candidates the first of the run is to be kept.
+        return unique_table(table.take(pc.sort_indices(table, [("index", "ascending")])), config.screen)
+
+    return keyed(folder / "screened.parquet", key, compute, ROWS_PER_GROUP)
 
 
 @task(name="screen", task_run_name="screen-{sampled.path.stem}")

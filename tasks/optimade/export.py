@@ -25,7 +25,7 @@ from storage.digests import file_digest, json_digest
 from storage.documents import read_document
 from storage.progress import Progress
 from storage.tables import reading
-from tasks.discover.run import RunFolder, read_manifest
+from tasks.discover.run import RunFolder, generator_digests, read_manifest
 from tasks.files import OF_A_RUN
 from tasks.optimade import fields as ours
 from tasks.optimade.fields import CANDIDATE_FIELDS, DATASET_FIELDS, JSON_COLUMNS, Field
@@ -54,6 +54,7 @@ class Origin:
         title: in a word or two, for readers.
         fields: ours, in the order in which they are written.
         said: value by field name, the same for every row.
+        checkpoints: digest by generator, as `proposed_by` calls it, where there were several.
         last_modified: of every entry, RFC 3339: when the table was written.
         ranked: whether its rows have ranks, so that those turned away are left out unless asked for.
     """
@@ -64,6 +65,7 @@ class Origin:
     last_modified: str
     ranked: bool
     said: Mapping[str, Any] = field(default_factory=dict)
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,8 +160,9 @@ def _run(folder: Path) -> Origin:
         ours.KNOWN.name: manifest["dataset"]["fingerprint_sha256"],
         ours.CODE.name: manifest["code_sha256"],
     }
+    several = generator_digests(manifest) if manifest.get("generators") else {}
     written = _rfc3339(run.candidates.stat().st_mtime)
-    return Origin(run.candidates, f"run {manifest['name']}", CANDIDATE_FIELDS, written, True, said)
+    return Origin(run.candidates, f"run {manifest['name']}", CANDIDATE_FIELDS, written, True, said, several)
 
 
 def _table(file: Path) -> Origin:
@@ -191,6 +194,8 @@ def _own_values(row: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
     for one in origin.fields:
         value = origin.said.get(one.name) if one.column is None else row.get(one.column)
         values[one.name] = json.loads(value) if one.column in JSON_COLUMNS and value is not None else value
+    if origin.checkpoints:
+        values[ours.CHECKPOINT.name] = origin.checkpoints.get(row["proposed_by"])
     return values
 
 

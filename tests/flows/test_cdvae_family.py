@@ -43,7 +43,7 @@ def untrained(kind: type[CDVAE], folder: Path) -> Path:
 def test_discover_and_the_benchmark_draw_from_every_member(kind: Any, campaign: Campaign, tmp_path: Path) -> None:
     checkpoint = untrained(kind, tmp_path / kind.name)
     config = campaign.config(tmp_path, sample={**SAMPLER, "checkpoint": str(checkpoint)})
-    drawn = draw_chunk(config, 0, 4)
+    drawn = draw_chunk(config, 0)
     for row, crystal in zip(drawn.to_pylist(), crystals_of(drawn), strict=True):
         assert crystal is not None
         assert sorted(crystal.atomic_numbers) == sorted(Request.from_json(row["condition"]).atomic_numbers)

@@ -144,9 +144,10 @@ def test_every_deployment_is_registered_as_written(served: Served) -> None:
 
 def test_the_form_of_a_run_describes_its_settings(served: Served) -> None:
     form = served.api("deployments/name/discover/ternary")["parameter_openapi_schema"]
-    sample = form["definitions"]["SampleConfig"]["properties"]
+    sample = form["definitions"]["RunSampleConfig"]["properties"]
     assert sample["n_candidates"]["description"] == "crystals to draw"
     assert sample["n_candidates"]["minimum"] == 1
+    assert sample["generators"]["items"] == {"$ref": "#/definitions/GeneratorShare"}  # a list of forms
 
 
 def test_an_interval_schedule_makes_runs(served: Served) -> None:

@@ -80,6 +80,7 @@ class CDVAE(Generator, Trainable):
     config_type = CDVAEConfig
     sampler_type = CDVAESampler
     heeds = frozenset({"composition", FORMATION_ENERGY})
+    z_max = N_TYPES
     needs_bonds = True
     config: CDVAEConfig
 
@@ -333,7 +334,7 @@ class CDVAE(Generator, Trainable):
         Raises: ValueError: if a composition is too large, or holds an atomic number that is not 1 to 100.
         """
         how = own_settings(CDVAESampler, settings)
-        require_cells([r for r in requests if r.formula_counts], self.config.max_atoms, N_TYPES)
+        require_cells([r for r in requests if r.formula_counts], self.config.max_atoms, self.z_max)
         if not requests:
             return []
         device = self.lattice_shift.device

@@ -119,8 +119,9 @@ def _comments(candidate: ReportCandidate, lineage: Mapping[str, str]) -> list[st
     def energy(value: float | None) -> str:
         return "unknown" if value is None else f"{value:.4f} eV/atom (screening energy, not DFT)"
 
-    # A prototype was not drawn: neither generator nor seed lead to it.
-    skipped = {"generator sha256", "seed"} if candidate.proposed_by == Proposer.PROTOTYPE else set()
+    # A prototype was not drawn: neither generator nor seed lead to it; nor do generators that drew others.
+    skipped = {"seed"} if candidate.proposed_by == Proposer.PROTOTYPE else set()
+    skipped |= {key for key in lineage if key.startswith(Proposer.GENERATOR)} - {f"{candidate.proposed_by} sha256"}
     return [
         f"Hullward candidate {candidate.id}, rank {candidate.rank}, {candidate.formula}",
         f"energy above hull: {energy(candidate.e_above_hull_ev_per_atom)}",

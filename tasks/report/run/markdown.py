@@ -11,6 +11,7 @@ from tasks.report.pictures import crystal_png, crystal_webp_rotating
 from tasks.report.run.asked import asked_markdown
 from tasks.report.run.model import ReportCandidate, ReportInputs
 from tasks.report.run.phonons import phonon_markdown
+from tasks.report.run.proposers import proposer_markdown
 from tasks.report.run.summary import (
     NEAR_HULL_EV_PER_ATOM,
     duration,
@@ -58,6 +59,7 @@ def markdown_report(inputs: ReportInputs) -> str:
         *asked_markdown(inputs.asked, inputs.best_of_formulas),
         "## Yield",
         _yields(inputs),
+        *proposer_markdown(inputs.proposers),
         "## Where it comes from",
         _provenance(inputs),
     ]

@@ -31,6 +31,33 @@ class StageYield:
 
 
 @dataclass(frozen=True)
+class ProposerYield:
+    """How many of one proposer's candidates are left after each step.
+
+    Attributes:
+        proposer: a generator's name, or that of the prototypes.
+        n_drawn: candidates of it; prototypes: offered.
+        n_valid: after the steps of validity and composition.
+        n_new: of these, in no database.
+        n_unique: of these, like no candidate before.
+        n_relaxed: of these, relaxed.
+        n_ranked: of these, still new and unique.
+        n_near_hull: of these, at most NEAR_HULL_EV_PER_ATOM above the hull.
+        n_on_hull: on or below it.
+    """
+
+    proposer: str
+    n_drawn: int
+    n_valid: int
+    n_new: int
+    n_unique: int
+    n_relaxed: int
+    n_ranked: int
+    n_near_hull: int
+    n_on_hull: int
+
+
+@dataclass(frozen=True)
 class Rejection:
     """One class of reasons for which a stage turned crystals away, and how many."""
 
@@ -98,7 +125,8 @@ class ReportCandidate:
         relax_status: how the relaxation ended, such as 'converged'.
         relax_steps: optimiser steps.
         known_match: id of the database's crystal it matches; None if new.
-        proposed_by: 'generator', or 'prototype' for a decorated prototype that lies on the hull.
+        proposed_by: 'generator', of several 'generator:NAME', or 'prototype' for a decorated prototype that lies on
+            the hull.
         prototype_match: id of the decorated prototype it is like; None if it is like none.
         smact_valid: charge neutrality by SMACT; None if not asked.
         cif_path: path of its CIF, relative to the run folder.
@@ -238,6 +266,7 @@ class ReportInputs:
         settings: the run's settings as JSON.
         provenance: dataset fingerprint, checkpoint digest, versions, seed, hardware; nested dicts allowed.
         yields: one entry per stage, in order.
+        proposers: the same by proposer, where several generators drew; else empty.
         rejected: why crystals were turned away.
         candidates: ranked; the report sorts them by rank again. Of many, the best.
         counts: over all ranked candidates; None if `candidates` are all.
@@ -257,6 +286,7 @@ class ReportInputs:
     settings: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     yields: tuple[StageYield, ...] = ()
+    proposers: tuple[ProposerYield, ...] = ()
     rejected: tuple[Rejection, ...] = ()
     candidates: tuple[ReportCandidate, ...] = ()
     counts: Counts | None = None

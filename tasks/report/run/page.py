@@ -29,6 +29,7 @@ from tasks.report.run.page_sections import (
     yield_section,
 )
 from tasks.report.run.phonons import phonon_section
+from tasks.report.run.proposers import proposer_section
 from tasks.report.scene import Scene, build_scene
 
 MOST_CRYSTALS = 300
@@ -60,6 +61,7 @@ def report_html(inputs: ReportInputs) -> str:
             phonon_section(inputs.phonons, inputs.potential_method),
             asked_section(inputs.asked, inputs.best_of_formulas, inputs.potential_method),
             yield_section(inputs),
+            proposer_section(inputs.proposers),
             explanation_section(inputs),
             provenance_section(inputs),
             "</main>",
