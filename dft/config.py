@@ -43,6 +43,13 @@ class RelaxConfig(RoomConfig):
     release_displacement_ang: float = Field(
         0.05, gt=0, le=0.5, description="how far atoms are moved at random before a crystal is released, A (rms)"
     )
+    release_fmax_ev_per_ang: float = Field(
+        0.01,
+        gt=0,
+        le=1,
+        description="a released crystal relaxes to this force if it is below fmax_ev_per_ang, eV/A: beside a saddle "
+        "point forces are small too",
+    )
     release_tolerance_ev_per_atom: float = Field(
         0.002,
         ge=0,
@@ -53,8 +60,8 @@ class RelaxConfig(RoomConfig):
     def criteria(self) -> dict[str, Any]:
         """What decides the outcome of a relaxation beside potential and crystals, for keys."""
         left_out = {"potential", "fallback", "chunk_size"}
-        if self.symmetry == "free":
-            left_out |= {"symmetry", "symprec_ang", "release_displacement_ang", "release_tolerance_ev_per_atom"}
+        if self.symmetry == "free":  # and the rest of its settings decides nothing
+            left_out |= {name for name in type(self).model_fields if name.startswith(("sym", "release_"))}
         return self.model_dump(mode="json", exclude=left_out)
 
 

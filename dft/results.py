@@ -29,22 +29,22 @@ class KeptSymmetry:
 
     Attributes:
         spacegroup: international number of the group kept; as spglib finds it in the crystal as given.
-        symbol: its Hermann-Mauguin symbol.
         energy_ev_per_atom: at the end in the group, eV/atom; None without an end.
         released_energy_ev_per_atom: at the end after the release, eV/atom; None if it was not released, or has none.
         is_minimum: whether no way out of the group led down: False at a saddle point; None if that is not known.
         is_released: whether the released end is the crystal that goes on.
+        released_spacegroup: of that end, by spglib at 0.1 A; None without such an end.
         broken_by_ang: how far that end is from having the group, A; None without such an end.
         n_release_steps: optimiser steps after the release.
         note: why is_minimum is not known, one sentence, or empty.
     """
 
     spacegroup: int
-    symbol: str
     energy_ev_per_atom: float | None
     released_energy_ev_per_atom: float | None = None
     is_minimum: bool | None = None
     is_released: bool = False
+    released_spacegroup: int | None = None
     broken_by_ang: float | None = None
     n_release_steps: int = 0
     note: str = ""

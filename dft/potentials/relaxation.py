@@ -317,7 +317,7 @@ class _Relaxer:
                 self._record(crystal, RelaxStatus.EXPLODED, None, f"the largest force is {fmax[i]:.3g} eV/A {at}")
             elif n_isolated[i] and self._is_at_its_end(crystal, fmax[i], cell_fmax[i]):
                 self._record(crystal, RelaxStatus.ISOLATED, None, f"{at}, {self._isolation(i, crystal, forces)}")
-            elif max(fmax[i], cell_fmax[i]) < config.fmax_ev_per_ang:
+            elif max(fmax[i], cell_fmax[i]) < self._limit(crystal):
                 self._record(crystal, RelaxStatus.CONVERGED, (i, forces), "")
             elif crystal.n_steps >= config.max_steps:
                 self._record(
@@ -332,7 +332,14 @@ class _Relaxer:
         return done
 
     def _is_at_its_end(self, crystal: BatchCrystal, fmax: float, cell_fmax: float) -> bool:
-        return max(fmax, cell_fmax) < self.config.fmax_ev_per_ang or crystal.n_steps >= self.config.max_steps
+        return max(fmax, cell_fmax) < self._limit(crystal) or crystal.n_steps >= self.config.max_steps
+
+    def _limit(self, crystal: BatchCrystal) -> float:
+        """The force below which the crystal is at rest, eV/A."""
+        config, at_cap = self.config, crystal.n_steps >= self.config.max_steps
+        if crystal.held is None or at_cap:
+            return config.fmax_ev_per_ang
+        return min(config.fmax_ev_per_ang, config.release_fmax_ev_per_ang)
 
     def _isolation(self, place: int, crystal: BatchCrystal, forces: _Forces) -> str:
         assert self.state is not None

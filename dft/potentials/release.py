@@ -16,6 +16,7 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from dft.config import RelaxConfig
+from dft.potentials.ground_state import symmetry
 from dft.potentials.symmetry import SpaceGroup, broken_by_ang
 from dft.results import GPA_PER_EV_ANG3, KeptSymmetry, Relaxation
 
@@ -46,7 +47,7 @@ def nudged(structure: Structure, displacement_ang: float) -> Structure:
 def in_the_group(group: SpaceGroup, end: Relaxation) -> Relaxation:
     """A crystal that has come to an end in its group and is not released, with what is known of it."""
     note = f"it was not released: in its group it ended as '{end.status}'"
-    return replace(end, kept=KeptSymmetry(group.number, group.symbol, end.energy_ev_per_atom, note=note))
+    return replace(end, kept=KeptSymmetry(group.number, end.energy_ev_per_atom, note=note))
 
 
 def judged(held: HeldCrystal, released: Relaxation, config: RelaxConfig) -> Relaxation:
@@ -61,7 +62,6 @@ def judged(held: HeldCrystal, released: Relaxation, config: RelaxConfig) -> Rela
     n_steps = end.n_steps + released.n_steps
     kept = KeptSymmetry(
         group.number,
-        group.symbol,
         end.energy_ev_per_atom,
         released.energy_ev_per_atom,
         n_release_steps=released.n_steps,
@@ -72,7 +72,8 @@ def judged(held: HeldCrystal, released: Relaxation, config: RelaxConfig) -> Rela
     fall = _enthalpy_ev_per_atom(end, config) - _enthalpy_ev_per_atom(released, config)
     is_lower = fall > config.release_tolerance_ev_per_atom
     broken = broken_by_ang(group, end.structure, released.structure)
-    kept = replace(kept, is_released=is_lower, broken_by_ang=broken, is_minimum=True)
+    number, _ = symmetry(released.structure) or (None, "")
+    kept = replace(kept, is_minimum=True, is_released=is_lower, released_spacegroup=number, broken_by_ang=broken)
     if is_lower:
         kept = replace(kept, is_minimum=broken <= config.symprec_ang)
         initial = end.initial_energy_ev_per_atom

@@ -29,7 +29,6 @@ class SpaceGroup:
 
     Attributes:
         number: international number.
-        symbol: Hermann-Mauguin symbol.
         n_operations: of the cell; the translations of a centred one among them.
         source, target: atoms of each pair, (P,).
         block: the force on `target`, a row, is the sum over its pairs of the force on `source` times this, (P, 3, 3).
@@ -37,7 +36,6 @@ class SpaceGroup:
     """
 
     number: int
-    symbol: str
     n_operations: int
     source: Tensor
     target: Tensor
@@ -74,7 +72,7 @@ def in_its_group(structure: Structure, symprec_ang: float, device: torch.device)
     frac = _symmetric_positions(frac, rotations, translations, images)
     # x' = x W^T, so Cartesian rows turn by A^-1 W^T A
     turns = np.linalg.inv(rows) @ rotations.transpose(0, 2, 1) @ rows
-    group = _group(int(found.number), str(found.international), turns, images, device)
+    group = _group(int(found.number), turns, images, device)
     return group, Structure(Lattice(rows), structure.species, frac)
 
 
@@ -163,7 +161,7 @@ def _symmetric_positions(
     return frac + moves / len(rotations)
 
 
-def _group(number: int, symbol: str, turns: np.ndarray, images: np.ndarray, device: torch.device) -> SpaceGroup:
+def _group(number: int, turns: np.ndarray, images: np.ndarray, device: torch.device) -> SpaceGroup:
     n_operations, n_atoms = images.shape
     atoms = np.broadcast_to(np.arange(n_atoms), images.shape)
     pairs, place = np.unique((images * n_atoms + atoms).ravel(), return_inverse=True)
@@ -173,7 +171,6 @@ def _group(number: int, symbol: str, turns: np.ndarray, images: np.ndarray, devi
     strain = np.einsum("gij,gkl->ikjl", turned, turned).reshape(9, 9)  # row-major: kron(R^T, R^T)
     return SpaceGroup(
         number,
-        symbol,
         n_operations,
         torch.from_numpy(pairs % n_atoms).to(device),
         torch.from_numpy(pairs // n_atoms).to(device),
