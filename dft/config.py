@@ -41,14 +41,14 @@ class RelaxConfig(RoomConfig):
         0.01, gt=0, le=0.5, description="where it is kept: how far an atom of the crystal as given may lie from it, A"
     )
     release_displacement_ang: float = Field(
-        0.05, gt=0, le=0.5, description="how far atoms are moved at random before a crystal is released, A (rms)"
+        0.1, gt=0, le=0.5, description="how far atoms are moved at random before a crystal is released, A (rms)"
     )
-    release_fmax_ev_per_ang: float = Field(
+    symmetric_fmax_ev_per_ang: float = Field(
         0.01,
         gt=0,
         le=1,
-        description="a released crystal relaxes to this force if it is below fmax_ev_per_ang, eV/A: beside a saddle "
-        "point forces are small too",
+        description="where it is kept: the force to which a crystal relaxes in its group, and again when released, if "
+        "that is below fmax_ev_per_ang, eV/A; beside a saddle point forces are small too",
     )
     release_tolerance_ev_per_atom: float = Field(
         0.002,

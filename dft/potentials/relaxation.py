@@ -337,9 +337,9 @@ class _Relaxer:
     def _limit(self, crystal: BatchCrystal) -> float:
         """The force below which the crystal is at rest, eV/A."""
         config, at_cap = self.config, crystal.n_steps >= self.config.max_steps
-        if crystal.held is None or at_cap:
+        if at_cap or (crystal.group is None and crystal.held is None):
             return config.fmax_ev_per_ang
-        return min(config.fmax_ev_per_ang, config.release_fmax_ev_per_ang)
+        return min(config.fmax_ev_per_ang, config.symmetric_fmax_ev_per_ang)
 
     def _isolation(self, place: int, crystal: BatchCrystal, forces: _Forces) -> str:
         assert self.state is not None

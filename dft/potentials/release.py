@@ -21,7 +21,7 @@ from dft.potentials.symmetry import SpaceGroup, broken_by_ang
 from dft.results import GPA_PER_EV_ANG3, KeptSymmetry, Relaxation
 
 STRAIN_PER_ANG = 0.1
-"""Strain of the nudge, rms, per angstrom of displacement: 0.05 A strain a cell by 0.5 %, whatever its size."""
+"""Strain of the nudge, rms, per angstrom of displacement: 0.1 A strain a cell by 1 %, whatever its size."""
 SEED = 0
 
 
