@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import spglib
@@ -55,11 +56,11 @@ def in_its_group(structure: Structure, symprec_ang: float, device: torch.device)
         device: of the group's tensors.
     """
     rows, frac = np.array(structure.lattice.matrix, dtype=float), np.array(structure.frac_coords, dtype=float)
-    numbers = [site.specie.Z for site in structure]
+    cell: Any = (rows, frac, [site.specie.Z for site in structure])  # spglib takes arrays, unlike its hints
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # spglib's, on its own change of error handling
-            found = spglib.get_symmetry_dataset((rows, frac, numbers), symprec=symprec_ang)
+            found = spglib.get_symmetry_dataset(cell, symprec=symprec_ang)
     except spglib.SpglibError:
         return None
     if found is None or len(found.rotations) == 1:
