@@ -145,8 +145,9 @@ def test_a_crystal_near_its_group_is_moved_onto_it_by_no_more_than_the_tolerance
 
 
 def test_the_group_at_the_end_is_that_of_the_start(crystals: list[Structure]) -> None:
-    # The widest tolerance, so that no released end takes the place of the symmetric one.
-    settings = kept(release_tolerance_ev_per_atom=1, max_steps=60, explode_volume_ratio=50)
+    # The widest tolerance, so that no released end takes the place of the symmetric one; and few steps, since springs
+    # between like atoms lead into higher symmetry.
+    settings = kept(release_tolerance_ev_per_atom=1, max_steps=20, explode_volume_ratio=50)
     results = relax(crystals, pairs(), settings)
     ends = [(c, r) for c, r in zip(crystals, results, strict=True) if r.structure is not None]
     assert len(ends) > 0.9 * len(crystals)
@@ -162,7 +163,7 @@ def test_the_group_at_the_end_is_that_of_the_start(crystals: list[Structure]) ->
         else:  # it may come to have more symmetry, never less
             n_before, n_after = (len(operations(c, SYMPREC_ANG)[0]) for c in (crystal, crystal_of(result)))
             assert n_after > n_before
-    assert n_same > 0.7 * len(ends)
+    assert n_same > 0.8 * len(ends)
 
 
 def missed_by_ang(before: Structure, after: Structure) -> float:
