@@ -19,7 +19,7 @@ from configs.schema import DiscoverConfig
 from generative.crystal.crystals import Crystal, crystals_of, field_of
 from storage.tables import read_table
 from tasks.discover.candidates import CANDIDATES, DYNAMICS, table_of
-from tasks.discover.relax import with_kept
+from tasks.discover.relax import with_kept, with_kept_groups
 from tasks.discover.run import RunFolder
 from tasks.files import OF_A_RUN, FileRef, key_of, keyed, write_table
 from tasks.loading import PotentialIdentity, potential, potential_code
@@ -129,8 +129,9 @@ def candidates_file(
         ranked: what was ranked.
         phonons: of the best.
         fields: columns of the table.
-        relaxed: chunks of relaxations whose columns KEPT are added; none where space groups were not kept.
+        relaxed: chunks of relaxations, whose columns KEPT are added where space groups were kept.
     """
+    kept = with_kept_groups(relaxed)
     run, rows = RunFolder(folder), [row for ref in phonons for row in ref.read().to_pylist()]
     details = folder / "phonons.parquet"
     if rows:
@@ -142,9 +143,9 @@ def candidates_file(
         candidates_file,
         ranked=ranked.sha256,
         phonons=[ref.sha256 for ref in phonons],
-        kept=[ref.sha256 for ref in relaxed],
+        kept=[ref.sha256 for ref in kept],
     )
-    return keyed(run.candidates, key, lambda: with_kept(with_phonons(ranked.read(), rows, fields), relaxed))
+    return keyed(run.candidates, key, lambda: with_kept(with_phonons(ranked.read(), rows, fields), kept))
 
 
 def phonon_figures(candidates: FileRef, folder: Path, n: int) -> tuple[PhononFigure, ...]:

@@ -95,25 +95,29 @@ def _kept_columns(done: Sequence[Relaxation]) -> dict[str, list[Any]]:
     return columns
 
 
+def with_kept_groups(relaxed: Sequence[FileRef]) -> list[FileRef]:
+    """Those of the relaxed chunks that have the columns KEPT."""
+    return [ref for ref in relaxed if KEPT[0].name in ref.read_columns(KEPT[0].name).column_names]
+
+
 def with_kept(table: pa.Table, relaxed: Sequence[FileRef]) -> pa.Table:
     """Candidates with the columns KEPT, if they were relaxed in their groups; else the table as it is.
 
     Args:
         table: columns id, proposed_by and prototype_match; a prototype is relaxed as the competing phase it names.
-        relaxed: chunks of relaxations, of candidates and competing phases.
+        relaxed: chunks of relaxations with these columns, of candidates and competing phases.
     """
-    names = [f.name for f in KEPT]
-    read = [ref.read_columns("id", *names) for ref in relaxed]
-    rows = {row["id"]: row for part in read if names[0] in part.column_names for row in part.to_pylist()}
+    names = ["id", *(f.name for f in KEPT)]
+    rows = {row["id"]: row for ref in relaxed for row in ref.read_columns(*names).to_pylist()}
     if not rows:
         return table
-    relaxed_as = table.select(["id", "proposed_by", "prototype_match"]).to_pylist()
-    found = [
-        rows.get(row["prototype_match"] if row["proposed_by"] == Proposer.PROTOTYPE else row["id"], {})
-        for row in relaxed_as
+    relaxed_as = [
+        row["prototype_match"] if row["proposed_by"] == Proposer.PROTOTYPE else row["id"]
+        for row in table.select(["id", "proposed_by", "prototype_match"]).to_pylist()
     ]
     for field in KEPT:
-        table = table.append_column(field, pa.array([row.get(field.name) for row in found], type=field.type))
+        values = [rows.get(name, {}).get(field.name) for name in relaxed_as]
+        table = table.append_column(field, pa.array(values, type=field.type))
     return table
 
 
