@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -32,6 +32,37 @@ class RelaxConfig(RoomConfig):
     explode_volume_ratio: float = Field(
         5.0, gt=1, description="volume grown or shrunk by more than this factor counts as exploded"
     )
+    symmetry: Literal["free", "kept"] = Field(
+        "free",
+        description="kept: a crystal relaxes in its space group, is then nudged and released, and relaxes freely; "
+        "the lower end goes on",
+    )
+    symprec_ang: float = Field(
+        0.01, gt=0, le=0.5, description="where it is kept: how far an atom of the crystal as given may lie from it, A"
+    )
+    release_displacement_ang: float = Field(
+        0.1, gt=0, le=0.5, description="how far atoms are moved at random before a crystal is released, A (rms)"
+    )
+    symmetric_fmax_ev_per_ang: float = Field(
+        0.01,
+        gt=0,
+        le=1,
+        description="where it is kept: the force to which a crystal relaxes in its group, and again when released, if "
+        "that is below fmax_ev_per_ang, eV/A; beside a saddle point forces are small too",
+    )
+    release_tolerance_ev_per_atom: float = Field(
+        0.002,
+        ge=0,
+        le=1,
+        description="a released crystal that falls by more than this, eV/atom, was no minimum, and its end goes on",
+    )
+
+    def criteria(self) -> dict[str, Any]:
+        """What decides the outcome of a relaxation beside potential and crystals, for keys."""
+        left_out = {"potential", "fallback", "chunk_size"}
+        if self.symmetry == "free":  # and the rest of its settings decides nothing
+            left_out |= {name for name in type(self).model_fields if name.startswith(("sym", "release_"))}
+        return self.model_dump(mode="json", exclude=left_out)
 
 
 class HullConfig(RoomConfig):

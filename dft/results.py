@@ -24,6 +24,33 @@ class RelaxStatus(StrEnum):
 
 
 @dataclass(frozen=True)
+class KeptSymmetry:
+    """A crystal that relaxed in its space group, and what became of it when it was released.
+
+    Attributes:
+        spacegroup: international number of the group kept; as spglib finds it in the crystal as given.
+        energy_ev_per_atom: at the end in the group, eV/atom; None without an end.
+        released_energy_ev_per_atom: at the end after the release, eV/atom; None if it was not released, or has none.
+        is_minimum: whether no way out of the group led down: False at a saddle point; None if that is not known.
+        is_released: whether the released end is the crystal that goes on.
+        released_spacegroup: of that end, by spglib at 0.1 A; None without such an end.
+        broken_by_ang: how far that end is from having the group, A; None without such an end.
+        n_release_steps: optimiser steps after the release.
+        note: why is_minimum is not known, one sentence, or empty.
+    """
+
+    spacegroup: int
+    energy_ev_per_atom: float | None
+    released_energy_ev_per_atom: float | None = None
+    is_minimum: bool | None = None
+    is_released: bool = False
+    released_spacegroup: int | None = None
+    broken_by_ang: float | None = None
+    n_release_steps: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Relaxation:
     """One crystal before and after relaxation with a potential.
 
@@ -34,8 +61,9 @@ class Relaxation:
         initial_energy_ev_per_atom: the same for the crystal as given; None where it has none, as with an isolated atom.
         fmax_ev_per_ang: largest force on an atom at the end, eV/A.
         max_stress_gpa: largest absolute stress component at the end, external pressure removed, GPa.
-        n_steps: optimiser steps taken.
+        n_steps: optimiser steps taken, those after a release among them.
         reason: one sentence when the status is not converged, else empty.
+        kept: of a crystal that relaxed in its space group; None of one that relaxed freely.
     """
 
     status: RelaxStatus
@@ -46,6 +74,7 @@ class Relaxation:
     max_stress_gpa: float | None
     n_steps: int
     reason: str = ""
+    kept: KeptSymmetry | None = None
 
 
 @dataclass(frozen=True)

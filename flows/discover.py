@@ -72,7 +72,7 @@ def discover(config: DiscoverConfig = QUICKSTART) -> Path:
             ranked = rank_task(config, folder, potential, known, unique, candidates_done, phases_done)
         best = best_ranked(ranked, config)
         phonons = workers.mapped("phonons", phonons_task, best, config, folder, potential, ranked)
-        candidates = candidates_task(folder, ranked, list(phonons))
+        candidates = candidates_task(folder, ranked, list(phonons), relaxed=[*candidates_done, *phases_done])
 
         with clock("inputs"):
             inputs = inputs_task(config, folder, potential, candidates)

@@ -55,7 +55,7 @@ def modify(config: ModifyConfig) -> Path:
         candidates_done, sources_done = list(relaxed), list(sources)
         ranked = rank_polymorphs_task(config, folder, known, unique, candidates_done, sources_done)
         phonons = workers.mapped("phonons", phonons_task, best_ranked(ranked, run), run, folder, potential, ranked)
-        candidates = candidates_task(folder, ranked, list(phonons), POLYMORPHS)
+        candidates = candidates_task(folder, ranked, list(phonons), POLYMORPHS, candidates_done)
         modification_task(config, folder, potential, candidates, sources_done)
     get_run_logger().info("results: %s", folder / "modification.json")
     return folder

@@ -14,11 +14,15 @@ from torch_sim.state import SimState
 
 from dft.potentials.interface import CrystalModel
 from dft.potentials.isolation import isolation_reason
+from dft.potentials.release import HeldCrystal
+from dft.potentials.symmetry import SpaceGroup
 
 
 @dataclass
 class BatchCrystal:
-    """A crystal on its way through the batch."""
+    """A crystal on its way through the batch; `group` is that of one that keeps it, `held` its end there once it is
+    released.
+    """
 
     index: int
     numbers: Tensor
@@ -27,6 +31,8 @@ class BatchCrystal:
     volume_ang3: float
     n_steps: int = 0
     initial_energy_ev_per_atom: float | None = None
+    group: SpaceGroup | None = None
+    held: HeldCrystal | None = None
 
 
 def admitted(index: int, structure: Structure, model: CrystalModel) -> BatchCrystal | str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from pymatgen.core.lattice import Lattice
@@ -24,6 +24,8 @@ from dft.potentials.fire import FireState, fire_step
 from dft.potentials.interface import CrystalModel
 from dft.potentials.loading import LoadedPotential
 from dft.potentials.neighbours import NeighbourLists
+from dft.potentials.release import HeldCrystal, in_the_group, judged, nudged
+from dft.potentials.symmetry import Projection, in_its_group
 from dft.results import GPA_PER_EV_ANG3, NoEnergy, Relaxation, RelaxStatus, SinglePoint
 from storage.progress import Progress
 
@@ -62,6 +64,9 @@ def relax(
     neighbour within the potential's cut-off. A crystal in which one has none at the end is isolated
     (dft.potentials.isolation); on the way there it may have some, as when pressure or the other atoms bring it
     together.
+
+    With `config.symmetry` "kept" each crystal relaxes in its space group first and is then released
+    (dft.potentials.release); one without symmetry, or of which spglib makes nothing, relaxes freely at once.
 
     Args:
         structures: ordered crystals, any size; one with more atoms than `config.batch_atoms_max` runs alone.
@@ -145,14 +150,27 @@ class _Relaxer:
         self.results: list[Relaxation | None] = [None] * len(structures)
         self.waiting: list[BatchCrystal] = []
         for index, structure in enumerate(structures):
-            crystal = admitted(index, structure, model)
+            crystal = self._admitted(index, structure)
             if isinstance(crystal, str):
                 self.results[index] = Relaxation(RelaxStatus.FAILED, None, None, None, None, None, 0, crystal)
             else:
                 self.waiting.append(crystal)
         self.batch: list[BatchCrystal] = []
+        self.projection: Projection | None = None
         self.state: FireState | None = None
         self.neighbours: NeighbourLists = model.neighbour_lists()
+
+    def _admitted(self, index: int, structure: Structure) -> BatchCrystal | str:
+        """The crystal as it enters: as it is, or on the sites of its group, if that is to be kept."""
+        crystal = admitted(index, structure, self.model)
+        if self.config.symmetry == "free" or isinstance(crystal, str):
+            return crystal
+        found = in_its_group(structure, self.config.symprec_ang, self.model.device)
+        if found is None:
+            return crystal
+        group, symmetric = found
+        crystal = admitted(index, symmetric, self.model)
+        return crystal if isinstance(crystal, str) else replace(crystal, group=group)
 
     def run(self) -> list[Relaxation]:
         self._report()
@@ -190,14 +208,20 @@ class _Relaxer:
         self.state = entering if self.state is None else self.state.joined(entering)
         self.batch += taken
         self.neighbours.extend(len(taken))
+        self._project()
 
     def _keep(self, crystals: list[int]) -> None:
         self.batch = [self.batch[i] for i in crystals]
         self.neighbours.keep(crystals)
+        self._project()
         if not crystals or self.state is None:
             self.state = None
         else:
             self.state = self.state.keep(torch.tensor(crystals, device=self.model.device))
+
+    def _project(self) -> None:
+        groups = [crystal.group for crystal in self.batch]
+        self.projection = Projection(groups, [len(c.numbers) for c in self.batch]) if any(groups) else None
 
     def _forces(self) -> _Forces | None:
         """The model on the batch; None if crystals had to be thrown out, which leaves the others for another try."""
@@ -220,10 +244,13 @@ class _Relaxer:
 
     def _measured(self, cell: Tensor, output: dict[str, Tensor]) -> _Forces:
         assert self.state is not None
+        forces, stress = output["forces"], output["stress"]
+        if self.projection is not None:
+            forces, stress = self.projection.forces(forces), self.projection.stress(stress)
         volume = torch.linalg.det(cell).abs()
         pressure = self.pressure * torch.eye(3, dtype=cell.dtype, device=cell.device)
-        virial = -volume.view(-1, 1, 1) * (output["stress"] + pressure)
-        per_atom = output["forces"].square().sum(dim=1).sqrt()
+        virial = -volume.view(-1, 1, 1) * (stress + pressure)
+        per_atom = forces.square().sum(dim=1).sqrt()
         # scatter_reduce's maximum passes NaN on, which the guards below look for
         fmax = torch.zeros_like(volume).scatter_reduce(0, self.state.crystal, per_atom, "amax")
         cell_rows = (virial / self.state.n_atoms.view(-1, 1, 1)).square().sum(dim=2).sqrt()
@@ -231,8 +258,8 @@ class _Relaxer:
         alone = torch.zeros_like(self.state.n_atoms).index_add(0, self.state.crystal, (neighbours == 0).long())
         return _Forces(
             output["energy"],
-            output["forces"],
-            output["stress"],
+            forces,
+            stress,
             virial,
             fmax,
             cell_rows.amax(dim=1),
@@ -290,7 +317,7 @@ class _Relaxer:
                 self._record(crystal, RelaxStatus.EXPLODED, None, f"the largest force is {fmax[i]:.3g} eV/A {at}")
             elif n_isolated[i] and self._is_at_its_end(crystal, fmax[i], cell_fmax[i]):
                 self._record(crystal, RelaxStatus.ISOLATED, None, f"{at}, {self._isolation(i, crystal, forces)}")
-            elif max(fmax[i], cell_fmax[i]) < config.fmax_ev_per_ang:
+            elif max(fmax[i], cell_fmax[i]) < self._limit(crystal):
                 self._record(crystal, RelaxStatus.CONVERGED, (i, forces), "")
             elif crystal.n_steps >= config.max_steps:
                 self._record(
@@ -305,7 +332,14 @@ class _Relaxer:
         return done
 
     def _is_at_its_end(self, crystal: BatchCrystal, fmax: float, cell_fmax: float) -> bool:
-        return max(fmax, cell_fmax) < self.config.fmax_ev_per_ang or crystal.n_steps >= self.config.max_steps
+        return max(fmax, cell_fmax) < self._limit(crystal) or crystal.n_steps >= self.config.max_steps
+
+    def _limit(self, crystal: BatchCrystal) -> float:
+        """The force below which the crystal is at rest, eV/A."""
+        config, at_cap = self.config, crystal.n_steps >= self.config.max_steps
+        if at_cap or (crystal.group is None and crystal.held is None):
+            return config.fmax_ev_per_ang
+        return min(config.fmax_ev_per_ang, config.symmetric_fmax_ev_per_ang)
 
     def _isolation(self, place: int, crystal: BatchCrystal, forces: _Forces) -> str:
         assert self.state is not None
@@ -325,9 +359,25 @@ class _Relaxer:
             fmax = float(forces.fmax[i])
             pressure = self.pressure * torch.eye(3, dtype=torch.float64, device=forces.stress.device)
             stress = float((forces.stress[i] + pressure).abs().max()) * GPA_PER_EV_ANG3
-        self.results[crystal.index] = Relaxation(
-            status, structure, energy, crystal.initial_energy_ev_per_atom, fmax, stress, crystal.n_steps, reason
+        self._settle(
+            crystal,
+            Relaxation(
+                status, structure, energy, crystal.initial_energy_ev_per_atom, fmax, stress, crystal.n_steps, reason
+            ),
         )
+
+    def _settle(self, crystal: BatchCrystal, end: Relaxation) -> None:
+        """Keep a result, or send a crystal that has converged in its group on its way out of it."""
+        if crystal.held is not None:
+            end = judged(crystal.held, end, self.config)
+        elif crystal.group is not None and end.structure is not None and end.status is RelaxStatus.CONVERGED:
+            start = admitted(crystal.index, nudged(end.structure, self.config.release_displacement_ang), self.model)
+            assert not isinstance(start, str)
+            self.waiting.append(replace(start, held=HeldCrystal(crystal.group, end)))
+            return
+        elif crystal.group is not None:
+            end = in_the_group(crystal.group, end)
+        self.results[crystal.index] = end
 
     def _structure(self, place: int, crystal: BatchCrystal) -> Structure:
         assert self.state is not None
@@ -345,4 +395,4 @@ class _Relaxer:
 
 
 def _restarted(crystal: BatchCrystal) -> BatchCrystal:
-    return BatchCrystal(crystal.index, crystal.numbers, crystal.cell_ang, crystal.cart_ang, crystal.volume_ang3)
+    return replace(crystal, n_steps=0, initial_energy_ev_per_atom=None)

@@ -80,6 +80,18 @@ RELAXED = [
     field_of("energy_method", pa.string(), "the potential: level of theory of the energies"),
     *_RELAXED_STRUCTURE,
 ]
+KEPT = [
+    field_of("kept_spacegroup", pa.int16(), "international number of the group in which it relaxed; null: freely"),
+    field_of("kept_energy_ev_per_atom", pa.float64(), "potential energy at the end in that group, eV/atom"),
+    field_of("released_energy_ev_per_atom", pa.float64(), "the same after it was nudged and relaxed freely"),
+    field_of("released_spacegroup", pa.int16(), "international number at that end (spglib, 0.1 A)"),
+    field_of("broken_by_ang", pa.float64(), "how far that end is from having the kept group, A"),
+    field_of("is_symmetric_minimum", pa.bool_(), "false: a saddle point of the kept group; null: not known"),
+    field_of("is_released", pa.bool_(), "whether the relaxed crystal is the released end"),
+    field_of("release_steps", pa.int32(), "optimiser steps after the release"),
+    field_of("release_note", pa.string(), "why it is not known whether it was a minimum, one sentence; or null"),
+]
+"""What a relaxation with `relax.symmetry` kept adds; a run without has no such columns."""
 _RELAXATION = [f for f in RELAXED if f.name not in {"id", "formula"}]
 COMPARED = [
     field_of("delta_e_ev_per_atom", pa.float64(), "relaxed minus generated energy, eV/atom"),
@@ -158,8 +170,9 @@ def plain(table: pa.Table) -> pa.Table:
 
 
 def joined(tables: Sequence[pa.Table], fields: list[pa.Field]) -> pa.Table:
-    """Tables of these columns, one after the other; of none, a table without rows."""
-    return pa.concat_tables([pa.schema(fields).empty_table(), *tables])
+    """These columns of the tables, one after the other; of none, a table without rows."""
+    names = [f.name for f in fields]
+    return pa.concat_tables([pa.schema(fields).empty_table(), *(table.select(names) for table in tables)])
 
 
 def table_of(rows: list[dict[str, Any]], fields: list[pa.Field]) -> pa.Table:

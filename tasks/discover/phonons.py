@@ -19,6 +19,7 @@ from configs.schema import DiscoverConfig
 from generative.crystal.crystals import Crystal, crystals_of, field_of
 from storage.tables import read_table
 from tasks.discover.candidates import CANDIDATES, DYNAMICS, table_of
+from tasks.discover.relax import with_kept, with_kept_groups
 from tasks.discover.run import RunFolder
 from tasks.files import OF_A_RUN, FileRef, key_of, keyed, write_table
 from tasks.loading import PotentialIdentity, potential, potential_code
@@ -115,9 +116,22 @@ def with_phonons(table: pa.Table, found: Sequence[dict[str, Any]], fields: list[
 
 
 def candidates_file(
-    folder: Path, ranked: FileRef, phonons: list[FileRef], fields: list[pa.Field] = CANDIDATES
+    folder: Path,
+    ranked: FileRef,
+    phonons: list[FileRef],
+    fields: list[pa.Field] = CANDIDATES,
+    relaxed: Sequence[FileRef] = (),
 ) -> FileRef:
-    """Every candidate with all its columns: candidates.parquet; and phonons.parquet, where phonons were computed."""
+    """Every candidate with all its columns: candidates.parquet; and phonons.parquet, where phonons were computed.
+
+    Args:
+        folder: of the run.
+        ranked: what was ranked.
+        phonons: of the best.
+        fields: columns of the table.
+        relaxed: chunks of relaxations, whose columns KEPT are added where space groups were kept.
+    """
+    kept = with_kept_groups(relaxed)
     run, rows = RunFolder(folder), [row for ref in phonons for row in ref.read().to_pylist()]
     details = folder / "phonons.parquet"
     if rows:
@@ -129,8 +143,9 @@ def candidates_file(
         candidates_file,
         ranked=ranked.sha256,
         phonons=[ref.sha256 for ref in phonons],
+        kept=[ref.sha256 for ref in kept],
     )
-    return keyed(run.candidates, key, lambda: with_phonons(ranked.read(), rows, fields))
+    return keyed(run.candidates, key, lambda: with_kept(with_phonons(ranked.read(), rows, fields), kept))
 
 
 def phonon_figures(candidates: FileRef, folder: Path, n: int) -> tuple[PhononFigure, ...]:
@@ -176,10 +191,14 @@ def phonons_task(
 
 @task(name="candidates")
 def candidates_task(
-    folder: Path, ranked: FileRef, phonons: list[FileRef], fields: list[pa.Field] = CANDIDATES
+    folder: Path,
+    ranked: FileRef,
+    phonons: list[FileRef],
+    fields: list[pa.Field] = CANDIDATES,
+    relaxed: Sequence[FileRef] = (),
 ) -> FileRef:
     """Write the table of candidates with what the phonons say; see candidates_file."""
-    ref = candidates_file(folder, ranked, phonons, fields)
+    ref = candidates_file(folder, ranked, phonons, fields, relaxed)
     table = ref.read()
     stable = table.column("dynamically_stable").to_pylist()
     said = f"{stable.count(True)} of {len(phonons)} best dynamically stable" if phonons else "no phonons asked for"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +15,13 @@ from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.crystal.crystals import Crystal, crystals_of, structure_columns
-from tasks.discover.candidates import RELAXED
+from tasks.discover.candidates import KEPT, RELAXED, Proposer
 from tasks.discover.run import RunFolder
 from tasks.files import FileRef, key_of, keyed
 from tasks.loading import PotentialIdentity, identify, potential, potential_code
+
+if TYPE_CHECKING:
+    from dft.results import Relaxation
 
 
 def survivors(table: pa.Table) -> pa.Table:
@@ -45,7 +48,10 @@ def relax_chunks(source: FileRef, config: DiscoverConfig) -> range:
 def relax_table(
     table: pa.Table, config: DiscoverConfig, progress: Callable[[int, int], None] | None = None
 ) -> pa.Table:
-    """Relax the crystals of a table (columns id, formula and structure); the table of columns RELAXED, in order."""
+    """Relax the crystals of a table (columns id, formula and structure).
+
+    Returns: The table of columns RELAXED, in order, and KEPT behind them where space groups are kept.
+    """
     from dft.potentials.relaxation import relax
 
     loaded = potential(config.relax, config.execution)
@@ -66,7 +72,53 @@ def relax_table(
         **structure_columns(final, prefix="relaxed_"),
     }
     schema = pa.schema(RELAXED)
+    if config.relax.symmetry == "kept":
+        schema = pa.schema([*RELAXED, *KEPT])
+        columns |= _kept_columns(done)
     return pa.table([pa.array(columns[f.name], type=f.type) for f in schema], schema=schema)
+
+
+def _kept_columns(done: Sequence[Relaxation]) -> dict[str, list[Any]]:
+    """The columns KEPT of relaxations."""
+    rows = [r.kept for r in done]
+    columns: dict[str, list[Any]] = {
+        "kept_spacegroup": [k and k.spacegroup for k in rows],
+        "kept_energy_ev_per_atom": [k and k.energy_ev_per_atom for k in rows],
+        "released_energy_ev_per_atom": [k and k.released_energy_ev_per_atom for k in rows],
+        "released_spacegroup": [k and k.released_spacegroup for k in rows],
+        "broken_by_ang": [k and k.broken_by_ang for k in rows],
+        "is_symmetric_minimum": [k and k.is_minimum for k in rows],
+        "is_released": [k and k.is_released for k in rows],
+        "release_steps": [k and k.n_release_steps for k in rows],
+        "release_note": [(k and k.note) or None for k in rows],
+    }
+    return columns
+
+
+def with_kept_groups(relaxed: Sequence[FileRef]) -> list[FileRef]:
+    """Those of the relaxed chunks that have the columns KEPT."""
+    return [ref for ref in relaxed if KEPT[0].name in ref.read_columns(KEPT[0].name).column_names]
+
+
+def with_kept(table: pa.Table, relaxed: Sequence[FileRef]) -> pa.Table:
+    """Candidates with the columns KEPT, if they were relaxed in their groups; else the table as it is.
+
+    Args:
+        table: columns id, proposed_by and prototype_match; a prototype is relaxed as the competing phase it names.
+        relaxed: chunks of relaxations with these columns, of candidates and competing phases.
+    """
+    names = ["id", *(f.name for f in KEPT)]
+    rows = {row["id"]: row for ref in relaxed for row in ref.read_columns(*names).to_pylist()}
+    if not rows:
+        return table
+    relaxed_as = [
+        row["prototype_match"] if row["proposed_by"] == Proposer.PROTOTYPE else row["id"]
+        for row in table.select(["id", "proposed_by", "prototype_match"]).to_pylist()
+    ]
+    for field in KEPT:
+        values = [rows.get(name, {}).get(field.name) for name in relaxed_as]
+        table = table.append_column(field, pa.array(values, type=field.type))
+    return table
 
 
 def relax_chunk_file(
@@ -97,7 +149,7 @@ def relax_chunk_file(
         relax_chunk_file,
         *potential_code(config.relax),
         potential=identity.fingerprint,
-        relax=config.relax.model_dump(mode="json", exclude={"potential", "fallback", "chunk_size"}),
+        relax=config.relax.criteria(),
         crystals=[[name, c.digest] for name, c in named if c],
     )
     run = RunFolder(folder)
@@ -131,7 +183,11 @@ def relax_task(
     with Progress(f"relax-{config.name}-{what}-{chunk}", f"relaxing {what}, chunk {chunk}") as progress:
         shared = what != "candidates"
         ref = relax_chunk_file(config, folder, identity, source, chunk, shared, progress.update)
-    counts = {c["values"]: c["counts"] for c in ref.read().column("relax_status").value_counts().to_pylist()}
+    table = ref.read()
+    counts = {c["values"]: c["counts"] for c in table.column("relax_status").value_counts().to_pylist()}
     said = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+    if config.relax.symmetry == "kept":
+        minima = table.column("is_symmetric_minimum").to_pylist()
+        said += f"; {minima.count(False)} saddle points and {minima.count(True)} minima of their space groups"
     get_run_logger().info("%s, chunk %d: %s%s", what, chunk, said, "; unchanged, skipped" if ref.reused else "")
     return ref

@@ -197,7 +197,7 @@ def _phases_key(run: DiscoverConfig, **parts: Any) -> str:
         relax_crystals,
         *potential_code(run.relax),
         potential=identify(run.relax, run.execution).fingerprint,
-        relax=run.relax.model_dump(mode="json", exclude={"potential", "fallback", "chunk_size"}),
+        relax=run.relax.criteria(),
         **parts,
     )
 

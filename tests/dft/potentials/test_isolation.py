@@ -15,42 +15,18 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from dft.config import PhononConfig, RelaxConfig
-from dft.potentials.graph_model import EnergyNetwork, GraphModel
+from dft.potentials.graph_model import GraphModel
 from dft.potentials.ground_state import compare, summarise
 from dft.potentials.isolation import nearest_ang
 from dft.potentials.loading import LoadedPotential, load_potential
 from dft.potentials.phonons import PhononError, potential_phonons
 from dft.potentials.relaxation import points_or_reasons, relax, single_points
 from dft.results import NoEnergy, Relaxation, RelaxStatus, SinglePoint
+from tests.dft.potentials.pair_potential import CUTOFF_ANG, pairs
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 ASSETS = Path(os.environ.get("HULLWARD_ASSETS", REPOSITORY.parent / "shared"))
 MODELS = ("M3GNet-MP-2021.2.8-PES", "TensorNet-MatPES-PBE-v2025.1-PES", "CHGNet")
-CUTOFF_ANG = 4.0
-
-
-class Pairs(EnergyNetwork):
-    """Springs between all pairs within the cut-off, each of which a smooth window lets go at the cut-off.
-
-    A positive depth binds atoms at 2.6 A; a negative one drives them apart.
-    """
-
-    def __init__(self, depth_ev: float) -> None:
-        super().__init__()
-        self.cutoff_ang, self.atomic_numbers = CUTOFF_ANG, (10, 18, 36)
-        self.register_buffer("depth_ev", torch.tensor(depth_ev, dtype=torch.float64))
-
-    def forward(self, species, edges, crystal, n_crystals):  # type: ignore[no-untyped-def]  # noqa: D102
-        distance = edges.vector_ang.norm(dim=1)
-        window = (1 + torch.cos(torch.pi * distance / self.cutoff_ang)) / 2
-        pair = self.depth_ev * ((1 - torch.exp(-1.5 * (distance - 2.6))) ** 2 - 1) * window
-        energy = torch.zeros(n_crystals, dtype=pair.dtype, device=pair.device)
-        return energy.index_add(0, crystal[edges.source], pair / 2).double()
-
-
-def pairs(depth_ev: float = 0.3) -> LoadedPotential:
-    model = GraphModel(Pairs(depth_ev), torch.device("cpu"))
-    return LoadedPotential("pairs", "pairs", "0" * 64, model, (), ("Ne", "Ar", "Kr"))
 
 
 @pytest.fixture(scope="module", params=MODELS)

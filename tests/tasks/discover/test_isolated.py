@@ -34,7 +34,7 @@ from tasks.evaluate.relaxation import static_energies
 from tasks.evaluate.stages import evaluate
 from tasks.files import FileRef, write_table
 from tasks.loading import PotentialIdentity
-from tests.dft.potentials.test_isolation import pairs
+from tests.dft.potentials.pair_potential import pairs
 from tests.tasks.evaluate.test_evaluate import FACES, cubic, rows_of, stated, write_csv
 
 SPARSE_AR = cubic(8.0, ["Ar"], [[0, 0, 0]])
