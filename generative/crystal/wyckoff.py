@@ -276,13 +276,10 @@ class WyckoffCrystal:
 
         Raises: WyckoffError: if spglib finds no symmetry, or states positions that are none of its own group's.
         """
-        found = spglib.get_symmetry_dataset((crystal.lattice_ang, crystal.frac, crystal.atomic_numbers), symprec_ang)
+        cell = crystal.lattice_ang.tolist(), crystal.frac.tolist(), crystal.atomic_numbers.tolist()
+        found = spglib.get_symmetry_dataset(cell, symprec_ang)
         if found is not None and found.hall_number != space_group(found.number).hall_number:
-            found = spglib.get_symmetry_dataset(
-                (crystal.lattice_ang, crystal.frac, crystal.atomic_numbers),
-                symprec_ang,
-                hall_number=space_group(found.number).hall_number,
-            )
+            found = spglib.get_symmetry_dataset(cell, symprec_ang, hall_number=space_group(found.number).hall_number)
         if found is None:
             raise WyckoffError(
                 f"spglib finds no space group of {len(crystal.atomic_numbers)} atoms at {symprec_ang:g} A: expected a "
@@ -294,8 +291,7 @@ class WyckoffCrystal:
             (int(crystal.atomic_numbers[orbit]), found.wyckoffs[orbit], found.std_positions[orbit_of == orbit])
             for orbit in np.unique(orbit_of)
         ]
-        cell = np.array(Lattice(found.std_lattice).parameters)
-        return _canonical(int(found.number), cell, orbits)
+        return _canonical(int(found.number), np.array(Lattice(found.std_lattice).parameters), orbits)
 
     def crystal(self) -> Crystal:
         """The crystal in a primitive cell; atoms of one element stand together, ascending by atomic number."""

@@ -17,6 +17,7 @@ GROUP = "hullward.systems"
 """Entry points of other packages."""
 
 SYSTEMS: dict[str, str] = {
+    "wyckoff": "generative.systems.wyckoff.system:Wyckoff",
     "crystal-flow": "generative.systems.crystal_flow:CrystalFlow",
     "training-copies": "generative.systems.baselines.training_copies:TrainingCopies",
     "prototype-substitution": "generative.systems.baselines.substitution:PrototypeSubstitution",

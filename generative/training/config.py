@@ -25,6 +25,11 @@ class TrainConfig(RoomConfig):
     exclude: str | None = Field(
         None, description="a source file whose ids are removed from the training data, such as the test file"
     )
+    labels: str | None = Field(
+        None,
+        description="a Parquet file of further crystals without coordinates (space group, Wyckoff letter of every "
+        "atom), from which `wyckoff` learns what sites a composition takes; others do not read it",
+    )
     init: str | None = Field(
         None,
         description="checkpoint to start from (a folder, or 'package:NAME'), as for fine-tuning; it sets the sizes",

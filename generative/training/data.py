@@ -25,6 +25,7 @@ from generative.crystal.bonds import Bonds, PackedBonds
 from generative.crystal.crystals import Crystal, crystals_of, reduced
 from generative.datasets.formats.columns import PROPERTY_NAMES, is_row_number
 from generative.datasets.levels import level_of
+from generative.datasets.site_labels import SiteLabel
 
 POOL_BATCHES = 16
 """Batches of like sizes are cut from pools of this many, sorted by size, so that little padding is computed."""
@@ -52,6 +53,8 @@ class TrainingSet(Dataset[CrystalBatch]):
         self.crystals, self.ids = list(crystals), list(ids)
         self.spacegroups, self.energies = list(spacegroups), list(energies_ev_per_atom)
         self.bonds = None if bonds is None else list(bonds)
+        self.labels: tuple[SiteLabel, ...] = ()
+        """Further crystals, of which no coordinates are known; for systems that learn of sites alone."""
 
     def __len__(self) -> int:
         """Number of crystals."""
@@ -94,14 +97,16 @@ class TrainingSet(Dataset[CrystalBatch]):
         )
 
     def subset(self, rows: Sequence[int]) -> TrainingSet:
-        """The set of these rows, in this order."""
-        return TrainingSet(
+        """The set of these rows, in this order, with all labels."""
+        chosen = TrainingSet(
             [self.crystals[i] for i in rows],
             [self.spacegroups[i] for i in rows],
             [self.energies[i] for i in rows],
             [self.ids[i] for i in rows],
             None if self.bonds is None else [self.bonds[i] for i in rows],
         )
+        chosen.labels = self.labels
+        return chosen
 
     def batches(self, size: int, rng: np.random.Generator | None, like_size: bool = True) -> list[list[int]]:
         """Rows of every batch of one epoch; shuffled when `rng` is given, of like sizes when `like_size`."""
@@ -158,8 +163,12 @@ class StepSampler(Sampler[list[int]]):
 def composition_of(crystal: Crystal) -> str:
     """The reduced formula as text: equal for crystals of equal stoichiometry."""
     symbols, counts = np.unique(crystal.atomic_numbers, return_counts=True)
-    divisor = math.gcd(*counts.tolist())
-    return json.dumps([symbols.tolist(), (counts // divisor).tolist()])
+    return _formula(symbols.tolist(), counts.tolist())
+
+
+def _formula(atomic_numbers: Sequence[int], counts: Sequence[int]) -> str:
+    divisor = math.gcd(*counts)
+    return json.dumps([list(atomic_numbers), [n // divisor for n in counts]])
 
 
 def split(
@@ -175,7 +184,13 @@ def split(
 
     words = data.ids if by == "crystal" else [composition_of(c) for c in data.crystals]
     held = [share(word) < fraction for word in words]
-    return data.subset([i for i, h in enumerate(held) if not h]), data.subset([i for i, h in enumerate(held) if h])
+    train, validation = (data.subset([i for i, h in enumerate(held) if h is side]) for side in (False, True))
+    named = [
+        label.id if by == "crystal" else _formula(*zip(*label.counts.items(), strict=True)) for label in data.labels
+    ]
+    train.labels = tuple(x for x, word in zip(data.labels, named, strict=True) if share(word) >= fraction)
+    validation.labels = ()
+    return train, validation
 
 
 def property_values(table: pa.Table, name: str | None) -> list[float | None]:

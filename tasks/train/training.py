@@ -17,6 +17,7 @@ from tasks.ingest.downloads import network_context
 
 if TYPE_CHECKING:
     from generative.checkpoints import Checkpoint
+    from generative.datasets.site_labels import SiteLabel
     from generative.training.data import TrainingSet
 
 
@@ -37,6 +38,19 @@ def excluded_ids(config: TrainConfig, folder: Path) -> list[str]:
         return []
     table = _table(config.exclude, config.model_copy(update={"data": DataConfig()}), folder / "excluded")
     return [str(name) for name in table.column("source_id").to_pylist()]
+
+
+def _labels(path: str, exclude: Sequence[str]) -> tuple[SiteLabel, ...]:
+    """Further crystals without coordinates; how many rows are none is said in the log."""
+    from generative.datasets.site_labels import read_site_labels
+
+    labels, refused = read_site_labels(resolve(path), exclude)
+    if refused:
+        logging.getLogger(__name__).warning(
+            "%d of %d rows of %s are left out, the first: %s", len(refused), len(refused) + len(labels), path,
+            "; ".join(f"{name}: {why}" for name, why in list(refused.items())[:1]),
+        )  # fmt: skip
+    return tuple(labels)
 
 
 def _prepare(config: TrainConfig, folder: Path, resume: bool) -> None:
@@ -113,6 +127,10 @@ def train(
         logging.getLogger(__name__).warning(note)
     exclude = excluded_ids(config, folder)
     data = training_set(dataset.table, exclude, config.property)
+    if config.labels is not None:
+        # A crystal that is there with coordinates would be told its own answer by its label.
+        known = dataset.table.column("source_id").to_pylist()
+        data.labels = _labels(config.labels, [*exclude, *known])
     held = None
     if config.validation is not None:
         held = training_set(_table(config.validation, config, folder / "validation"), exclude, config.property)

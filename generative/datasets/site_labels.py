@@ -1,0 +1,91 @@
+"""Crystals of which all is known but the coordinates: space group, and the Wyckoff letter of every atom.
+
+Some sets are published in this form. They teach which sites a composition takes, and nothing about where on a site its
+atoms lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from generative.crystal.wyckoff import Signature, Sites, WyckoffError, space_group
+
+COLUMNS = ("material_id", "atomic_numbers", "spacegroup", "wyckoff", "equivalent_atoms")
+
+
+class SiteLabelsError(ValueError):
+    """A file that holds no such crystals."""
+
+
+@dataclass(frozen=True)
+class SiteLabel:
+    """One crystal without its coordinates.
+
+    Attributes:
+        id: of the crystal in its database.
+        spacegroup: international number.
+        sites: (atomic number, Wyckoff letter), one per orbit.
+    """
+
+    id: str
+    spacegroup: int
+    sites: Sites
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """Atoms of each element in the primitive cell, by atomic number."""
+        return Signature(self.spacegroup, self.sites).counts
+
+
+def read_site_labels(path: Path, exclude: Collection[str] = ()) -> tuple[list[SiteLabel], dict[str, str]]:
+    """The crystals of a Parquet file, one row each.
+
+    Args:
+        path: with the columns COLUMNS: `wyckoff` holds a letter per atom, and `equivalent_atoms` for each atom the
+            first one of its orbit, both as spglib gives them.
+        exclude: ids that are left out.
+
+    Returns: The crystals, and {id: reason} of rows that are none.
+
+    Raises: SiteLabelsError: if the file is no Parquet file, or a column is missing.
+    """
+    try:
+        table = pq.read_table(path, columns=list(COLUMNS))
+    except (OSError, ValueError) as error:
+        raise SiteLabelsError(
+            f"{path}: {' '.join(str(error).split())[:200]}: expected Parquet with {COLUMNS}"
+        ) from None
+    if missing := set(COLUMNS) - set(table.column_names):
+        raise SiteLabelsError(f"{path} lacks the columns {sorted(missing)}: expected {COLUMNS}")
+    hidden, labels, refused = set(exclude), [], {}
+    for name, numbers, group, letters, orbits in zip(*(table[c].to_pylist() for c in COLUMNS), strict=True):
+        if name in hidden:
+            continue
+        try:
+            labels.append(_label(str(name), numbers, group, letters, orbits))
+        except (WyckoffError, ValueError) as error:
+            refused[str(name)] = str(error)
+    return labels, refused
+
+
+def _label(
+    name: str, numbers: list[int] | None, group: int | None, letters: list[str] | None, orbits: list[int] | None
+) -> SiteLabel:
+    if not numbers or not letters or not orbits or group is None:
+        raise ValueError("a row without space group, letters or orbits")
+    if not len(numbers) == len(letters) == len(orbits):
+        raise ValueError(
+            f"{len(numbers)} atoms, {len(letters)} letters and {len(orbits)} orbits: expected as many of each"
+        )
+    sites = tuple(sorted({orbit: (int(z), x) for z, x, orbit in zip(numbers, letters, orbits, strict=True)}.values()))
+    positions = space_group(int(group)).positions
+    # Letters of another setting, or a cell that is not primitive, would teach what no crystal has.
+    n_atoms = sum(positions[x].multiplicity for _, x in sites if x in positions)
+    if n_atoms != len(numbers):
+        raise ValueError(f"positions {sites} of space group {group} hold {n_atoms} atoms: expected {len(numbers)}")
+    signature = Signature.of(int(group), sites)
+    return SiteLabel(name, signature.spacegroup, signature.sites)

@@ -1,0 +1,372 @@
+"""Hullward's symmetric generator: which Wyckoff positions are occupied is chosen first, numbers follow.
+
+    1. Of a composition, how many atoms of each element the primitive cell holds says which stored crystals could be its
+       like: those with the same counts (library.py).
+    2. Each votes for its signature, space group and occupied positions with elements exchanged, by a learned distance
+       of compositions (metric.py). The distance is trained so that a crystal's own signature wins the vote of all
+       others (neighbourhood components analysis). The shares of the votes are probabilities, and calibrated as such.
+    3. The most probable signature is taken, the next one for a second crystal of the same composition, and so on.
+    4. Cell and free coordinates are those of the nearest stored crystal with that signature; the cell is scaled by
+       atomic volumes.
+So a crystal has its space group by construction, and one that is asked for is never missed.
+
+Crystals whose coordinates are not known (generative/datasets/site_labels.py) vote too, but lend none.
+
+Source: neighbourhood components analysis: Goldberger et al., NIPS 17 (2004). The method as a whole is ours.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from generative.config import SamplerSettings
+from generative.crystal.batch import CrystalBatch
+from generative.crystal.crystals import Crystal
+from generative.crystal.lattice import fit_atomic_volumes
+from generative.crystal.species import MAX_Z
+from generative.crystal.wyckoff import PARTNER, Signature, Sites, WyckoffCrystal, WyckoffError, space_group
+from generative.datasets.site_labels import SiteLabel
+from generative.requests import Request
+from generative.systems.baselines.stored import failed_sample, repeated
+from generative.systems.interface import Generator, Progress, of_steps, own_settings, require_cells
+from generative.systems.trainable import Loss, Trainable
+from generative.systems.wyckoff.config import WyckoffConfig, WyckoffSampler
+from generative.systems.wyckoff.library import Composition, Counts, Library, Shelf, described, kind_of, with_elements
+from generative.systems.wyckoff.metric import CompositionMetric
+from generative.training.data import TrainingSet
+
+logger = logging.getLogger(__name__)
+
+ROBUST = 0.02
+"""Training: probability that the vote is worth nothing, such as of a mislabelled crystal. It bounds the loss of a
+crystal whose signature nobody else has a reason to predict, which would else outweigh a hundred others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribedCrystals(CrystalBatch):
+    """Crystals with their signatures, K orbits end to end.
+
+    Attributes:
+        template: index among the stored crystals, which may not vote on themselves, (B,).
+        number: space group of the signature, (B,).
+        n_orbits: (B,).
+        orbit_z: atomic numbers, (K,).
+        orbit_letter: places of the Wyckoff letters in the alphabet of the group, (K,).
+    """
+
+    template: Tensor
+    number: Tensor
+    n_orbits: Tensor
+    orbit_z: Tensor
+    orbit_letter: Tensor
+
+    @property
+    def signatures(self) -> list[tuple[int, Sites]]:
+        """Space group and sites of each."""
+        return _signatures(self.number, self.n_orbits, self.orbit_z, self.orbit_letter)
+
+
+class DescribedSet(TrainingSet):
+    """A training set whose batches hold signatures."""
+
+    def __init__(self, data: TrainingSet, crystals: Sequence[WyckoffCrystal]) -> None:
+        super().__init__(data.crystals, data.spacegroups, data.energies, data.ids)
+        self.labels = data.labels
+        self.described = list(crystals)
+
+    def __getitem__(self, rows: Sequence[int]) -> DescribedCrystals:
+        """The batch of these rows."""
+        batch = super().__getitem__(rows)
+        packed = _packed([(self.described[i].signature.spacegroup, self.described[i].signature.sites) for i in rows])
+        return DescribedCrystals(
+            frac=batch.frac,
+            atomic_numbers=batch.atomic_numbers,
+            lattice_ang=batch.lattice_ang,
+            n_atoms=batch.n_atoms,
+            spacegroup=batch.spacegroup,
+            energy_ev_per_atom=batch.energy_ev_per_atom,
+            template=torch.tensor(list(rows)),
+            number=packed.number,
+            n_orbits=packed.n_orbits,
+            orbit_z=packed.orbit_z,
+            orbit_letter=packed.orbit_letter,
+        )
+
+
+class PackedSignatures(NamedTuple):
+    """Signatures as tensors: as in DescribedCrystals."""
+
+    number: Tensor
+    n_orbits: Tensor
+    orbit_z: Tensor
+    orbit_letter: Tensor
+
+
+def _packed(signatures: Sequence[tuple[int, Sites]]) -> PackedSignatures:
+    letters = [[list(space_group(n).positions).index(x) for _, x in sites] for n, sites in signatures]
+    return PackedSignatures(
+        torch.tensor([n for n, _ in signatures], dtype=torch.int16),
+        torch.tensor([len(sites) for _, sites in signatures], dtype=torch.int16),
+        torch.tensor([z for _, sites in signatures for z, _ in sites], dtype=torch.int16),
+        torch.tensor([x for of in letters for x in of], dtype=torch.int8),
+    )
+
+
+def _signatures(number: Tensor, n_orbits: Tensor, orbit_z: Tensor, orbit_letter: Tensor) -> list[tuple[int, Sites]]:
+    found, first = [], 0
+    z, letter = orbit_z.tolist(), orbit_letter.tolist()
+    for group, n in zip(number.tolist(), n_orbits.tolist(), strict=True):
+        alphabet = list(space_group(group).positions)
+        found.append((group, tuple((z[i], alphabet[letter[i]]) for i in range(first, first + n))))
+        first += n
+    return found
+
+
+class Wyckoff(Generator, Trainable):
+    """Signatures by the vote of stored crystals, numbers from the nearest of them."""
+
+    name = "wyckoff"
+    config_type, sampler_type = WyckoffConfig, WyckoffSampler
+    config: WyckoffConfig
+    heeds = frozenset({"composition", "spacegroup"})
+
+    number: Tensor
+    n_orbits: Tensor
+    orbit_z: Tensor
+    orbit_letter: Tensor
+    cell: Tensor
+    xyz: Tensor
+    atomic_volumes: Tensor
+
+    def __init__(self, config: WyckoffConfig) -> None:
+        super().__init__(config)
+        self.metric = CompositionMetric(config.width, config.hidden, config.dropout)
+        t, k = config.n_templates, config.n_orbits
+        self.register_buffer("number", torch.zeros(t, dtype=torch.int16))
+        self.register_buffer("n_orbits", torch.zeros(t, dtype=torch.int16))
+        self.register_buffer("orbit_z", torch.zeros(k, dtype=torch.int16))
+        self.register_buffer("orbit_letter", torch.zeros(k, dtype=torch.int8))
+        # A crystal that lends no coordinates has a cell of zeros.
+        self.register_buffer("cell", torch.zeros(t, 6))
+        self.register_buffer("xyz", torch.zeros(k, 3))
+        self.register_buffer("atomic_volumes", torch.full((MAX_Z + 1,), 15.0, dtype=torch.float64))
+        self._described: dict[str, WyckoffCrystal] = {}
+        self._labels: tuple[SiteLabel, ...] = ()
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def refused(self, crystal: Crystal) -> str:
+        """Why a crystal has no signature; empty where it has."""
+        try:
+            self._describe(crystal)
+        except WyckoffError as error:
+            return str(error)
+        return ""
+
+    def _describe(self, crystal: Crystal) -> WyckoffCrystal:
+        digest = crystal.digest
+        if digest not in self._described:
+            self._described[digest] = WyckoffCrystal.of(crystal)
+        return self._described[digest]
+
+    def arranged(self, data: TrainingSet, cache: Path | None = None, workers: int = 1) -> TrainingSet:
+        """The crystals with their signatures."""
+        self._labels = self._labels or tuple(data.labels)
+        return DescribedSet(data, [self._describe(crystal) for crystal in data.crystals])
+
+    def fit_statistics(self, crystals: Sequence[Crystal], energies_ev_per_atom: Sequence[float | None]) -> None:
+        """Store the training crystals, the first of them in order, and those without coordinates after them."""
+        stored = [self._describe(crystal) for crystal in crystals]
+        signatures = [(one.signature.spacegroup, one.signature.sites) for one in stored]
+        signatures += [(label.spacegroup, label.sites) for label in self._labels]
+        packed = _packed(signatures)
+        self.config = self.config.model_copy(update={"n_templates": len(signatures), "n_orbits": len(packed.orbit_z)})
+        for name, tensor in packed._asdict().items():
+            self.register_buffer(name, tensor)
+        self.register_buffer("cell", torch.zeros(len(signatures), 6))
+        self.register_buffer("xyz", torch.zeros(len(packed.orbit_z), 3))
+        self.cell[: len(stored)] = torch.as_tensor(np.stack([one.cell for one in stored]), dtype=torch.float32)
+        xyz = np.concatenate([one.xyz for one in stored])
+        self.xyz[: len(xyz)] = torch.as_tensor(xyz, dtype=torch.float32)
+        counts = np.stack([np.bincount(c.atomic_numbers, minlength=MAX_Z + 1) for c in crystals])
+        volumes = np.array([abs(np.linalg.det(c.lattice_ang)) for c in crystals])
+        self.atomic_volumes.copy_(torch.as_tensor(fit_atomic_volumes(counts.astype(float), volumes)))
+        self._described, self._labels = {}, ()
+        for made in ("library", "_first_orbit"):
+            self.__dict__.pop(made, None)
+
+    @cached_property
+    def library(self) -> Library:
+        """The stored crystals by their patterns of counts."""
+        return Library(_signatures(self.number, self.n_orbits, self.orbit_z, self.orbit_letter))
+
+    def loss(self, batch: CrystalBatch, rng: torch.Generator, epoch: int) -> Loss:
+        """Minus the logarithm of the share of votes for each crystal's own signature; `rng` draws who votes."""
+        assert isinstance(batch, DescribedCrystals), "a batch without signatures: take it from what `arranged` gives"
+        asked: dict[Counts, list[tuple[Composition, tuple[tuple[str, ...], ...], int, int]]] = defaultdict(list)
+        own = batch.template.tolist() if self.training else [-1] * len(batch)
+        for (spacegroup, sites), row in zip(batch.signatures, own, strict=True):
+            composition, letters = described(spacegroup, sites)
+            asked[composition.counts].append((composition, letters, spacegroup, row))
+        losses, right = [], []
+        for counts, those in asked.items():
+            if (shelf := self.library.shelf(counts)) is None:
+                continue
+            wanted = torch.tensor([shelf.index_of.get(kind_of(group, x), -1) for _, x, group, _ in those])
+            elements = torch.tensor([composition.elements for composition, *_ in those])
+            rows = torch.tensor([row for *_, row in those])
+            chosen = self._voters(len(shelf.kind), rng)
+            near = self._nearness(elements, counts, shelf, chosen)
+            near = near.masked_fill(rows[:, None] == shelf.row[chosen], -torch.inf)
+            mine = near.masked_fill(wanted[:, None] != shelf.kind[chosen], -torch.inf)
+            # A signature that no other crystal has cannot win any vote: nothing is to be learned of it here.
+            can = mine.isfinite().any(1)
+            if can.any():
+                log_share = mine[can].logsumexp(1) - near[can].logsumexp(1)
+                losses.append(-torch.log(log_share.exp() * (1 - ROBUST) + ROBUST))
+                right.append((shelf.kind[chosen][near[can].argmax(1)] == wanted[can]).float())
+        if not losses:  # of crystals that are all alone with their counts
+            zero = self.metric.same * 0
+            return Loss(zero, {"vote": zero.detach()})
+        total = torch.cat(losses).mean()
+        return Loss(total, {"vote": total, "nearest_is_right": torch.cat(right).mean()})
+
+    def _voters(self, n: int, rng: torch.Generator) -> Tensor:
+        most = self.config.templates_at_once
+        if not self.training or n <= most:
+            return torch.arange(n)
+        return torch.randperm(n, generator=rng, device=rng.device)[:most].cpu()
+
+    def _nearness(self, elements: Tensor, counts: Counts, shelf: Shelf, rows: Tensor) -> Tensor:
+        device = self.metric.same.device
+        asked, stored = elements.to(device), shelf.elements[rows].to(device)
+        near: Tensor = self.metric.nearness(self.metric(asked, counts), asked, self.metric(stored, counts), stored)
+        return near.cpu() if device.type != "cpu" else near
+
+    # --- sampling -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self,
+        requests: Sequence[Request],
+        rng: torch.Generator,
+        settings: SamplerSettings | None = None,
+        progress: Progress | None = None,
+    ) -> list[Crystal]:
+        """See Generator.sample. Equal requests get different signatures, the most probable first."""
+        how = own_settings(WyckoffSampler, settings)
+        require_cells(requests, atoms_max=1000)
+        done = of_steps(progress, len(requests))
+        ranked: dict[tuple[tuple[tuple[int, int], ...], int | None], list[Crystal]] = {}
+        turn: dict[object, int] = defaultdict(int)
+        wanted: dict[object, int] = defaultdict(int)
+        for request in requests:
+            wanted[request.content, request.spacegroup] += 1
+        crystals, failed = [], []
+        for i, request in enumerate(requests):
+            key = request.content, request.spacegroup
+            if key not in ranked:
+                ranked[key] = self._crystals(request, wanted[key], how.temperature, rng)
+            found = ranked[key]
+            if found:
+                crystals.append(found[turn[key] % len(found)])
+            else:
+                failed.append(request)
+                crystals.append(failed_sample(request.atomic_numbers))
+            turn[key] += 1
+            if done is not None:
+                done(i + 1)
+        if failed:
+            logger.warning(
+                "%d of %d requests have the counts of no stored crystal%s, such as %s",
+                len(failed), len(requests), " of the space group that is asked for" if failed[0].spacegroup else "",
+                failed[0],
+            )  # fmt: skip
+        return crystals
+
+    def _crystals(self, request: Request, n: int, temperature: float, rng: torch.Generator) -> list[Crystal]:
+        """Up to n crystals of a composition, the most probable signature first; none where nothing is stored."""
+        counts = dict(request.content)
+        whole = np.gcd.reduce(list(counts.values()))
+        for n_cells in (d for d in range(1, whole + 1) if whole % d == 0):
+            composition = Composition.of({z: count // n_cells for z, count in counts.items()})
+            drawn = self._drawn(composition, request.spacegroup, n, temperature, rng)
+            if drawn:
+                return [_of_content(repeated(crystal, n_cells), request) for crystal in drawn]
+        return []
+
+    def _drawn(
+        self, composition: Composition, spacegroup: int | None, n: int, temperature: float, rng: torch.Generator
+    ) -> list[Crystal]:
+        shelf = self.library.shelf(composition.counts)
+        if shelf is None:
+            return []
+        numbers = torch.tensor([number for number, _ in shelf.kinds])
+        near = self._nearness(
+            torch.tensor([composition.elements]), composition.counts, shelf, torch.arange(len(shelf.kind))
+        )[0]
+        if spacegroup is not None:
+            near = near.masked_fill(numbers[shelf.kind] != PARTNER.get(spacegroup, spacegroup), -torch.inf)
+        lends = self.cell[shelf.row].abs().sum(1) > 0
+        votes = torch.zeros(len(shelf.kinds), dtype=torch.float64).index_add_(
+            0, shelf.kind, near.double().softmax(0).nan_to_num()
+        )
+        possible = torch.zeros(len(shelf.kinds), dtype=torch.bool).index_put_((shelf.kind[lends],), torch.tensor(True))
+        score = votes.log().masked_fill(~possible, -torch.inf)
+        if temperature:
+            uniform = torch.rand(len(score), generator=rng, device=rng.device, dtype=torch.float64).cpu()
+            score = score / temperature - (-uniform.clamp(1e-12, 1 - 1e-12).log()).log()
+        order = [int(k) for k in score.argsort(descending=True, stable=True) if score[k] > -torch.inf]
+        # One of every signature before the second nearest crystal of any.
+        turns = []
+        for rank, kind in enumerate(order[:n]):
+            entries = ((shelf.kind == kind) & lends).nonzero()[:, 0]
+            entries = entries[near[entries].argsort(descending=True, stable=True)]
+            turns += [(depth, rank, int(entry)) for depth, entry in enumerate(entries[: -(-n // len(order))])]
+        return [self._built(composition, shelf, entry, spacegroup) for _, _, entry in sorted(turns)[:n]]
+
+    def _built(self, composition: Composition, shelf: Shelf, entry: int, spacegroup: int | None) -> Crystal:
+        """The stored crystal of a shelf's entry with the elements of a composition."""
+        row = int(shelf.row[entry])
+        new_of = dict(zip(shelf.elements[entry].tolist(), composition.elements, strict=True))
+        volume = {z: float(self.atomic_volumes[z]) for z in {*new_of, *new_of.values()}}
+        old, new = (
+            sum(volume[z] * n for z, n in zip(elements, composition.counts, strict=True))
+            for elements in (shelf.elements[entry].tolist(), composition.elements)
+        )
+        crystal = with_elements(self._template(row), new_of, (new / old) ** (1 / 3)).crystal()
+        if spacegroup in PARTNER:
+            return Crystal(crystal.lattice_ang, -crystal.frac % 1, crystal.atomic_numbers)
+        return crystal
+
+    @cached_property
+    def _first_orbit(self) -> list[int]:
+        ends = self.n_orbits.long().cumsum(0).tolist()
+        return [0, *ends[:-1]]
+
+    def _template(self, row: int) -> WyckoffCrystal:
+        first, n = self._first_orbit[row], int(self.n_orbits[row])
+        orbits = slice(first, first + n)
+        ((number, sites),) = _signatures(
+            self.number[row : row + 1], self.n_orbits[row : row + 1], self.orbit_z[orbits], self.orbit_letter[orbits]
+        )
+        return WyckoffCrystal(
+            Signature(number, sites), self.cell[row].double().numpy(), self.xyz[orbits].double().numpy()
+        )
+
+
+def _of_content(crystal: Crystal, request: Request) -> Crystal:
+    """Atoms of one element together, ascending by atomic number, as every generator gives them."""
+    order = np.argsort(crystal.atomic_numbers, kind="stable")
+    assert tuple(crystal.atomic_numbers[order].tolist()) == request.atomic_numbers
+    return Crystal(crystal.lattice_ang, crystal.frac[order], crystal.atomic_numbers[order])

@@ -1,0 +1,240 @@
+"""The symmetric generator: what votes for what, which crystals come, and that they have the symmetry asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import spglib
+import torch
+from pymatgen.core.lattice import Lattice
+from pymatgen.core.structure import Structure
+
+from generative import checkpoints
+from generative.crystal.crystals import Crystal
+from generative.crystal.wyckoff import Signature, WyckoffCrystal, space_group
+from generative.datasets.site_labels import SiteLabel, SiteLabelsError, read_site_labels
+from generative.requests import Request
+from generative.systems.wyckoff.config import WyckoffConfig, WyckoffSampler
+from generative.systems.wyckoff.library import Composition, Library, kind_of
+from generative.systems.wyckoff.system import DescribedCrystals, Wyckoff
+from generative.training.data import TrainingSet, split
+from tests.real_crystals import in_space_group, real_crystals
+
+ROCK_SALT = [[0, 0, 0], [0.5, 0.5, 0.5]]
+HALIDES = {
+    225: (("Na", "Cl", 5.64), ("K", "Br", 6.60), ("Li", "F", 4.03), ("Ag", "Cl", 5.55), ("K", "I", 7.07)),
+    221: (("Cs", "Cl", 4.12), ("Cs", "Br", 4.29), ("Cs", "I", 4.57), ("Tl", "Cl", 3.83)),
+}
+
+
+def halides() -> list[Crystal]:
+    return [
+        in_space_group(number, Lattice.cubic(a), [cation, anion], ROCK_SALT)
+        for number, those in HALIDES.items()
+        for cation, anion, a in those
+    ]
+
+
+def set_of(crystals: Sequence[Crystal], labels: Sequence[SiteLabel] = ()) -> TrainingSet:
+    n = len(crystals)
+    data = TrainingSet(crystals, [None] * n, [None] * n, [f"made:{i}" for i in range(n)])
+    data.labels = tuple(labels)
+    return data
+
+
+def stored(crystals: Sequence[Crystal], labels: Sequence[SiteLabel] = ()) -> Wyckoff:
+    torch.manual_seed(0)
+    system = Wyckoff(WyckoffConfig(width=8, hidden=16))
+    data = system.arranged(set_of(crystals, labels))
+    system.fit_statistics(data.crystals, data.energies)
+    return system.eval()
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def group_of(crystal: Crystal, symprec_ang: float = 0.01) -> int:
+    found = spglib.get_symmetry_dataset(
+        (crystal.lattice_ang.tolist(), crystal.frac.tolist(), crystal.atomic_numbers.tolist()), symprec_ang
+    )
+    assert found is not None
+    return int(found.number)
+
+
+def test_equal_requests_get_every_stored_signature_before_any_comes_again() -> None:
+    system = stored(halides())
+    drawn = system.sample([Request.of({"Rb": 1, "Cl": 1})] * 4, rng())
+    assert {group_of(c) for c in drawn[:2]} == {225, 221}
+    assert {group_of(c) for c in drawn[2:]} == {225, 221}
+    assert all(sorted(c.atomic_numbers) == [17, 37] for c in drawn)
+    # The second rock salt is built from the second nearest crystal, so its cell is scaled from another one.
+    assert len({round(float(abs(np.linalg.det(c.lattice_ang))), 6) for c in drawn}) == 4
+
+
+def test_a_crystal_that_is_stored_comes_back_with_its_own_numbers() -> None:
+    crystals = real_crystals("mp_20_val", 40, 20)
+    system = stored(crystals)
+    with torch.no_grad():
+        system.metric.same.fill_(-100.0)  # an equal composition is the nearest of all
+    for crystal in crystals[:15]:
+        request = Request.for_atoms(crystal.atomic_numbers.tolist())
+        (back,) = system.sample([request], rng())
+        wanted, found = (WyckoffCrystal.of(c, 0.01) for c in (crystal, back))
+        assert found.signature == wanted.signature
+        assert np.allclose(found.cell, wanted.cell, atol=1e-3)
+
+
+@pytest.mark.parametrize("asked", [225, 221])
+def test_a_space_group_that_is_asked_for_is_that_of_every_crystal(asked: int) -> None:
+    system = stored(halides())
+    drawn = system.sample([Request.of({"Rb": 1, "Br": 1}, spacegroup=asked)] * 3, rng())
+    assert [group_of(c) for c in drawn] == [asked] * 3
+
+
+def test_both_hands_of_an_enantiomorphic_group_can_be_asked_for() -> None:
+    quartz = Structure.from_spacegroup(
+        152, Lattice.hexagonal(4.913, 5.405), ["Si", "O"], [[0.4697, 0, 1 / 3], [0.4135, 0.2669, 0.4524]]
+    )
+    system = stored([Crystal.from_structure(quartz)])
+    for number in (152, 154):
+        (crystal,) = system.sample([Request.of({"Ge": 3, "O": 6}, spacegroup=number)], rng())
+        assert group_of(crystal) == number
+
+
+def test_what_no_stored_crystal_resembles_is_a_failed_sample_with_a_word_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    system = stored(halides())
+    drawn = system.sample([Request.of({"Na": 1, "Cl": 3}), Request.of({"Na": 1, "Cl": 1}, spacegroup=216)], rng())
+    assert all(np.isnan(c.lattice_ang).all() for c in drawn)
+    assert "2 of 2 requests have the counts of no stored crystal" in caplog.text
+
+
+def test_a_cell_of_several_formula_units_is_a_supercell_where_nothing_else_is_stored() -> None:
+    system = stored(halides())
+    (crystal,) = system.sample([Request.of({"Rb": 4, "Cl": 4}, spacegroup=225)], rng())
+    assert len(crystal.atomic_numbers) == 8
+    assert group_of(crystal) == 225
+
+
+def test_a_temperature_draws_by_the_votes() -> None:
+    system = stored(halides())
+    request = Request.of({"Rb": 1, "Cl": 1})
+    share = _shares(system, request)[225]
+    hot = WyckoffSampler(temperature=1.0)
+    generator = rng(3)
+    n = 400
+    drawn = [group_of(system.sample([request], generator, hot)[0]) for _ in range(n)]
+    error = (share * (1 - share) / n) ** 0.5
+    assert drawn.count(225) / n == pytest.approx(share, abs=4 * error)
+    assert 0.02 < share < 0.98
+
+
+def _shares(system: Wyckoff, request: Request) -> dict[int, float]:
+    """Votes by space group, from the metric's own definition, one stored crystal at a time."""
+    composition = Composition.of(dict(request.content))
+    shelf = system.library.shelf(composition.counts)
+    assert shelf is not None
+    weights: dict[int, float] = {}
+    with torch.no_grad():
+        asked = system.metric(torch.tensor([composition.elements]), composition.counts)[0].double()
+        for elements, kind in zip(shelf.elements, shelf.kind, strict=True):
+            there = system.metric(elements[None], composition.counts)[0].double()
+            number = shelf.kinds[int(kind)][0]
+            weights[number] = weights.get(number, 0.0) + float(torch.exp(-(asked - there).square().sum()))
+    total = sum(weights.values())
+    return {number: weight / total for number, weight in weights.items()}
+
+
+def test_training_makes_the_signature_of_a_crystal_win_the_votes_of_the_others() -> None:
+    system = stored(halides()).train()
+    data = system.arranged(set_of(halides()))
+    batch = data[list(range(len(data)))]
+    assert isinstance(batch, DescribedCrystals)
+    optimiser = torch.optim.Adam(system.metric.parameters(), 0.01)
+    first = float(system.loss(batch, rng(), 0).total.detach())
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss = system.loss(batch, rng(), 0)
+        loss.total.backward()
+        optimiser.step()
+    assert float(loss.total.detach()) < 0.3 * first
+    assert float(loss.parts["nearest_is_right"]) == 1.0
+
+
+def test_no_crystal_votes_on_itself_while_training() -> None:
+    # Alone in its signature a crystal has nobody to be predicted by, whatever the weights.
+    system = stored(halides()[:1]).train()
+    data = system.arranged(set_of(halides()[:1]))
+    assert float(system.loss(data[[0]], rng(), 0).total.detach()) == 0.0
+
+
+def test_crystals_without_coordinates_vote_and_lend_nothing() -> None:
+    labels = [SiteLabel(f"label-{z}", 221, Signature.of(221, [(z, "a"), (17, "b")]).sites) for z in (37, 55, 81)]
+    alone, with_labels = stored(halides()[:5]), stored(halides()[:5], labels)
+    assert with_labels.config.n_templates == 8
+    request = Request.of({"Rb": 1, "Cl": 1})
+    assert 221 in _shares(with_labels, request)
+    assert 221 not in _shares(alone, request)
+    assert group_of(with_labels.sample([request], rng())[0]) == 225  # nobody can lend the numbers of a CsCl type
+
+
+def test_labels_of_held_out_formulas_are_held_out_too() -> None:
+    sites = Signature.of(225, [(11, "a"), (17, "b")]).sites
+    label = SiteLabel("label", 225, sites)
+    data = set_of(halides(), [label])
+    for seed in range(20):
+        train, held = split(data, 0.3, seed)
+        is_held = any(sorted(c.atomic_numbers) == [11, 17] for c in held.crystals)
+        assert train.labels == (() if is_held else (label,))
+        assert held.labels == ()
+
+
+def test_a_checkpoint_draws_what_the_system_draws(tmp_path: Path) -> None:
+    system = stored(halides(), [SiteLabel("label", 221, Signature.of(221, [(37, "a"), (17, "b")]).sites)])
+    checkpoints.save(tmp_path / "made", system, {}, torch.float32)
+    again = checkpoints.load(str(tmp_path / "made")).generator
+    requests = [Request.of({"Rb": 1, "Cl": 1})] * 3
+    for a, b in zip(system.sample(requests, rng()), again.sample(requests, rng()), strict=True):
+        assert a.digest == b.digest
+
+
+def test_exchanged_roles_are_kinds_of_their_own_unless_the_normalizer_makes_them_one() -> None:
+    perovskite = kind_of(221, (("a",), ("b",), ("c",)))
+    assert kind_of(221, (("b",), ("a",), ("d",))) == perovskite  # the other origin
+    assert kind_of(221, (("b",), ("a",), ("c",))) != perovskite  # A and B exchanged
+    assert kind_of(225, (("a",), ("b",))) == kind_of(225, (("b",), ("a",)))
+    library = Library([(221, Signature.of(221, [(20, "a"), (22, "b"), (8, "c")]).sites)])
+    shelf = library.shelf((1, 1, 3))
+    assert shelf is not None
+    assert len(shelf.kind) == len(shelf.kinds) == 2
+    assert library.shelf((1, 2, 3)) is None
+
+
+def test_rows_of_a_label_file_are_crystals_or_have_a_reason(tmp_path: Path) -> None:
+    rows = {
+        "material_id": ["good", "short", "none", "wrong", "hidden"],
+        "atomic_numbers": [[11, 17], [11, 17], [11, 17], [11, 17], [11, 17]],
+        "spacegroup": [225, 225, 225, 225, 225],
+        "wyckoff": [["b", "a"], ["a"], None, ["a", "c"], ["a", "b"]],
+        "equivalent_atoms": [[0, 1], [0, 1], [0, 1], [0, 1], [0, 1]],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "labels.parquet")
+    labels, refused = read_site_labels(tmp_path / "labels.parquet", exclude=["hidden"])
+    assert labels == [SiteLabel("good", 225, Signature.of(225, [(11, "a"), (17, "b")]).sites)]
+    assert sorted(refused) == ["none", "short", "wrong"]
+    assert "hold 3 atoms: expected 2" in refused["wrong"]
+    assert labels[0].counts == {11: 1, 17: 1}
+    pq.write_table(pa.table({"material_id": ["a"]}), tmp_path / "other.parquet")
+    with pytest.raises(SiteLabelsError, match="other.parquet"):
+        read_site_labels(tmp_path / "other.parquet")
+    (tmp_path / "text.parquet").write_text("no parquet")
+    with pytest.raises(SiteLabelsError, match="expected Parquet"):
+        read_site_labels(tmp_path / "text.parquet")
+    assert space_group(225).positions["a"].multiplicity == 1
