@@ -102,6 +102,37 @@ class DescribedSet(TrainingSet):
             orbit_letter=packed.orbit_letter,
         )
 
+    @cached_property
+    def _of_pattern(self) -> list[np.ndarray]:
+        """Rows of each pattern of counts."""
+        rows: dict[Counts, list[int]] = defaultdict(list)
+        for row, one in enumerate(self.described):
+            rows[described(one.signature.spacegroup, one.signature.sites)[0].counts].append(row)
+        return [np.array(rows[counts]) for counts in sorted(rows)]
+
+    def batches(self, size: int, rng: np.random.Generator | None, like_size: bool = True) -> list[list[int]]:
+        """Rows of every batch of one epoch: crystals of as few patterns of counts as may be, since a shelf costs the
+        same whether one crystal or a hundred are compared with it. `like_size` is not read.
+        """
+        cut: list[list[int]] = []
+        rest: list[int] = []
+        for of_pattern in self._of_pattern:
+            rows = (of_pattern if rng is None else rng.permutation(of_pattern)).tolist()
+            n_whole = len(rows) // size * size
+            cut += [rows[i : i + size] for i in range(0, n_whole, size)]
+            # What is left over of a pattern shares a batch with its neighbours, always the same ones: so there are as
+            # many batches in every epoch.
+            rest += rows[n_whole:]
+            if len(rest) >= size:
+                cut.append(rest)
+                rest = []
+        cut += [rest] if rest else []
+        return cut if rng is None else [cut[i] for i in rng.permutation(len(cut))]
+
+    def batches_per_epoch(self, size: int) -> int:
+        """How many `batches` gives."""
+        return len(self.batches(size, None))
+
 
 class PackedSignatures(NamedTuple):
     """Signatures as tensors: as in DescribedCrystals."""

@@ -238,3 +238,22 @@ def test_rows_of_a_label_file_are_crystals_or_have_a_reason(tmp_path: Path) -> N
     with pytest.raises(SiteLabelsError, match="expected Parquet"):
         read_site_labels(tmp_path / "text.parquet")
     assert space_group(225).positions["a"].multiplicity == 1
+
+
+def test_an_epoch_has_every_crystal_once_in_batches_of_few_patterns_and_always_as_many() -> None:
+    crystals = real_crystals("mp_20_val", 300, 20)
+    system = Wyckoff(WyckoffConfig(width=8, hidden=16))
+    data = system.arranged(set_of(crystals))
+    shuffled = [data.batches(32, np.random.default_rng(seed)) for seed in range(5)]
+    for batches in shuffled:
+        assert sorted(row for batch in batches for row in batch) == list(range(len(crystals)))
+        assert len(batches) == data.batches_per_epoch(32) == len(data.batches(32, None))
+    assert shuffled[0] != shuffled[1]
+    patterns = [
+        len({tuple(sorted(np.unique(crystals[row].atomic_numbers, return_counts=True)[1])) for row in batch})
+        for batch in shuffled[0]
+    ]
+    all_patterns = {tuple(sorted(np.unique(c.atomic_numbers, return_counts=True)[1])) for c in crystals}
+    n_whole = sum(n == 1 for n in patterns)
+    assert n_whole >= 1
+    assert sum(patterns) <= len(all_patterns) + n_whole  # no pattern's rest is spread over several batches
