@@ -17,8 +17,8 @@ GROUP = "hullward.systems"
 """Entry points of other packages."""
 
 SYSTEMS: dict[str, str] = {
-    "wyckoff": "generative.systems.wyckoff.system:Wyckoff",
     "crystal-flow": "generative.systems.crystal_flow:CrystalFlow",
+    "wyckoff": "generative.systems.wyckoff.system:Wyckoff",
     "training-copies": "generative.systems.baselines.training_copies:TrainingCopies",
     "prototype-substitution": "generative.systems.baselines.substitution:PrototypeSubstitution",
     "random-symmetric": "generative.systems.baselines.random_symmetric:RandomSymmetric",

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from generative.metrics.metric import Metric
 from generative.training.config import TrainConfig
@@ -25,8 +27,21 @@ MACHINE = {"device", "n_devices", "torch_threads"}
 FILES = {"data", "exclude", "validation"}
 """Settings that name files, whose digests count in their place."""
 
+LATER = {"labels"}
+"""Settings that came after results which lie on disk, and that no paper uses: without them these keep their digests."""
+
 CURVE_POINTS = 200
 """Most points of a curve that are kept: enough to draw it."""
+
+
+def settings_of(training: TrainConfig, but: Collection[str] = ()) -> dict[str, Any]:
+    """What a training's result depends on of its settings, as JSON has it.
+
+    Args:
+        training: all settings.
+        but: further names that are left out.
+    """
+    return training.model_dump(mode="json", exclude=MACHINE | LATER | set(but))
 
 
 def clear_unless(folder: Path, inputs: str) -> None:

@@ -92,7 +92,7 @@ def training_of(config: ReproductionConfig, entry: DatasetEntry, system: str) ->
 
 def training_inputs(config: ReproductionConfig, entry: DatasetEntry, system: str) -> str:
     """Digest of the settings and files of a training."""
-    settings = training_of(config, entry, system).model_dump(mode="json", exclude=trainings.MACHINE | trainings.FILES)
+    settings = trainings.settings_of(training_of(config, entry, system), trainings.FILES)
     files = [digest_of_file(path) for path in (entry.train, entry.test, entry.validation) if path is not None]
     return digest_of({"settings": settings, "files": files, "n_atoms_max": entry.max_atoms})
 

@@ -213,7 +213,7 @@ def training_of(config: UNetReproductionConfig, entry: PolymorphData, system: st
 
 def training_inputs(config: UNetReproductionConfig, entry: PolymorphData, system: str) -> str:
     """Digest of the settings and crystals of a training."""
-    settings = training_of(config, entry, system).model_dump(mode="json", exclude=trainings.MACHINE | {"data"})
+    settings = trainings.settings_of(training_of(config, entry, system), {"data"})
     return digest_of({"settings": settings, "crystals": parts_of(config, entry, task_of(system)).fingerprint})
 
 

@@ -244,10 +244,10 @@ def test_an_epoch_has_every_crystal_once_in_batches_of_few_patterns_and_always_a
     crystals = real_crystals("mp_20_val", 300, 20)
     system = Wyckoff(WyckoffConfig(width=8, hidden=16))
     data = system.arranged(set_of(crystals))
-    shuffled = [data.batches(32, np.random.default_rng(seed)) for seed in range(5)]
+    shuffled = [data.batches(8, np.random.default_rng(seed)) for seed in range(5)]
     for batches in shuffled:
         assert sorted(row for batch in batches for row in batch) == list(range(len(crystals)))
-        assert len(batches) == data.batches_per_epoch(32) == len(data.batches(32, None))
+        assert len(batches) == data.batches_per_epoch(8) == len(data.batches(8, None))
     assert shuffled[0] != shuffled[1]
     patterns = [
         len({tuple(sorted(np.unique(crystals[row].atomic_numbers, return_counts=True)[1])) for row in batch})
