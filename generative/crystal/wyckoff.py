@@ -277,9 +277,12 @@ class WyckoffCrystal:
         Raises: WyckoffError: if spglib finds no symmetry, or states positions that are none of its own group's.
         """
         cell = crystal.lattice_ang.tolist(), crystal.frac.tolist(), crystal.atomic_numbers.tolist()
-        found = spglib.get_symmetry_dataset(cell, symprec_ang)
-        if found is not None and found.hall_number != space_group(found.number).hall_number:
-            found = spglib.get_symmetry_dataset(cell, symprec_ang, hall_number=space_group(found.number).hall_number)
+        try:  # spglib raises, or gives None, as whoever imported it first has chosen
+            found = spglib.get_symmetry_dataset(cell, symprec_ang)
+            if found is not None and found.hall_number != (hall := space_group(found.number).hall_number):
+                found = spglib.get_symmetry_dataset(cell, symprec_ang, hall_number=hall)
+        except spglib.SpglibError:
+            found = None
         if found is None:
             raise WyckoffError(
                 f"spglib finds no space group of {len(crystal.atomic_numbers)} atoms at {symprec_ang:g} A: expected a "

@@ -131,7 +131,9 @@ def test_crystals_of_databases_come_back_as_they_were(symprec_ang: float) -> Non
         assert WyckoffCrystal.of(back, 1e-3).signature == described.signature
 
 
-def test_what_is_no_crystal_is_refused_in_a_sentence() -> None:
+@pytest.mark.parametrize("raises", [False, True])
+def test_what_is_no_crystal_is_refused_in_a_sentence(raises: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spglib.error, "OLD_ERROR_HANDLING", not raises)
     flat = Crystal(np.zeros((3, 3)), np.zeros((1, 3)), np.array([11]))
     with pytest.raises(WyckoffError, match="finds no space group of 1 atoms"):
         WyckoffCrystal.of(flat)
