@@ -298,6 +298,8 @@ class Wyckoff(Generator, Trainable):
         how = own_settings(WyckoffSampler, settings)
         require_cells(requests, atoms_max=1000)
         done = of_steps(progress, len(requests))
+        stored: dict[Counts, Tensor] = {}
+        """Vectors of the shelves that were asked for: the same for every request."""
         ranked: dict[tuple[tuple[tuple[int, int], ...], int | None], list[Crystal]] = {}
         turn: dict[object, int] = defaultdict(int)
         wanted: dict[object, int] = defaultdict(int)
@@ -307,7 +309,7 @@ class Wyckoff(Generator, Trainable):
         for i, request in enumerate(requests):
             key = request.content, request.spacegroup
             if key not in ranked:
-                ranked[key] = self._crystals(request, wanted[key], how.temperature, rng)
+                ranked[key] = self._crystals(request, wanted[key], how.temperature, rng, stored)
             found = ranked[key]
             if found:
                 crystals.append(found[turn[key] % len(found)])
@@ -325,27 +327,38 @@ class Wyckoff(Generator, Trainable):
             )  # fmt: skip
         return crystals
 
-    def _crystals(self, request: Request, n: int, temperature: float, rng: torch.Generator) -> list[Crystal]:
+    def _crystals(
+        self, request: Request, n: int, temperature: float, rng: torch.Generator, stored: dict[Counts, Tensor]
+    ) -> list[Crystal]:
         """Up to n crystals of a composition, the most probable signature first; none where nothing is stored."""
         counts = dict(request.content)
         whole = np.gcd.reduce(list(counts.values()))
         for n_cells in (d for d in range(1, whole + 1) if whole % d == 0):
             composition = Composition.of({z: count // n_cells for z, count in counts.items()})
-            drawn = self._drawn(composition, request.spacegroup, n, temperature, rng)
+            drawn = self._drawn(composition, request.spacegroup, n, temperature, rng, stored)
             if drawn:
                 return [_of_content(repeated(crystal, n_cells), request) for crystal in drawn]
         return []
 
     def _drawn(
-        self, composition: Composition, spacegroup: int | None, n: int, temperature: float, rng: torch.Generator
+        self,
+        composition: Composition,
+        spacegroup: int | None,
+        n: int,
+        temperature: float,
+        rng: torch.Generator,
+        stored: dict[Counts, Tensor],
     ) -> list[Crystal]:
         shelf = self.library.shelf(composition.counts)
         if shelf is None:
             return []
         numbers = torch.tensor([number for number, _ in shelf.kinds])
-        near = self._nearness(
-            torch.tensor([composition.elements]), composition.counts, shelf, torch.arange(len(shelf.kind))
-        )[0]
+        device = self.metric.same.device
+        asked, everybody = torch.tensor([composition.elements]).to(device), shelf.elements.to(device)
+        if composition.counts not in stored:
+            stored[composition.counts] = self.metric(everybody, composition.counts)
+        vector = self.metric(asked, composition.counts)
+        near = self.metric.nearness(vector, asked, stored[composition.counts], everybody)[0].cpu()
         if spacegroup is not None:
             near = near.masked_fill(numbers[shelf.kind] != PARTNER.get(spacegroup, spacegroup), -torch.inf)
         lends = self.cell[shelf.row].abs().sum(1) > 0
