@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -94,6 +94,12 @@ class CrystalBatch:
                 dtype=torch.float32,
             ),
         )
+
+    @classmethod
+    def extending(cls, batch: CrystalBatch, **further: Tensor) -> Self:
+        """The batch with what a class of its own adds to it."""
+        fields: dict[str, Any] = {name: getattr(batch, name) for name in CrystalBatch.__dataclass_fields__}
+        return cls(**{**fields, **further})
 
     def unpack(self) -> list[Crystal]:
         """The crystals, double precision, coordinates wrapped into [0, 1)."""

@@ -71,13 +71,8 @@ class GraphSet(TrainingSet):
     def __getitem__(self, rows: Sequence[int]) -> GraphedCrystals:
         """The batch of these rows."""
         batch, packed = super().__getitem__(rows), pack([self.graphs[i] for i in rows])
-        return GraphedCrystals(
-            frac=batch.frac,
-            atomic_numbers=batch.atomic_numbers,
-            lattice_ang=batch.lattice_ang,
-            n_atoms=batch.n_atoms,
-            spacegroup=batch.spacegroup,
-            energy_ev_per_atom=batch.energy_ev_per_atom,
+        return GraphedCrystals.extending(
+            batch,
             source=packed.source,
             target=packed.target,
             distance_ang=packed.distance_ang,

@@ -208,6 +208,8 @@ def given_task(config: ModifyConfig, folder: Path) -> FileRef:
     given, refused = given_crystals(config)
     for sentence in refused[:5]:
         logger.warning("left out: %s", sentence)
+    if (old := folder / "polymorphs.parquet").is_file():
+        logger.warning("%s is of an earlier version and is not read: its polymorphs are drawn again; remove it", old)
     ref = given_file(given, folder)
     logger.info("%d crystals, %d polymorphs of each", len(ref.read()), config.n_candidates)
     return ref

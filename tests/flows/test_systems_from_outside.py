@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.flows.conftest import ROOT, Campaign, Discover
+from tests.outside_packages import install, run
 
 MODULE = """
 import numpy as np
@@ -50,18 +50,11 @@ SHAPES = "import numpy as np\n\n\ndef cube(volume):\n    return volume ** (1 / 3
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
     """A folder with an installed package of two modules, and a checkpoint of its system."""
-    folder = tmp_path / "site"
-    package, about = folder / "toy_crystals", folder / "toy_crystals-1.0.dist-info"
-    for made in (package, about):
-        made.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    (package / "gas.py").write_text(MODULE)
-    (package / "shapes.py").write_text(SHAPES)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-crystals\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(
+    entries = (
         "[hullward.systems]\ntoy-gas = toy_crystals.gas:Gas\nbroken = toy_crystals.absent:Gas\n"
         "crystal-flow = toy_crystals.gas:Gas\n"
     )
+    folder = install(tmp_path / "site", "toy_crystals", {"gas.py": MODULE, "shapes.py": SHAPES}, entries)
     make = (
         "from pathlib import Path\nfrom generative import checkpoints\nfrom storage.settings import RoomConfig\n"
         "from generative.systems.registry import system_type\n"
@@ -69,19 +62,6 @@ def outside(tmp_path: Path) -> Path:
     )
     run(make, folder)
     return folder
-
-
-def run(code: str, folder: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def settings(campaign: Campaign, tmp_path: Path, **sampler: Any) -> Path:

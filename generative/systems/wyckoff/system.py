@@ -20,10 +20,8 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +32,7 @@ from generative.crystal.batch import CrystalBatch
 from generative.crystal.crystals import Crystal
 from generative.crystal.lattice import fit_atomic_volumes
 from generative.crystal.species import MAX_Z
-from generative.crystal.wyckoff import PARTNER, Signature, Sites, WyckoffCrystal, WyckoffError, space_group
+from generative.crystal.wyckoff import PARTNER, Signature, WyckoffCrystal, WyckoffError
 from generative.datasets.site_labels import SiteLabel
 from generative.requests import Request
 from generative.systems.baselines.stored import failed_sample, repeated
@@ -43,7 +41,15 @@ from generative.systems.trainable import Loss, Trainable
 from generative.systems.wyckoff.config import WyckoffConfig, WyckoffSampler
 from generative.systems.wyckoff.library import Composition, Counts, Library, Shelf, described, kind_of, with_elements
 from generative.systems.wyckoff.metric import CompositionMetric
+from generative.systems.wyckoff.training_set import (
+    DescribedCrystals,
+    DescribedSet,
+    identity_of,
+    packed_signatures,
+    signatures_of,
+)
 from generative.training.data import TrainingSet
+from storage.digests import text_digest
 
 logger = logging.getLogger(__name__)
 
@@ -52,115 +58,9 @@ ROBUST = 0.02
 crystal whose signature nobody else has a reason to predict, which would else outweigh a hundred others."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DescribedCrystals(CrystalBatch):
-    """Crystals with their signatures, K orbits end to end.
-
-    Attributes:
-        template: index among the stored crystals, which may not vote on themselves, (B,).
-        number: space group of the signature, (B,).
-        n_orbits: (B,).
-        orbit_z: atomic numbers, (K,).
-        orbit_letter: places of the Wyckoff letters in the alphabet of the group, (K,).
-    """
-
-    template: Tensor
-    number: Tensor
-    n_orbits: Tensor
-    orbit_z: Tensor
-    orbit_letter: Tensor
-
-    @property
-    def signatures(self) -> list[tuple[int, Sites]]:
-        """Space group and sites of each."""
-        return _signatures(self.number, self.n_orbits, self.orbit_z, self.orbit_letter)
-
-
-class DescribedSet(TrainingSet):
-    """A training set whose batches hold signatures."""
-
-    def __init__(self, data: TrainingSet, crystals: Sequence[WyckoffCrystal]) -> None:
-        super().__init__(data.crystals, data.spacegroups, data.energies, data.ids)
-        self.labels = data.labels
-        self.described = list(crystals)
-
-    def __getitem__(self, rows: Sequence[int]) -> DescribedCrystals:
-        """The batch of these rows."""
-        batch = super().__getitem__(rows)
-        packed = _packed([(self.described[i].signature.spacegroup, self.described[i].signature.sites) for i in rows])
-        return DescribedCrystals(
-            frac=batch.frac,
-            atomic_numbers=batch.atomic_numbers,
-            lattice_ang=batch.lattice_ang,
-            n_atoms=batch.n_atoms,
-            spacegroup=batch.spacegroup,
-            energy_ev_per_atom=batch.energy_ev_per_atom,
-            template=torch.tensor(list(rows)),
-            number=packed.number,
-            n_orbits=packed.n_orbits,
-            orbit_z=packed.orbit_z,
-            orbit_letter=packed.orbit_letter,
-        )
-
-    @cached_property
-    def _of_pattern(self) -> list[np.ndarray]:
-        """Rows of each pattern of counts."""
-        rows: dict[Counts, list[int]] = defaultdict(list)
-        for row, one in enumerate(self.described):
-            rows[described(one.signature.spacegroup, one.signature.sites)[0].counts].append(row)
-        return [np.array(rows[counts]) for counts in sorted(rows)]
-
-    def batches(self, size: int, rng: np.random.Generator | None, like_size: bool = True) -> list[list[int]]:
-        """Rows of every batch of one epoch: crystals of as few patterns of counts as may be, since a shelf costs the
-        same whether one crystal or a hundred are compared with it. `like_size` is not read.
-        """
-        cut: list[list[int]] = []
-        rest: list[int] = []
-        for of_pattern in self._of_pattern:
-            rows = (of_pattern if rng is None else rng.permutation(of_pattern)).tolist()
-            n_whole = len(rows) // size * size
-            cut += [rows[i : i + size] for i in range(0, n_whole, size)]
-            # What is left over of a pattern shares a batch with its neighbours, always the same ones: so there are as
-            # many batches in every epoch.
-            rest += rows[n_whole:]
-            if len(rest) >= size:
-                cut.append(rest)
-                rest = []
-        cut += [rest] if rest else []
-        return cut if rng is None else [cut[i] for i in rng.permutation(len(cut))]
-
-    def batches_per_epoch(self, size: int) -> int:
-        """How many `batches` gives."""
-        return len(self.batches(size, None))
-
-
-class PackedSignatures(NamedTuple):
-    """Signatures as tensors: as in DescribedCrystals."""
-
-    number: Tensor
-    n_orbits: Tensor
-    orbit_z: Tensor
-    orbit_letter: Tensor
-
-
-def _packed(signatures: Sequence[tuple[int, Sites]]) -> PackedSignatures:
-    letters = [[list(space_group(n).positions).index(x) for _, x in sites] for n, sites in signatures]
-    return PackedSignatures(
-        torch.tensor([n for n, _ in signatures], dtype=torch.int16),
-        torch.tensor([len(sites) for _, sites in signatures], dtype=torch.int16),
-        torch.tensor([z for _, sites in signatures for z, _ in sites], dtype=torch.int16),
-        torch.tensor([x for of in letters for x in of], dtype=torch.int8),
-    )
-
-
-def _signatures(number: Tensor, n_orbits: Tensor, orbit_z: Tensor, orbit_letter: Tensor) -> list[tuple[int, Sites]]:
-    found, first = [], 0
-    z, letter = orbit_z.tolist(), orbit_letter.tolist()
-    for group, n in zip(number.tolist(), n_orbits.tolist(), strict=True):
-        alphabet = list(space_group(group).positions)
-        found.append((group, tuple((z[i], alphabet[letter[i]]) for i in range(first, first + n))))
-        first += n
-    return found
+ATOMS_MAX = 1000
+"""Atoms of a cell that is asked for. Stored crystals are smaller, so most larger cells are supercells or failures; the
+limit only keeps a typing error from being built."""
 
 
 class Wyckoff(Generator, Trainable):
@@ -171,6 +71,7 @@ class Wyckoff(Generator, Trainable):
     config: WyckoffConfig
     heeds = frozenset({"composition", "spacegroup"})
 
+    identity: Tensor
     number: Tensor
     n_orbits: Tensor
     orbit_z: Tensor
@@ -183,6 +84,7 @@ class Wyckoff(Generator, Trainable):
         super().__init__(config)
         self.metric = CompositionMetric(config.width, config.hidden, config.dropout)
         t, k = config.n_templates, config.n_orbits
+        self.register_buffer("identity", torch.zeros(t, dtype=torch.int64))
         self.register_buffer("number", torch.zeros(t, dtype=torch.int16))
         self.register_buffer("n_orbits", torch.zeros(t, dtype=torch.int16))
         self.register_buffer("orbit_z", torch.zeros(k, dtype=torch.int16))
@@ -220,10 +122,12 @@ class Wyckoff(Generator, Trainable):
         stored = [self._describe(crystal) for crystal in crystals]
         signatures = [(one.signature.spacegroup, one.signature.sites) for one in stored]
         signatures += [(label.spacegroup, label.sites) for label in self._labels]
-        packed = _packed(signatures)
+        packed = packed_signatures(signatures)
         self.config = self.config.model_copy(update={"n_templates": len(signatures), "n_orbits": len(packed.orbit_z)})
         for name, tensor in packed._asdict().items():
             self.register_buffer(name, tensor)
+        digests = [crystal.digest for crystal in crystals] + [text_digest(label.id) for label in self._labels]
+        self.register_buffer("identity", torch.tensor([identity_of(digest) for digest in digests]))
         self.register_buffer("cell", torch.zeros(len(signatures), 6))
         self.register_buffer("xyz", torch.zeros(len(packed.orbit_z), 3))
         self.cell[: len(stored)] = torch.as_tensor(np.stack([one.cell for one in stored]), dtype=torch.float32)
@@ -239,26 +143,25 @@ class Wyckoff(Generator, Trainable):
     @cached_property
     def library(self) -> Library:
         """The stored crystals by their patterns of counts."""
-        return Library(_signatures(self.number, self.n_orbits, self.orbit_z, self.orbit_letter))
+        return Library(signatures_of(self.number, self.n_orbits, self.orbit_z, self.orbit_letter))
 
     def loss(self, batch: CrystalBatch, rng: torch.Generator, epoch: int) -> Loss:
         """Minus the logarithm of the share of votes for each crystal's own signature; `rng` draws who votes."""
         assert isinstance(batch, DescribedCrystals), "a batch without signatures: take it from what `arranged` gives"
         asked: dict[Counts, list[tuple[Composition, tuple[tuple[str, ...], ...], int, int]]] = defaultdict(list)
-        own = batch.template.tolist() if self.training else [-1] * len(batch)
-        for (spacegroup, sites), row in zip(batch.signatures, own, strict=True):
+        for (spacegroup, sites), own in zip(batch.signatures, batch.identity.tolist(), strict=True):
             composition, letters = described(spacegroup, sites)
-            asked[composition.counts].append((composition, letters, spacegroup, row))
+            asked[composition.counts].append((composition, letters, spacegroup, own))
         losses, right = [], []
         for counts, those in asked.items():
             if (shelf := self.library.shelf(counts)) is None:
                 continue
             wanted = torch.tensor([shelf.index_of.get(kind_of(group, x), -1) for _, x, group, _ in those])
             elements = torch.tensor([composition.elements for composition, *_ in those])
-            rows = torch.tensor([row for *_, row in those])
+            own = torch.tensor([identity for *_, identity in those])
             chosen = self._voters(len(shelf.kind), rng)
             near = self._nearness(elements, counts, shelf, chosen)
-            near = near.masked_fill(rows[:, None] == shelf.row[chosen], -torch.inf)
+            near = near.masked_fill(own[:, None] == self.identity[shelf.row[chosen]], -torch.inf)
             mine = near.masked_fill(wanted[:, None] != shelf.kind[chosen], -torch.inf)
             # A signature that no other crystal has cannot win any vote: nothing is to be learned of it here.
             can = mine.isfinite().any(1)
@@ -296,7 +199,7 @@ class Wyckoff(Generator, Trainable):
     ) -> list[Crystal]:
         """See Generator.sample. Equal requests get different signatures, the most probable first."""
         how = own_settings(WyckoffSampler, settings)
-        require_cells(requests, atoms_max=1000)
+        require_cells(requests, ATOMS_MAX)
         done = of_steps(progress, len(requests))
         stored: dict[Counts, Tensor] = {}
         """Vectors of the shelves that were asked for: the same for every request."""
@@ -401,7 +304,7 @@ class Wyckoff(Generator, Trainable):
     def _template(self, row: int) -> WyckoffCrystal:
         first, n = self._first_orbit[row], int(self.n_orbits[row])
         orbits = slice(first, first + n)
-        ((number, sites),) = _signatures(
+        ((number, sites),) = signatures_of(
             self.number[row : row + 1], self.n_orbits[row : row + 1], self.orbit_z[orbits], self.orbit_letter[orbits]
         )
         return WyckoffCrystal(

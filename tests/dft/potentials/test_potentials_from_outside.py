@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,8 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
+
+from tests.outside_packages import install, run
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULE = """
@@ -70,35 +69,17 @@ print(json.dumps([identity.model_dump(mode="json"), row, ref.reused]))
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
     """A folder with an installed package of two modules."""
-    folder = tmp_path / "site"
-    package, about = folder / "toy_potential", folder / "toy_potential-1.0.dist-info"
-    for made in (package, about):
-        made.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    (package / "lj.py").write_text(MODULE)
-    (package / "numbers.py").write_text(NUMBERS)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-potential\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(ENTRIES)
-    return folder
+    return install(tmp_path / "site", "toy_potential", {"lj.py": MODULE, "numbers.py": NUMBERS}, ENTRIES)
 
 
-def run(code: str, folder: Path, *arguments: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+def told(code: str, folder: Path, *arguments: str) -> Any:
+    return json.loads(run(code, folder, *arguments).splitlines()[-1])
 
 
 def test_a_stage_relaxes_with_a_potential_of_another_package(outside: Path, tmp_path: Path) -> None:
     crystal = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.7), ["Si"], [[0, 0, 0]]).get_primitive_structure()
     crystal.to(str(tmp_path / "si.json"))
-    identity, row, reused = run(RELAX, outside, str(tmp_path))
+    identity, row, reused = told(RELAX, outside, str(tmp_path))
     assert (identity["name"], identity["method"], identity["licence"]) == ("toy-lj", "toy 1", "MIT")
     assert identity["notes"][0].startswith("toy 1 agrees with the known crystals")
     assert (row["relax_status"], row["energy_method"], reused) == ("converged", "toy 1", False)
@@ -108,10 +89,10 @@ def test_a_stage_relaxes_with_a_potential_of_another_package(outside: Path, tmp_
     assert row["energy_ev_per_atom"] == pytest.approx(atoms.get_potential_energy() / 2, abs=1e-4)
     volume_ang3 = abs(np.linalg.det(np.reshape(row["relaxed_lattice_ang"], (3, 3))))
     assert volume_ang3 == pytest.approx(atoms.get_volume(), rel=2e-3)
-    assert run(RELAX, outside, str(tmp_path))[2]  # nothing has changed, so nothing is computed again
+    assert told(RELAX, outside, str(tmp_path))[2]  # nothing has changed, so nothing is computed again
     # Nor does its fingerprint change with a helper of the other package; the key does.
     (outside / "toy_potential" / "numbers.py").write_text(NUMBERS.replace("2.15", "2.12"))
-    changed, smaller, reused = run(RELAX, outside, str(tmp_path))
+    changed, smaller, reused = told(RELAX, outside, str(tmp_path))
     assert changed["fingerprint"] == identity["fingerprint"]
     assert not reused
     assert smaller["energy_ev_per_atom"] != row["energy_ev_per_atom"]
@@ -126,7 +107,7 @@ def test_a_name_of_ours_cannot_be_taken_and_what_cannot_be_loaded_is_named(outsi
         "    except RuntimeError as error:\n        said.append(str(error))\n"
         "print(json.dumps(said))\n"
     )
-    ours, broken, number = run(code, outside)
+    ours, broken, number = told(code, outside)
     assert ours == "CHGNet 0.3.0"
     assert broken.startswith(
         "'broken' is registered as toy_potential.absent:readings, which cannot be loaded: No module"

@@ -21,7 +21,8 @@ from generative.datasets.site_labels import SiteLabel, SiteLabelsError, read_sit
 from generative.requests import Request
 from generative.systems.wyckoff.config import WyckoffConfig, WyckoffSampler
 from generative.systems.wyckoff.library import Composition, Library, kind_of
-from generative.systems.wyckoff.system import DescribedCrystals, Wyckoff
+from generative.systems.wyckoff.system import Wyckoff
+from generative.systems.wyckoff.training_set import DescribedCrystals
 from generative.training.data import TrainingSet, split
 from tests.real_crystals import in_space_group, real_crystals
 
@@ -173,6 +174,24 @@ def test_no_crystal_votes_on_itself_while_training() -> None:
     system = stored(halides()[:1]).train()
     data = system.arranged(set_of(halides()[:1]))
     assert float(system.loss(data[[0]], rng(), 0).total.detach()) == 0.0
+    # In another order, or among others, as a training that starts from a checkpoint has them, it is the same crystal.
+    other = stored(halides()).train()
+    order = list(reversed(halides()))
+    again = other.arranged(set_of(order))
+    lone = stored(halides()[4:6]).train()  # one of rock salt and one of CsCl type: neither can be told by the other
+    assert float(lone.loss(lone.arranged(set_of(order))[[3, 4]], rng(), 0).total.detach()) == 0.0
+    first = other.arranged(set_of(halides()))
+    n = len(order)
+    assert float(other.eval().loss(again[list(range(n))], rng(), 0).total) == pytest.approx(
+        float(other.loss(first[list(range(n))], rng(), 0).total), rel=1e-5
+    )
+
+
+def test_more_crystals_of_a_composition_begin_with_the_same_ones() -> None:
+    system = stored(halides())
+    for settings in (WyckoffSampler(), WyckoffSampler(temperature=0.7)):
+        few, many = (system.sample([Request.of({"Rb": 1, "Cl": 1})] * n, rng(5), settings) for n in (3, 8))
+        assert [c.digest for c in few] == [c.digest for c in many[:3]]
 
 
 def test_crystals_without_coordinates_vote_and_lend_nothing() -> None:
