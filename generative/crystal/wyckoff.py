@@ -296,6 +296,15 @@ class WyckoffCrystal:
         ]
         return _canonical(int(found.number), np.array(Lattice(found.std_lattice).parameters), orbits)
 
+    def descriptions(self) -> list[WyckoffCrystal]:
+        """All descriptions of the crystal that the cosets of the normalizer make with its smallest signature."""
+        positions = space_group(self.signature.spacegroup).positions
+        orbits = [
+            (z, letter, positions[letter].orbit(xyz))
+            for (z, letter), xyz in zip(self.signature.sites, self.xyz, strict=True)
+        ]
+        return _descriptions(self.signature.spacegroup, self.cell, orbits)
+
     def crystal(self) -> Crystal:
         """The crystal in a primitive cell; atoms of one element stand together, ascending by atomic number."""
         group = space_group(self.signature.spacegroup)
@@ -314,6 +323,11 @@ def _canonical(number: int, cell: np.ndarray, orbits: list[tuple[int, str, np.nd
         mirrored = _mirrored(number)
         orbits = [(z, mirrored[letter], -atoms) for z, letter, atoms in orbits]
         number = PARTNER[number]
+    return _descriptions(number, cell, orbits)[0]
+
+
+def _descriptions(number: int, cell: np.ndarray, orbits: list[tuple[int, str, np.ndarray]]) -> list[WyckoffCrystal]:
+    """All descriptions with the smallest signature that the cosets of the normalizer make, smallest first."""
     group = space_group(number)
     number, sites, cosets = _smallest(number, tuple((z, letter) for z, letter, _ in orbits))
     described = []
@@ -325,11 +339,15 @@ def _canonical(number: int, cell: np.ndarray, orbits: list[tuple[int, str, np.nd
             there.append((z, names[letter], tuple(group.located(names[letter], image))))
         there.sort(key=lambda one: (one[0], one[1], tuple(np.round(one[2], 4))))
         described.append((tuple(tuple(np.round(xyz, 4)) for *_, xyz in there), coset, there))
-    _, coset, there = min(described, key=lambda one: one[:2])
-    inverse = np.linalg.inv(group.normalizer[coset][:, :3])
-    moved = inverse.T @ Lattice.from_parameters(*cell).matrix
-    return WyckoffCrystal(
-        Signature(number, sites),
-        cell if np.allclose(inverse, np.eye(3)) else np.array(Lattice(moved).parameters),
-        np.array([xyz for *_, xyz in there]).reshape(-1, 3),
-    )
+    found = []
+    for _, coset, there in sorted(described, key=lambda one: one[:2]):
+        inverse = np.linalg.inv(group.normalizer[coset][:, :3])
+        moved = inverse.T @ Lattice.from_parameters(*cell).matrix
+        found.append(
+            WyckoffCrystal(
+                Signature(number, sites),
+                cell if np.allclose(inverse, np.eye(3)) else np.array(Lattice(moved).parameters),
+                np.array([xyz for *_, xyz in there]).reshape(-1, 3),
+            )
+        )
+    return found
