@@ -36,8 +36,9 @@ from generative.crystal.wyckoff import PARTNER, Signature, WyckoffCrystal, Wycko
 from generative.datasets.site_labels import SiteLabel
 from generative.requests import Request
 from generative.systems.baselines.stored import failed_sample, repeated
-from generative.systems.interface import Generator, Progress, of_steps, own_settings, require_cells
+from generative.systems.interface import CardNotes, Generator, Progress, of_steps, own_settings, require_cells
 from generative.systems.trainable import Loss, Trainable
+from generative.systems.wyckoff.card import card_notes
 from generative.systems.wyckoff.config import WyckoffConfig, WyckoffSampler
 from generative.systems.wyckoff.library import Composition, Counts, Library, Shelf, described, kind_of, with_elements
 from generative.systems.wyckoff.metric import CompositionMetric
@@ -95,6 +96,11 @@ class Wyckoff(Generator, Trainable):
         self.register_buffer("atomic_volumes", torch.full((MAX_Z + 1,), 15.0, dtype=torch.float64))
         self._described: dict[str, WyckoffCrystal] = {}
         self._labels: tuple[SiteLabel, ...] = ()
+
+    def card_notes(self) -> CardNotes:
+        """How many crystals it holds, and what that means."""
+        lends = self.cell.abs().sum(1) > 0
+        return card_notes(int(lends.sum()), int((~lends).sum()))
 
     # --- training -----------------------------------------------------------------------------------------------------
 
