@@ -38,7 +38,8 @@ class RankedRow(NamedTuple):
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
         """Of a row of candidates.parquet."""
-        return cls(*(row[name] for name in cls._fields[:-1]), kept=kept_of(row))
+        energy, status = row["e_above_hull_ev_per_atom"], row["relax_status"]
+        return cls(energy, row["known_match"], status, row["proposed_by"], kept_of(row))
 
 
 def report_candidates(
