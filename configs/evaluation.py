@@ -159,7 +159,10 @@ class BenchmarkConfig(JudgeConfig):
         "generators", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="name of the benchmark and of its folder"
     )
     generators: tuple[GeneratorEntry, ...] = Field(min_length=1, description="who is compared")
-    n: int = Field(1000, ge=1, le=100_000, description="crystals that each generator draws")
+    n: int = Field(1000, ge=1, le=100_000, description="compositions for which each generator draws")
+    n_per_target: int = Field(
+        1, ge=1, le=100, description="crystals per composition; the best of the first k of them is reported for every k"
+    )
     sample: SampleConfig = Field(SampleConfig(), description="sampler; checkpoint and n_candidates are not used")
 
     @model_validator(mode="after")

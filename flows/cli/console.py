@@ -28,6 +28,7 @@ RANKED = {
     "proposed_by": "proposed by",
     "id": "id",
 }
+KEPT = {"in_its_group": "in its space group"}
 PHONON = {"lowest_phonon_thz": "lowest phonon THz"}
 SOURCES = {"source": "source", "n_read": "read", "n_kept": "kept", "n_filtered": "outside", "n_rejected": "bad"}
 SCREENED = {**NAMED, "min_distance_ang": "shortest distance A", "rejected_by": "rejected by", "reason": "reason"}
@@ -177,6 +178,11 @@ def show_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], ti
 def with_phonons(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> Mapping[str, str]:
     """The columns, and that of phonons where a row has any."""
     return _with(PHONON, rows, columns)
+
+
+def with_groups(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> Mapping[str, str]:
+    """The columns, and what a crystal is in its space group where a row says so."""
+    return _with(KEPT, rows, columns)
 
 
 def with_reasons(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> Mapping[str, str]:

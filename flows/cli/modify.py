@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.console import answer, guarded, hush_engine, say, show_table, with_phonons
+from flows.cli.console import answer, guarded, hush_engine, say, show_table, with_groups, with_phonons
+from flows.cli.results import in_groups
 from flows.cli.shared_options import AsJson, Crystals, Debug, Potential, Settings
 
 SHOWN = {
@@ -91,7 +92,8 @@ def _show(found: dict[str, Any], rows: list[dict[str, Any]], folder: Path) -> No
     """The lower polymorphs as a table, the crystals without any, and where everything lies."""
     say(f"energies by {found['potential']['method']}, a machine-learned potential: screening energies, not DFT")
     if rows:
-        show_table(rows[:MOST_SHOWN], with_phonons(rows, SHOWN))
+        shown = in_groups(rows[:MOST_SHOWN])
+        show_table(shown, with_phonons(rows, with_groups(shown, SHOWN)))
     for entry in found["crystals"]:
         if entry["best"] is None:
             away = ", ".join(f"{count} {kind}" for kind, count in sorted(entry["turned_away"].items()))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from flows.cli.console import PHONON, RANKED, show_table, with_phonons
+from flows.cli.console import PHONON, RANKED, show_table, with_groups, with_phonons
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -19,15 +19,26 @@ SHOWN = 10
 """Rows of a table on the terminal; files and JSON hold all."""
 
 
+def in_groups(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows with a remark `in_its_group`, in a run where space groups were kept."""
+    from tasks.report.run.kept_symmetry import kept_of, remark
+
+    return [row if (kept := kept_of(row)) is None else {**row, "in_its_group": remark(kept)} for row in rows]
+
+
 def run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
     """What a run has found; shown as a table unless it is wanted as JSON."""
     from storage.tables import read_table
+    from tasks.discover.candidates import KEPT
     from tasks.discover.own_files import plain_rows
     from tasks.discover.phases import phase_lines
     from tasks.discover.run import RunFolder, read_manifest
     from tasks.files import OF_A_RUN
+    from tasks.report.run.kept_symmetry import counts_sentence
     from tasks.report.run.model import ProposerYield
     from tasks.report.run.proposers import HEAD, proposer_rows
+    from tasks.report.run.ranked_rows import RankedRow
+    from tasks.report.run.summary import counts_of
 
     table = read_table(folder / "candidates.parquet", OF_A_RUN)
     manifest = read_manifest(RunFolder(folder))
@@ -37,7 +48,10 @@ def run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
     report = folder / "report.html"
     if not as_json:
         head = f"; the first {SHOWN}" if len(ranked) > SHOWN else ""
-        show_table(ranked[:SHOWN], with_phonons(ranked, RANKED), f"{_counts(table)}{head}")
+        shown = in_groups(ranked[:SHOWN])
+        show_table(shown, with_phonons(ranked, with_groups(shown, RANKED)), f"{_counts(table)}{head}")
+        if told := counts_sentence(counts_of([RankedRow.of(row) for row in ranked])):
+            typer.echo(f"\n{told}")
         typer.echo("\n" + "\n".join(phase_lines(folder)))
         if proposers:
             show_table([dict(zip(HEAD, row, strict=True)) for row in proposer_rows(proposers)], {h: h for h in HEAD})
@@ -53,6 +67,7 @@ def run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
         *PHONON,
         "dynamically_stable",
         "phonon_note",
+        *(field.name for field in KEPT if field.name in table.column_names),
     ]
     return {
         "run_folder": str(folder),
@@ -96,5 +111,6 @@ def finish(
         write_crystals(table, out.with_suffix(".parquet"))
     rows = plain_rows(table)
     if not as_json:
-        show_table(rows[:SHOWN], columns, f"the first {SHOWN} of {len(rows)}" if len(rows) > SHOWN else "")
+        shown = in_groups(rows[:SHOWN])
+        show_table(shown, with_groups(shown, columns), f"the first {SHOWN} of {len(rows)}" if len(rows) > SHOWN else "")
     give({"crystals": rows, **beside})

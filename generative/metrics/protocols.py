@@ -1,6 +1,7 @@
 """Which evaluations a protocol's name stands for, and the samples that all of them measure.
 
-    cdvae            reconstruction.evaluate, reconstruction_sets.metre, generation.generation
+    cdvae            reconstruction.evaluate, reconstruction_parts.of_parts, reconstruction_sets.metre,
+                     generation.generation
     airi             reconstruction_sets.airi_accuracy
     adaptive-cell    adaptive_cell.adaptive_cell
     condition-cdvae  reconstruction, generation, novelty.condition_cdvae_novelty, ground_state.ground_state
@@ -69,6 +70,7 @@ class SampleSet:
 
 EVALUATIONS = (
     "cdvae reconstruction",
+    "reconstruction by part",
     "metre",
     "airi accuracy",
     "cdvae generation",
@@ -107,7 +109,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "Match rate of predicted crystals one to one and against all, and validity, coverage and property "
             "distances of generated ones.",
             "CDVAE, arXiv:2110.06197; METRe and cRMSE, arXiv:2509.12178",
-            ("cdvae reconstruction", "metre", "cdvae generation"),
+            ("cdvae reconstruction", "reconstruction by part", "metre", "cdvae generation"),
         ),
         Protocol(
             "airi",

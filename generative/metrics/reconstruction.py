@@ -103,7 +103,7 @@ class Reconstruction:
                 metrics += self._metrics_of_best(k, f"match rate, best of {k}", f"mean rms, best of {k}")
         n_samples = sum(len(row) for row in self.rms_of_samples)
         n_passed = round(self.gated_share * n_samples) if n_samples else 0
-        settings = self._settings(self.samples_per_target)
+        settings = self.settings(self.samples_per_target)
         metrics.append(percentage(EVALUATION, "predictions past the gate", n_passed, n_samples, settings))
         columns = {"rms": tuple(rms for row in self.rms_of_samples for rms in row)}
         return Evaluation(EVALUATION, ABOUT, tuple(metrics), {"matching": self.seconds}, columns)
@@ -111,7 +111,7 @@ class Reconstruction:
     def _metrics_of_best(self, k: int, rate_name: str, rms_name: str) -> tuple[Metric, Metric]:
         best = self.best_of(k)
         matched = [rms for rms in best if rms is not None]
-        settings = self._settings(k)
+        settings = self.settings(k)
         n_short = sum(len(row) < k for row in self.rms_of_samples)
         reasons = (
             counted(self.n_failures, "prediction cannot be matched|predictions cannot be matched"),
@@ -123,7 +123,8 @@ class Reconstruction:
             statistic(EVALUATION, rms_name, matched, "mean", RMS_UNIT, settings, of="matched targets"),
         )
 
-    def _settings(self, k: int) -> dict[str, Setting]:
+    def settings(self, k: int) -> dict[str, Setting]:
+        """What a metric of the first k predictions depends on."""
         return {"k": k, "gate": self.gate.value, **settings_of(self.tolerances)}
 
 

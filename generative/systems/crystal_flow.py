@@ -27,7 +27,7 @@ from generative.crystal.species import MAX_Z, species_descriptors
 from generative.networks.pair_transformer import PairTransformer
 from generative.processes.torus_flow import FlowPoint, draw_prior, integrate, interpolate
 from generative.requests import FORMATION_ENERGY, Request
-from generative.systems.interface import Generator, Progress, batch_of, of_steps, own_settings, require_cells
+from generative.systems.interface import CardNotes, Generator, Progress, batch_of, of_steps, own_settings, require_cells
 from generative.systems.trainable import Loss, Trainable
 from storage.settings import RoomConfig
 
@@ -88,6 +88,10 @@ class CrystalFlow(Generator, Trainable):
         self.register_buffer("atomic_volumes", torch.full((MAX_Z + 1,), 15.0))
         self.register_buffer("lattice_mean", torch.zeros(LATTICE_DIM))
         self.register_buffer("lattice_std", torch.ones(LATTICE_DIM))
+
+    def card_notes(self) -> CardNotes:
+        """What it draws, and where its method is described."""
+        return CardNotes("crystal structures of a given composition", "docs/generator.md")
 
     def refused(self, crystal: Crystal) -> str:
         """Why a crystal cannot be trained on; empty where it can."""

@@ -45,6 +45,22 @@ def own_settings(kind: type[Own], given: SamplerSettings | None) -> Own:
     return given
 
 
+class CardNotes(NamedTuple):
+    """What a system says of itself on the card of a checkpoint; sentences in Markdown, or empty.
+
+    Attributes:
+        does: what it gives, behind 'A ... generator: '.
+        method: page of this repository that describes it.
+        stored: which training crystals can be read from the checkpoint.
+        limits: where it is not to be trusted.
+    """
+
+    does: str = ""
+    method: str = ""
+    stored: str = ""
+    limits: str = ""
+
+
 class System(nn.Module):
     """What every system has.
 
@@ -75,6 +91,10 @@ class System(nn.Module):
         Raises: ValueError: if one of them is none of this system's, or has a value that it cannot have.
         """
         return validated(cls.sampler_type, given, cls.name, where)
+
+    def card_notes(self) -> CardNotes:
+        """What it says of itself on the card of its checkpoint."""
+        return CardNotes()
 
 
 class Generator(System, ABC):

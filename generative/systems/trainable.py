@@ -96,6 +96,13 @@ class Trainable(System, ABC):
         """Why it cannot be trained on this crystal, in one sentence; empty where it can."""
         return ""
 
+    def refusals(self, crystals: Sequence[Crystal], cache: Path | None = None, workers: int = 1) -> list[str]:
+        """`refused` of each crystal, in order; a system that computes much to know it may share the work.
+
+        Args: crystals; cache and workers as of `arranged`.
+        """
+        return [self.refused(crystal) for crystal in crystals]
+
     def arranged(self, data: TrainingSet, cache: Path | None = None, workers: int = 1) -> TrainingSet:
         """The training crystals with batches in the form that its loss reads, such as pairs of polymorphs.
 

@@ -30,6 +30,11 @@ class TrainConfig(RoomConfig):
         description="a Parquet file of further crystals without coordinates (space group, Wyckoff letter of every "
         "atom), from which `wyckoff` learns what sites a composition takes; others do not read it",
     )
+    licence: str | None = Field(
+        None,
+        description="of the training data, as their sources state it, such as 'Materials Project: CC BY 4.0'; the "
+        "model card says it",
+    )
     init: str | None = Field(
         None,
         description="checkpoint to start from (a folder, or 'package:NAME'), as for fine-tuning; it sets the sizes",

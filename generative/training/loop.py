@@ -126,13 +126,14 @@ def trainable_part(
     Args:
         data: crystals without bonds.
         system: says which crystals it refuses, and whether it needs bonds.
-        cache: where computed bonds are kept.
-        workers: processes that compute bonds.
+        cache: where computed bonds, and what the system computes per crystal, are kept.
+        workers: processes that compute them.
     Returns: the set, and {id of a crystal left out: reason}.
     """
+    refusals = system.refusals(data.crystals, cache, workers)
     reasons = {
-        name: system.refused(crystal) or isolation_reason(crystal)
-        for name, crystal in zip(data.ids, data.crystals, strict=True)
+        name: refusal or isolation_reason(crystal)
+        for name, crystal, refusal in zip(data.ids, data.crystals, refusals, strict=True)
     }
     left_out = {name: reason for name, reason in reasons.items() if reason}
     kept = data.subset([i for i, name in enumerate(data.ids) if name not in left_out])

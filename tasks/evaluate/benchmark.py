@@ -20,13 +20,14 @@ from prefect.logging import get_run_logger
 from configs.evaluation import BenchmarkConfig, GeneratorEntry
 from generative.config import SampleConfig
 from generative.crystal.crystals import structure_columns
+from generative.datasets.formats.columns import is_row_number
 from generative.requests import Request
 from storage.atomic import sweep, write_text
 from storage.documents import read_document, write_document
 from storage.progress import LabelledProgress as Progress
 from tasks.evaluate.energies import load_regressor
 from tasks.evaluate.protocols import Judgement
-from tasks.evaluate.samples import ReadCrystals, read_reference, read_samples
+from tasks.evaluate.samples import EvaluationError, ReadCrystals, read_reference, read_samples
 from tasks.evaluate.stages import SETTINGS_OF_MACHINE, judge, read_known, write_evaluation
 from tasks.files import FileRef, key_of, keyed
 from tasks.loading import potential_code
@@ -68,13 +69,18 @@ def missing_reason(entry: GeneratorEntry) -> str:
 
 
 def draw_samples(config: BenchmarkConfig, entry: GeneratorEntry) -> FileRef:
-    """One crystal per target's composition, by one generator: a table with the targets' ids; `sampling.json` beside it.
+    """Crystals for every target's composition, by one generator: a table with the targets' ids; `sampling.json` beside.
 
     A sample that the generator could not make stays in the table, as numbers that are no crystal.
     """
     from generative.checkpoints import digest, generator_type
 
     targets, folder = targets_of(config), config.folder / entry.name
+    if config.n_per_target > 1 and (nameless := next(filter(is_row_number, targets.ids), None)):
+        raise EvaluationError(
+            f"n_per_target is {config.n_per_target}, and crystals of {targets.name} have no ids ({nameless!r} is a "
+            "place in the file): expected a column such as material_id, by which a target's samples find it"
+        )
     sweep(folder)
     settings = _sampler(config, entry)
     key = key_of(
@@ -85,6 +91,7 @@ def draw_samples(config: BenchmarkConfig, entry: GeneratorEntry) -> FileRef:
         targets=[targets.digest, targets.ids],
         sampler=settings.model_dump(mode="json", exclude={"checkpoint", "n_candidates"}),
         seed=config.seed,
+        **({"n_per_target": config.n_per_target} if config.n_per_target > 1 else {}),
     )
     return keyed(folder / "samples.parquet", key, lambda: _drawn(config, entry, targets, folder))
 
@@ -100,9 +107,10 @@ def _drawn(config: BenchmarkConfig, entry: GeneratorEntry, targets: ReadCrystals
 
     settings = _sampler(config, entry)
     loaded = checkpoint(settings.checkpoint, config.execution)
-    generator, size = loaded.generator, settings.chunk_size
+    generator, k = loaded.generator, config.n_per_target
+    size = max(1, settings.chunk_size // k) * k  # a target's crystals are drawn together, so they can differ by intent
     sampler = generator.sampler_settings(settings.sampler)
-    requests = [Request.for_atoms(c.atomic_numbers) for c in targets.crystals if c is not None]
+    requests = [Request.for_atoms(c.atomic_numbers) for c in targets.crystals if c is not None for _ in range(k)]
     crystals, started = [], time.perf_counter()
     for chunk, first in enumerate(range(0, len(requests), size)):
         rng = chunk_generator(config.seed, "benchmark", chunk)
@@ -112,6 +120,7 @@ def _drawn(config: BenchmarkConfig, entry: GeneratorEntry, targets: ReadCrystals
         "checkpoint_sha256": loaded.digest,
         "system": generator.name,
         "n": len(crystals),
+        "n_per_target": k,
         "seconds": round(seconds, 3),
         "crystals_per_second": round(len(crystals) / seconds, 3),
         "device": device_of(config.execution),
@@ -120,7 +129,8 @@ def _drawn(config: BenchmarkConfig, entry: GeneratorEntry, targets: ReadCrystals
         "sampler": sampler.model_dump(mode="json"),
     }
     write_document(folder / "sampling.json", sampling)
-    return pa.table({"id": pa.array(targets.ids, pa.string()), **structure_columns(crystals)})
+    ids = [name if j == 1 else f"{name}#{j}" for name in targets.ids for j in range(1, k + 1)]
+    return pa.table({"id": pa.array(ids, pa.string()), **structure_columns(crystals)})
 
 
 def judge_samples(config: BenchmarkConfig, entry: GeneratorEntry, samples: FileRef, progress: Progress) -> FileRef:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from generative.metrics.adaptive_cell import Activations
     from generative.metrics.generation import Energies, Prints
     from generative.metrics.magpie import Scaler
+    from generative.metrics.reconstruction import Reconstruction
     from generative.screening.matching import ReferenceSet
 
 
@@ -154,6 +155,25 @@ class Judgement:
                 raise
             raise LeftOutError(str(error)) from None
 
+    @cached_property
+    def targets(self) -> list[Crystal]:
+        """The true crystals that samples belong to.
+
+        Raises: LeftOutError: if there are none.
+        """
+        found = [self.needed_reference.crystals[place] for place in self.pairing.targets]
+        if not found:
+            raise LeftOutError("no sample has a true crystal that can be read")
+        return [crystal for crystal in found if crystal is not None]
+
+    @cached_property
+    def reconstruction(self) -> Reconstruction:
+        """Samples matched with their targets."""
+        from generative.metrics.reconstruction import Gate, evaluate
+
+        predictions = [[self.crystals[place] for place in places] for places in self.pairing.samples]
+        return evaluate(predictions, self.targets, Gate(self.config.gate), self.config.workers)
+
     @property
     def cache(self) -> Path | None:
         """Folder of fingerprints."""
@@ -276,20 +296,20 @@ def _generation(judged: Judgement) -> Evaluation:
 
 
 def _reconstruction(judged: Judgement) -> Evaluation:
-    from generative.metrics.reconstruction import Gate, evaluate
-
-    pairing = judged.pairing
-    predictions = [[judged.crystals[place] for place in places] for places in pairing.samples]
-    found = evaluate(predictions, _targets(judged), Gate(judged.config.gate), judged.config.workers)
-    places = [place for of_target in pairing.samples for place in of_target]
-    return _with_pairing(judged.keep(found.as_evaluation(), places), judged)
+    places = [place for of_target in judged.pairing.samples for place in of_target]
+    return _with_pairing(judged.keep(judged.reconstruction.as_evaluation(), places), judged)
 
 
-def _targets(judged: Judgement) -> list[Crystal]:
-    found = [judged.needed_reference.crystals[place] for place in judged.pairing.targets]
-    if not found:
-        raise LeftOutError("no sample has a true crystal that can be read")
-    return [crystal for crystal in found if crystal is not None]
+def _reconstruction_parts(judged: Judgement) -> Evaluation:
+    from generative.datasets.records import formula_of
+    from generative.metrics.reconstruction_parts import by_formula, by_size, of_parts
+
+    parts, settings = by_size(judged.targets), dict[str, Setting]()
+    if judged.known is not None:
+        trained = {formula_of(c.atomic_numbers) for c in crystals_of(judged.known.table) if c is not None}
+        parts |= by_formula(judged.targets, trained)
+        settings["known"] = judged.known.name
+    return _with_pairing(of_parts(judged.reconstruction, parts, settings), judged)
 
 
 def _with_pairing(evaluation: Evaluation, judged: Judgement) -> Evaluation:
@@ -317,7 +337,7 @@ def _airi(judged: Judgement) -> Evaluation:
     from generative.metrics.reconstruction_sets import airi_accuracy
 
     first = [places[0] for places in judged.pairing.samples]
-    evaluation = airi_accuracy([judged.crystals[place] for place in first], _targets(judged))
+    evaluation = airi_accuracy([judged.crystals[place] for place in first], judged.targets)
     return _with_pairing(judged.keep(evaluation, first), judged)
 
 
@@ -383,6 +403,7 @@ def _ground_state(judged: Judgement) -> Evaluation:
 MAKERS: dict[str, Callable[[Judgement], Evaluation]] = {
     "cdvae generation": _generation,
     "cdvae reconstruction": _reconstruction,
+    "reconstruction by part": _reconstruction_parts,
     "metre": _metre,
     "airi accuracy": _airi,
     "adaptive-cell": _adaptive_cell,

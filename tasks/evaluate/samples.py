@@ -193,7 +193,8 @@ def _grouped(reference: ReadCrystals, places: Sequence[int | None], how: str) ->
 
 
 def _target_id(name: str) -> str:
-    return _bare(name).partition("#")[0]
+    head, mark, _ = _bare(name).partition("#")
+    return _bare(head) if mark else head  # mp-1.cif#2 as well as mp-1#2.cif
 
 
 def _bare(name: str) -> str:

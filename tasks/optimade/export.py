@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from storage.tables import reading
 from tasks.discover.run import RunFolder, generator_digests, read_manifest
 from tasks.files import OF_A_RUN
 from tasks.optimade import fields as ours
-from tasks.optimade.fields import CANDIDATE_FIELDS, DATASET_FIELDS, JSON_COLUMNS, Field
+from tasks.optimade.fields import CANDIDATE_FIELDS, DATASET_FIELDS, JSON_COLUMNS, KEPT_FIELDS, Field
 
 BATCH_ROWS = 256
 """Rows in memory at once."""
@@ -162,7 +162,13 @@ def _run(folder: Path) -> Origin:
     }
     several = generator_digests(manifest) if manifest.get("generators") else {}
     written = _rfc3339(run.candidates.stat().st_mtime)
-    return Origin(run.candidates, f"run {manifest['name']}", CANDIDATE_FIELDS, written, True, said, several)
+    fields = _candidate_fields(pq.read_schema(run.candidates).names)
+    return Origin(run.candidates, f"run {manifest['name']}", fields, written, True, said, several)
+
+
+def _candidate_fields(columns: Collection[str]) -> tuple[Field, ...]:
+    """The fields of a table of candidates with these columns."""
+    return (*CANDIDATE_FIELDS, *(one for one in KEPT_FIELDS if one.column in columns))
 
 
 def _table(file: Path) -> Origin:
@@ -173,7 +179,7 @@ def _table(file: Path) -> Origin:
         raise ExportError(str(error)) from None
     written = _rfc3339(file.stat().st_mtime)
     if columns >= CANDIDATES_NEEDED:
-        return Origin(file, file.name, CANDIDATE_FIELDS, written, True)
+        return Origin(file, file.name, _candidate_fields(columns), written, True)
     if columns >= DATASET_NEEDED:
         return Origin(file, file.name, DATASET_FIELDS, written, False)
     raise ExportError(

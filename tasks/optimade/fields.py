@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from generative.datasets.table import DATASET_SCHEMA
-from tasks.discover.candidates import CANDIDATES
+from tasks.discover.candidates import CANDIDATES, KEPT
 
 PREFIX = "hullward"
 """Of our fields, as in `_hullward_rank`. Not registered with the OPTIMADE consortium."""
@@ -83,6 +83,17 @@ _CANDIDATE_UNITS: dict[str, tuple[str, str | None]] = {
     "condition": ("condition", None),
     "index": ("index", None),
 }
+_KEPT_UNITS: dict[str, tuple[str, str | None]] = {
+    "kept_spacegroup": ("kept_spacegroup", None),
+    "kept_energy_ev_per_atom": ("kept_energy", EV_PER_ATOM),
+    "released_energy_ev_per_atom": ("released_energy", EV_PER_ATOM),
+    "released_spacegroup": ("released_spacegroup", None),
+    "broken_by_ang": ("broken_by", "Ao"),
+    "is_symmetric_minimum": ("is_symmetric_minimum", None),
+    "is_released": ("is_released", None),
+    "release_steps": ("release_steps", None),
+    "release_note": ("release_note", None),
+}
 _DATASET_UNITS: dict[str, tuple[str, str | None]] = {
     "source": ("source", None),
     "source_id": ("source_id", None),
@@ -110,6 +121,11 @@ _ALONE = {
     "known_origin": "origin of the database's crystal that it matches: reported | hypothetical | unstated, or null",
     "reason": "why it was turned away, one sentence; or null",
     "condition": "what was asked of the generator: composition of the cell, space group, formation energy (eV/atom)",
+    "released_energy_ev_per_atom": "potential energy after it was nudged and relaxed freely, eV/atom",
+    "released_spacegroup": "international number after it was nudged and relaxed freely (spglib, 0.1 A)",
+    "broken_by_ang": "how far the crystal that was nudged and relaxed freely is from having the kept group, A",
+    "is_symmetric_minimum": "whether it is a minimum of the kept group; false: a saddle point of it; null: not known",
+    "is_released": "whether this crystal is the one that was nudged and relaxed freely, because that is lower",
     "other_energies": "what those ids state: list of id, method, energies; or null",
 }
 """Descriptions of columns whose own refers to the column before, or to the form in which the table holds them."""
@@ -158,4 +174,6 @@ CODE = _said("code_sha256", "string", "digest of the source code that made the r
 DATASET = _said("dataset_sha256", "string", "fingerprint of the dataset that holds the crystal")
 
 CANDIDATE_FIELDS = (*_fields(CANDIDATES, _CANDIDATE_UNITS), STRUCTURE_KIND, RUN, SEED, CHECKPOINT, KNOWN, CODE)
+KEPT_FIELDS = _fields(KEPT, _KEPT_UNITS)
+"""Only of a run that kept space groups while it relaxed: its table has their columns."""
 DATASET_FIELDS = (*_fields(DATASET_SCHEMA, _DATASET_UNITS), DATASET)

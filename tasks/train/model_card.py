@@ -10,6 +10,7 @@ from typing import Any
 
 from configs.paths import resolve
 from generative.config import DataConfig, FilesSource, SampleConfig
+from generative.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -97,40 +98,19 @@ def _sources(settings: dict[str, Any]) -> str:
     return "\n".join(f"  - `{s.get('path', s.get('kind'))}`: {s.get('method', 'method not stated')}" for s in stated)
 
 
-def card_text(checkpoint: Path, score: GeneratorScore) -> str:
-    """The model card of a checkpoint folder, in Markdown; every figure comes from its model.json or from `score`."""
-    from generative.checkpoints import about, digest, load
+UNSTATED = "Not stated with the training (`licence`): that of its sources holds."
 
-    description = about(str(checkpoint))
-    training, system = description["training"], load(str(checkpoint)).system
-    settings = training["settings"]
-    sources = _sources(settings)
-    hardware = training["hardware"]
-    sampler = ", ".join(f"{name} {value:g}" for name, value in score.sampler.items()) or "nothing to set"
+
+def _figures(score: GeneratorScore) -> str:
     rows = {
         "match rate": f"{100 * score.match_rate:.1f} %",
         "mean rms of the matches, units of (V/N)^(1/3)": f"{score.rms:.3f}",
         "structurally valid (CDVAE's rule)": f"{100 * score.valid:.1f} %",
         f"crystals per second, {score.threads} CPU thread(s)": f"{score.crystals_per_second:.0f}",
     }
-    first = ""
-    if earlier := training.get("init_training"):
-        first = (
-            f"- It started from the averaged weights of `{earlier['settings']['name']}`: {earlier['steps']:,} steps of "
-            f"{earlier['settings']['batch_crystals']} crystals on the same data, {earlier['minutes']:g} minutes.\n"
-        )
-    if note := training.get("note"):
-        first += f"- {note}\n"
+    sampler = ", ".join(f"{name} {value:g}" for name, value in score.sampler.items()) or "nothing to set"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return f"""# {settings["name"]}
-
-A `{description["system"]}` generator: crystal structures of a given composition, of up to 20 atoms as trained.
-{sum(p.numel() for p in system.parameters()):,} parameters, stored in half precision.
-`docs/generator.md` describes the method.
-
-## Figures
-
-One crystal per composition of `{score.test}` (n = {score.n}), nothing but the composition given.
+    return f"""One crystal per composition of `{score.test}` (n = {score.n}), nothing but the composition given.
 Sampler: {sampler}.
 Protocol: {score.protocol}.
 
@@ -142,23 +122,88 @@ These figures compare with other systems trained on the same files, not with tab
 larger.
 
 A match rate says little alone: the baselines of `docs/baselines.md`, which learn nothing, belong beside it on the same
-file.
+file."""
+
+
+def _settings(training: dict[str, Any]) -> TrainConfig:
+    """The settings of a training but its data: the record leaves defaults out, and with them the kinds of sources."""
+    return TrainConfig.model_validate({**training["settings"], "data": {}})
+
+
+def _data(training: dict[str, Any], settings: TrainConfig) -> str:
+    """Data, steps and machine of a training, a line of a list each."""
+    hardware = training["hardware"]
+    excluded = "" if settings.exclude is None else f", without the ids in `{settings.exclude}`"
+    lines = [f"- Data, fingerprint `{training['data_fingerprint_sha256']}`{excluded}:", _sources(training["settings"])]
+    if settings.labels is not None:
+        lines.append(f"  - `{settings.labels}`: crystals without coordinates")
+    return "\n".join(
+        [
+            *lines,
+            f"- {training['crystals_trained']:,} crystals trained on, {training['crystals_held_out']:,} held out, "
+            f"{training['crystals_left_out']:,} left out.",
+            f"- {training['steps']:,} steps of {settings.batch_crystals} crystals, {training['minutes']:g} minutes on",
+            f"  {hardware['cpu_threads_used']} thread(s) of a {hardware['cpu_cores']}-core {hardware['machine']} "
+            f"machine, PyTorch {training['torch']}.",
+        ]
+    )
+
+
+def card_text(checkpoint: Path, score: GeneratorScore | None) -> str:
+    """The model card of a checkpoint folder, in Markdown.
+
+    What it is and holds the system says of itself; all else comes from its model.json or from `score`.
+
+    Args:
+        checkpoint: the folder.
+        score: what was measured; None leaves the figures to whoever measures them.
+    """
+    from generative.checkpoints import about, digest, load, stored_as
+
+    description = about(str(checkpoint))
+    training, system = description["training"], load(str(checkpoint)).system
+    settings, notes = _settings(training), system.card_notes()
+    largest = training["settings"].get("data", {}).get("filters", {}).get("n_atoms_max")
+    up_to = f" Cells of up to {largest} atoms were trained on." if largest else ""
+    lines = [f"A `{description['system']}` system{f': {notes.does}' if notes.does else ''}.{up_to}"]
+    precision = "half" if stored_as(settings.precision).itemsize == 2 else "single"
+    lines.append(f"{sum(p.numel() for p in system.parameters()):,} parameters, stored in {precision} precision.")
+    lines += [notes.stored] * bool(notes.stored)
+    lines += [f"`{notes.method}` describes the method."] * bool(notes.method)
+    further = ""
+    if earlier := training.get("init_training"):
+        further = (
+            f"- It started from the averaged weights of `{earlier['settings']['name']}`: {earlier['steps']:,} steps of "
+            f"{earlier['settings']['batch_crystals']} crystals, {earlier['minutes']:g} minutes.\n"
+        )
+    if note := training.get("note"):
+        further += f"- {note}\n"
+    metrics = json.dumps({k: v for k, v in training["metrics"].items() if k.startswith("val")})
+    none = "None were measured with the training (`test` was null): `docs/evaluation.md` says how to."
+    return f"""# {settings.name}
+
+{chr(10).join(lines)}
+
+## Figures
+
+{none if score is None else _figures(score)}
 
 ## Training
 
-- Data, fingerprint `{training["data_fingerprint_sha256"]}`, without the ids in `{settings.get("exclude")}`:
-{sources}
-- {training["crystals_trained"]:,} crystals trained on, {training["crystals_held_out"]:,} of other formulas held out.
-- {training["steps"]:,} steps of {settings["batch_crystals"]} crystals, {training["minutes"]:g} minutes on
-  {hardware["cpu_threads_used"]} thread(s) of a {hardware["cpu_cores"]}-core {hardware["machine"]} machine,
-  PyTorch {training["torch"]}.
-{first}- Held-out loss at the end: {json.dumps({k: v for k, v in training["metrics"].items() if k.startswith("val")})}.
-- Again: `make train` (settings in `configs/presets/train-flow-start.yaml` and `configs/presets/train-flow.yaml`).
+{_data(training, settings)}
+{further}- Held-out loss at the end: {metrics}.
+- Again: `hullward train` with the settings under `training` in `model.json`.
 
 ## Limits
 
-Trained on binary and ternary crystals mostly: other compositions are extrapolation. Energies are not part of a draw;
-pre-relax and compare with the hull before believing one. SHA-256 of the checkpoint: `{digest(str(checkpoint))}`.
+{f"{notes.limits} " if notes.limits else ""}Compositions and sizes unlike those of the data are extrapolation.
+Energies are no part of a draw; pre-relax and compare with the hull before believing one.
+
+SHA-256 of the checkpoint: `{digest(str(checkpoint))}`.
+
+## Licence of the data
+
+{settings.licence or UNSTATED}
 """
 
 
@@ -223,12 +268,11 @@ def regressor_card(checkpoint: Path, score: RegressorScore) -> str:
 
     description = about(str(checkpoint))
     training, system = description["training"], load(str(checkpoint)).system
-    settings, hardware = training["settings"], training["hardware"]
+    settings = _settings(training)
     table = "\n".join(f"| {name} | {n:,} | {error:.3f} |" for name, n, error in score.rows)
-    sources = _sources(settings)
-    return f"""# {settings["name"]}
+    return f"""# {settings.name}
 
-A `{description["system"]}`: it tells {settings.get("property", "formation_energy_ev_per_atom")} of a crystal.
+A `{description["system"]}`: it tells {settings.property} of a crystal.
 {sum(p.numel() for p in system.parameters()):,} parameters. Mean absolute errors on `{score.test}`, in the unit of the
 property; {score.unread} of its crystals have no prediction.
 
@@ -236,10 +280,7 @@ property; {score.unread} of its crystals have no prediction.
 |---|---|---|
 {table}
 
-- Data, fingerprint `{training["data_fingerprint_sha256"]}`, without the ids in `{settings.get("exclude")}`:
-{sources}
-- {training["crystals_trained"]:,} crystals trained on, {training["crystals_held_out"]:,} held out.
-- {training["steps"]:,} steps of {settings["batch_crystals"]} crystals, {training["minutes"]:g} minutes on
-  {hardware["cpu_threads_used"]} thread(s) of a {hardware["cpu_cores"]}-core {hardware["machine"]} machine,
-  PyTorch {training["torch"]}. SHA-256 of the checkpoint: `{digest(str(checkpoint))}`.
+{_data(training, settings)}
+- SHA-256 of the checkpoint: `{digest(str(checkpoint))}`.
+- Licence of the data: {settings.licence or UNSTATED}
 """

@@ -136,8 +136,7 @@ def train(
         held = training_set(_table(config.validation, config, folder / "validation"), exclude, config.property)
     fingerprint = dataset.manifest.fingerprint_sha256
     checkpoint = train_on(data, held, config, folder, callbacks, resume, cache, initial, fingerprint)
-    if config.test is not None:
-        add_card(config, folder)
+    add_card(config, folder)
     return checkpoint
 
 
@@ -190,16 +189,16 @@ def train_on(
 
 
 def add_card(config: TrainConfig, folder: Path) -> None:
-    """Score the checkpoint on the test file and write its MODEL_CARD.md."""
+    """Write the checkpoint's MODEL_CARD.md, scored on the test file if there is one; none of an unscored regressor."""
     from generative.config import SampleConfig
     from generative.systems.interface import Regressor
     from generative.training.loop import trainable_type
     from tasks.train import model_card
 
-    if config.test is None:
-        raise ValueError("test is null: name a source file that the finished system is scored on")
     checkpoint = folder / config.name
     if issubclass(trainable_type(config), Regressor):
+        if config.test is None:
+            return
         _table(config.test, config.model_copy(update={"data": DataConfig()}), folder / "test")
         score = model_card.score_regressor(
             checkpoint, config.property, folder / "dataset", folder / "test", config.test
@@ -207,6 +206,8 @@ def add_card(config: TrainConfig, folder: Path) -> None:
         text = model_card.regressor_card(checkpoint, score)
     else:
         settings = SampleConfig(checkpoint=str(checkpoint), chunk_size=256)
-        drawn = model_card.score_generator(config.test, settings, folder / "test", config.test_limit, config.seed)
+        drawn = None
+        if config.test is not None:
+            drawn = model_card.score_generator(config.test, settings, folder / "test", config.test_limit, config.seed)
         text = model_card.card_text(checkpoint, drawn)
     write_text(checkpoint / "MODEL_CARD.md", text)

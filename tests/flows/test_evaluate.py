@@ -176,6 +176,27 @@ def test_a_generator_that_copies_the_test_set_matches_all_of_it_and_is_not_judge
     assert not draw_samples(other, entry).reused
 
 
+def test_several_crystals_of_a_composition_are_drawn_and_judged_by_the_best_of_the_first_k(
+    copies: Path,
+) -> None:
+    from tasks.evaluate.benchmark import draw_samples, judge_samples
+
+    config = BenchmarkConfig.model_validate(settings(copies, name="several", n_per_target=2, sample={"chunk_size": 3}))
+    entry = config.generators[0]
+    samples = draw_samples(config, entry)
+    ids = samples.read().column("id").to_pylist()
+    assert len(ids) == 12
+    assert [name.partition("#")[0] for name in ids[::2]] == [name.partition("#")[0] for name in ids[1::2]]
+    assert [name.partition("#")[2] for name in ids] == ["", "2"] * 6
+    judged = judge_samples(config, entry, samples, lambda what, done, total: None)
+    figures = {(f["protocol"], f["name"]): f for f in json.loads(judged.path.read_text())["figures"]}
+    assert figures["cdvae reconstruction", "match rate, best of 1"]["n"] == 6
+    assert figures["cdvae reconstruction", "match rate"]["value"] == 100.0
+    in_train = figures["reconstruction by part", "match rate, best of 2, formula in train"]
+    assert (in_train["value"], in_train["n"]) == (100.0, 6)
+    assert figures["reconstruction by part", "match rate, best of 2, formula not in train"]["n"] == 0
+
+
 def test_a_checkpoint_that_must_be_there_stops_the_benchmark(copies: Path) -> None:
     from generative.checkpoints import CheckpointError
     from tasks.evaluate.benchmark import missing_reason

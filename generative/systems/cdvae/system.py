@@ -50,7 +50,7 @@ from generative.systems.cdvae.decoding import (
 )
 from generative.systems.cdvae.latent_search import Wanted, search_latent
 from generative.systems.cdvae.networks import Denoiser, Encoder, multilayer
-from generative.systems.interface import Generator, Progress, own_settings, require_cells
+from generative.systems.interface import CardNotes, Generator, Progress, own_settings, require_cells
 from generative.systems.trainable import Loss, Trainable
 
 logger = logging.getLogger(__name__)
@@ -119,6 +119,10 @@ class CDVAE(Generator, Trainable):
         self.register_buffer("type_times", levels(FINEST_TYPE, WIDEST_TYPE, N_TIMES), persistent=False)
 
     # --- what it may learn from ---------------------------------------------------------------------------------------
+
+    def card_notes(self) -> CardNotes:
+        """What it draws, and where its method is described."""
+        return CardNotes("crystal structures from a latent space, of a given composition if asked", "docs/dp-cdvae.md")
 
     def refused(self, crystal: Crystal) -> str:
         """Why a crystal cannot be encoded, in one sentence; empty where it can."""

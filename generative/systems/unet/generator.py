@@ -39,7 +39,7 @@ from generative.crystal.structure_matrix import (
 from generative.processes import gaussian_diffusion, straight_flow
 from generative.requests import FORMATION_ENERGY, Request
 from generative.systems.baselines.stored import in_order
-from generative.systems.interface import Generator, Progress, batch_of, of_steps, own_settings, require_cells
+from generative.systems.interface import CardNotes, Generator, Progress, batch_of, of_steps, own_settings, require_cells
 from generative.systems.trainable import Loss
 from generative.systems.unet.config import ConditionalUNetConfig, UNetSampler, Way
 from generative.systems.unet.structure_matrix_system import N_TIMES, StructureMatrixSystem
@@ -52,6 +52,10 @@ class ConditionalUNet(StructureMatrixSystem, Generator):
     config_type = ConditionalUNetConfig
     sampler_type = UNetSampler
     heeds = frozenset({"composition", "spacegroup", FORMATION_ENERGY})
+
+    def card_notes(self) -> CardNotes:
+        """What it draws, and where its method is described."""
+        return CardNotes("crystals of a given composition, space group and energy", "docs/conditional-unet.md")
 
     # --- training -----------------------------------------------------------------------------------------------------
 

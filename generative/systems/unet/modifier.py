@@ -51,7 +51,16 @@ from generative.systems.baselines.stored import (
     repeated,
 )
 from generative.systems.baselines.substitution import PrototypeSubstitution, SubstitutionConfig
-from generative.systems.interface import Change, Generator, Modifier, Progress, of_steps, own_settings, require_cells
+from generative.systems.interface import (
+    CardNotes,
+    Change,
+    Generator,
+    Modifier,
+    Progress,
+    of_steps,
+    own_settings,
+    require_cells,
+)
 from generative.systems.trainable import Loss
 from generative.systems.unet.config import SIZES, ConditionalUNetConfig, StepsSampler
 from generative.systems.unet.structure_matrix_system import N_TIMES, StructureMatrixSystem
@@ -123,6 +132,12 @@ class StructureModifier(StructureMatrixSystem, Modifier, Generator, ABC):
         super().__init__(config, encoders.width if self.source_is_condition else 0)
         self.source = StructureEncoder(encoders) if self.source_is_condition else None
         self.known = _Known(config.n_crystals, config.n_sites) if config.n_crystals else None
+
+    def card_notes(self) -> CardNotes:
+        """What it makes, and the crystals it starts from."""
+        n = self.config.n_crystals
+        stored = f"It holds {n:,} training crystals to start from, with their energies." if n else ""
+        return CardNotes("polymorphs of a crystal", "docs/conditional-unet.md", stored)
 
     def fit_statistics(self, crystals: Sequence[Crystal], energies_ev_per_atom: Sequence[float | None]) -> None:
         """Set the scale of energies, and keep the crystals to start from."""

@@ -32,13 +32,15 @@ from generative.crystal.batch import CrystalBatch
 from generative.crystal.crystals import Crystal
 from generative.crystal.lattice import fit_atomic_volumes
 from generative.crystal.species import MAX_Z
-from generative.crystal.wyckoff import PARTNER, Signature, WyckoffCrystal, WyckoffError
+from generative.crystal.wyckoff import PARTNER, Signature, WyckoffCrystal
 from generative.datasets.site_labels import SiteLabel
 from generative.requests import Request
 from generative.systems.baselines.stored import failed_sample, repeated
-from generative.systems.interface import Generator, Progress, of_steps, own_settings, require_cells
+from generative.systems.interface import CardNotes, Generator, Progress, of_steps, own_settings, require_cells
 from generative.systems.trainable import Loss, Trainable
+from generative.systems.wyckoff.card import card_notes
 from generative.systems.wyckoff.config import WyckoffConfig, WyckoffSampler
+from generative.systems.wyckoff.descriptions import Descriptions
 from generative.systems.wyckoff.library import Composition, Counts, Library, Shelf, described, kind_of, with_elements
 from generative.systems.wyckoff.metric import CompositionMetric
 from generative.systems.wyckoff.training_set import (
@@ -93,33 +95,32 @@ class Wyckoff(Generator, Trainable):
         self.register_buffer("cell", torch.zeros(t, 6))
         self.register_buffer("xyz", torch.zeros(k, 3))
         self.register_buffer("atomic_volumes", torch.full((MAX_Z + 1,), 15.0, dtype=torch.float64))
-        self._described: dict[str, WyckoffCrystal] = {}
+        self._described = Descriptions()
         self._labels: tuple[SiteLabel, ...] = ()
+
+    def card_notes(self) -> CardNotes:
+        """How many crystals it holds, and what that means."""
+        lends = self.cell.abs().sum(1) > 0
+        return card_notes(int(lends.sum()), int((~lends).sum()))
 
     # --- training -----------------------------------------------------------------------------------------------------
 
     def refused(self, crystal: Crystal) -> str:
         """Why a crystal has no signature; empty where it has."""
-        try:
-            self._describe(crystal)
-        except WyckoffError as error:
-            return str(error)
-        return ""
+        return self._described.reasons([crystal])[0]
 
-    def _describe(self, crystal: Crystal) -> WyckoffCrystal:
-        digest = crystal.digest
-        if digest not in self._described:
-            self._described[digest] = WyckoffCrystal.of(crystal)
-        return self._described[digest]
+    def refusals(self, crystals: Sequence[Crystal], cache: Path | None = None, workers: int = 1) -> list[str]:
+        """Why each crystal has no signature; empty where it has."""
+        return self._described.reasons(crystals, cache, workers)
 
     def arranged(self, data: TrainingSet, cache: Path | None = None, workers: int = 1) -> TrainingSet:
         """The crystals with their signatures."""
         self._labels = self._labels or tuple(data.labels)
-        return DescribedSet(data, [self._describe(crystal) for crystal in data.crystals])
+        return DescribedSet(data, self._described.of(data.crystals, cache, workers))
 
     def fit_statistics(self, crystals: Sequence[Crystal], energies_ev_per_atom: Sequence[float | None]) -> None:
         """Store the training crystals, the first of them in order, and those without coordinates after them."""
-        stored = [self._describe(crystal) for crystal in crystals]
+        stored = self._described.of(crystals)
         signatures = [(one.signature.spacegroup, one.signature.sites) for one in stored]
         signatures += [(label.spacegroup, label.sites) for label in self._labels]
         packed = packed_signatures(signatures)
@@ -136,7 +137,7 @@ class Wyckoff(Generator, Trainable):
         counts = np.stack([np.bincount(c.atomic_numbers, minlength=MAX_Z + 1) for c in crystals])
         volumes = np.array([abs(np.linalg.det(c.lattice_ang)) for c in crystals])
         self.atomic_volumes.copy_(torch.as_tensor(fit_atomic_volumes(counts.astype(float), volumes)))
-        self._described, self._labels = {}, ()
+        self._described, self._labels = Descriptions(), ()
         for made in ("library", "_first_orbit"):
             self.__dict__.pop(made, None)
 

@@ -15,11 +15,11 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize, to_rg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from pymatgen.symmetry.groups import SpaceGroup, sg_symbol_from_int_number
 
 from generative.config import ELEMENTS
 from tasks.report.dataset.statistics import DatasetStatistics, Floats
 from tasks.report.png import figure_png
+from tasks.report.space_groups import short_symbol
 
 INK, MUTED, FAINT, BAR = "#20242c", "#6b7484", "#e3e6eb", "#2a788e"
 HEAT = LinearSegmentedColormap.from_list("heat", ["#dcedee", "#6fb3b8", "#1d6f7a", "#0b2f3a"])
@@ -232,9 +232,7 @@ def _groups_panel(axes: Axes, statistics: DatasetStatistics) -> None:
 
 def spacegroup_name(number: int) -> str:
     """Short symbol and number of a space group, in matplotlib's notation."""
-    full = sg_symbol_from_int_number(number)
-    symbol = {long: short for short, long in SpaceGroup.abbrev_sg_mapping.items()}.get(full, full)
-    symbol = re.sub(r"_(\d)", r"$\\mathregular{_\1}$", symbol)
+    symbol = re.sub(r"_(\d)", r"$\\mathregular{_\1}$", short_symbol(number))
     return re.sub(r"-(\d)", r"$\\mathregular{\\bar{\1}}$", symbol) + f" ({number})"
 
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from tasks.discover.candidates import Proposer
 from tasks.report.hull_interactive import html_formula
+from tasks.report.run.kept_symmetry import any_kept, change_on_release_ev_per_atom, group_name, remark, verdict
 from tasks.report.run.model import ReportCandidate, ReportInputs
 from tasks.report.run.summary import any_phonons, is_number, number, prototype_name
 
@@ -41,6 +42,9 @@ class Column:
 PHONON = Column("phonon", "Lowest phonon", "THz, negative: imaginary")
 """Only where phonons were asked for."""
 
+KEPT = Column("kept", "In its space group", "\u0394E on release, eV/atom", "text")
+"""Only in a run where space groups were kept."""
+
 COLUMNS = (
     Column("rank", "Rank"),
     Column("formula", "Formula", kind="text"),
@@ -50,6 +54,7 @@ COLUMNS = (
     Column("delta_e", "\u0394E on relaxing", "eV/atom"),
     Column("delta_v", "\u0394V on relaxing", "\u00c5\u00b3/atom"),
     Column("rms", "RMS displacement", "(V/atom)<sup>1/3</sup>"),
+    KEPT,
     PHONON,
     Column("status", "Relaxation", "steps", "text"),
     Column("known", "In a database", "matched id", "text"),
@@ -61,7 +66,8 @@ COLUMNS = (
 
 
 def _columns(candidates: Sequence[ReportCandidate]) -> list[Column]:
-    return [column for column in COLUMNS if column is not PHONON or any_phonons(candidates)]
+    shown = {PHONON: any_phonons(candidates), KEPT: any_kept(c.kept for c in candidates)}
+    return [column for column in COLUMNS if shown.get(column, True)]
 
 
 def _link(path: str, text: str) -> str:
@@ -77,6 +83,17 @@ def _phonon(c: ReportCandidate) -> tuple[str, str]:
     exact, shown = _figure(c.lowest_phonon_thz, 2)
     tag = "" if c.dynamically_stable is None or c.dynamically_stable else ' <span class="tag plain">saddle point</span>'
     return exact, shown + tag
+
+
+def _kept(c: ReportCandidate) -> tuple[str, str]:
+    if c.kept is None:
+        return "", NONE
+    word, plain = verdict(c.kept), "" if c.kept.is_minimum else " plain"
+    change = number(change_on_release_ev_per_atom(c.kept), 4, signed=True)
+    shown = f'<span class="tag{plain}">{word}</span> <span class="small">{safe(group_name(c.kept.spacegroup))}'
+    if c.kept.is_released:
+        shown += f"<br>released {change}"
+    return safe(word), f'<span title="{safe(remark(c.kept))}">{shown}</span></span>'
 
 
 def _prototype(c: ReportCandidate) -> tuple[str, str]:
@@ -107,6 +124,7 @@ def _cells(c: ReportCandidate) -> dict[str, tuple[str, str]]:
         "delta_e": _figure(c.delta_e_ev_per_atom, signed=True),
         "delta_v": _figure(c.delta_v_ang3_per_atom, 2, signed=True),
         "rms": _figure(c.rms),
+        "kept": _kept(c),
         "phonon": _phonon(c),
         "status": (
             safe(f"{c.relax_status} {c.relax_steps:06d}"),
@@ -185,6 +203,7 @@ def _row(c: ReportCandidate, columns: Sequence[Column]) -> str:
             "prototype": "wrap",
             "spacegroup": "line",
             "status": "line",
+            "kept": "line",
             "files": "line",
         }
         name = names.get(column.key, "num" if column.kind == "number" else "")

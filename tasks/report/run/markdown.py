@@ -9,6 +9,7 @@ from tasks.report.hull_geometry import phase_counts
 from tasks.report.hull_plot import hull_png
 from tasks.report.pictures import crystal_png, crystal_webp_rotating
 from tasks.report.run.asked import asked_markdown
+from tasks.report.run.kept_symmetry import counts_sentence
 from tasks.report.run.model import ReportCandidate, ReportInputs
 from tasks.report.run.phonons import phonon_markdown
 from tasks.report.run.proposers import proposer_markdown
@@ -50,6 +51,8 @@ def markdown_report(inputs: ReportInputs) -> str:
         f"**{summary.n_on_hull}** on or below the hull, **{summary.n_near_hull}** within "
         f"{NEAR_HULL_EV_PER_ATOM} eV/atom of it, **{summary.n_converged}** relaxations converged."
     )
+    if in_groups := counts_sentence(summary):
+        counts += f" {in_groups}."
     hull = f"![Convex hull]({data_uri(hull_png(inputs.hull, inputs.ranked))})"
     tail = [
         f"## Best {min(N_ROWS, len(inputs.candidates))} candidates",

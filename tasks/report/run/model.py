@@ -8,6 +8,7 @@ from typing import Any
 
 from pymatgen.core.structure import Structure
 
+from dft.results import KeptSymmetry
 from generative.datasets.origins import Origin
 
 
@@ -135,6 +136,7 @@ class ReportCandidate:
         lowest_phonon_thz: lowest phonon frequency, negative for an imaginary one; None where none were computed.
         dynamically_stable: whether no phonon is imaginary; None where none were computed.
         phonon_note: why there are no phonons, or what weakens them; may be empty.
+        kept: what its relaxation in its space group found; None where it relaxed freely.
     """
 
     rank: int
@@ -161,6 +163,7 @@ class ReportCandidate:
     lowest_phonon_thz: float | None = None
     dynamically_stable: bool | None = None
     phonon_note: str = ""
+    kept: KeptSymmetry | None = None
 
     @property
     def fractions(self) -> dict[str, float]:
@@ -182,6 +185,8 @@ class Counts:
         n_near_hull: at most NEAR_HULL_EV_PER_ATOM above it (those on it included).
         n_with_hull: those with an energy above hull at all.
         n_converged: relaxations that converged.
+        n_kept: those that relaxed in their space groups.
+        n_saddle_points: of these, saddle points of their groups.
     """
 
     n_candidates: int
@@ -191,6 +196,8 @@ class Counts:
     n_near_hull: int
     n_with_hull: int
     n_converged: int
+    n_kept: int = 0
+    n_saddle_points: int = 0
 
 
 @dataclass(frozen=True)

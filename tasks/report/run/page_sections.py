@@ -10,6 +10,7 @@ from tasks.report.hull_geometry import phase_counts, placed_candidates
 from tasks.report.hull_interactive import html_formula
 from tasks.report.palette import element_colours
 from tasks.report.run.candidate_table import safe, space_group
+from tasks.report.run.kept_symmetry import any_kept, counts_sentence
 from tasks.report.run.model import ReportInputs
 from tasks.report.run.summary import (
     NEAR_HULL_EV_PER_ATOM,
@@ -50,11 +51,16 @@ def header(inputs: ReportInputs) -> str:
         (str(summary.n_near_hull), f"within {NEAR_HULL_EV_PER_ATOM} eV/atom of it"),
         (f"{summary.n_converged}<small> of {summary.n_candidates}</small>", "relaxations converged"),
     ]
+    if summary.n_kept:
+        figures.append(
+            (f"{summary.n_saddle_points}<small> of {summary.n_kept}</small>", "saddle points of their groups")
+        )
+    in_groups = f'<p class="lead">{safe(counts_sentence(summary))}.</p>' if summary.n_kept else ""
     counts = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for value, label in figures)
     return (
         '<header class="top"><button type="button" class="pill theme" id="theme" aria-label="Switch between light and '
         f'dark">Dark</button><p class="eyebrow">Hullward &middot; {safe(inputs.run_name)}</p><h1>{names}</h1>'
-        f'<p class="lead">{lead}</p><p class="lead">{safe(theory_warning(inputs))}.</p>'
+        f'<p class="lead">{lead}</p>{in_groups}<p class="lead">{safe(theory_warning(inputs))}.</p>'
         + (f'<ul class="notes" aria-label="Warnings">{notes}</ul>' if notes else "")
         + f'<dl class="figures">{counts}</dl></header>'
     )
@@ -193,12 +199,25 @@ def _terms(inputs: ReportInputs) -> Sequence[tuple[str, str, str]]:
          "in the run's data set. New to this data set is not new to the world."),
         ("Prototype", "", "The decorated prototype of a common structure type that it is like; \u201coffered\u201d: "
          "the candidate is that prototype itself, stable and in no database. Likeness does not make it known."),
+        *_kept_terms(inputs),
         *_phonon_terms(inputs, method),
         ("SMACT", "", "Whether some choice of common oxidation states is charge-neutral. Real borides and "
         "intermetallics "
          "often are not; it is shown, not judged by."),
         ("Tolerances", "", f"Every match and symmetry above rests on: {tolerances}."),
     )  # fmt: skip
+
+
+def _kept_terms(inputs: ReportInputs) -> list[tuple[str, str, str]]:
+    if not any_kept(c.kept for c in inputs.candidates):
+        return []
+    about = (
+        "The crystal relaxed in its space group, was nudged, and relaxed freely. \u201csaddle point\u201d: its "
+        "energy then fell by \u0394E and the group broke; the row holds the lower crystal, its energies and its own "
+        "space group. \u201cminimum\u201d: nothing in its cell led down from a nudge of this size. A dash: it has no "
+        "symmetry to keep."
+    )
+    return [("In its space group", "\u0394E, eV/atom", about)]
 
 
 def _phonon_terms(inputs: ReportInputs, method: str) -> list[tuple[str, str, str]]:

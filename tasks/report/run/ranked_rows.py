@@ -9,9 +9,11 @@ from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 
+from dft.results import KeptSymmetry
 from generative.crystal.crystals import crystals_of
 from tasks.discover.candidates import Proposer, plain
 from tasks.report.run.cif_files import cif_path
+from tasks.report.run.kept_symmetry import kept_of
 from tasks.report.run.model import ReportCandidate
 
 MOST_LISTED = 1000
@@ -31,11 +33,13 @@ class RankedRow(NamedTuple):
     known_match: str | None
     relax_status: str
     proposed_by: str
+    kept: KeptSymmetry | None
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
         """Of a row of candidates.parquet."""
-        return cls(*(row[name] for name in cls._fields))
+        energy, status = row["e_above_hull_ev_per_atom"], row["relax_status"]
+        return cls(energy, row["known_match"], status, row["proposed_by"], kept_of(row))
 
 
 def report_candidates(
@@ -77,6 +81,7 @@ def report_candidates(
             lowest_phonon_thz=row.get("lowest_phonon_thz"),
             dynamically_stable=row.get("dynamically_stable"),
             phonon_note=row.get("phonon_note") or "",
+            kept=kept_of(row),
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dft.results import KeptSymmetry
 from tasks.discover.candidates import Proposer
 from tasks.report.hull_geometry import ON_HULL_EV_PER_ATOM
 from tasks.report.run.model import Counts, ReportCandidate, ReportInputs
@@ -34,6 +35,10 @@ class Ranked(Protocol):
     def proposed_by(self) -> str:
         """A tasks.discover.candidates.Proposer."""
 
+    @property
+    def kept(self) -> KeptSymmetry | None:
+        """What its relaxation in its space group found; None where it relaxed freely."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Summary(Counts):
@@ -57,6 +62,8 @@ def counts_of(candidates: Sequence[Ranked]) -> Counts:
         n_near_hull=sum(e <= NEAR_HULL_EV_PER_ATOM for e in above),
         n_with_hull=len(above),
         n_converged=sum(c.relax_status == "converged" for c in candidates),
+        n_kept=sum(c.kept is not None for c in candidates),
+        n_saddle_points=sum(c.kept is not None and c.kept.is_minimum is False for c in candidates),
     )
 
 

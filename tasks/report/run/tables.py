@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.discover.candidates import Proposer
+from tasks.report.run.kept_symmetry import any_kept, change_on_release_ev_per_atom, group_name, remark, verdict
 from tasks.report.run.model import ReportCandidate
 from tasks.report.run.summary import any_phonons, is_number, number, prototype_name
 
@@ -53,12 +54,14 @@ def candidates_markdown(candidates: Sequence[ReportCandidate], limit: int = 20) 
         candidates: in any order.
         limit: rows at most.
     """
-    has_phonons = any_phonons(candidates)
+    has_phonons, has_kept = any_phonons(candidates), any_kept(c.kept for c in candidates)
+    extra = f"{' In its space group |' if has_kept else ''}{' Lowest phonon (THz) |' if has_phonons else ''}"
     header = (
         "| Rank | Formula | Energy above hull (eV/atom) | Formation energy (eV/atom) | Space group | ΔE (eV/atom) "
-        f"| ΔV (Å³/atom) |{' Lowest phonon (THz) |' if has_phonons else ''} In a database | Prototype | Id |"
+        f"| ΔV (Å³/atom) |{extra} In a database | Prototype | Id |"
     )
-    rows = [header, f"|--:|:--|--:|--:|:--|--:|--:|{'--:|' if has_phonons else ''}:--|:--|:--|"]
+    sides = f"{':--|' if has_kept else ''}{'--:|' if has_phonons else ''}"
+    rows = [header, f"|--:|:--|--:|--:|:--|--:|--:|{sides}:--|:--|:--|"]
     for c in sorted(candidates, key=lambda c: (c.rank, c.id))[:limit]:
         group = "" if c.spacegroup_number is None else f"{escape_markdown(c.spacegroup_symbol)} ({c.spacegroup_number})"
         cells = [
@@ -69,6 +72,7 @@ def candidates_markdown(candidates: Sequence[ReportCandidate], limit: int = 20) 
             group,
             number(c.delta_e_ev_per_atom, signed=True),
             number(c.delta_v_ang3_per_atom, 2, signed=True),
+            *(["" if c.kept is None else escape_markdown(remark(c.kept))] if has_kept else []),
             *([number(c.lowest_phonon_thz, 2)] if has_phonons else []),
             escape_markdown(c.known_match) if c.known_match else "new",
             escape_markdown(prototype_name(c)) + (" (offered)" if c.proposed_by == Proposer.PROTOTYPE else ""),
@@ -94,7 +98,16 @@ def candidate_rows(candidates: Sequence[ReportCandidate]) -> list[dict[str, Any]
             "phonon note": c.phonon_note,
         }
 
-    has_phonons = any_phonons(candidates)
+    def in_group(c: ReportCandidate) -> dict[str, Any]:
+        change = None if c.kept is None else change_on_release_ev_per_atom(c.kept)
+        return {
+            "relaxed in space group": "" if c.kept is None else group_name(c.kept.spacegroup),
+            "there a": "" if c.kept is None else verdict(c.kept),
+            "dE on release (eV/atom)": rounded(change, 4),
+            "release": "" if c.kept is None else remark(c.kept),
+        }
+
+    has_phonons, has_kept = any_phonons(candidates), any_kept(c.kept for c in candidates)
     return [
         {
             "rank": c.rank,
@@ -107,6 +120,7 @@ def candidate_rows(candidates: Sequence[ReportCandidate]) -> list[dict[str, Any]
             "rms ((V/atom)^1/3)": rounded(c.rms, 4),
             "relaxation": c.relax_status,
             "steps": c.relax_steps,
+            **(in_group(c) if has_kept else {}),
             **(dynamics(c) if has_phonons else {}),
             "in a database": c.known_match or "",
             "proposed by": c.proposed_by,

@@ -41,6 +41,7 @@ def test_all_is_every_evaluation_once_in_one_order() -> None:
     assert evaluations_of(["sun", "cdvae", "all"]) == EVALUATIONS
     assert evaluations_of(["condition-cdvae", "cdvae"]) == (
         "cdvae reconstruction",
+        "reconstruction by part",
         "metre",
         "cdvae generation",
         "condition-cdvae novelty",

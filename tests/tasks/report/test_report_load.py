@@ -70,7 +70,7 @@ def many(inputs: ReportInputs) -> tuple[pa.Table, ReportInputs]:
     """A table of many candidates, and the report's inputs made of it."""
     table = many_candidates(inputs, N_MANY, 50)
     listed = tuple(report_candidates(table.slice(0, MOST_LISTED), {}, N_MANY))
-    ranked = table.slice(0, N_MANY).select(list(RankedRow._fields)).to_pylist()
+    ranked = table.slice(0, N_MANY).select([n for n in RankedRow._fields if n in table.column_names]).to_pylist()
     counts = counts_of([RankedRow.of(row) for row in ranked])
     return table, dataclasses.replace(inputs, candidates=listed, counts=counts, listing_path=LISTING)
 
