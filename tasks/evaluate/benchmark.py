@@ -20,7 +20,7 @@ from prefect.logging import get_run_logger
 from configs.evaluation import BenchmarkConfig, GeneratorEntry
 from generative.config import SampleConfig
 from generative.crystal.crystals import structure_columns
-from generative.requests import Request
+from generative.requests import Request, in_turn
 from storage.atomic import sweep, write_text
 from storage.documents import read_document, write_document
 from storage.progress import LabelledProgress as Progress
@@ -102,7 +102,8 @@ def _drawn(config: BenchmarkConfig, entry: GeneratorEntry, targets: ReadCrystals
     loaded = checkpoint(settings.checkpoint, config.execution)
     generator, size = loaded.generator, settings.chunk_size
     sampler = generator.sampler_settings(settings.sampler)
-    requests = [Request.for_atoms(c.atomic_numbers) for c in targets.crystals if c is not None]
+    asked = [Request.for_atoms(c.atomic_numbers) for c in targets.crystals if c is not None]
+    requests = in_turn(asked, generator.heeds)
     crystals, started = [], time.perf_counter()
     for chunk, first in enumerate(range(0, len(requests), size)):
         rng = chunk_generator(config.seed, "benchmark", chunk)
