@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -44,6 +44,8 @@ class Request:
         elements: the chemical system, ordered by atomic number; its composition is left free.
         targets: (property, value) of further properties, ordered by name; units are part of the names, which are those
             of the dataset's columns, such as band_gap_ev.
+        turn: how many requests for the same stand before it in the plan (turns_of): a generator that ranks its answers
+            gives the next best. No part of what is asked: it enters neither equality nor JSON, digest and ids.
 
     Raises: ValueError: if more than one of composition, sites and elements is given, one of them names an unknown
         element, repeats or misorders one, or holds a count below 1; if a target is not finite. Request.of takes counts
@@ -56,6 +58,7 @@ class Request:
     sites: Formula = ()
     elements: tuple[str, ...] = ()
     targets: tuple[tuple[str, float], ...] = ()
+    turn: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         for name, counts in (("formula_counts", self.formula_counts), ("sites", self.sites)):
@@ -137,6 +140,16 @@ class Request:
         named = {name for name, value in parts.items() if value}
         return frozenset(named | set(self.all_targets) | ({"spacegroup"} if self.spacegroup is not None else set()))
 
+    def heeded_by(self, heeds: frozenset[str]) -> tuple[object, ...]:
+        """What is left of it for a generator that heeds these: equal where such a generator is asked for the same."""
+        return (
+            self.formula_counts if "composition" in heeds else (),
+            self.sites if "sites" in heeds else (),
+            self.elements if "elements" in heeds else (),
+            self.spacegroup if "spacegroup" in heeds else None,
+            *((name, value) for name, value in self.all_targets.items() if name in heeds),
+        )
+
     @cached_property
     def reduced_formula(self) -> str:
         """As pymatgen writes it (electronegativity order), the same as the dataset table's column."""
@@ -197,6 +210,22 @@ class Request:
             tuple(form.get("elements", ())),
             tuple(sorted(form.get("targets", {}).items())),
         )
+
+
+def turns_of(requests: Sequence[Request], heeds: frozenset[str]) -> list[int]:
+    """The turn of every request of a plan: how many before it ask the same of a generator that heeds these."""
+    asked: Counter[tuple[object, ...]] = Counter()
+    turns = []
+    for request in requests:
+        key = request.heeded_by(heeds)
+        turns.append(asked[key])
+        asked[key] += 1
+    return turns
+
+
+def in_turn(requests: Sequence[Request], heeds: frozenset[str]) -> list[Request]:
+    """The requests of a plan, each with its turn: for those that a generator is asked in several calls."""
+    return [replace(r, turn=turn) for r, turn in zip(requests, turns_of(requests, heeds), strict=True)]
 
 
 def symbol_of(z: int) -> str:

@@ -119,7 +119,8 @@ class Generator(System, ABC):
         """One crystal per request, in order; atoms of one element stand together, ascending by atomic number.
 
         Args:
-            requests: what is asked.
+            requests: what is asked. Of equal ones with the same turn a generator that ranks its answers gives the later
+                the next best; so only who cuts a plan into several calls has to set turns (requests.in_turn).
             rng: every draw; the same state gives the same crystals.
             settings: of the system's sampler_type; None takes the defaults.
             progress: told of the share of the work done.

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -190,10 +190,12 @@ def draw_chunk(
     chunks, size = list(chunks_of(config.sample)), config.sample.chunk_size
     asked_for, hull = chunks[chunk], tuple(sorted((hull_ev_per_atom or {}).items()))
     n_planned = size * (1 + max(one.number for one in chunks))
-    requests = _planned(config.conditions, config.elements, n_planned, config.seed, tuple(training_formulas), hull)
-    settings, first = asked_for.generator.settings, asked_for.number * size
+    planned = config.conditions, config.elements, n_planned, config.seed, tuple(training_formulas), hull
+    settings, own = asked_for.generator.settings, slice(asked_for.number * size, (asked_for.number + 1) * size)
     loaded = checkpoint(settings.checkpoint, config.execution)
-    drawn = sample_chunk(loaded, requests[first : first + size], settings, config.seed, asked_for.number, progress)
+    turns = _turns(loaded.generator.heeds, *planned)[own]
+    requests = [replace(request, turn=turn) for request, turn in zip(_planned(*planned)[own], turns, strict=True)]
+    drawn = sample_chunk(loaded, requests, settings, config.seed, asked_for.number, progress)
     return table_of(
         [
             {
@@ -227,6 +229,22 @@ def _planned(
     from generative.plans import plan
 
     return plan(conditions, elements, n, seed, training_formulas, dict(hull_ev_per_atom))
+
+
+@lru_cache(maxsize=4)
+def _turns(
+    heeds: frozenset[str],
+    conditions: ConditionsConfig,
+    elements: tuple[str, ...],
+    n: int,
+    seed: int,
+    training_formulas: tuple[str, ...],
+    hull_ev_per_atom: tuple[tuple[str, float], ...],
+) -> list[int]:
+    """The turns of the whole plan for a generator that heeds these: numbers beside the few requests that it repeats."""
+    from generative.requests import turns_of
+
+    return turns_of(_planned(conditions, elements, n, seed, training_formulas, hull_ev_per_atom), heeds)
 
 
 def known_hull(config: DiscoverConfig, known: pa.Table) -> dict[str, float]:

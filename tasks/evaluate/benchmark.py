@@ -21,7 +21,7 @@ from configs.evaluation import BenchmarkConfig, GeneratorEntry
 from generative.config import SampleConfig
 from generative.crystal.crystals import structure_columns
 from generative.datasets.formats.columns import is_row_number
-from generative.requests import Request
+from generative.requests import Request, in_turn
 from storage.atomic import sweep, write_text
 from storage.documents import read_document, write_document
 from storage.progress import LabelledProgress as Progress
@@ -110,7 +110,8 @@ def _drawn(config: BenchmarkConfig, entry: GeneratorEntry, targets: ReadCrystals
     generator, k = loaded.generator, config.n_per_target
     size = max(1, settings.chunk_size // k) * k  # a target's crystals are drawn together, so they can differ by intent
     sampler = generator.sampler_settings(settings.sampler)
-    requests = [Request.for_atoms(c.atomic_numbers) for c in targets.crystals if c is not None for _ in range(k)]
+    asked = [Request.for_atoms(c.atomic_numbers) for c in targets.crystals if c is not None for _ in range(k)]
+    requests = in_turn(asked, generator.heeds)
     crystals, started = [], time.perf_counter()
     for chunk, first in enumerate(range(0, len(requests), size)):
         rng = chunk_generator(config.seed, "benchmark", chunk)

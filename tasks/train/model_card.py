@@ -61,7 +61,7 @@ def score_generator(
     from generative.datasets.ingest import ingest
     from generative.datasets.manifest import is_whole, read_dataset
     from generative.metrics.reconstruction import evaluate
-    from generative.requests import Request
+    from generative.requests import Request, in_turn
     from generative.sampling import chunk_generator
     from generative.screening.validity import satisfies_cdvae_rule
 
@@ -73,10 +73,10 @@ def score_generator(
     truths = [known[i] for i in sorted(chosen, key=lambda i: (len(known[i].atomic_numbers), i))]
     generator = checkpoints.load(settings.checkpoint).generator
     sampler = generator.sampler_settings(settings.sampler)
+    requests = in_turn([Request.for_atoms(c.atomic_numbers) for c in truths], generator.heeds)
     drawn, size, started = [], settings.chunk_size, time.perf_counter()
     for chunk, first in enumerate(range(0, len(truths), size)):
-        requests = [Request.for_atoms(c.atomic_numbers) for c in truths[first : first + size]]
-        drawn += generator.sample(requests, chunk_generator(seed, "score", chunk), sampler)
+        drawn += generator.sample(requests[first : first + size], chunk_generator(seed, "score", chunk), sampler)
     seconds = time.perf_counter() - started
     result = evaluate(drawn, truths, workers=workers)
     return GeneratorScore(

@@ -13,7 +13,7 @@ from pymatgen.core.periodic_table import Element
 
 from generative.config import ConditionsConfig, GridConfig
 from generative.plans import PlanError, enumerate_formulas, plan
-from generative.requests import Formula, Request
+from generative.requests import Formula, Request, in_turn
 from generative.screening import composition
 
 SYSTEM = ("Ta", "W", "B")
@@ -165,6 +165,17 @@ def test_a_request_survives_json_and_its_digest_tells_requests_apart() -> None:
     assert again.digest == condition.digest
     others = [Request.of({"W": 1, "B": 2, "Ta": 1}, 194, -0.3), Request.of({"W": 2, "B": 4, "Ta": 2}, 191, -0.3)]
     assert len({c.digest for c in [condition, *others]}) == 3
+
+
+def test_a_turn_counts_what_a_generator_cannot_tell_apart_and_is_no_part_of_a_request() -> None:
+    plan = [Request.of({"W": 1, "B": 1}, group, energy) for group in (194, None) for energy in (-0.1, -0.2, -0.1)]
+    assert [r.turn for r in in_turn(plan, frozenset({"composition"}))] == [0, 1, 2, 3, 4, 5]
+    assert [r.turn for r in in_turn(plan, frozenset({"composition", "spacegroup"}))] == [0, 1, 2, 0, 1, 2]
+    everything = in_turn(plan, frozenset({"composition", "spacegroup", "formation_energy_ev_per_atom"}))
+    assert [r.turn for r in everything] == [0, 0, 1, 0, 0, 1]
+    for turned, request in zip(everything, plan, strict=True):
+        assert (turned, hash(turned), turned.digest) == (request, hash(request), request.digest)
+        assert turned.to_json() == request.to_json()
 
 
 @pytest.mark.parametrize("counts", [(("W", 1), ("B", 1)), (("Xx", 1),), (("B", 0),), (("B", 1), ("B", 2))])

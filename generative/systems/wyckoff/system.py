@@ -18,8 +18,8 @@ Source: neighbourhood components analysis: Goldberger et al., NIPS 17 (2004). Th
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -198,29 +198,31 @@ class Wyckoff(Generator, Trainable):
         settings: SamplerSettings | None = None,
         progress: Progress | None = None,
     ) -> list[Crystal]:
-        """See Generator.sample. Equal requests get different signatures, the most probable first."""
+        """See Generator.sample. Equal requests get different signatures, the most probable first: request number `turn`
+        of a plan the one that stands at this place, counted from 0.
+        """
         how = own_settings(WyckoffSampler, settings)
         require_cells(requests, ATOMS_MAX)
         done = of_steps(progress, len(requests))
         stored: dict[Counts, Tensor] = {}
         """Vectors of the shelves that were asked for: the same for every request."""
-        ranked: dict[tuple[tuple[tuple[int, int], ...], int | None], list[Crystal]] = {}
-        turn: dict[object, int] = defaultdict(int)
-        wanted: dict[object, int] = defaultdict(int)
-        for request in requests:
-            wanted[request.content, request.spacegroup] += 1
+        # Draws by probability are made anew in every call, so there the turn in the plan has no meaning.
+        turns = [0 if how.temperature else request.turn for request in requests]
+        keys = [request.heeded_by(self.heeds) for request in requests]
+        places: dict[object, list[int]] = defaultdict(list)
+        among: Counter[object] = Counter()
+        for key, turn in zip(keys, turns, strict=True):
+            places[key].append(turn + among[key, turn])
+            among[key, turn] += 1
+        ranked: dict[object, Iterator[Crystal]] = {}
         crystals, failed = [], []
-        for i, request in enumerate(requests):
-            key = request.content, request.spacegroup
+        for i, (key, request) in enumerate(zip(keys, requests, strict=True)):
             if key not in ranked:
-                ranked[key] = self._crystals(request, wanted[key], how.temperature, rng, stored)
-            found = ranked[key]
-            if found:
-                crystals.append(found[turn[key] % len(found)])
-            else:
+                ranked[key] = iter(self._crystals(request, places[key], how.temperature, rng, stored))
+            crystal = next(ranked[key], None)
+            if crystal is None:
                 failed.append(request)
-                crystals.append(failed_sample(request.atomic_numbers))
-            turn[key] += 1
+            crystals.append(failed_sample(request.atomic_numbers) if crystal is None else crystal)
             if done is not None:
                 done(i + 1)
         if failed:
@@ -232,14 +234,19 @@ class Wyckoff(Generator, Trainable):
         return crystals
 
     def _crystals(
-        self, request: Request, n: int, temperature: float, rng: torch.Generator, stored: dict[Counts, Tensor]
+        self,
+        request: Request,
+        places: Sequence[int],
+        temperature: float,
+        rng: torch.Generator,
+        stored: dict[Counts, Tensor],
     ) -> list[Crystal]:
-        """Up to n crystals of a composition, the most probable signature first; none where nothing is stored."""
+        """Crystals of a composition at these places, the most probable signature at 0; none where nothing is stored."""
         counts = dict(request.content)
         whole = np.gcd.reduce(list(counts.values()))
         for n_cells in (d for d in range(1, whole + 1) if whole % d == 0):
             composition = Composition.of({z: count // n_cells for z, count in counts.items()})
-            drawn = self._drawn(composition, request.spacegroup, n, temperature, rng, stored)
+            drawn = self._drawn(composition, request.spacegroup, places, temperature, rng, stored)
             if drawn:
                 return [_of_content(repeated(crystal, n_cells), request) for crystal in drawn]
         return []
@@ -248,7 +255,7 @@ class Wyckoff(Generator, Trainable):
         self,
         composition: Composition,
         spacegroup: int | None,
-        n: int,
+        places: Sequence[int],
         temperature: float,
         rng: torch.Generator,
         stored: dict[Counts, Tensor],
@@ -276,12 +283,15 @@ class Wyckoff(Generator, Trainable):
             score = score / temperature - (-uniform.clamp(1e-12, 1 - 1e-12).log()).log()
         order = [int(k) for k in score.argsort(descending=True, stable=True) if score[k] > -torch.inf]
         # One of every signature before the second nearest crystal of any.
+        n = max(places) + 1
         turns = []
         for rank, kind in enumerate(order[:n]):
             entries = ((shelf.kind == kind) & lends).nonzero()[:, 0]
             entries = entries[near[entries].argsort(descending=True, stable=True)]
-            turns += [(depth, rank, int(entry)) for depth, entry in enumerate(entries[: -(-n // len(order))])]
-        return [self._built(composition, shelf, entry, spacegroup) for _, _, entry in sorted(turns)[:n]]
+            turns += [(depth, rank, int(entry)) for depth, entry in enumerate(entries[:n])]
+        turns.sort()
+        chosen = [turns[place % len(turns)][2] for place in places] if turns else []
+        return [self._built(composition, shelf, entry, spacegroup) for entry in chosen]
 
     def _built(self, composition: Composition, shelf: Shelf, entry: int, spacegroup: int | None) -> Crystal:
         """The stored crystal of a shelf's entry with the elements of a composition."""

@@ -18,7 +18,7 @@ from generative import checkpoints
 from generative.crystal.crystals import Crystal
 from generative.crystal.wyckoff import Signature, WyckoffCrystal, space_group
 from generative.datasets.site_labels import SiteLabel, SiteLabelsError, read_site_labels
-from generative.requests import Request
+from generative.requests import Request, in_turn
 from generative.systems.wyckoff.config import WyckoffConfig, WyckoffSampler
 from generative.systems.wyckoff.library import Composition, Library, kind_of
 from generative.systems.wyckoff.system import Wyckoff
@@ -192,6 +192,18 @@ def test_more_crystals_of_a_composition_begin_with_the_same_ones() -> None:
     for settings in (WyckoffSampler(), WyckoffSampler(temperature=0.7)):
         few, many = (system.sample([Request.of({"Rb": 1, "Cl": 1})] * n, rng(5), settings) for n in (3, 8))
         assert [c.digest for c in few] == [c.digest for c in many[:3]]
+
+
+def test_a_plan_cut_into_several_calls_gives_the_crystals_of_one_call() -> None:
+    system = stored(halides())
+    plan = [Request.of(cell) for cell in ({"Rb": 1, "Cl": 1}, {"Rb": 1, "Br": 1}, {"Rb": 2, "Cl": 2})] * 7
+    whole = [crystal.digest for crystal in system.sample(plan, rng())]
+    assert len(set(whole[::3])) == 7  # of nine stored crystals: none comes again before all have come
+    turned = in_turn(plan, system.heeds)
+    for size in (1, 4, 20):
+        cut = [c.digest for i in range(0, 21, size) for c in system.sample(turned[i : i + size], rng(i))]
+        assert cut == whole
+    assert [c.digest for c in system.sample(plan[:4], rng())] == whole[:4]
 
 
 def test_crystals_without_coordinates_vote_and_lend_nothing() -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
+from pymatgen.core.lattice import Lattice
 
 from configs.schema import ConfigError, DiscoverConfig, parse
 from generative import checkpoints, plans
 from generative.crystal.crystals import Crystal
 from generative.requests import Request
 from generative.systems.baselines.random_symmetric import RandomSymmetric, RandomSymmetricConfig
+from generative.systems.wyckoff.config import WyckoffConfig
+from generative.systems.wyckoff.system import Wyckoff
 from tasks.discover.own_files import sample_crystals
 from tasks.discover.sample import check_generator, draw_chunk, drawn_by, sample_chunks
 from tests.flows.conftest import known_phases, save_generator
+from tests.real_crystals import in_space_group
 
 
 def test_chunks_ask_for_the_plan_one_after_the_other_and_it_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,12 +43,16 @@ def test_chunks_ask_for_the_plan_one_after_the_other_and_it_is_made_once(monkeyp
 
     monkeypatch.setattr("generative.plans.plan", counted)
     monkeypatch.setattr("generative.sampling.sample_chunk", drawn)
-    monkeypatch.setattr("tasks.discover.sample.checkpoint", lambda name, execution: None)
+    heeding = SimpleNamespace(generator=SimpleNamespace(heeds=frozenset({"composition"})))
+    monkeypatch.setattr("tasks.discover.sample.checkpoint", lambda name, execution: heeding)
     chunks = sample_chunks(config)
     assert len(chunks) == 8
     for chunk in chunks:
         draw_chunk(config, chunk)
     assert asked == expected
+    before = [expected[:i].count(request) for i, request in enumerate(expected)]
+    assert [request.turn for request in asked] == before
+    assert max(before) == 1
     assert lengths == [56]
 
 
@@ -113,6 +124,29 @@ def test_every_generator_answers_the_plan_from_its_beginning(folders: dict[str, 
     for row in rows:
         generator, place = drawn_by(config.sample, row["proposed_by"], row["index"])
         assert (generator.proposed_by, plan[place]) == (row["proposed_by"], row["condition"])
+
+
+def test_chunks_of_a_symmetric_generator_hold_what_one_chunk_of_all_would(tmp_path: Path) -> None:
+    cubic = {225: ("NaCl", "KBr", "LiF"), 221: ("CsCl", "CsBr"), 216: ("ZnS", "CuBr")}
+    sites = {225: [0.5] * 3, 221: [0.5] * 3, 216: [0.25] * 3}
+    made = [
+        in_space_group(number, Lattice.cubic(4.0 + 0.1 * i), re.findall("[A-Z][a-z]?", name), [[0] * 3, sites[number]])
+        for number, names in cubic.items()
+        for i, name in enumerate(names)
+    ]
+    system = Wyckoff(WyckoffConfig(width=8, hidden=16))
+    system.fit_statistics(made, [None] * len(made))
+    checkpoints.save(tmp_path / "made", system, {}, torch.float32)
+    conditions = {"policy": "given", "formulas": ["RbCl", "AgBr"], "n_atoms_max": 2}
+    config = {"elements": ["Rb", "Ag", "Br", "Cl"], "conditions": conditions}
+    whole, cut = (
+        drawn(settings_of({"n_candidates": 12, "chunk_size": size, "checkpoint": str(tmp_path / "made")}, **config))
+        for size in (12, 4)
+    )
+    # The size of chunks is part of an id; all else is the same.
+    assert without(whole, "id") == without(cut, "id")
+    # Chunks that each began with the most probable signatures would hold four, two of each formula.
+    assert len({str(row["lattice_ang"]) + row["formula"] for row in cut}) > 8
 
 
 def test_a_chunk_holds_the_candidates_of_one_generator(folders: dict[str, str]) -> None:
