@@ -18,14 +18,15 @@ from storage.databases import told_of
 logger = logging.getLogger(__name__)
 
 
+Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 _CHUNK = 64
 CHECKSUM = hashlib.sha256().digest_size
 
 
-def in_processes(function: Callable[[Crystal], Made], crystals: Sequence[Crystal], workers: int) -> Iterator[Made]:
-    """The function of each crystal, in order.
+def in_processes(function: Callable[[Given], Made], crystals: Sequence[Given], workers: int) -> Iterator[Made]:
+    """The function of each crystal, or of each group of crystals, in order.
 
     Args:
         function: of a module's top level, so that it can be sent to another process.

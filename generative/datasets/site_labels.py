@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 from generative.crystal.wyckoff import Signature, Sites, WyckoffError, space_group
 
 COLUMNS = ("material_id", "atomic_numbers", "spacegroup", "wyckoff", "equivalent_atoms")
+ENERGY = "formation_energy_per_atom"
+"""Formation energy, eV/atom; the column may be missing."""
 
 
 class SiteLabelsError(ValueError):
@@ -29,11 +31,13 @@ class SiteLabel:
         id: of the crystal in its database.
         spacegroup: international number.
         sites: (atomic number, Wyckoff letter), one per orbit.
+        formation_energy_ev_per_atom: None where the file states none.
     """
 
     id: str
     spacegroup: int
     sites: Sites
+    formation_energy_ev_per_atom: float | None = None
 
     @property
     def counts(self) -> dict[int, int]:
@@ -54,7 +58,8 @@ def read_site_labels(path: Path, exclude: Collection[str] = ()) -> tuple[list[Si
     Raises: SiteLabelsError: if the file is no Parquet file, or a column is missing.
     """
     try:
-        table = pq.read_table(path, columns=list(COLUMNS))
+        there = pq.read_schema(path).names
+        table = pq.read_table(path, columns=[name for name in (*COLUMNS, ENERGY) if name in there])
     except (OSError, ValueError) as error:
         raise SiteLabelsError(
             f"{path}: {' '.join(str(error).split())[:200]}: expected Parquet with {COLUMNS}"
@@ -62,18 +67,25 @@ def read_site_labels(path: Path, exclude: Collection[str] = ()) -> tuple[list[Si
     if missing := set(COLUMNS) - set(table.column_names):
         raise SiteLabelsError(f"{path} lacks the columns {sorted(missing)}: expected {COLUMNS}")
     hidden, labels, refused = set(exclude), [], {}
-    for name, numbers, group, letters, orbits in zip(*(table[c].to_pylist() for c in COLUMNS), strict=True):
+    energies = table[ENERGY].to_pylist() if ENERGY in table.column_names else [None] * len(table)
+    rows = zip(*(table[c].to_pylist() for c in COLUMNS), energies, strict=True)
+    for name, numbers, group, letters, orbits, energy in rows:
         if name in hidden:
             continue
         try:
-            labels.append(_label(str(name), numbers, group, letters, orbits))
+            labels.append(_label(str(name), numbers, group, letters, orbits, energy))
         except (WyckoffError, ValueError) as error:
             refused[str(name)] = str(error)
     return labels, refused
 
 
 def _label(
-    name: str, numbers: list[int] | None, group: int | None, letters: list[str] | None, orbits: list[int] | None
+    name: str,
+    numbers: list[int] | None,
+    group: int | None,
+    letters: list[str] | None,
+    orbits: list[int] | None,
+    energy: float | None,
 ) -> SiteLabel:
     if not numbers or not letters or not orbits or group is None:
         raise ValueError("a row without space group, letters or orbits")
@@ -88,4 +100,4 @@ def _label(
     if n_atoms != len(numbers):
         raise ValueError(f"positions {sites} of space group {group} hold {n_atoms} atoms: expected {len(numbers)}")
     signature = Signature.of(int(group), sites)
-    return SiteLabel(name, signature.spacegroup, signature.sites)
+    return SiteLabel(name, signature.spacegroup, signature.sites, None if energy is None else float(energy))

@@ -92,6 +92,9 @@ class Trainable(System, ABC):
     def fit_statistics(self, crystals: Sequence[Crystal], energies_ev_per_atom: Sequence[float | None]) -> None:
         """Set its buffers (means, spreads ...) from the training crystals, once, before the first step."""
 
+    def finish(self) -> None:
+        """Called once after the last step, with the weights that are to be kept."""
+
     def refused(self, crystal: Crystal) -> str:
         """Why it cannot be trained on this crystal, in one sentence; empty where it can."""
         return ""

@@ -276,11 +276,14 @@ def fit(
         "torch": torch.__version__,
     }
     if config.keep == "last":
-        return module.averaged.cpu().eval(), record
+        averaged = module.averaged.cpu().eval()
+        averaged.finish()
+        return averaged, record
     if not (folder / "best" / "model.json").is_file():
         raise TrainingError(f"no validation in {steps} steps was finite: expected one; lower the rates")
     best = checkpoints.load(str(folder / "best"))
     assert isinstance(best.system, Trainable)  # KeepBest saved the one that was trained
+    best.system.finish()
     return best.system, {**record, "kept": best.training}
 
 

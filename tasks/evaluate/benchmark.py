@@ -110,8 +110,9 @@ def _drawn(config: BenchmarkConfig, entry: GeneratorEntry, targets: ReadCrystals
     generator, k = loaded.generator, config.n_per_target
     size = max(1, settings.chunk_size // k) * k  # a target's crystals are drawn together, so they can differ by intent
     sampler = generator.sampler_settings(settings.sampler)
-    asked = [Request.for_atoms(c.atomic_numbers) for c in targets.crystals if c is not None for _ in range(k)]
-    requests = in_turn(asked, generator.heeds)
+    # Every target is asked for by itself: that another one has the same composition is not told.
+    asked = [Request.for_atoms(c.atomic_numbers) for c in targets.crystals if c is not None]
+    requests = [one for request in asked for one in in_turn([request] * k, generator.heeds)]
     crystals, started = [], time.perf_counter()
     for chunk, first in enumerate(range(0, len(requests), size)):
         rng = chunk_generator(config.seed, "benchmark", chunk)

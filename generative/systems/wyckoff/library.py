@@ -1,24 +1,34 @@
-"""Stored crystals, found by what a composition may look like: shelves of one pattern of counts.
+"""What training crystals have taught: which signatures a composition may take, and the numbers that go with each.
 
 Roles are the elements of a crystal ordered by how many of their atoms the primitive cell holds, then by atomic number.
-Elements with equal counts may exchange roles: a stored crystal stands on its shelf once for each such exchange, since
-which of Ti and Al takes which site is part of what is to be chosen.
+Elements with equal counts may exchange roles: a crystal votes once for each such exchange, since which of Ti and Al
+takes which site is part of what is to be chosen. All voters of one pattern of counts stand on one shelf.
+
+A library comes in two forms. Filled, it holds every training crystal as a voter with its elements, and a structure type
+of every one. Merged, voters are vectors that stand for several crystals, without elements, and only types remain that
+several crystals agree on: no training crystal can be read from it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import permutations
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from generative.crystal.wyckoff import Signature, Sites, WyckoffCrystal, space_group
+from generative.kept_results import in_processes
+from generative.systems.wyckoff.config import LibrarySizes
+from generative.systems.wyckoff.structure_types import structure_types
+
+if TYPE_CHECKING:
+    from generative.systems.wyckoff.metric import CompositionMetric
 
 Counts = tuple[int, ...]
 """Atoms of each role in the primitive cell, ascending."""
@@ -35,6 +45,12 @@ def kind_of(spacegroup: int, letters: tuple[tuple[str, ...], ...]) -> Kind:
     for role, letter in signature.sites:
         by_role[role].append(letter)
     return signature.spacegroup, tuple(tuple(held) for held in by_role)
+
+
+@lru_cache(maxsize=230)
+def alphabet(spacegroup: int) -> tuple[str, ...]:
+    """The letters of a group's positions, in order."""
+    return tuple(space_group(spacegroup).positions)
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,10 @@ class Composition:
         k = len(self.counts)
         return [o for o in permutations(range(k)) if all(self.counts[a] == self.counts[i] for i, a in enumerate(o))]
 
+    def volume_ang3(self, atomic_volumes: Tensor | np.ndarray) -> float:
+        """Of the primitive cell, by volumes of the elements, (Z,)."""
+        return sum(float(atomic_volumes[z]) * n for z, n in zip(self.elements, self.counts, strict=True))
+
 
 def described(spacegroup: int, sites: Sites) -> tuple[Composition, tuple[tuple[str, ...], ...]]:
     """Composition and letters by role of occupied positions."""
@@ -73,57 +93,354 @@ def described(spacegroup: int, sites: Sites) -> tuple[Composition, tuple[tuple[s
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """Stored crystals of one pattern of counts, T entries with exchanges counted.
+class Known:
+    """A training crystal, with or without numbers.
 
     Attributes:
-        elements: by role, (T, k).
-        kind: index into `kinds`, (T,).
-        row: of the stored crystal, (T,).
-        kinds: what signatures there are.
+        spacegroup: of its signature.
+        sites: of its signature.
+        identity: by which it is known again; see training_set.identity_of.
+        energy_ev_per_atom: its formation energy; NaN where it is not known.
+        numbers: its description; None where only its sites are known.
     """
 
-    elements: Tensor
+    spacegroup: int
+    sites: Sites
+    identity: int
+    energy_ev_per_atom: float = float("nan")
+    numbers: WyckoffCrystal | None = None
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Voters of one pattern of counts, T of them.
+
+    Attributes:
+        kinds: what they vote for: rows of the library's kinds, (n,), ascending.
+        kind: index into `kinds`, (T,).
+        structure_type: row of the library's types, -1 where there is none, (T,).
+        elements: by role, (T, k); of a merged library (T, 0).
+        vectors: of a merged library, (T, k w); otherwise (T, 0): the metric makes them of the elements.
+        weight: logarithm of how many crystals a voter stands for, (T,).
+        identity: (T,).
+        energy_ev_per_atom: (T,), NaN where it is not known.
+    """
+
+    kinds: Tensor
     kind: Tensor
-    row: Tensor
-    kinds: tuple[Kind, ...]
+    structure_type: Tensor
+    elements: Tensor
+    vectors: Tensor
+    weight: Tensor
+    identity: Tensor
+    energy_ev_per_atom: Tensor
 
-    @cached_property
-    def index_of(self) -> dict[Kind, int]:
-        """Place of each kind in `kinds`."""
-        return {kind: i for i, kind in enumerate(self.kinds)}
 
+class Library(nn.Module):
+    """Kinds, structure types and voters as buffers; a shelf is put up when it is first asked for.
 
-class Library:
-    """All stored crystals by pattern of counts; a shelf is put up when it is first asked for."""
+    Shape letters: Q kinds with S sites together; M structure types with X sites together; T voters.
+    """
 
-    def __init__(self, signatures: Sequence[tuple[int, Sites]]) -> None:
-        """Args: signatures: space group and sites of each stored crystal, in order."""
-        self._entries: dict[Counts, list[tuple[int, Composition, int, tuple[tuple[str, ...], ...]]]] = {}
-        for row, (spacegroup, sites) in enumerate(signatures):
-            composition, letters = described(spacegroup, sites)
-            self._entries.setdefault(composition.counts, []).append((row, composition, spacegroup, letters))
+    kind_group: Tensor
+    kind_n_sites: Tensor
+    site_role: Tensor
+    site_letter: Tensor
+    site_size: Tensor
+    type_kind: Tensor
+    type_members: Tensor
+    type_cell: Tensor
+    type_xyz: Tensor
+    voter_kind: Tensor
+    voter_type: Tensor
+    voter_identity: Tensor
+    voter_energy: Tensor
+    voter_weight: Tensor
+    voter_elements: Tensor
+    voter_vectors: Tensor
+
+    def __init__(self, sizes: LibrarySizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        n, i8, i16, i32 = sizes, torch.int8, torch.int16, torch.int32
+        for name, shape, dtype in (
+            ("kind_group", (n.kinds,), i16),
+            ("kind_n_sites", (n.kinds,), i16),
+            ("site_role", (n.kind_sites,), i8),
+            ("site_letter", (n.kind_sites,), i8),
+            ("site_size", (n.kind_sites,), i16),
+            ("type_kind", (n.types,), i32),
+            ("type_members", (n.types,), i32),
+            # Edges in units of the cube root of the volume that atomic volumes predict; angles in degrees.
+            ("type_cell", (n.types, 6), torch.float32),
+            ("type_xyz", (n.type_sites, 3), torch.float32),
+            ("voter_kind", (n.voters,), i32),
+            ("voter_type", (n.voters,), i32),
+            ("voter_identity", (n.voters,), torch.int64),
+            ("voter_energy", (n.voters,), torch.float32),
+            ("voter_weight", (n.voters,), torch.float32),
+            ("voter_elements", (n.voter_elements,), i8),
+            ("voter_vectors", (n.voter_numbers,), torch.float32),
+        ):
+            self.register_buffer(name, torch.zeros(shape, dtype=dtype))
         self._shelves: dict[Counts, Shelf] = {}
 
+    @classmethod
+    def filled(cls, crystals: Sequence[Known], atomic_volumes: np.ndarray, workers: int = 1) -> Library:
+        """Of training crystals.
+
+        Args:
+            crystals: any number.
+            atomic_volumes: angstrom^3 by atomic number, by which cells are made comparable.
+            workers: processes that look for structure types.
+        """
+        kinds: dict[Kind, int] = {}
+        voters: list[tuple[int, int, tuple[int, ...]]] = []
+        of_kind: dict[int, list[tuple[int, WyckoffCrystal]]] = defaultdict(list)
+        for row, crystal in enumerate(crystals):
+            composition, letters = described(crystal.spacegroup, crystal.sites)
+            for order in composition.exchanges:
+                kind = kinds.setdefault(kind_of(crystal.spacegroup, tuple(letters[i] for i in order)), len(kinds))
+                if crystal.numbers is not None:
+                    role_of = {composition.elements[i]: role for role, i in enumerate(order)}
+                    scale = composition.volume_ang3(atomic_volumes) ** (-1 / 3)
+                    of_kind[kind].append((len(voters), with_elements(crystal.numbers, role_of, scale)))
+                voters.append((row, kind, tuple(composition.elements[i] for i in order)))
+        members = {kind: [places for places, _ in held] for kind, held in of_kind.items()}
+        found = in_processes(_types_of, [[one for _, one in held] for held in of_kind.values()], workers)
+        types = [
+            (kind, [members[kind][i] for i in places], mean)
+            for kind, of_this in zip(of_kind, found, strict=True)
+            for places, mean in of_this
+        ]
+        type_of = {voter: i for i, (_, places, _) in enumerate(types) for voter in places}
+        sites = [site for kind in kinds for site in _sites_of(kind)]
+        rows = torch.tensor([row for row, *_ in voters])
+        return cls._of(
+            **_packed_kinds(list(kinds), sites),
+            type_kind=torch.tensor([kind for kind, *_ in types]),
+            type_members=torch.tensor([len({voters[i][0] for i in places}) for _, places, _ in types]),
+            type_cell=torch.from_numpy(np.array([mean.cell for *_, mean in types]).reshape(-1, 6)),
+            type_xyz=torch.from_numpy(np.concatenate([np.empty((0, 3)), *(mean.xyz for *_, mean in types)])),
+            voter_kind=torch.tensor([kind for _, kind, _ in voters]),
+            voter_type=torch.tensor([type_of.get(i, -1) for i in range(len(voters))]),
+            voter_identity=torch.tensor([crystal.identity for crystal in crystals])[rows],
+            voter_energy=torch.tensor([crystal.energy_ev_per_atom for crystal in crystals])[rows],
+            voter_weight=torch.zeros(len(voters)),
+            voter_elements=torch.tensor([z for *_, elements in voters for z in elements]),
+            voter_vectors=torch.zeros(0),
+        )
+
+    @classmethod
+    def _of(cls, **buffers: Tensor) -> Library:
+        sizes = LibrarySizes(
+            kinds=len(buffers["kind_group"]),
+            kind_sites=len(buffers["site_role"]),
+            types=len(buffers["type_kind"]),
+            type_sites=len(buffers["type_xyz"]),
+            voters=len(buffers["voter_kind"]),
+            voter_elements=len(buffers["voter_elements"]),
+            voter_numbers=len(buffers["voter_vectors"]),
+        )
+        library = cls(sizes)
+        for name, values in buffers.items():
+            library.get_buffer(name).copy_(values)
+        return library
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether its voters are vectors that stand for several crystals."""
+        return self.sizes.voter_numbers > 0
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
     def __iter__(self) -> Iterator[Counts]:
-        """Patterns that are stored."""
-        return iter(self._entries)
+        """Patterns of counts with a shelf."""
+        return iter(self._voters_of)
+
+    @cached_property
+    def _first_site(self) -> list[int]:
+        ends = self.kind_n_sites.long().cumsum(0).tolist()
+        return [0, *ends]
+
+    @cached_property
+    def _first_number(self) -> list[int]:
+        n = self.kind_n_sites.long()[self.type_kind.long()]
+        return [0, *n.cumsum(0).tolist()]
+
+    @cached_property
+    def _roles(self) -> Tensor:
+        """Elements of each kind, (Q,)."""
+        of = torch.arange(self.sizes.kinds).repeat_interleave(self.kind_n_sites.long())
+        return torch.zeros(self.sizes.kinds, dtype=torch.int64).index_reduce_(
+            0, of, self.site_role.long() + 1, "amax"
+        )
+
+    @cached_property
+    def counts(self) -> list[Counts]:
+        """Atoms of each role, of each kind."""
+        of = torch.arange(self.sizes.kinds).repeat_interleave(self.kind_n_sites.long())
+        most = int(self._roles.max()) if self.sizes.kinds else 0
+        held = torch.zeros(self.sizes.kinds * most, dtype=torch.int64)
+        held.index_add_(0, of * most + self.site_role.long(), self.site_size.long())
+        return [tuple(n for n in row if n) for row in held.view(-1, max(most, 1)).tolist()]
+
+    @cached_property
+    def _voters_of(self) -> dict[Counts, list[int]]:
+        voters: dict[Counts, list[int]] = defaultdict(list)
+        counts = self.counts
+        for voter, kind in enumerate(self.voter_kind.tolist()):
+            voters[counts[kind]].append(voter)
+        return voters
+
+    @cached_property
+    def _first_of_voter(self) -> Tensor:
+        """Where a voter's elements begin, and its numbers in units of the width per role, (T + 1,)."""
+        n = self._roles[self.voter_kind.long()]
+        return torch.cat([n.new_zeros(1), n.cumsum(0)])
 
     def shelf(self, counts: Counts) -> Shelf | None:
-        """The crystals of this pattern; None where there is none."""
-        if counts not in self._entries:
+        """The voters of this pattern; None where there is none."""
+        if counts not in self._voters_of:
             return None
         if counts not in self._shelves:
-            kinds: dict[Kind, int] = {}
-            elements, kind, rows = [], [], []
-            for row, composition, spacegroup, letters in self._entries[counts]:
-                for order in composition.exchanges:
-                    found = kind_of(spacegroup, tuple(letters[i] for i in order))
-                    elements.append([composition.elements[i] for i in order])
-                    kind.append(kinds.setdefault(found, len(kinds)))
-                    rows.append(row)
-            self._shelves[counts] = Shelf(torch.tensor(elements), torch.tensor(kind), torch.tensor(rows), tuple(kinds))
+            rows = torch.tensor(self._voters_of[counts])
+            kinds, kind = self.voter_kind[rows].long().unique(return_inverse=True)
+            k, first = len(counts), self._first_of_voter[rows]
+            width = self.sizes.voter_numbers // int(self._first_of_voter[-1]) if self.is_merged else 0
+            self._shelves[counts] = Shelf(
+                kinds,
+                kind,
+                self.voter_type[rows].long(),
+                self.voter_elements[first[:, None] + torch.arange(k)].long()
+                if not self.is_merged
+                else torch.zeros(len(rows), 0, dtype=torch.int64),
+                self.voter_vectors[(first * width)[:, None] + torch.arange(k * width)].float(),
+                self.voter_weight[rows].float(),
+                self.voter_identity[rows],
+                self.voter_energy[rows].float(),
+            )
         return self._shelves[counts]
+
+    def group_of(self, kinds: Tensor) -> Tensor:
+        """Space groups of these rows of the kinds."""
+        return self.kind_group[kinds].long()
+
+    def kind(self, row: int) -> Kind:
+        """One of the kinds."""
+        first, end = self._first_site[row], self._first_site[row + 1]
+        group = int(self.kind_group[row])
+        by_role: list[list[str]] = [[] for _ in range(int(self._roles[row]))]
+        for role, letter in zip(self.site_role[first:end].tolist(), self.site_letter[first:end].tolist(), strict=True):
+            by_role[role].append(alphabet(group)[letter])
+        return group, tuple(tuple(held) for held in by_role)
+
+    def elements_of(self, voter: int) -> tuple[int, ...]:
+        """Atomic numbers of a voter by role."""
+        first, end = self._first_of_voter[voter : voter + 2].tolist()
+        return tuple(self.voter_elements[first:end].tolist())
+
+    def is_fixed(self, row: int) -> bool:
+        """Whether a kind leaves no coordinate free."""
+        group, by_role = self.kind(row)
+        positions = space_group(group).positions
+        return not any(positions[letter].free.any() for held in by_role for letter in held)
+
+    @cached_property
+    def row_of(self) -> dict[Kind, int]:
+        """Row of every kind. Reads the tables of all their space groups, which takes seconds."""
+        return {self.kind(row): row for row in range(self.sizes.kinds)}
+
+    def numbers(self, structure_type: int) -> WyckoffCrystal:
+        """Cell and coordinates of a type, roles in the place of atomic numbers; edges as in type_cell."""
+        group, by_role = self.kind(int(self.type_kind[structure_type]))
+        sites = tuple((role, letter) for role, held in enumerate(by_role) for letter in held)
+        orbits = slice(self._first_number[structure_type], self._first_number[structure_type + 1])
+        return WyckoffCrystal(
+            Signature(group, sites),
+            self.type_cell[structure_type].double().numpy(),
+            self.type_xyz[orbits].double().numpy(),
+        )
+
+    # --- merging ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def merged(self, metric: CompositionMetric, distance: float, members_min: int) -> Library:
+        """The library with voters of one kind joined to one where they are near, and without types of few members.
+
+        Args:
+            metric: trained; distances are its own.
+            distance: squared distance within which voters join the first of them.
+            members_min: crystals that must agree on a structure type for its numbers to be kept.
+        """
+        kept = (self.type_members >= members_min).nonzero()[:, 0]
+        renamed = torch.full((self.sizes.types + 1,), -1, dtype=torch.int64)  # the last stands for none
+        renamed[kept] = torch.arange(len(kept))
+        joined: list[tuple[int, int, Tensor, float, float]] = []
+        for counts in self:
+            shelf = self.shelf(counts)
+            assert shelf is not None
+            vectors = metric(shelf.elements, counts)
+            for local, kind in enumerate(shelf.kinds.tolist()):
+                left = (shelf.kind == local).nonzero()[:, 0]
+                while len(left):
+                    near = (vectors[left] - vectors[left[0]]).square().sum(1) <= distance
+                    those, left = left[near], left[~near]
+                    types = Counter(t for t in renamed[shelf.structure_type[those]].tolist() if t >= 0)
+                    energy = shelf.energy_ev_per_atom[those].nanmean()
+                    joined.append(
+                        (
+                            kind,
+                            min(types, key=lambda t: (-types[t], t)) if types else -1,
+                            vectors[those].mean(0),
+                            float(np.log(len(those))),
+                            float(energy),
+                        )
+                    )
+        orbits = [torch.arange(self._first_number[t], self._first_number[t + 1]) for t in kept.tolist()]
+        chosen = torch.cat(orbits) if orbits else torch.zeros(0, dtype=torch.int64)
+        same = ("kind_group", "kind_n_sites", "site_role", "site_letter", "site_size")
+        return self._of(
+            **{name: self.get_buffer(name) for name in same},
+            type_kind=self.type_kind[kept],
+            type_members=self.type_members[kept],
+            type_cell=self.type_cell[kept],
+            type_xyz=self.type_xyz[chosen],
+            voter_kind=torch.tensor([kind for kind, *_ in joined]),
+            voter_type=torch.tensor([structure_type for _, structure_type, *_ in joined]),
+            voter_identity=torch.zeros(len(joined), dtype=torch.int64),
+            voter_energy=torch.tensor([energy for *_, energy in joined]),
+            voter_weight=torch.tensor([weight for *_, weight, _ in joined]),
+            voter_elements=torch.zeros(0, dtype=torch.int8),
+            voter_vectors=torch.cat([vector for _, _, vector, *_ in joined]),
+        )
+
+
+def _types_of(crystals: Sequence[WyckoffCrystal]) -> list[tuple[list[int], WyckoffCrystal]]:
+    """Members and mean of each structure type."""
+    return [(one.members, one.mean) for one in structure_types(crystals)]
+
+
+def _sites_of(kind: Kind) -> list[tuple[int, int, int]]:
+    """Role, place of the letter and multiplicity of each site."""
+    group, by_role = kind
+    positions, letters = space_group(group).positions, alphabet(group)
+    return [
+        (role, letters.index(letter), positions[letter].multiplicity)
+        for role, held in enumerate(by_role)
+        for letter in held
+    ]
+
+
+def _packed_kinds(kinds: Sequence[Kind], sites: Sequence[tuple[int, int, int]]) -> dict[str, Tensor]:
+    role, letter, size = torch.tensor(sites, dtype=torch.int64).reshape(-1, 3).T
+    return {
+        "kind_group": torch.tensor([group for group, _ in kinds]),
+        "kind_n_sites": torch.tensor([sum(map(len, by_role)) for _, by_role in kinds]),
+        "site_role": role,
+        "site_letter": letter,
+        "site_size": size,
+    }
 
 
 def with_elements(template: WyckoffCrystal, new_of: dict[int, int], scale: float) -> WyckoffCrystal:

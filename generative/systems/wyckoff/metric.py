@@ -35,6 +35,10 @@ class CompositionMetric(nn.Module):
         self.same = nn.Parameter(torch.tensor(1.0))
         """Added to the squared distance of equal compositions. It is learned to be above 0: a database lists a
         structure once, so another crystal of a known composition is likely to be another polymorph."""
+        self.energy = nn.Parameter(torch.tensor(0.0))
+        """Logarithm of what a difference of formation energies adds to it, per (eV/atom)^2, where both are known."""
+        self.farness = nn.Parameter(torch.tensor(0.5))
+        """A tenth of the squared distance at which a voter counts as much as the network that makes signatures."""
 
     def forward(self, elements: Tensor, counts: Sequence[int]) -> Tensor:
         """Vectors of compositions, (B, k w).
@@ -53,14 +57,30 @@ class CompositionMetric(nn.Module):
         weighted: Tensor = (self.alone(of_element) + among) * share.sqrt()[:, None]
         return weighted.flatten(1)
 
-    def nearness(self, asked: Tensor, asked_elements: Tensor, stored: Tensor, stored_elements: Tensor) -> Tensor:
-        """Logarithm of the weight with which each stored composition votes, up to a constant, (B, T).
+    def nearness(
+        self,
+        asked: Tensor,
+        asked_elements: Tensor,
+        stored: Tensor,
+        stored_elements: Tensor,
+        asked_energy: Tensor | None = None,
+        stored_energy: Tensor | None = None,
+    ) -> Tensor:
+        """Logarithm of the weight with which each stored composition votes, (B, T).
 
         Args:
             asked: vectors, (B, k w).
             asked_elements: theirs, (B, k).
             stored: vectors, (T, k w).
-            stored_elements: theirs, (T, k).
+            stored_elements: theirs, (T, k); (T, 0) where they are not known.
+            asked_energy: formation energy that is asked for, eV/atom, NaN where none is, (B,).
+            stored_energy: that of each voter, NaN where it is not known, (T,).
         """
         squared = asked.square().sum(1)[:, None] + stored.square().sum(1) - 2 * asked @ stored.T
-        return -squared - self.same * (asked_elements[:, None] == stored_elements).all(-1)
+        near = -squared
+        if stored_elements.shape[1]:
+            near = near - self.same * (asked_elements[:, None] == stored_elements).all(-1)
+        if asked_energy is not None and stored_energy is not None:
+            apart = (asked_energy[:, None] - stored_energy).nan_to_num(0.0)
+            near = near - self.energy.exp() * apart.square()
+        return near

@@ -22,6 +22,9 @@ from generative.crystal.wyckoff import ON_SITE, SpaceGroup, WyckoffCrystal, spac
 SAME_XYZ = 0.1
 """How far the atoms of a member may lie from those of the first, root mean square in units of (V/N)^(1/3)."""
 
+SURE_XYZ = 0.03
+"""A type that is as near as that is taken without looking for a nearer one."""
+
 SAME_EDGES, SAME_ANGLES_DEG = 0.12, 5.0
 """How far its edges, as a logarithm, and its angles may."""
 
@@ -57,8 +60,8 @@ def structure_types(crystals: Sequence[WyckoffCrystal]) -> list[StructureType]:
     for place, crystal in enumerate(crystals):
         descriptions = crystal.descriptions()
         nearest: tuple[float, StructureType, WyckoffCrystal] | None = None
-        for one in types:
-            for described in descriptions:
+        for one, described in ((one, described) for one in types for described in descriptions):
+            if nearest is None or nearest[0] > SURE_XYZ:
                 found = alike(one.first, described)
                 if found is not None and (nearest is None or found[0] < nearest[0]):
                     nearest = found[0], one, WyckoffCrystal(described.signature, described.cell, found[1])

@@ -1,13 +1,16 @@
 """Hullward's symmetric generator: which Wyckoff positions are occupied is chosen first, numbers follow.
 
-    1. Of a composition, how many atoms of each element the primitive cell holds says which stored crystals could be its
-       like: those with the same counts (library.py).
+    1. Of a composition, how many atoms of each element the primitive cell holds says which training crystals could be
+       its like: those with the same counts (library.py).
     2. Each votes for its signature, space group and occupied positions with elements exchanged, by a learned distance
        of compositions (metric.py). The distance is trained so that a crystal's own signature wins the vote of all
        others (neighbourhood components analysis). The shares of the votes are probabilities, and calibrated as such.
-    3. The most probable signature is taken, the next one for a second crystal of the same composition, and so on.
-    4. Cell and free coordinates are those of the nearest stored crystal with that signature; the cell is scaled by
-       atomic volumes.
+    3. A network that makes signatures site by site (sequence.py) has a voice too, as loud as a voter at a certain
+       distance, which crystals decide that it was not trained on. Where nobody is near it has the say; and it knows
+       signatures that no crystal has.
+    4. The most probable signature is taken, the next one for a second crystal of the same composition, and so on.
+    5. Cell and free coordinates are the mean of the structure type that most of the votes come from
+       (structure_types.py), scaled by atomic volumes; a signature without one is packed from spheres (packing.py).
 So a crystal has its space group by construction, and one that is asked for is never missed.
 
 Crystals whose coordinates are not known (generative/datasets/site_labels.py) vote too, but lend none.
@@ -18,8 +21,10 @@ Source: neighbourhood components analysis: Goldberger et al., NIPS 17 (2004). Th
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -32,24 +37,20 @@ from generative.crystal.batch import CrystalBatch
 from generative.crystal.crystals import Crystal
 from generative.crystal.lattice import fit_atomic_volumes
 from generative.crystal.species import MAX_Z
-from generative.crystal.wyckoff import PARTNER, Signature, WyckoffCrystal
+from generative.crystal.wyckoff import PARTNER
 from generative.datasets.site_labels import SiteLabel
-from generative.requests import Request
+from generative.requests import FORMATION_ENERGY, Request
 from generative.systems.baselines.stored import failed_sample, repeated
 from generative.systems.interface import CardNotes, Generator, Progress, of_steps, own_settings, require_cells
 from generative.systems.trainable import Loss, Trainable
+from generative.systems.wyckoff.building import Builder
 from generative.systems.wyckoff.card import card_notes
 from generative.systems.wyckoff.config import WyckoffConfig, WyckoffSampler
 from generative.systems.wyckoff.descriptions import Descriptions
-from generative.systems.wyckoff.library import Composition, Counts, Library, Shelf, described, kind_of, with_elements
+from generative.systems.wyckoff.library import Composition, Counts, Kind, Known, Library, Shelf, described, kind_of
 from generative.systems.wyckoff.metric import CompositionMetric
-from generative.systems.wyckoff.training_set import (
-    DescribedCrystals,
-    DescribedSet,
-    identity_of,
-    packed_signatures,
-    signatures_of,
-)
+from generative.systems.wyckoff.sequence import Sequences, SignatureNetwork, most_probable
+from generative.systems.wyckoff.training_set import DescribedCrystals, DescribedSet, identity_of
 from generative.training.data import TrainingSet
 from storage.digests import text_digest
 
@@ -59,49 +60,65 @@ ROBUST = 0.02
 """Training: probability that the vote is worth nothing, such as of a mislabelled crystal. It bounds the loss of a
 crystal whose signature nobody else has a reason to predict, which would else outweigh a hundred others."""
 
-
 ATOMS_MAX = 1000
-"""Atoms of a cell that is asked for. Stored crystals are smaller, so most larger cells are supercells or failures; the
-limit only keeps a typing error from being built."""
+"""Atoms of a cell that is asked for. Crystals of the training are smaller, so most larger cells are supercells; the limit
+only keeps a typing error from being built."""
+
+SEQUENCE_ATOMS_MAX = 200
+"""Atoms of a primitive cell for which signatures are made site by site; beyond, a cell is a supercell or fails."""
+
+FOR_MIXTURE = 10
+"""Of so many crystals one teaches nothing to the network that makes signatures, so that it can say how loud the network
+shall be."""
+
+VOICE_MIN = 0.02
+"""Probability of all that the network says together, below which it is only asked when the voters have no more."""
+
+PACKED_WORTH = 0.25
+"""How much more often a signature without a structure type fails, when it is the right one: weighs its probability."""
+
+PACKINGS = 4
+"""Crystals that are packed of one signature before others come again."""
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A signature that a composition may take.
+
+    Attributes:
+        kind: of it.
+        p: its probability.
+        types: rows of structure types, best first; empty where it must be packed.
+    """
+
+    kind: Kind
+    p: float
+    types: tuple[int, ...]
 
 
 class Wyckoff(Generator, Trainable):
-    """Signatures by the vote of stored crystals, numbers from the nearest of them."""
+    """Signatures by the vote of training crystals and by a network, numbers from structure types."""
 
     name = "wyckoff"
     config_type, sampler_type = WyckoffConfig, WyckoffSampler
     config: WyckoffConfig
-    heeds = frozenset({"composition", "spacegroup"})
+    heeds = frozenset({"composition", "spacegroup", FORMATION_ENERGY})
 
-    identity: Tensor
-    number: Tensor
-    n_orbits: Tensor
-    orbit_z: Tensor
-    orbit_letter: Tensor
-    cell: Tensor
-    xyz: Tensor
     atomic_volumes: Tensor
 
     def __init__(self, config: WyckoffConfig) -> None:
         super().__init__(config)
         self.metric = CompositionMetric(config.width, config.hidden, config.dropout)
-        t, k = config.n_templates, config.n_orbits
-        self.register_buffer("identity", torch.zeros(t, dtype=torch.int64))
-        self.register_buffer("number", torch.zeros(t, dtype=torch.int16))
-        self.register_buffer("n_orbits", torch.zeros(t, dtype=torch.int16))
-        self.register_buffer("orbit_z", torch.zeros(k, dtype=torch.int16))
-        self.register_buffer("orbit_letter", torch.zeros(k, dtype=torch.int8))
-        # A crystal that lends no coordinates has a cell of zeros.
-        self.register_buffer("cell", torch.zeros(t, 6))
-        self.register_buffer("xyz", torch.zeros(k, 3))
+        self.sequence = SignatureNetwork(config.sequence_width, config.sequence_hidden, config.dropout)
+        self.library = Library(config.library)
         self.register_buffer("atomic_volumes", torch.full((MAX_Z + 1,), 15.0, dtype=torch.float64))
         self._described = Descriptions()
         self._labels: tuple[SiteLabel, ...] = ()
+        self._workers = 1
 
     def card_notes(self) -> CardNotes:
-        """How many crystals it holds, and what that means."""
-        lends = self.cell.abs().sum(1) > 0
-        return card_notes(int(lends.sum()), int((~lends).sum()))
+        """What it holds, and what that means."""
+        return card_notes(self.library)
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -115,66 +132,111 @@ class Wyckoff(Generator, Trainable):
 
     def arranged(self, data: TrainingSet, cache: Path | None = None, workers: int = 1) -> TrainingSet:
         """The crystals with their signatures."""
-        self._labels = self._labels or tuple(data.labels)
+        self._labels, self._workers = self._labels or tuple(data.labels), workers
         return DescribedSet(data, self._described.of(data.crystals, cache, workers))
 
     def fit_statistics(self, crystals: Sequence[Crystal], energies_ev_per_atom: Sequence[float | None]) -> None:
-        """Store the training crystals, the first of them in order, and those without coordinates after them."""
-        stored = self._described.of(crystals)
-        signatures = [(one.signature.spacegroup, one.signature.sites) for one in stored]
-        signatures += [(label.spacegroup, label.sites) for label in self._labels]
-        packed = packed_signatures(signatures)
-        self.config = self.config.model_copy(update={"n_templates": len(signatures), "n_orbits": len(packed.orbit_z)})
-        for name, tensor in packed._asdict().items():
-            self.register_buffer(name, tensor)
-        digests = [crystal.digest for crystal in crystals] + [text_digest(label.id) for label in self._labels]
-        self.register_buffer("identity", torch.tensor([identity_of(digest) for digest in digests]))
-        self.register_buffer("cell", torch.zeros(len(signatures), 6))
-        self.register_buffer("xyz", torch.zeros(len(packed.orbit_z), 3))
-        self.cell[: len(stored)] = torch.as_tensor(np.stack([one.cell for one in stored]), dtype=torch.float32)
-        xyz = np.concatenate([one.xyz for one in stored])
-        self.xyz[: len(xyz)] = torch.as_tensor(xyz, dtype=torch.float32)
+        """Store the training crystals, and those without coordinates after them."""
         counts = np.stack([np.bincount(c.atomic_numbers, minlength=MAX_Z + 1) for c in crystals])
         volumes = np.array([abs(np.linalg.det(c.lattice_ang)) for c in crystals])
         self.atomic_volumes.copy_(torch.as_tensor(fit_atomic_volumes(counts.astype(float), volumes)))
+        energies = [math.nan if e is None else e for e in energies_ev_per_atom]
+        known = [
+            Known(one.signature.spacegroup, one.signature.sites, identity_of(crystal.digest), energy, one)
+            for crystal, one, energy in zip(crystals, self._described.of(crystals), energies, strict=True)
+        ]
+        for label in self._labels:
+            stated = label.formation_energy_ev_per_atom
+            energy = math.nan if stated is None else stated
+            known.append(Known(label.spacegroup, label.sites, identity_of(text_digest(label.id)), energy))
+        self._take(Library.filled(known, self.atomic_volumes.numpy(), self._workers))
+        self.sequence.tabulate()
         self._described, self._labels = Descriptions(), ()
-        for made in ("library", "_first_orbit"):
+
+    def _take(self, library: Library) -> None:
+        self.library = library
+        self.config = self.config.model_copy(update={"library": library.sizes})
+        for made in ("_learnt", "_builder"):
             self.__dict__.pop(made, None)
 
+    def finish(self) -> None:
+        """Merge the library, where the settings say so."""
+        if self.config.merge_distance:
+            self._take(self.library.merged(self.metric, self.config.merge_distance, self.config.type_members_min))
+
     @cached_property
-    def library(self) -> Library:
-        """The stored crystals by their patterns of counts."""
-        return Library(signatures_of(self.number, self.n_orbits, self.orbit_z, self.orbit_letter))
+    def _learnt(self) -> Sequences:
+        """Signatures that the network learns from: of each training crystal but those for the mixture."""
+        identity, counts = self.library.voter_identity, self.library.counts
+        first = torch.cat([torch.ones(1, dtype=torch.bool), identity[1:] != identity[:-1]])
+        rows = (first & (identity % FOR_MIXTURE != 0)).nonzero()[:, 0].tolist()
+        kinds = self.library.voter_kind.tolist()
+        compositions = [Composition(self.library.elements_of(row), counts[kinds[row]]) for row in rows]
+        return Sequences.of_kinds(compositions, [self.library.kind(kinds[row]) for row in rows])
 
     def loss(self, batch: CrystalBatch, rng: torch.Generator, epoch: int) -> Loss:
-        """Minus the logarithm of the share of votes for each crystal's own signature; `rng` draws who votes."""
+        """Of the vote, of the network, and of how loud it is beside the voters; `rng` draws who votes."""
         assert isinstance(batch, DescribedCrystals), "a batch without signatures: take it from what `arranged` gives"
-        asked: dict[Counts, list[tuple[Composition, tuple[tuple[str, ...], ...], int, int]]] = defaultdict(list)
-        for (spacegroup, sites), own in zip(batch.signatures, batch.identity.tolist(), strict=True):
-            composition, letters = described(spacegroup, sites)
-            asked[composition.counts].append((composition, letters, spacegroup, own))
-        losses, right = [], []
-        for counts, those in asked.items():
-            if (shelf := self.library.shelf(counts)) is None:
-                continue
-            wanted = torch.tensor([shelf.index_of.get(kind_of(group, x), -1) for _, x, group, _ in those])
-            elements = torch.tensor([composition.elements for composition, *_ in those])
-            own = torch.tensor([identity for *_, identity in those])
-            chosen = self._voters(len(shelf.kind), rng)
-            near = self._nearness(elements, counts, shelf, chosen)
-            near = near.masked_fill(own[:, None] == self.identity[shelf.row[chosen]], -torch.inf)
-            mine = near.masked_fill(wanted[:, None] != shelf.kind[chosen], -torch.inf)
-            # A signature that no other crystal has cannot win any vote: nothing is to be learned of it here.
-            can = mine.isfinite().any(1)
-            if can.any():
-                log_share = mine[can].logsumexp(1) - near[can].logsumexp(1)
-                losses.append(-torch.log(log_share.exp() * (1 - ROBUST) + ROBUST))
-                right.append((shelf.kind[chosen][near[can].argmax(1)] == wanted[can]).float())
-        if not losses:  # of crystals that are all alone with their counts
-            zero = self.metric.same * 0
-            return Loss(zero, {"vote": zero.detach()})
-        total = torch.cat(losses).mean()
-        return Loss(total, {"vote": total, "nearest_is_right": torch.cat(right).mean()})
+        parts = [(described(group, sites), group) for group, sites in batch.signatures]
+        compositions = [composition for (composition, _), _ in parts]
+        kinds = [kind_of(group, letters) for (_, letters), group in parts]
+        rows: dict[Counts, list[int]] = defaultdict(list)
+        for row, composition in enumerate(compositions):
+            rows[composition.counts].append(row)
+        # Half of the crystals are asked for by their energies too, so that both kinds of request are learned.
+        told = torch.rand(len(parts), generator=rng, device=rng.device).cpu() < 0.5
+        energy = batch.energy_ev_per_atom.cpu().masked_fill(~told, torch.nan)
+        votes = [
+            self._vote(counts, those, compositions, kinds, batch.identity.cpu(), energy, rng)
+            for counts, those in rows.items()
+            if self.library.shelf(counts) is not None
+        ]
+        zero = self.metric.same * 0
+        mine, all_of, right, asked = (
+            (torch.cat(one) for one in zip(*votes, strict=True)) if votes else (zero[None] + torch.nan,) * 4
+        )
+        can = mine.isfinite()  # a signature that no other crystal has cannot win any vote
+        vote = -torch.log((mine - all_of)[can].exp() * (1 - ROBUST) + ROBUST).mean() if can.any() else zero
+        sites = self._site_by_site(batch, compositions, kinds, rng)
+        mixture = self._mixture(mine.detach(), all_of.detach(), asked, compositions, kinds, batch) if votes else zero
+        shares = {"vote": vote, "site_by_site": sites, "mixture": mixture}
+        if can.any():
+            shares["nearest_is_right"] = right[can].mean()
+        return Loss(vote + sites + mixture, shares)
+
+    def _vote(
+        self,
+        counts: Counts,
+        rows: list[int],
+        compositions: Sequence[Composition],
+        kinds: Sequence[Kind],
+        identity: Tensor,
+        energy: Tensor,
+        rng: torch.Generator,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of crystals with these counts: logarithms of the votes for their own signatures and of all votes, whether the
+        nearest voter is right, and the rows."""
+        shelf = self.library.shelf(counts)
+        assert shelf is not None
+        of_row = {int(kind): local for local, kind in enumerate(shelf.kinds)}
+        wanted = torch.tensor([of_row.get(self.library.row_of.get(kinds[row], -1), -1) for row in rows])
+        elements = torch.tensor([compositions[row].elements for row in rows])
+        chosen = self._voters(len(shelf.kind), rng)
+        device = self.metric.same.device
+        near = self.metric.nearness(
+            self.metric(elements.to(device), counts),
+            elements.to(device),
+            self.metric(shelf.elements[chosen].to(device), counts),
+            shelf.elements[chosen].to(device),
+            energy[rows].to(device),
+            shelf.energy_ev_per_atom[chosen].to(device),
+        ).cpu()
+        near = near.masked_fill(identity[rows][:, None] == shelf.identity[chosen], -torch.inf)
+        mine = near.masked_fill(wanted[:, None] != shelf.kind[chosen], -torch.inf)
+        right = (shelf.kind[chosen][near.argmax(1)] == wanted).float()
+        # Only a part of a large shelf votes at a time: all together would be so much louder.
+        louder = math.log(len(shelf.kind) / len(chosen))
+        return mine.logsumexp(1) + louder, near.logsumexp(1) + louder, right, torch.tensor(rows)
 
     def _voters(self, n: int, rng: torch.Generator) -> Tensor:
         most = self.config.templates_at_once
@@ -182,11 +244,40 @@ class Wyckoff(Generator, Trainable):
             return torch.arange(n)
         return torch.randperm(n, generator=rng, device=rng.device)[:most].cpu()
 
-    def _nearness(self, elements: Tensor, counts: Counts, shelf: Shelf, rows: Tensor) -> Tensor:
-        device = self.metric.same.device
-        asked, stored = elements.to(device), shelf.elements[rows].to(device)
-        near: Tensor = self.metric.nearness(self.metric(asked, counts), asked, self.metric(stored, counts), stored)
-        return near.cpu() if device.type != "cpu" else near
+    def _site_by_site(
+        self, batch: DescribedCrystals, compositions: Sequence[Composition], kinds: Sequence[Kind], rng: torch.Generator
+    ) -> Tensor:
+        """Minus log p of signatures by the network, per signature: of training crystals, or of those held out."""
+        if not self.training:
+            return -self.sequence.log_probability(Sequences.of_kinds(compositions, kinds)).mean()
+        n = len(self._learnt.group)
+        if not n:
+            return self.metric.same * 0
+        chosen = torch.randint(n, (min(n, self.config.sequences_at_once),), generator=rng, device=rng.device).cpu()
+        return -self.sequence.log_probability(self._learnt.rows(chosen)).mean()
+
+    def _mixture(
+        self,
+        mine: Tensor,
+        all_of: Tensor,
+        asked: Tensor,
+        compositions: Sequence[Composition],
+        kinds: Sequence[Kind],
+        batch: DescribedCrystals,
+    ) -> Tensor:
+        """Minus log of the mixed probability of crystals that the network was not trained on; its gradient goes to the
+        loudness alone."""
+        apart = (batch.identity.cpu()[asked] % FOR_MIXTURE == 0) | torch.tensor(not self.training)
+        if not apart.any():
+            return self.metric.same * 0
+        rows = asked[apart].tolist()
+        with torch.no_grad():
+            by_network = self.sequence.log_probability(
+                Sequences.of_kinds([compositions[i] for i in rows], [kinds[i] for i in rows])
+            )
+        far = -10 * self.metric.farness
+        mixed = torch.logaddexp(mine[apart], far + by_network) - torch.logaddexp(all_of[apart], far)
+        return -mixed.clamp_min(-30).mean()
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
@@ -204,22 +295,18 @@ class Wyckoff(Generator, Trainable):
         how = own_settings(WyckoffSampler, settings)
         require_cells(requests, ATOMS_MAX)
         done = of_steps(progress, len(requests))
-        stored: dict[Counts, Tensor] = {}
-        """Vectors of the shelves that were asked for: the same for every request."""
         # Draws by probability are made anew in every call, so there the turn in the plan has no meaning.
-        turns = [0 if how.temperature else request.turn for request in requests]
+        turns = [None if how.temperature else request.turn for request in requests]
         keys = [request.heeded_by(self.heeds) for request in requests]
-        places: dict[object, list[int]] = defaultdict(list)
         among: Counter[object] = Counter()
-        for key, turn in zip(keys, turns, strict=True):
-            places[key].append(turn + among[key, turn])
-            among[key, turn] += 1
-        ranked: dict[object, Iterator[Crystal]] = {}
+        found: dict[object, _Found] = {}
         crystals, failed = [], []
-        for i, (key, request) in enumerate(zip(keys, requests, strict=True)):
-            if key not in ranked:
-                ranked[key] = iter(self._crystals(request, places[key], how.temperature, rng, stored))
-            crystal = next(ranked[key], None)
+        for i, (key, request, turn) in enumerate(zip(keys, requests, turns, strict=True)):
+            place = among[key] if turn is None else turn
+            among[key] += 1
+            if key not in found:
+                found[key] = _Found(self._crystals(request, how.temperature, rng))
+            crystal = found[key].at(place)
             if crystal is None:
                 failed.append(request)
             crystals.append(failed_sample(request.atomic_numbers) if crystal is None else crystal)
@@ -227,100 +314,184 @@ class Wyckoff(Generator, Trainable):
                 done(i + 1)
         if failed:
             logger.warning(
-                "%d of %d requests have the counts of no stored crystal%s, such as %s",
+                "%d of %d requests can have no signature%s, such as %s",
                 len(failed), len(requests), " of the space group that is asked for" if failed[0].spacegroup else "",
                 failed[0],
             )  # fmt: skip
         return crystals
 
-    def _crystals(
-        self,
-        request: Request,
-        places: Sequence[int],
-        temperature: float,
-        rng: torch.Generator,
-        stored: dict[Counts, Tensor],
-    ) -> list[Crystal]:
-        """Crystals of a composition at these places, the most probable signature at 0; none where nothing is stored."""
+    def _crystals(self, request: Request, temperature: float, rng: torch.Generator) -> Iterator[Crystal]:
+        """Crystals of a composition, the most probable signature first; none where none is possible."""
         counts = dict(request.content)
-        whole = np.gcd.reduce(list(counts.values()))
+        whole = int(np.gcd.reduce(list(counts.values())))
+        energy = request.formation_energy_ev_per_atom
+        first: Composition | None = None
         for n_cells in (d for d in range(1, whole + 1) if whole % d == 0):
             composition = Composition.of({z: count // n_cells for z, count in counts.items()})
-            drawn = self._drawn(composition, request.spacegroup, places, temperature, rng, stored)
-            if drawn:
-                return [_of_content(repeated(crystal, n_cells), request) for crystal in drawn]
-        return []
+            first = first or composition
+            if self.library.shelf(composition.counts) is None:
+                continue
+            alternatives = self._alternatives(composition, request.spacegroup, energy, temperature, rng)
+            anything = False
+            for crystal in self._built(composition, alternatives, request.spacegroup):
+                anything = True
+                yield _of_content(repeated(crystal, n_cells), request)
+            if anything:
+                return
+        assert first is not None
+        made = self._made(first, request.spacegroup)
+        yield from (_of_content(c, request) for c in self._built(first, made, request.spacegroup))
 
-    def _drawn(
+    def _alternatives(
         self,
         composition: Composition,
         spacegroup: int | None,
-        places: Sequence[int],
+        energy_ev_per_atom: float | None,
         temperature: float,
         rng: torch.Generator,
-        stored: dict[Counts, Tensor],
-    ) -> list[Crystal]:
+    ) -> Iterator[Alternative]:
+        """Signatures in the order in which they are given: by the vote, mixed with the network where it has a voice."""
         shelf = self.library.shelf(composition.counts)
-        if shelf is None:
-            return []
-        numbers = torch.tensor([number for number, _ in shelf.kinds])
-        device = self.metric.same.device
-        asked, everybody = torch.tensor([composition.elements]).to(device), shelf.elements.to(device)
-        if composition.counts not in stored:
-            stored[composition.counts] = self.metric(everybody, composition.counts)
-        vector = self.metric(asked, composition.counts)
-        near = self.metric.nearness(vector, asked, stored[composition.counts], everybody)[0].cpu()
-        if spacegroup is not None:
-            near = near.masked_fill(numbers[shelf.kind] != PARTNER.get(spacegroup, spacegroup), -torch.inf)
-        lends = self.cell[shelf.row].abs().sum(1) > 0
-        votes = torch.zeros(len(shelf.kinds), dtype=torch.float64).index_add_(
-            0, shelf.kind, near.double().softmax(0).nan_to_num()
-        )
-        possible = torch.zeros(len(shelf.kinds), dtype=torch.bool).index_put_((shelf.kind[lends],), torch.tensor(True))
-        score = votes.log().masked_fill(~possible, -torch.inf)
+        assert shelf is not None
+        near = self._nearness(composition, shelf, energy_ev_per_atom)
+        group = None if spacegroup is None else PARTNER.get(spacegroup, spacegroup)
+        if group is not None:
+            near = near.masked_fill(self.library.group_of(shelf.kinds)[shelf.kind] != group, -torch.inf)
+        far = -10 * float(self.metric.farness)
+        all_of = float(near.logsumexp(0))
+        if group is not None and self._can_make(composition):
+            whole, _ = self.sequence.encoded(torch.tensor([composition.elements]), torch.tensor([composition.counts]))
+            far += float(self.sequence.of_group(whole)[0].log_softmax(0)[group])
+        voice = 1 / (1 + math.exp(min(all_of - far, 700)))
+        votes = torch.zeros(len(shelf.kinds), dtype=torch.float64)
+        votes.index_add_(0, shelf.kind, near.double().softmax(0).nan_to_num())
+        types = _types_by_vote(shelf, near)
+        p = {int(local): float(votes[local]) * (1 - voice) for local in votes.nonzero()[:, 0]}
+        made: list[tuple[Kind, float]] = []
+        if voice >= VOICE_MIN:
+            made = self._signatures(composition, group)
+            on_shelf = {self.library.kind(int(shelf.kinds[local])): local for local in p}
+            for kind, share in made:
+                if kind in on_shelf:
+                    p[on_shelf[kind]] += voice * share
+            made = [(kind, voice * share) for kind, share in made if kind not in on_shelf]
+        ranked: list[tuple[float, int, Kind | int]] = [
+            (share * (1.0 if types.get(local) else self._worth(int(shelf.kinds[local]))), local, local)
+            for local, share in p.items()
+        ]
+        ranked += [(share * PACKED_WORTH, len(shelf.kinds) + i, kind) for i, (kind, share) in enumerate(made)]
         if temperature:
-            uniform = torch.rand(len(score), generator=rng, device=rng.device, dtype=torch.float64).cpu()
-            score = score / temperature - (-uniform.clamp(1e-12, 1 - 1e-12).log()).log()
-        order = [int(k) for k in score.argsort(descending=True, stable=True) if score[k] > -torch.inf]
-        # One of every signature before the second nearest crystal of any.
-        n = max(places) + 1
-        turns = []
-        for rank, kind in enumerate(order[:n]):
-            entries = ((shelf.kind == kind) & lends).nonzero()[:, 0]
-            entries = entries[near[entries].argsort(descending=True, stable=True)]
-            turns += [(depth, rank, int(entry)) for depth, entry in enumerate(entries[:n])]
-        turns.sort()
-        chosen = [turns[place % len(turns)][2] for place in places] if turns else []
-        return [self._built(composition, shelf, entry, spacegroup) for entry in chosen]
+            uniform = torch.rand(len(ranked), generator=rng, device=rng.device, dtype=torch.float64).cpu()
+            gumbel = -(-uniform.clamp(1e-12, 1 - 1e-12).log()).log()
+            ranked = [
+                (math.log(max(share, 1e-300)) / temperature + float(g), i, what)
+                for (share, i, what), g in zip(ranked, gumbel, strict=True)
+            ]
+        for share, i, what in sorted(ranked, key=lambda one: (-one[0], one[1])):
+            kind = self.library.kind(int(shelf.kinds[what])) if isinstance(what, int) else what
+            yield Alternative(kind, share, tuple(types.get(i, ())))
+        if voice < VOICE_MIN:
+            known = {self.library.kind(int(shelf.kinds[local])) for local in p}
+            yield from (one for one in self._made(composition, spacegroup) if one.kind not in known)
 
-    def _built(self, composition: Composition, shelf: Shelf, entry: int, spacegroup: int | None) -> Crystal:
-        """The stored crystal of a shelf's entry with the elements of a composition."""
-        row = int(shelf.row[entry])
-        new_of = dict(zip(shelf.elements[entry].tolist(), composition.elements, strict=True))
-        volume = {z: float(self.atomic_volumes[z]) for z in {*new_of, *new_of.values()}}
-        old, new = (
-            sum(volume[z] * n for z, n in zip(elements, composition.counts, strict=True))
-            for elements in (shelf.elements[entry].tolist(), composition.elements)
+    def _nearness(self, composition: Composition, shelf: Shelf, energy_ev_per_atom: float | None) -> Tensor:
+        """Of all voters of a shelf, (T,)."""
+        device = self.metric.same.device
+        key = composition.counts
+        if key not in self._vectors:
+            stored = shelf.vectors if self.library.is_merged else self.metric(shelf.elements.to(device), key)
+            self._vectors[key] = stored.to(device)
+        asked = torch.tensor([composition.elements], device=device)
+        energy = None if energy_ev_per_atom is None else torch.tensor([energy_ev_per_atom], device=device)
+        near = self.metric.nearness(
+            self.metric(asked, key),
+            asked,
+            self._vectors[key],
+            shelf.elements.to(device),
+            energy,
+            None if energy is None else shelf.energy_ev_per_atom.to(device),
         )
-        crystal = with_elements(self._template(row), new_of, (new / old) ** (1 / 3)).crystal()
-        if spacegroup in PARTNER:
-            return Crystal(crystal.lattice_ang, -crystal.frac % 1, crystal.atomic_numbers)
-        return crystal
+        return near[0].cpu() + shelf.weight
+
+    def _can_make(self, composition: Composition) -> bool:
+        return sum(composition.counts) <= SEQUENCE_ATOMS_MAX
+
+    def _signatures(self, composition: Composition, group: int | None) -> list[tuple[Kind, float]]:
+        """What the network makes of a composition, with probabilities; given the group where one is asked for."""
+        if not self._can_make(composition):
+            return []
+        return most_probable(self.sequence, composition, group)
+
+    def _made(self, composition: Composition, spacegroup: int | None) -> Iterator[Alternative]:
+        group = None if spacegroup is None else PARTNER.get(spacegroup, spacegroup)
+        for kind, share in self._signatures(composition, group):
+            yield Alternative(kind, share, ())
+
+    def _worth(self, kind: int) -> float:
+        """Of a kind that must be packed."""
+        return 1.0 if self.library.is_fixed(kind) else PACKED_WORTH
+
+    def _built(
+        self, composition: Composition, alternatives: Iterator[Alternative], spacegroup: int | None
+    ) -> Iterator[Crystal]:
+        """One crystal of every signature, then the next ones of each, as long as there are any."""
+        given: list[Alternative] = []
+        mirror = spacegroup in PARTNER
+        for one in alternatives:
+            given.append(one)
+            yield self._one(composition, one, 0, mirror)
+        deepest = max((max(len(one.types), 1 if one.types else PACKINGS) for one in given), default=0)
+        for depth in range(1, deepest):
+            for one in given:
+                if depth < (len(one.types) or PACKINGS):
+                    yield self._one(composition, one, depth, mirror)
+
+    def _one(self, composition: Composition, one: Alternative, depth: int, mirror: bool) -> Crystal:
+        if one.types:
+            crystal = self._builder.of_type(composition, one.types[depth])
+        else:
+            crystal = self._builder.of_packing(composition, one.kind, depth)
+        return Crystal(crystal.lattice_ang, -crystal.frac % 1, crystal.atomic_numbers) if mirror else crystal
 
     @cached_property
-    def _first_orbit(self) -> list[int]:
-        ends = self.n_orbits.long().cumsum(0).tolist()
-        return [0, *ends[:-1]]
+    def _builder(self) -> Builder:
+        return Builder(self.library, self.atomic_volumes.numpy())
 
-    def _template(self, row: int) -> WyckoffCrystal:
-        first, n = self._first_orbit[row], int(self.n_orbits[row])
-        orbits = slice(first, first + n)
-        ((number, sites),) = signatures_of(
-            self.number[row : row + 1], self.n_orbits[row : row + 1], self.orbit_z[orbits], self.orbit_letter[orbits]
-        )
-        return WyckoffCrystal(
-            Signature(number, sites), self.cell[row].double().numpy(), self.xyz[orbits].double().numpy()
-        )
+    @cached_property
+    def _vectors(self) -> dict[Counts, Tensor]:
+        """Of the shelves that were asked for."""
+        return {}
+
+
+class _Found:
+    """The crystals of one request, made as far as they are asked for."""
+
+    def __init__(self, crystals: Iterator[Crystal]) -> None:
+        self._crystals, self._made, self._ended = crystals, list[Crystal](), False
+
+    def at(self, place: int) -> Crystal | None:
+        """The crystal at a place, from the first again where there are fewer; None where there is none."""
+        while len(self._made) <= place and not self._ended:
+            crystal = next(self._crystals, None)
+            if crystal is None:
+                self._ended = True
+            else:
+                self._made.append(crystal)
+        return self._made[place % len(self._made)] if self._made else None
+
+
+def _types_by_vote(shelf: Shelf, near: Tensor) -> dict[int, list[int]]:
+    """Structure types of each kind of a shelf, by place in its kinds, the one with most of the votes first."""
+    has = (shelf.structure_type >= 0) & near.isfinite()
+    if not has.any():
+        return {}
+    rows, which = shelf.structure_type[has].unique(return_inverse=True)
+    votes = torch.zeros(len(rows), dtype=torch.float64).index_add_(0, which, near[has].double().softmax(0))
+    kind = torch.zeros(len(rows), dtype=torch.int64).index_copy_(0, which, shelf.kind[has])
+    found: dict[int, list[int]] = defaultdict(list)
+    for i in votes.argsort(descending=True, stable=True).tolist():
+        found[int(kind[i])].append(int(rows[i]))
+    return found
 
 
 def _of_content(crystal: Crystal, request: Request) -> Crystal:
