@@ -64,6 +64,6 @@ def counts_sentence(counts: Counts) -> str:
     if not counts.n_kept:
         return ""
     return (
-        f"{counts.n_saddle_points} of the {counts.n_kept} that relaxed in their space groups were saddle points there; "
-        "each of these is ranked as the lower crystal into which it fell when it was released"
+        f"Saddle points of their space groups: {counts.n_saddle_points} of the {counts.n_kept} that relaxed in one; "
+        "each is ranked as the lower crystal into which it fell when it was released"
     )

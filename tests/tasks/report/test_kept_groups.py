@@ -79,14 +79,14 @@ def test_the_page_counts_saddle_points_and_marks_their_rows(
 ) -> None:
     page = report_html(in_their_groups)
     assert "1<small> of 3</small></dd>" in page
-    assert "1 of the 3 that relaxed in their space groups were saddle points there" in page
+    assert "Saddle points of their space groups: 1 of the 3 that relaxed in one" in page
     assert f'title="{SAID}"' in page
     assert page.count(">saddle point</span>") == 1
     assert "In its space group" not in report_html(inputs)
 
 
 def test_the_markdown_and_the_table_rows_say_so_too(in_their_groups: ReportInputs, inputs: ReportInputs) -> None:
-    assert "1 of the 3 that relaxed in their space groups" in markdown_report(in_their_groups)
+    assert "Saddle points of their space groups: 1 of the 3" in markdown_report(in_their_groups)
     head, _, *lines = candidates_markdown(in_their_groups.candidates, limit=4).splitlines()
     place = head.split(" | ").index("In its space group")
     assert [line.split(" | ")[place] for line in lines] == [SAID, remark(MINIMUM), remark(UNKNOWN), ""]
