@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from generative.crystal.crystals import Crystal
 from storage.databases import told_of
 
 logger = logging.getLogger(__name__)

@@ -45,7 +45,8 @@ class Request:
         targets: (property, value) of further properties, ordered by name; units are part of the names, which are those
             of the dataset's columns, such as band_gap_ev.
         turn: how many requests for the same stand before it in the plan (turns_of): a generator that ranks its answers
-            gives the next best; None: as they come in one call. No part of what is asked: it enters neither equality nor JSON, digest and ids.
+            gives the next best; None: as they come in one call. No part of what is asked: it enters neither equality
+            nor JSON, digest and ids.
 
     Raises: ValueError: if more than one of composition, sites and elements is given, one of them names an unknown
         element, repeats or misorders one, or holds a count below 1; if a target is not finite. Request.of takes counts

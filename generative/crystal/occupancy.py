@@ -27,9 +27,7 @@ def holds(spacegroup: int, counts: Iterable[int]) -> bool:
     """
     atoms = tuple(sorted(counts))
     whole = math.gcd(*atoms)
-    return any(
-        primitive_holds(spacegroup, tuple(n // m for n in atoms)) for m in range(1, whole + 1) if whole % m == 0
-    )
+    return any(primitive_holds(spacegroup, tuple(n // m for n in atoms)) for m in range(1, whole + 1) if whole % m == 0)
 
 
 @cache

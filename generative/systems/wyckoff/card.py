@@ -18,8 +18,8 @@ def card_notes(library: Library) -> CardNotes:
     else:
         stored = (
             f"It holds training data: {types}, and the composition, space group and Wyckoff positions of "
-            f"{len(library.voter_identity.unique()):,} crystals. Whoever gets the checkpoint gets these data, so their "
-            "licence holds for it."
+            f"{len(set(library.voter_identity.tolist())):,} crystals. Whoever gets the checkpoint gets these data, so "
+            "their licence holds for it."
         )
     return CardNotes(
         does="crystal structures of a given composition, and space group and formation energy if asked; the group and "

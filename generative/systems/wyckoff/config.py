@@ -29,14 +29,16 @@ class WyckoffConfig(RoomConfig):
     templates_at_once: int = Field(
         1200, ge=2, description="training: stored crystals that a step compares with, at most"
     )
-    sequence_width: int = Field(96, ge=1, description="of the vectors of the network that makes signatures site by site")
+    sequence_width: int = Field(
+        96, ge=1, description="of the vectors of the network that makes signatures site by site"
+    )
     sequence_hidden: int = Field(256, ge=1, description="of its hidden layers")
     sequences_at_once: int = Field(512, ge=1, description="training: signatures that it learns from per step")
     merge_distance: float = Field(
         0.0,
         ge=0,
-        description="after training, training crystals of one signature whose compositions are so near (squared, by the "
-        "learned distance) are joined to one voter, and no elements are kept; 0 keeps every crystal",
+        description="after training, training crystals of one signature whose compositions are so near (squared, by "
+        "the learned distance) are joined to one voter, and no elements are kept; 0 keeps every crystal",
     )
     type_members_min: int = Field(
         1,

@@ -272,9 +272,7 @@ class Library(nn.Module):
     def _roles(self) -> Tensor:
         """Elements of each kind, (Q,)."""
         of = torch.arange(self.sizes.kinds).repeat_interleave(self.kind_n_sites.long())
-        return torch.zeros(self.sizes.kinds, dtype=torch.int64).index_reduce_(
-            0, of, self.site_role.long() + 1, "amax"
-        )
+        return torch.zeros(self.sizes.kinds, dtype=torch.int64).index_reduce_(0, of, self.site_role.long() + 1, "amax")
 
     @cached_property
     def counts(self) -> list[Counts]:
@@ -305,7 +303,7 @@ class Library(nn.Module):
             return None
         if counts not in self._shelves:
             rows = torch.tensor(self._voters_of[counts])
-            kinds, kind = self.voter_kind[rows].long().unique(return_inverse=True)
+            kinds, kind = torch.unique(self.voter_kind[rows].long(), return_inverse=True)
             k, first = len(counts), self._first_of_voter[rows]
             width = self.sizes.voter_numbers // int(self._first_of_voter[-1]) if self.is_merged else 0
             self._shelves[counts] = Shelf(

@@ -1,8 +1,8 @@
 """Numbers for a signature that no stored crystal has: spheres packed within its symmetry.
 
-Cell shape and free coordinates are drawn, then moved downhill together on the overlap of soft spheres at a fixed volume;
-of several trials the one that overlaps least is taken. All moves are made in the free coordinates themselves, so the
-space group is kept. This is a start for a relaxation, not a structure to trust as it stands.
+Cell shape and free coordinates are drawn, then moved downhill together on the overlap of soft spheres at a fixed
+volume; of several trials the one that overlaps least is taken. All moves are made in the free coordinates themselves,
+so the space group is kept. This is a start for a relaxation, not a structure to trust as it stands.
 
 Contact distances are in units of the radii that atoms have by their volumes, r = (3 V / 4 pi)^(1/3). Measured on 3,000
 crystals of the Materials Project (MP-20's validation and training part): the shortest distance of two unlike atoms is
@@ -62,7 +62,7 @@ def packed(
     trials = max(1, min(trials, PAIRS_MAX // (len(of) ** 2 * n_images)))
     chosen = torch.randint(len(shapes), (trials,), generator=rng, device=rng.device).cpu()
     start = torch.tensor(shapes[chosen.numpy()])
-    xyz = (torch.rand(trials, len(positions), 3, generator=rng, device=rng.device, dtype=torch.float64).cpu() * free)
+    xyz = torch.rand(trials, len(positions), 3, generator=rng, device=rng.device, dtype=torch.float64).cpu() * free
     edges = torch.zeros(trials, 3, dtype=torch.float64)
     tied = torch.tensor(_tied_edges(signature.spacegroup), dtype=torch.float64)
     primitive, origin = torch.tensor(group.primitive), torch.tensor(of)
@@ -84,7 +84,8 @@ def packed(
         squared = moved.square().sum(-1)
         itself = torch.eye(len(of), dtype=torch.bool)[..., None] & (cells == 0).all(-1)
         distance = squared.masked_fill(itself, torch.inf).clamp_min(1e-6).sqrt()
-        return (1 - distance / sigma[..., None]).clamp_min(0).square().sum((1, 2, 3))
+        summed: Tensor = (1 - distance / sigma[..., None]).clamp_min(0).square().sum((1, 2, 3))
+        return summed
 
     moving = [xyz.requires_grad_(), edges.requires_grad_()]
     descent = torch.optim.Adam(moving, lr=STEP)
@@ -92,8 +93,7 @@ def packed(
         for step in range(STEPS):
             for of_step in descent.param_groups:
                 of_step["lr"] = STEP * (1 - step / STEPS)
-            descent.zero_grad()
-            overlap(xyz * free, edges).sum().backward()
+            xyz.grad, edges.grad = torch.autograd.grad(overlap(xyz * free, edges).sum(), moving)
             descent.step()
     with torch.no_grad():
         best = int(overlap(xyz * free, edges).argmin())
@@ -103,13 +103,24 @@ def packed(
 
 def _lattice(cell: Tensor) -> Tensor:
     """Rows a, b, c of cells (t, 6): a along x, b in the plane of x and y, (t, 3, 3). Another orientation than
-    pymatgen's, which does not matter to distances."""
+    pymatgen's, which does not matter to distances.
+    """
     a, b, c = cell[:, :3].unbind(1)
     cos, sin_gamma = torch.deg2rad(cell[:, 3:]).cos(), torch.deg2rad(cell[:, 5]).sin()
     cx, cy = cos[:, 1], (cos[:, 0] - cos[:, 1] * cos[:, 2]) / sin_gamma
     zero = torch.zeros_like(a)
-    rows = [a, zero, zero, b * cos[:, 2], b * sin_gamma, zero, c * cx, c * cy, c * (1 - cx**2 - cy**2).clamp_min(1e-9).sqrt()]
-    return torch.stack(rows, 1).unflatten(1, (3, 3))
+    rows = [
+        a,
+        zero,
+        zero,
+        b * cos[:, 2],
+        b * sin_gamma,
+        zero,
+        c * cx,
+        c * cy,
+        c * (1 - cx**2 - cy**2).clamp_min(1e-9).sqrt(),
+    ]
+    return torch.stack(rows, 1).reshape(-1, 3, 3)
 
 
 def _tied_edges(number: int) -> np.ndarray:

@@ -144,7 +144,9 @@ class SignatureNetwork(nn.Module):
         share = n / total
         mean = (x * share[..., None]).sum(1)
         most = x.masked_fill(~held[..., None], -torch.inf).amax(1)
-        size = torch.stack([share, n.clamp_min(1).log(), total.log().expand_as(n), held.sum(1, keepdim=True) / 4 + 0 * n], -1)
+        size = torch.stack(
+            [share, n.clamp_min(1).log(), total.log().expand_as(n), held.sum(1, keepdim=True) / 4 + 0 * n], -1
+        )
         around = torch.cat([mean, most], -1)[:, None].expand(-1, x.shape[1], -1)
         roles = self.of_role(torch.cat([x, around, size], -1)) * held[..., None]
         whole: Tensor = self.of_composition(torch.cat([(roles * share[..., None]).sum(1), mean, total.log()], -1))
@@ -160,7 +162,9 @@ class SignatureNetwork(nn.Module):
         """Of all positions: one table costs less than a gather for every site and letter."""
         m = self.multiplicity.to(self.key.weight.dtype)
         free = self.n_free.to(m.dtype)
-        told: Tensor = self.position.weight + self.of_position(torch.stack([m.log(), free, (free == 0).to(m.dtype)], -1))
+        told: Tensor = self.position.weight + self.of_position(
+            torch.stack([m.log(), free, (free == 0).to(m.dtype)], -1)
+        )
         return told
 
     def next_logits(
@@ -259,7 +263,8 @@ def most_probable(
     nothing = torch.zeros_like(whole[0])
     given = 0.0 if spacegroup else None
     beams = [
-        _Beam(float(log_p[g]) if given is None else given, g, [[]], nothing, nothing, counts[0], frozenset()) for g in able
+        _Beam(float(log_p[g]) if given is None else given, g, [[]], nothing, nothing, counts[0], frozenset())
+        for g in able
     ]
     done: dict[Kind, float] = {}
     while beams:

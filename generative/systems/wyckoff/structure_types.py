@@ -141,7 +141,8 @@ def _images(group: SpaceGroup, letter: str, xyz: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=230)
 def _polar(number: int) -> np.ndarray | None:
     """Projection on the directions that no operation of the group changes, along which its origin is free, (3, 3);
-    None where there is none."""
+    None where there is none.
+    """
     rotations = list(space_group(number).positions.values())[-1].operations[:, :, :3]
     _, values, vectors = np.linalg.svd((rotations - np.eye(3)).reshape(-1, 3))
     free = vectors[values < 1e-8]

@@ -61,8 +61,8 @@ ROBUST = 0.02
 crystal whose signature nobody else has a reason to predict, which would else outweigh a hundred others."""
 
 ATOMS_MAX = 1000
-"""Atoms of a cell that is asked for. Crystals of the training are smaller, so most larger cells are supercells; the limit
-only keeps a typing error from being built."""
+"""Atoms of a cell that is asked for. Crystals of the training are smaller, so most larger cells are supercells; the
+limit only keeps a typing error from being built."""
 
 SEQUENCE_ATOMS_MAX = 200
 """Atoms of a primitive cell for which signatures are made site by site; beyond, a cell is a supercell or fails."""
@@ -72,7 +72,10 @@ FOR_MIXTURE = 10
 shall be."""
 
 VOICE_MIN = 0.02
-"""Probability of all that the network says together, below which it is only asked when the voters have no more."""
+"""Probability of all that the network says together, below which it is not asked: what the voters know comes first."""
+
+MADE_MIN = 0.01
+"""Probability of a signature by the network, in units of that of the best one, below which it is not given."""
 
 PACKED_WORTH = 0.25
 """How much more often a signature without a structure type fails, when it is the right one: weighs its probability."""
@@ -177,6 +180,12 @@ class Wyckoff(Generator, Trainable):
     def loss(self, batch: CrystalBatch, rng: torch.Generator, epoch: int) -> Loss:
         """Of the vote, of the network, and of how loud it is beside the voters; `rng` draws who votes."""
         assert isinstance(batch, DescribedCrystals), "a batch without signatures: take it from what `arranged` gives"
+        # Dropout knows no generator of its own.
+        with torch.random.fork_rng(devices=[] if self.metric.same.device.type == "cpu" else None):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=rng, device=rng.device)))
+            return self._loss(batch, rng)
+
+    def _loss(self, batch: DescribedCrystals, rng: torch.Generator) -> Loss:
         parts = [(described(group, sites), group) for group, sites in batch.signatures]
         compositions = [composition for (composition, _), _ in parts]
         kinds = [kind_of(group, letters) for (_, letters), group in parts]
@@ -215,7 +224,8 @@ class Wyckoff(Generator, Trainable):
         rng: torch.Generator,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of crystals with these counts: logarithms of the votes for their own signatures and of all votes, whether the
-        nearest voter is right, and the rows."""
+        nearest voter is right, and the rows.
+        """
         shelf = self.library.shelf(counts)
         assert shelf is not None
         of_row = {int(kind): local for local, kind in enumerate(shelf.kinds)}
@@ -266,7 +276,8 @@ class Wyckoff(Generator, Trainable):
         batch: DescribedCrystals,
     ) -> Tensor:
         """Minus log of the mixed probability of crystals that the network was not trained on; its gradient goes to the
-        loudness alone."""
+        loudness alone.
+        """
         apart = (batch.identity.cpu()[asked] % FOR_MIXTURE == 0) | torch.tensor(not self.training)
         if not apart.any():
             return self.metric.same * 0
@@ -326,21 +337,22 @@ class Wyckoff(Generator, Trainable):
         whole = int(np.gcd.reduce(list(counts.values())))
         energy = request.formation_energy_ev_per_atom
         first: Composition | None = None
+        n_cells, given = 1, set[Kind]()
         for n_cells in (d for d in range(1, whole + 1) if whole % d == 0):
             composition = Composition.of({z: count // n_cells for z, count in counts.items()})
             first = first or composition
             if self.library.shelf(composition.counts) is None:
                 continue
             alternatives = self._alternatives(composition, request.spacegroup, energy, temperature, rng)
-            anything = False
-            for crystal in self._built(composition, alternatives, request.spacegroup):
-                anything = True
+            for crystal in self._built(composition, alternatives, request.spacegroup, given):
                 yield _of_content(repeated(crystal, n_cells), request)
-            if anything:
-                return
+            if given:
+                break
+        # What the network alone proposes comes when the voters have no more; they may have known none.
         assert first is not None
-        made = self._made(first, request.spacegroup)
-        yield from (_of_content(c, request) for c in self._built(first, made, request.spacegroup))
+        if not given or n_cells == 1:
+            made = (one for one in self._made(first, request.spacegroup) if one.kind not in given)
+            yield from (_of_content(c, request) for c in self._built(first, made, request.spacegroup, given))
 
     def _alternatives(
         self,
@@ -390,9 +402,6 @@ class Wyckoff(Generator, Trainable):
         for share, i, what in sorted(ranked, key=lambda one: (-one[0], one[1])):
             kind = self.library.kind(int(shelf.kinds[what])) if isinstance(what, int) else what
             yield Alternative(kind, share, tuple(types.get(i, ())))
-        if voice < VOICE_MIN:
-            known = {self.library.kind(int(shelf.kinds[local])) for local in p}
-            yield from (one for one in self._made(composition, spacegroup) if one.kind not in known)
 
     def _nearness(self, composition: Composition, shelf: Shelf, energy_ev_per_atom: float | None) -> Tensor:
         """Of all voters of a shelf, (T,)."""
@@ -424,25 +433,35 @@ class Wyckoff(Generator, Trainable):
 
     def _made(self, composition: Composition, spacegroup: int | None) -> Iterator[Alternative]:
         group = None if spacegroup is None else PARTNER.get(spacegroup, spacegroup)
-        for kind, share in self._signatures(composition, group):
-            yield Alternative(kind, share, ())
+        found = self._signatures(composition, group)
+        for kind, share in found:
+            if share >= MADE_MIN * found[0][1]:
+                yield Alternative(kind, share, ())
 
     def _worth(self, kind: int) -> float:
         """Of a kind that must be packed."""
         return 1.0 if self.library.is_fixed(kind) else PACKED_WORTH
 
     def _built(
-        self, composition: Composition, alternatives: Iterator[Alternative], spacegroup: int | None
+        self,
+        composition: Composition,
+        alternatives: Iterator[Alternative],
+        spacegroup: int | None,
+        given: set[Kind],
     ) -> Iterator[Crystal]:
-        """One crystal of every signature, then the next ones of each, as long as there are any."""
-        given: list[Alternative] = []
+        """One crystal of every signature, then the next ones of each, as long as there are any.
+
+        Args: `given` is told which signatures they have.
+        """
+        tried: list[Alternative] = []
         mirror = spacegroup in PARTNER
         for one in alternatives:
-            given.append(one)
+            tried.append(one)
+            given.add(one.kind)
             yield self._one(composition, one, 0, mirror)
-        deepest = max((max(len(one.types), 1 if one.types else PACKINGS) for one in given), default=0)
+        deepest = max((max(len(one.types), 1 if one.types else PACKINGS) for one in tried), default=0)
         for depth in range(1, deepest):
-            for one in given:
+            for one in tried:
                 if depth < (len(one.types) or PACKINGS):
                     yield self._one(composition, one, depth, mirror)
 
@@ -485,7 +504,7 @@ def _types_by_vote(shelf: Shelf, near: Tensor) -> dict[int, list[int]]:
     has = (shelf.structure_type >= 0) & near.isfinite()
     if not has.any():
         return {}
-    rows, which = shelf.structure_type[has].unique(return_inverse=True)
+    rows, which = torch.unique(shelf.structure_type[has], return_inverse=True)
     votes = torch.zeros(len(rows), dtype=torch.float64).index_add_(0, which, near[has].double().softmax(0))
     kind = torch.zeros(len(rows), dtype=torch.int64).index_copy_(0, which, shelf.kind[has])
     found: dict[int, list[int]] = defaultdict(list)
