@@ -89,7 +89,8 @@ def plan(
     Policy 'likely' asks what is expected to yield most, of the cells of the formulas that 'enumerate' would take:
     request t for cell c comes in descending order of p(c) RIGHT_AT[t]. p(c) is the probability that a known crystal of
     these elements has this cell (composition_odds/model.py), every set of elements having an equal part. It draws
-    nothing.
+    nothing. Of 2,325 stable ternaries of unseen formulas 67.6 +- 1.0 % are among its first 8 requests, 3.9 % among
+    those of 'enumerate' (docs/generator.md).
 
     In a space group, cells that none of its crystals can have (crystal/occupancy.py) are not asked for, but by 'grid',
     whose order is what it is for.
