@@ -183,7 +183,12 @@ def _asked(settings: dict[str, Any], request: IngestRequest) -> dict[str, Any]:
     return changed
 
 
-def sample_changes(formulas: Sequence[str], elements: Sequence[str], spacegroup: int | None) -> dict[str, Any]:
+def sample_changes(
+    formulas: Sequence[str],
+    elements: Sequence[str],
+    spacegroup: int | None = None,
+    formation_energy_ev_per_atom: float | None = None,
+) -> dict[str, Any]:
     """What to generate: these formulas, or every stoichiometry of a chemical system with all or all but few elements.
 
     Raises: ConfigError: if neither is given.
@@ -198,7 +203,8 @@ def sample_changes(formulas: Sequence[str], elements: Sequence[str], spacegroup:
         most = min(len(elements), 6)
         asked = {"policy": "enumerate", "n_elements_min": min(3, most), "n_elements_max": most}
         chosen = list(elements)
-    return {"elements": chosen, "conditions": {**asked, "spacegroup": spacegroup}}
+    wished = {"spacegroup": spacegroup, "formation_energy_ev_per_atom": formation_energy_ev_per_atom}
+    return {"elements": chosen, "conditions": {**asked, **wished}}
 
 
 def generator_changes(checkpoints: Sequence[str]) -> dict[str, Any]:

@@ -274,11 +274,12 @@ class GridConfig(RoomConfig):
 class ConditionsConfig(RoomConfig):
     """What is asked of the generator: which compositions, and optionally which symmetry and formation energy."""
 
-    policy: Literal["enumerate", "given", "grid", "training"] = Field(
+    policy: Literal["enumerate", "likely", "given", "grid", "training"] = Field(
         "enumerate",
-        description="enumerate: every stoichiometry of the chemical system up to the limits below; given: the formulas "
-        "listed; grid: each of these in every space group at every energy of `grid`, its smallest cell; training: "
-        "compositions of the training data inside the chemical system",
+        description="enumerate: every stoichiometry of the chemical system up to the limits below; likely: of these, "
+        "first what a model of known crystals finds most probable for these elements; given: the formulas listed; "
+        "grid: each of these in every space group at every energy of `grid`, its smallest cell; training: compositions "
+        "of the training data inside the chemical system",
     )
     formulas: tuple[str, ...] = Field((), description="reduced formulas for policies 'given' and 'grid', as 'Ta2BW'")
     grid: GridConfig = Field(GridConfig(), description="what policy 'grid' asks of every formula")
@@ -292,7 +293,13 @@ class ConditionsConfig(RoomConfig):
         description="draw only charge-balanced formulas (SMACT); off by default because it refuses real borides and "
         "intermetallics such as TaB2",
     )
-    spacegroup: int | None = Field(None, ge=1, le=230, description="international space-group number to ask for")
+    spacegroup: int | None = Field(
+        None,
+        ge=1,
+        le=230,
+        description="international space-group number to ask for; cells that its Wyckoff positions cannot hold are "
+        "left out of the plan",
+    )
     formation_energy_ev_per_atom: float | None = Field(
         None, ge=-6, le=3, description="formation energy to ask for, eV/atom; null leaves it free"
     )

@@ -220,6 +220,9 @@ def test_formulas_alone_make_the_chemical_system() -> None:
     config = settings_of(sample_changes(["TaBW", "W2B"], [], None), None)
     assert config.elements == ("B", "Ta", "W")
     assert config.conditions.policy == "given"
+    asked = settings_of(sample_changes([], ["Ta", "B"], 194, -0.4), ["conditions.policy=likely"]).conditions
+    assert (asked.spacegroup, asked.formation_energy_ev_per_atom) == (194, -0.4)
+    assert (asked.policy, asked.n_elements_min, asked.n_elements_max) == ("likely", 2, 2)
 
 
 def test_files_given_to_ingest_are_not_restricted_unless_asked() -> None:

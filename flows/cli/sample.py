@@ -28,6 +28,9 @@ def sample(
         typer.Option(help="Checkpoint folder; without: the one shipped. Repeated: each draws an equal share."),
     ] = None,
     spacegroup: Annotated[int | None, typer.Option(help="International space-group number to ask for.")] = None,
+    energy: Annotated[
+        float | None, typer.Option(metavar="EV_PER_ATOM", help="Formation energy to ask for, eV/atom, such as -0.5.")
+    ] = None,
     settings: Settings = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -35,7 +38,7 @@ def sample(
     """Draw crystals from the generator, for formulas or for a chemical system."""
     from configs.command_line import elements_of, generator_changes, sample_changes, settings_of
 
-    asked = sample_changes(formula or [], elements_of(elements) or [], spacegroup)
+    asked = sample_changes(formula or [], elements_of(elements) or [], spacegroup, energy)
     given = {"sample.n_candidates": n, "sample.chunk_size": min(n, 64), "seed": seed}
     config = settings_of({**asked, **given, **generator_changes(checkpoint or [])}, settings)
     with answer(as_json) as give:

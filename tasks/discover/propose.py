@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,8 @@ from tasks.loading import checkpoint
 
 if TYPE_CHECKING:
     from generative.systems.interface import Change
+
+logger = logging.getLogger(__name__)
 
 GIVEN = [
     field_of("id", pa.string(), "id of the given crystal"),
@@ -132,6 +136,7 @@ def propose(given: pa.Table, config: ModifyConfig) -> pa.Table:
 
     Returns: columns PROPOSED.
     """
+    _warn_of_groups(given, config)
     rows: list[dict[str, Any]] = []
     crystals: list[Crystal] = []
     for row, crystal in zip(given.to_pylist(), crystals_of(given), strict=True):
@@ -142,6 +147,21 @@ def propose(given: pa.Table, config: ModifyConfig) -> pa.Table:
     columns = {f.name: pa.array([row.get(f.name) for row in rows], type=f.type) for f in PROPOSED}
     columns |= structure_columns(crystals)
     return pa.table([columns[f.name] for f in PROPOSED], schema=pa.schema(PROPOSED))
+
+
+def _warn_of_groups(given: pa.Table, config: ModifyConfig) -> None:
+    """Say how often a space group is asked of a crystal whose atoms none of its crystals can have."""
+    from generative.crystal.occupancy import holds
+
+    groups = sorted({change.spacegroup for change in asked_of(config) if change.spacegroup is not None})
+    cells = [(row["formula"], Counter(row["atomic_numbers"]).values()) for row in given.to_pylist()]
+    wrong = [(name, group) for name, counts in cells for group in groups if not holds(group, counts)]
+    if wrong:
+        logger.warning(
+            "%d of the %d pairs of given crystal and space group can be no crystal, by the multiplicities of Wyckoff "
+            "positions: the first is %s in space group %d. They are asked for all the same; `spacegroups` chooses them",
+            len(wrong), len(cells) * len(groups), *wrong[0],
+        )  # fmt: skip
 
 
 def _polymorphs(given: dict[str, Any], crystal: Crystal, config: ModifyConfig) -> list[tuple[dict[str, Any], Crystal]]:

@@ -100,7 +100,9 @@ def check_generator(config: DiscoverConfig) -> None:
         ValueError: if a setting of a sampler is none of its generator's, or has a value that it cannot have; if a
             generator does not know an element that will be asked for; if two would draw the same candidates. Of several
             generators the message says which.
+        PlanError: if the conditions leave nothing to ask for.
     """
+    from generative import plans
     from generative.checkpoints import CheckpointError, digest
     from generative.requests import atomic_number
 
@@ -125,13 +127,14 @@ def check_generator(config: DiscoverConfig) -> None:
                 "candidates: leave one out, or change its sampler"
             )
         found[draws] = one.where
+    plans.check(config.conditions, config.elements)
 
 
 def _asked_elements(config: DiscoverConfig) -> Sequence[str]:
     """Elements that requests will hold; of policy 'training' that is known only with the training data."""
     if config.conditions.policy == "training":
         return ()
-    if config.conditions.policy == "enumerate":
+    if config.conditions.policy in ("enumerate", "likely"):
         return config.elements
     return [e for e in config.elements if any(e in re.findall("[A-Z][a-z]?", f) for f in config.conditions.formulas)]
 
@@ -288,6 +291,7 @@ def sample_chunk_file(
 ) -> FileRef:
     """Draw one chunk of the run's plan; `progress` is called with the share of the work done."""
     from generative.checkpoints import digest
+    from generative.composition_odds.model import CompositionOdds
 
     asked_for = next(itertools.islice(chunks_of(config.sample), chunk, None))
     generator, settings = asked_for.generator, asked_for.generator.settings
@@ -305,6 +309,7 @@ def sample_chunk_file(
         n=len(asked_for.indices),
         seed=config.seed,
         chunk=asked_for.number,
+        **({"odds": CompositionOdds.digest()} if config.conditions.policy == "likely" else {}),
         **({"one_of_several": [generator.proposed_by, asked_for.indices]} if config.sample.generators else {}),
     )
 

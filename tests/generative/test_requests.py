@@ -11,8 +11,10 @@ import pytest
 from pymatgen.core.composition import Composition
 from pymatgen.core.periodic_table import Element
 
+from generative.composition_odds.model import CompositionOdds, candidates
 from generative.config import ConditionsConfig, GridConfig
-from generative.plans import PlanError, enumerate_formulas, plan
+from generative.crystal.occupancy import holds
+from generative.plans import RIGHT_AT, PlanError, check, enumerate_formulas, plan
 from generative.requests import Formula, Request, in_turn
 from generative.screening import composition
 
@@ -165,6 +167,99 @@ def test_a_request_survives_json_and_its_digest_tells_requests_apart() -> None:
     assert again.digest == condition.digest
     others = [Request.of({"W": 1, "B": 2, "Ta": 1}, 194, -0.3), Request.of({"W": 2, "B": 4, "Ta": 2}, 191, -0.3)]
     assert len({c.digest for c in [condition, *others]}) == 3
+
+
+def test_in_a_space_group_cells_that_it_cannot_hold_are_left_out_of_the_plan(caplog: pytest.LogCaptureFixture) -> None:
+    free, bound = (ConditionsConfig(n_elements_min=2, n_atoms_max=9, spacegroup=group) for group in (None, 225))
+    cells = {c.formula_counts for c in plan(free, SYSTEM, 2000, 0)}
+    kept = {c.formula_counts for c in plan(bound, SYSTEM, 2000, 0)}
+    # Fm-3m: one atom on each of two positions, two on a third; six and more beyond. TaB5 and Ta3B2 fit on none of them.
+    assert {"TaB", "TaB3", "TaB5"} - {_name(c) for c in kept} == {"TaB5"}
+    assert {_name(c) for c in cells} >= {"TaB3", "TaB5"}
+    assert kept == {c for c in cells if holds(225, [n for _, n in c])}
+    assert f"{len(cells) - len(kept)} of {len(cells)} cells are left out of the plan" in caplog.text
+
+
+def _name(cell: Formula) -> str:
+    counts = dict(cell)
+    return "".join(s + (str(counts[s]) if counts[s] > 1 else "") for s in SYSTEM if s in counts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"policy": "given", "formulas": ("TaB", "TaB2"), "spacegroup": 19, "n_atoms_max": 6},
+            "space group 19 can hold .*BTa in a cell of 2 to 6 atoms, .*: 8 atoms of BTa can, so change "
+            "conditions.n_atoms_min, conditions.n_atoms_max",
+        ),
+        (
+            {"policy": "given", "formulas": ("Ta11B10",), "spacegroup": 230, "n_atoms_max": 21},
+            "no cell of up to 64 atoms can, so change conditions.spacegroup",
+        ),
+        (
+            {"spacegroup": 230, "formula_atoms_max": 4},
+            "space group 230 can hold any of 4 formulas, such as BTaW, in a cell of 2 to 16 atoms",
+        ),
+        (
+            {"policy": "grid", "formulas": ("TaB",), "n_atoms_max": 3, "grid": GridConfig(spacegroups=(19, 61))},
+            "no crystal of space group 19 can hold BTa",
+        ),
+    ],
+)
+def test_a_space_group_that_can_hold_nothing_asked_for_is_told_with_the_remedy(
+    settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(PlanError, match=words):
+        check(ConditionsConfig(**settings), SYSTEM)
+    with pytest.raises(PlanError, match=words):
+        plan(ConditionsConfig(**settings), SYSTEM, 4, 0)
+
+
+def test_a_grid_keeps_pairs_that_can_be_no_crystal_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    grid = GridConfig(spacegroups=(225, 19), n_energies=0)
+    config = ConditionsConfig(policy="grid", formulas=("TaB", "TaB3"), n_atoms_max=4, grid=grid)
+    asked = [(c.spacegroup, c.n_atoms) for c in plan(config, SYSTEM, 4, 0)]
+    assert asked == [(225, 2), (225, 4), (19, 2), (19, 4)]
+    assert "2 of the 4 pairs" in caplog.text
+
+
+def test_likely_requests_come_in_descending_order_of_what_they_are_expected_to_yield() -> None:
+    config = ConditionsConfig(policy="likely", n_elements_min=2, n_atoms_max=8)
+    requests = plan(config, SYSTEM, 500, 0)
+    assert plan(config, SYSTEM[::-1], 500, 7) == requests
+    for n in (0, 1, 99):
+        assert plan(config, SYSTEM, n, 0) == requests[:n]
+    odds = CompositionOdds.load()
+    chance: dict[Formula, float] = {}
+    for symbols in (("B", "Ta"), ("B", "W"), ("Ta", "W"), ("B", "Ta", "W")):
+        counts = candidates(len(symbols), 2, 8)
+        log_p = odds.log_probabilities([Element(s).Z for s in symbols], counts)
+        assert np.exp(log_p).sum() == pytest.approx(1)
+        chance |= {
+            tuple(zip(symbols, row, strict=True)): math.exp(p) for row, p in zip(counts.tolist(), log_p, strict=True)
+        }
+    seen: Counter[Formula] = Counter()
+    worth = []
+    for request in requests:
+        t = seen[request.formula_counts]
+        worth.append(chance[request.formula_counts] * (RIGHT_AT[t] if t < 5 else RIGHT_AT[4] * 25 / (t + 1) ** 2))
+        seen[request.formula_counts] += 1
+    assert all(a >= b * (1 - 1e-9) for a, b in itertools.pairwise(worth))
+    missed = [p for cell, p in chance.items() if not seen[cell]]
+    assert max(missed) * RIGHT_AT[0] <= worth[-1] * (1 + 1e-9)
+    # All four sets of elements are asked for, and no cell has it all.
+    assert len({tuple(s for s, _ in cell) for cell in seen}) == 4
+    assert max(seen.values()) < 50
+
+
+def test_likely_keeps_to_the_limits_of_enumerate() -> None:
+    limits = {"n_atoms_min": 3, "n_atoms_max": 9, "formula_atoms_max": 5, "smact_filter": True, "spacegroup": 63}
+    likely, enumerated = (
+        {c.formula_counts for c in plan(ConditionsConfig(policy=policy, **limits), ("Al", "Ti", "N"), 3000, 0)}
+        for policy in ("likely", "enumerate")
+    )
+    assert likely == enumerated
 
 
 def test_a_turn_counts_what_a_generator_cannot_tell_apart_and_is_no_part_of_a_request() -> None:

@@ -37,7 +37,7 @@ def test_counts_that_are_held_are_those_of_some_choice_of_orbits(number: int) ->
 
 def test_pyxtal_says_the_same_of_the_conventional_cell() -> None:
     rng = np.random.default_rng(0)
-    answers = Counter()
+    answers: Counter[bool] = Counter()
     for number in range(1, 231):
         group, copies = Group(number), len(space_group(number).centring)
         for _ in range(3):

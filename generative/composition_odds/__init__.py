@@ -1,0 +1,1 @@
+"""Which compositions of a chemical system are likely to occur, learned from known crystals."""
