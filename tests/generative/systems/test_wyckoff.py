@@ -20,7 +20,7 @@ from generative.crystal.wyckoff import Signature, WyckoffCrystal, space_group
 from generative.datasets.site_labels import SiteLabel, SiteLabelsError, read_site_labels
 from generative.requests import Request, in_turn
 from generative.systems.wyckoff.config import WyckoffConfig, WyckoffSampler
-from generative.systems.wyckoff.library import Composition, Known, Library, kind_of
+from generative.systems.wyckoff.library import Composition, Known, Library, described, kind_of
 from generative.systems.wyckoff.system import Wyckoff
 from generative.systems.wyckoff.training_set import DescribedCrystals
 from generative.training.data import TrainingSet, split
@@ -64,6 +64,7 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 def group_of(crystal: Crystal, symprec_ang: float = 0.01) -> int:
+    assert np.isfinite(crystal.lattice_ang).all(), "a failed sample"
     found = spglib.get_symmetry_dataset(
         (crystal.lattice_ang.tolist(), crystal.frac.tolist(), crystal.atomic_numbers.tolist()), symprec_ang
     )
@@ -76,9 +77,17 @@ def test_equal_requests_get_every_stored_signature_before_any_other() -> None:
     drawn = system.sample([Request.of({"Rb": 1, "Cl": 1})] * 6, rng())
     assert {group_of(c) for c in drawn[:2]} == {225, 221}
     assert all(sorted(c.atomic_numbers) == [17, 37] for c in drawn)
-    # What comes then is made by the network: other signatures, no one twice.
-    signatures = [str(WyckoffCrystal.of(c).signature) for c in drawn]
-    assert len(set(signatures)) == 6
+    # What comes then is made by the network.
+    assert len({c.digest for c in drawn}) == 6
+
+
+def _members(system: Wyckoff, crystal: Crystal) -> int:
+    signature = WyckoffCrystal.of(crystal).signature
+    composition, letters = described(signature.spacegroup, signature.sites)
+    library = system.library
+    row = library.row_of[kind_of(signature.spacegroup, letters)]
+    assert composition.counts == library.counts[row]
+    return int(library.type_members[library.type_kind == row].max())
 
 
 def test_a_crystal_that_is_alone_in_its_type_comes_back_with_its_own_numbers() -> None:
@@ -86,7 +95,9 @@ def test_a_crystal_that_is_alone_in_its_type_comes_back_with_its_own_numbers() -
     system = stored(crystals)
     with torch.no_grad():
         system.metric.same.fill_(-100.0)  # an equal composition is the nearest of all
-    for crystal in crystals[:15]:
+    alone = [c for c in crystals if _members(system, c) == 1]
+    assert len(alone) > 10
+    for crystal in alone[:15]:
         request = Request.for_atoms(crystal.atomic_numbers.tolist())
         (back,) = system.sample([request], rng())
         wanted, found = (WyckoffCrystal.of(c, 0.01) for c in (crystal, back))
@@ -114,7 +125,7 @@ def test_both_hands_of_an_enantiomorphic_group_can_be_asked_for() -> None:
 def test_what_no_stored_crystal_resembles_is_made_by_the_network_in_the_group_that_is_asked_for() -> None:
     system = stored(halides())
     requests = [Request.of({"Na": 1, "Cl": 3}), Request.of({"Na": 1, "Cl": 1}, spacegroup=216)]
-    requests += [Request.of({"Mg": 2, "Si": 2, "O": 6}, spacegroup=number) for number in (2, 15, 62, 167, 148)]
+    requests += [Request.of({"Mg": 2, "Si": 2, "O": 6}, spacegroup=number) for number in (2, 14, 15, 148, 167)]
     for request, crystal in zip(requests, system.sample(requests, rng()), strict=True):
         assert tuple(crystal.atomic_numbers) == request.atomic_numbers
         if request.spacegroup:
@@ -190,13 +201,13 @@ def test_training_makes_the_signature_of_a_crystal_win_the_votes_of_the_others()
     batch = data[list(range(len(data)))]
     assert isinstance(batch, DescribedCrystals)
     optimiser = torch.optim.Adam(system.metric.parameters(), 0.01)
-    first = float(system.loss(batch, rng(), 0).total.detach())
+    first = float(system.loss(batch, rng(), 0).parts["vote"].detach())
     for _ in range(60):
         optimiser.zero_grad()
         loss = system.loss(batch, rng(), 0)
         loss.total.backward()
         optimiser.step()
-    assert float(loss.total.detach()) < 0.3 * first
+    assert float(loss.parts["vote"].detach()) < 0.3 * first
     assert float(loss.parts["nearest_is_right"]) == 1.0
 
 
