@@ -180,7 +180,7 @@ class Library(nn.Module):
             ("voter_energy", (n.voters,), torch.float32),
             ("voter_weight", (n.voters,), torch.float32),
             ("voter_elements", (n.voter_elements,), i8),
-            ("voter_vectors", (n.voter_numbers,), torch.float32),
+            ("voter_vectors", (n.voter_numbers,), torch.float16),
         ):
             self.register_buffer(name, torch.zeros(shape, dtype=dtype))
         self._shelves: dict[Counts, Shelf] = {}
