@@ -51,7 +51,7 @@ def targets_of(system: HiddenSystem, config: RediscoveryConfig) -> list[dict[str
     """The hidden crystals of a system, and what the potential says of each: its energy above the known phases' hull."""
     run, relaxed = run_of(config, system.elements), joined([ref.read() for ref in system.relaxed], RELAXED)
     hull = competing_hull(joined([ref.read() for ref in system.competing], RELAXED), run)
-    rows = plain(system.targets.read()).to_pylist()
+    rows: list[dict[str, Any]] = plain(system.targets.read()).to_pylist()
     for row, done, crystal in zip(rows, plain(relaxed).to_pylist(), crystals_of(relaxed, "relaxed_"), strict=True):
         above = None
         if crystal is not None:
@@ -139,12 +139,12 @@ def ranks(candidates: Sequence[Candidate], tolerances: Tolerances) -> tuple[dict
     rows = [{**c.row, **(again if c.row["rejected_by"] in after else {"rank": None})} for c in candidates]
     turn_away_repeats(rows, [c.relaxed for c in candidates], tolerances)
     kept = ranked_rows(rows, "e_above_hull_ev_per_atom")
-    rank_of = {row["id"]: row["rank"] for row in kept}
+    rank_of: dict[str, int] = {row["id"]: row["rank"] for row in kept}
     best: dict[str, int] = {}
     for candidate, row in zip(candidates, rows, strict=True):
         rank = rank_of.get(row["id"] if row["rejected_by"] is None else row["duplicate_of"])
-        for name in candidate.found if rank is not None else ():
-            best[name] = min(rank, best.get(name, rank))
+        if rank is not None:
+            best |= {name: min(rank, best.get(name, rank)) for name in candidate.found}
     return best, kept
 
 

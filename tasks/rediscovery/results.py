@@ -82,7 +82,8 @@ class Rediscovery:
     def targets(self) -> list[dict[str, Any]]:
         """The hidden crystals, without what anybody found."""
         own = self.found.filter(pc.equal(self.found.column("proposer"), self.campaigns[0]))
-        return own.to_pylist()
+        rows: list[dict[str, Any]] = own.to_pylist()
+        return rows
 
     @property
     def n_stable_by_potential(self) -> int:

@@ -61,7 +61,7 @@ def dataset_of(source: FilesSource, workers: int, shared: Path) -> pa.Table:
 
 def datasets_of(sources: Iterable[FilesSource], config: RediscoveryConfig) -> pa.Table:
     """The crystals of all these files, one after the other; of a file that two entries name, those of the first."""
-    tables, names = [DATASET_SCHEMA.empty_table()], set()
+    tables, names = [DATASET_SCHEMA.empty_table()], set[str]()
     for source in sources:
         table = dataset_of(source, config.workers, config.shared_folder)
         if not names & (found := set(pc.unique(table.column("source")).to_pylist())):

@@ -1,4 +1,4 @@
-"""A benchmark of seconds: five intermetallics of Al, Ni and Ti are hidden, prototypes of other elements are templates."""
+"""A benchmark of seconds: intermetallics of Al, Ni and Ti are hidden, those of other elements are templates."""
 
 from __future__ import annotations
 
