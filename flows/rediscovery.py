@@ -16,6 +16,7 @@ from prefect import flow, get_run_logger
 
 from configs.rediscovery import RediscoveryConfig
 from configs.schema import load
+from tasks.discover.run import locked
 from tasks.rediscovery.stages import (
     campaign_task,
     count_task,
@@ -41,11 +42,11 @@ def rediscovery(config: RediscoveryConfig = SMALL) -> Path:
     Returns:
         The benchmark's folder, with rediscovery.html, rediscovery.json and found.parquet.
     """
-    identity = potential_task(config)
-    targets, known = hide_task(config)
-    proposers = [proposer_task(config, entry, targets) for entry in config.proposers]
-    numbers = range(len(systems_of(targets.read())))
-    with Workers(config.execution) as workers:
+    with locked(config.folder), Workers(config.execution) as workers:
+        identity = potential_task(config)
+        targets, known = hide_task(config)
+        proposers = [proposer_task(config, entry, targets) for entry in config.proposers]
+        numbers = range(len(systems_of(targets.read())))
         systems = list(workers.mapped("system", system_task, numbers, config, targets, known, identity))
         running = [workers.mapped("campaign", campaign_task, systems, config, made, identity) for made in proposers]
         of_proposer = [list(results) for results in running]
@@ -55,6 +56,6 @@ def rediscovery(config: RediscoveryConfig = SMALL) -> Path:
             for system, found in zip(systems, campaigns, strict=True)
         ]
         counted = [job.result() for job in counting]
-    page = report_task(config, identity, proposers, [one for found in campaigns for one in found], counted)
+        page = report_task(config, identity, proposers, [one for found in campaigns for one in found], counted)
     get_run_logger().info("report: %s", page)
     return config.folder

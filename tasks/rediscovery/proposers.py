@@ -19,6 +19,7 @@ from generative.training.config import TrainConfig
 from storage.checksums import DamagedFileError
 from storage.digests import file_digest
 from storage.documents import read_document, write_document
+from tasks.discover.run import locked
 from tasks.files import OF_A_RUN, FileRef, key_of, write_table
 from tasks.papers.trainings import settings_of
 from tasks.rediscovery.targets import datasets_of, hidden_formulas, without_hidden
@@ -106,18 +107,24 @@ def _baseline(config: RediscoveryConfig, entry: ProposerEntry, targets: FileRef)
 
 
 def _made(folder: Path, checkpoint: Path, make: Callable[[], object]) -> tuple[str, float]:
-    """The checkpoint and what it took, s; made unless it is there."""
-    marker = folder / "seconds.json"
+    """The checkpoint and what it took, s; made unless it is there.
+
+    Raises: RunBusyError: if another benchmark is making it.
+    """
+    with locked(folder):
+        return str(checkpoint), _seconds_made(folder / "seconds.json", checkpoint, make)
+
+
+def _seconds_made(marker: Path, checkpoint: Path, make: Callable[[], object]) -> float:
     try:
         spent = float(read_document(marker, OF_A_RUN)["seconds"]) if marker.is_file() else 0.0
     except DamagedFileError:
         spent = 0.0
     if not (checkpoint / "model.json").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         try:
             make()
         finally:
             spent = round(spent + time.monotonic() - started, 1)
             write_document(marker, {"seconds": spent})
-    return str(checkpoint), spent
+    return spent

@@ -224,6 +224,29 @@ def test_a_formula_that_a_checkpoint_has_learned_from_is_looked_for_by_nobody(tm
     assert set(targets.read().column("formula").to_pylist()) == HIDDEN - {"TiNi", "AlNi3"}
 
 
+def test_a_crystal_with_the_id_of_a_hidden_one_is_not_known_either(tmp_path: Path) -> None:
+    """A database may have computed it anew, and now calls it something else."""
+    from tests.flows.conftest import known_phases
+
+    phases = known_phases()
+    config = made(tmp_path)
+    write(tmp_path / "known.csv", {**phases, "AlNi": phases["AlNi2Ti"]})
+    _, known = hidden_files(config)
+    assert "known:mp-AlNi2Ti" in known.read().column("id").to_pylist()
+    assert "known:mp-AlNi" not in known.read().column("id").to_pylist()
+
+
+def test_a_proposer_without_any_valid_candidate_has_found_nothing(done: Done) -> None:
+    strict = done.config.screen.model_copy(update={"min_distance_ang": 9.0})
+    config = done.config.model_copy(update={"name": "none", "screen": strict, "n_systems": 1})
+    result = run(config).result
+    for name, expense in result.expenses.items():
+        assert expense.relaxations == expense.ranked == 0
+        assert result.usual.at(name, 4).share == 0
+    assert result.expenses["substitution"].rejected == {"validity": 12}
+    write_results(result)
+
+
 def test_files_that_a_checkpoint_has_learned_from_are_those_of_its_record() -> None:
     crystals, labels = learned_from("package:hullward-flow")
     assert [Path(name).name for name in crystals] == [
