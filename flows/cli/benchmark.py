@@ -112,10 +112,9 @@ def _found(config: RediscoveryConfig, as_json: bool) -> dict[str, Any]:
             for name, campaign in found["campaigns"].items()
         ]
         headings = {"proposer": "proposer", **{str(k): f"found after {k}, %" for k in config.budgets}}
-        hidden = (
-            f"{found['n_hidden']} hidden crystals of {found['n_systems']} systems, by {found['potential']['method']}"
-        )
-        show_table(rows, headings, hidden)
+        systems = f"{found['n_systems']} chemical systems, energies by {found['potential']['method']}"
+        typer.echo(f"{found['n_hidden']} hidden crystals of {systems}\n")
+        show_table(rows, headings)
         typer.echo(f"\nreport   {config.folder / PAGE}\nfigures  {config.folder / JSON}, {config.folder / TABLE}")
     return {"folder": str(config.folder), **found}
 
