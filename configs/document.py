@@ -17,6 +17,7 @@ from configs.dft_jobs import DftJobsConfig
 from configs.evaluation import BenchmarkConfig, EvaluateConfig, GeneratorEntry, JudgeConfig
 from configs.ingest import IngestConfig
 from configs.modification import ModifyConfig
+from configs.rediscovery import ProposerEntry, RediscoveryConfig
 from configs.reproduction import DatasetEntry, GroundStateConfig, ReproductionConfig
 from configs.schema import DiscoverConfig
 from configs.unet_reproduction import PolymorphData, UNetReproductionConfig
@@ -86,8 +87,16 @@ For `hullward evaluate`, whose options set them, and by `--set`. `relax`, `hull`
 BENCHMARK = """\
 # A benchmark of generators
 
-The parameter `config` of the `benchmark` deployment, and what stands in `configs/presets/benchmark-generators.yaml`;
-further settings are those of an evaluation, and `sample` of a run.
+For `hullward benchmark generators FILE.yaml`, and the parameter `config` of the `benchmark` deployment; further
+settings are those of an evaluation, and `sample` of a run.
+"""
+REDISCOVERY = """\
+# A benchmark of rediscovery
+
+For `hullward benchmark rediscovery FILE.yaml`, and the parameter `config` of the `rediscovery` deployments.
+`conditions`, `screen`, `relax`, `hull` and `execution` are those of a run, `sample.n_candidates` and
+`sample.chunk_size` too; `known` and `templates` are lists of sources of kind `files`.
+[rediscovery.md](rediscovery.md) says what is measured.
 """
 SYSTEM = """\
 What stands under `system` depends on `kind`. [generator.md](generator.md) says more of the settings of `crystal-flow`.
@@ -134,6 +143,8 @@ def document() -> str:
     parts += [EVALUATION, *_sections(EvaluateConfig, skip=("relax", "hull", "execution"))]
     parts += [BENCHMARK, _table(BenchmarkConfig, "", skip=(*JudgeConfig.model_fields, "sample"))]
     parts.append(_table(GeneratorEntry, "generators."))
+    shared = ("conditions", "screen", "relax", "hull", "execution", "sample")
+    parts += [REDISCOVERY, _table(RediscoveryConfig, "", skip=shared), _table(ProposerEntry, "proposers.")]
     nested = ("training", "regressor", "sample", "ground_state", "execution")
     parts += [REPRODUCTION, _table(ReproductionConfig, "", skip=nested)]
     parts.append(_table(DatasetEntry, "datasets."))

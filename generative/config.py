@@ -37,6 +37,17 @@ ElementSymbol = Annotated[str, AfterValidator(_known_element)]
 """A chemical symbol from H to Lr."""
 
 
+def _plain_formula(text: str) -> str:
+    symbols = re.findall(r"[A-Z][a-z]?", text)
+    if not re.fullmatch(r"([A-Z][a-z]?\d*)+", text) or not set(symbols) <= set(ELEMENTS):
+        raise ValueError(f"{text!r} is no formula: expected reduced formulas such as 'Al2O3'")
+    return text
+
+
+ReducedFormula = Annotated[str, AfterValidator(_plain_formula)]
+"""A formula of whole numbers without brackets."""
+
+
 class FilterConfig(RoomConfig):
     """Which rows of a source are kept; a row outside is counted in the manifest, not quarantined."""
 
@@ -50,7 +61,7 @@ class FilterConfig(RoomConfig):
     e_above_hull_max_ev_per_atom: float | None = Field(
         None, ge=0, description="largest energy above hull as the source states it, eV/atom; null keeps all"
     )
-    formulas: tuple[str, ...] | None = Field(
+    formulas: tuple[ReducedFormula, ...] | None = Field(
         None, description="keep the polymorphs of these reduced formulas, such as [TiO2, Al2O3]; null keeps all"
     )
     spacegroups: tuple[int, ...] | None = Field(
@@ -63,10 +74,6 @@ class FilterConfig(RoomConfig):
             raise ValueError(f"n_elements_min {self.n_elements_min} exceeds n_elements_max {self.n_elements_max}")
         if self.n_atoms_min > self.n_atoms_max:
             raise ValueError(f"n_atoms_min {self.n_atoms_min} exceeds n_atoms_max {self.n_atoms_max}")
-        for formula in self.formulas or ():
-            symbols = re.findall(r"[A-Z][a-z]?", formula)
-            if not re.fullmatch(r"([A-Z][a-z]?\d*)+", formula) or not set(symbols) <= set(ELEMENTS):
-                raise ValueError(f"formulas contains {formula!r}: expected reduced formulas such as 'Al2O3'")
         bad = [s for s in self.spacegroups or () if not 1 <= s <= 230]
         if bad:
             raise ValueError(f"spacegroups contains {bad[0]}: international numbers run from 1 to 230")

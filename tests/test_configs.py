@@ -19,6 +19,7 @@ from configs.evaluation import BenchmarkConfig, EvaluateConfig, GeneratorEntry
 from configs.ingest import IngestConfig, parse_ingest
 from configs.modification import ModifyConfig
 from configs.overrides import override
+from configs.rediscovery import RediscoveryConfig
 from configs.reproduction import ReproductionConfig
 from configs.schema import ConfigError, DiscoverConfig, load, parse
 from configs.unet_reproduction import UNetReproductionConfig
@@ -113,6 +114,8 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
         "train-flow-start",
         "train-unet",
         "benchmark-generators",
+        "rediscovery",
+        "rediscovery-small",
         "reproduce-dp-cdvae",
         "reproduce-unet",
         *(f"ingest-{name}" for name in INGESTS),
@@ -122,6 +125,8 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
     assert load(TrainConfig, "train-unet").kind == "unet-flow-uniform"
     assert load(ReproductionConfig, "reproduce-dp-cdvae").name == "dp-cdvae"
     assert load(UNetReproductionConfig, "reproduce-unet").paper == "conditional-unet"
+    assert load(RediscoveryConfig, "rediscovery").name == "large"
+    assert load(RediscoveryConfig, "rediscovery-small").n_systems == 8
 
 
 @pytest.mark.parametrize("name", INGESTS)
@@ -146,6 +151,7 @@ def test_prefect_deploys_the_shipped_settings() -> None:
     deployed = {entry["name"]: entry for entry in stated["deployments"]}
     files = {name: name for name in RUNS} | {name: f"ingest-{name}" for name in INGESTS}
     files |= {"flow": "train-flow", "flow-start": "train-flow-start", "generators": "benchmark-generators"}
+    files |= {"small": "rediscovery-small", "large": "rediscovery"}
     files |= {"dp-cdvae": "reproduce-dp-cdvae", "conditional-unet": "reproduce-unet"}
     assert set(deployed) == {*files, "submit", "collect", "metastable"}
     assert ModifyConfig.model_validate(deployed["metastable"]["parameters"]["config"]).limit == 10
@@ -175,6 +181,7 @@ def test_prefect_deploys_the_shipped_settings() -> None:
         ReproductionConfig,
         ModifyConfig,
         DftJobsConfig,
+        RediscoveryConfig,
     ],
 )
 def test_every_field_of_the_form_says_what_it_is(model: type[BaseModel]) -> None:

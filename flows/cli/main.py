@@ -12,6 +12,7 @@ import typer
 
 from flows.cli import (
     baseline,
+    benchmark,
     deploy,
     dft,
     discover,
@@ -32,7 +33,7 @@ from flows.cli import (
 COMMANDS = (
     *(discover, ingest, modify, train),
     *(sample, screen, relax, hull, inputs),
-    *(evaluate, baseline, reproduce),
+    *(evaluate, baseline, benchmark, reproduce),
     *(optimade, dft, report, deploy),
 )
 """In the order of `hullward --help`."""

@@ -55,6 +55,13 @@ def apply_filters(table: pa.Table, filters: FilterConfig) -> pa.Table:
     return table.filter(keep)
 
 
+def without_formulas(table: pa.Table, formulas: Sequence[str]) -> pa.Table:
+    """Rows of all formulas but these, whichever way they are written."""
+    if not formulas:
+        return table
+    return table.filter(pc.invert(pc.is_in(table.column("formula"), value_set=pa.array(reduced_formulas(formulas)))))
+
+
 def reduced_formulas(formulas: Sequence[str]) -> list[str]:
     """Formulas in the table's form ('O4Ti2' -> 'TiO2'), sorted, each once."""
     return sorted({str(Composition(formula).reduced_formula) for formula in formulas})

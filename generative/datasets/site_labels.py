@@ -6,13 +6,15 @@ atoms lie.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from generative.crystal.wyckoff import Signature, Sites, WyckoffError, space_group
+from generative.datasets.filters import reduced_formulas
+from generative.datasets.records import formula_of
 
 COLUMNS = ("material_id", "atomic_numbers", "spacegroup", "wyckoff", "equivalent_atoms")
 ENERGY = "formation_energy_per_atom"
@@ -45,13 +47,16 @@ class SiteLabel:
         return Signature(self.spacegroup, self.sites).counts
 
 
-def read_site_labels(path: Path, exclude: Collection[str] = ()) -> tuple[list[SiteLabel], dict[str, str]]:
+def read_site_labels(
+    path: Path, exclude: Collection[str] = (), exclude_formulas: Sequence[str] = ()
+) -> tuple[list[SiteLabel], dict[str, str]]:
     """The crystals of a Parquet file, one row each.
 
     Args:
         path: with the columns COLUMNS: `wyckoff` holds a letter per atom, and `equivalent_atoms` for each atom the
             first one of its orbit, both as spglib gives them.
         exclude: ids that are left out.
+        exclude_formulas: formulas of which every crystal is left out.
 
     Returns: The crystals, and {id: reason} of rows that are none.
 
@@ -66,11 +71,13 @@ def read_site_labels(path: Path, exclude: Collection[str] = ()) -> tuple[list[Si
         ) from None
     if missing := set(COLUMNS) - set(table.column_names):
         raise SiteLabelsError(f"{path} lacks the columns {sorted(missing)}: expected {COLUMNS}")
-    hidden, labels, refused = set(exclude), [], {}
+    hidden, hidden_formulas = set(exclude), set(reduced_formulas(exclude_formulas))
+    labels: list[SiteLabel] = []
+    refused: dict[str, str] = {}
     energies = table[ENERGY].to_pylist() if ENERGY in table.column_names else [None] * len(table)
     rows = zip(*(table[c].to_pylist() for c in COLUMNS), energies, strict=True)
     for name, numbers, group, letters, orbits, energy in rows:
-        if name in hidden:
+        if name in hidden or (hidden_formulas and numbers and formula_of(numbers) in hidden_formulas):
             continue
         try:
             labels.append(_label(str(name), numbers, group, letters, orbits, energy))

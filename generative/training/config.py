@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import AliasChoices, Field, model_validator
 
-from generative.config import DataConfig
+from generative.config import DataConfig, ReducedFormula
 from storage.settings import RoomConfig
 
 
@@ -24,6 +24,11 @@ class TrainConfig(RoomConfig):
     )
     exclude: str | None = Field(
         None, description="a source file whose ids are removed from the training data, such as the test file"
+    )
+    exclude_formulas: tuple[ReducedFormula, ...] = Field(
+        (),
+        description="reduced formulas, such as [TaB2, AlN], of which training sees no crystal, neither in its data nor "
+        "in `labels` or `validation`",
     )
     labels: str | None = Field(
         None,

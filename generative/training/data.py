@@ -23,6 +23,7 @@ from torch.utils.data import Dataset, Sampler
 from generative.crystal.batch import CrystalBatch
 from generative.crystal.bonds import Bonds, PackedBonds
 from generative.crystal.crystals import Crystal, crystals_of, reduced
+from generative.datasets.filters import without_formulas
 from generative.datasets.formats.columns import PROPERTY_NAMES, is_row_number
 from generative.datasets.levels import level_of
 from generative.datasets.site_labels import SiteLabel
@@ -248,9 +249,18 @@ def _number(value: Any) -> float | None:
 
 
 def training_set(
-    table: pa.Table, exclude: Collection[str] = (), property_name: str | None = "formation_energy_ev_per_atom"
+    table: pa.Table,
+    exclude: Collection[str] = (),
+    property_name: str | None = "formation_energy_ev_per_atom",
+    exclude_formulas: Sequence[str] = (),
 ) -> TrainingSet:
-    """The table's crystals, in Niggli cells, but those whose source_id is in `exclude` (the ids of a test set).
+    """The table's crystals, in Niggli cells, but those of a test set.
+
+    Args:
+        table: of the columns of generative/datasets/table.py.
+        exclude: values of source_id that are left out.
+        property_name: as in property_values.
+        exclude_formulas: formulas of which every crystal is left out.
 
     Raises: TrainingError: if the table has no property of that name, or a crystal to exclude has no id of its own.
     """
@@ -262,7 +272,7 @@ def training_set(
         )
     source_ids = table.column("source_id").to_pylist()
     rows = [i for i, name in enumerate(source_ids) if name not in hidden]
-    kept = table.take(rows)
+    kept = without_formulas(table.take(rows), exclude_formulas)
     return TrainingSet(
         [reduced(c) for c in crystals_of(kept) if c is not None],
         kept.column("spacegroup").to_pylist(),

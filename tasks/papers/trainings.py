@@ -27,7 +27,7 @@ MACHINE = {"device", "n_devices", "torch_threads"}
 FILES = {"data", "exclude", "validation"}
 """Settings that name files, whose digests count in their place."""
 
-LATER = {"labels", "licence"}
+LATER = {"labels", "licence", "exclude_formulas"}
 """Settings that came after results which lie on disk, and that no paper uses: without them these keep their digests."""
 
 CURVE_POINTS = 200

@@ -40,11 +40,11 @@ def excluded_ids(config: TrainConfig, folder: Path) -> list[str]:
     return [str(name) for name in table.column("source_id").to_pylist()]
 
 
-def _labels(path: str, exclude: Sequence[str]) -> tuple[SiteLabel, ...]:
+def _labels(path: str, exclude: Sequence[str], exclude_formulas: Sequence[str]) -> tuple[SiteLabel, ...]:
     """Further crystals without coordinates; how many rows are none is said in the log."""
     from generative.datasets.site_labels import read_site_labels
 
-    labels, refused = read_site_labels(resolve(path), exclude)
+    labels, refused = read_site_labels(resolve(path), exclude, exclude_formulas)
     if refused:
         logging.getLogger(__name__).warning(
             "%d of %d rows of %s are left out, the first: %s", len(refused), len(refused) + len(labels), path,
@@ -58,10 +58,12 @@ def _prepare(config: TrainConfig, folder: Path, resume: bool) -> None:
     from generative.datasets.ingest import ingest
     from generative.datasets.manifest import is_whole
 
+    # Folders of earlier versions know nothing of formulas.
+    parts = {"exclude", "validation", *(("exclude_formulas",) if config.exclude_formulas else ())}
     # Settings that say which crystals are trained on, and how they are told apart from those that are not.
     asked = {
         "data.json": config.data.model_dump_json(exclude={"workers"}),
-        "parts.json": config.model_dump_json(include={"exclude", "validation"}),
+        "parts.json": config.model_dump_json(include=parts),
     }
     is_new = not resume or not (folder / "dataset" / "manifest.json").exists()
     for name, text in asked.items():
@@ -125,15 +127,16 @@ def train(
     dataset = read_dataset(folder / "dataset")
     if note := level_note(dataset.table, config.property):
         logging.getLogger(__name__).warning(note)
-    exclude = excluded_ids(config, folder)
-    data = training_set(dataset.table, exclude, config.property)
+    exclude, formulas = excluded_ids(config, folder), config.exclude_formulas
+    data = training_set(dataset.table, exclude, config.property, formulas)
     if config.labels is not None:
         # A crystal that is there with coordinates would be told its own answer by its label.
         known = dataset.table.column("source_id").to_pylist()
-        data.labels = _labels(config.labels, [*exclude, *known])
+        data.labels = _labels(config.labels, [*exclude, *known], formulas)
     held = None
     if config.validation is not None:
-        held = training_set(_table(config.validation, config, folder / "validation"), exclude, config.property)
+        table = _table(config.validation, config, folder / "validation")
+        held = training_set(table, exclude, config.property, formulas)
     fingerprint = dataset.manifest.fingerprint_sha256
     checkpoint = train_on(data, held, config, folder, callbacks, resume, cache, initial, fingerprint)
     add_card(config, folder)

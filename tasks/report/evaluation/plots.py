@@ -93,7 +93,7 @@ def _compare(axes: Axes, groups: Mapping[str, tuple[Floats, str]], label: str, w
         axes.stairs(share, edges, color=colour, linewidth=1.6, label=name)
     if whole:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _bare(axes, label, "% of crystals")
+    bare(axes, label, "% of crystals")
     _note(axes, f"{n_outside:,} beyond the axis" if n_outside else "")
 
 
@@ -125,7 +125,7 @@ def _single(axes: Axes, found: Floats, label: str, marks: Sequence[float]) -> No
         notes.append(f"{int((values <= mark).sum()):,} at most {mark:g}")
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    _bare(axes, label, f"samples, of {len(values):,}")
+    bare(axes, label, f"samples, of {len(values):,}")
     if n_missing := len(found) - len(values):
         notes.append(f"{n_missing:,} have none")
     if n_outside := len(values) - int(counts.sum()):
@@ -148,7 +148,7 @@ def _whole_edges(groups: Sequence[Floats]) -> Floats:
     return np.arange(low - 0.5, high + 1.0, 1.0)
 
 
-def _bare(axes: Axes, across: str, up: str) -> None:
+def bare(axes: Axes, across: str, up: str) -> None:
     """Axes without a box, with a faint grid."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -1,0 +1,123 @@
+"""`hullward benchmark`: generators by the crystals they draw, proposers by the hidden ground states they find."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.console import answer, guarded, show_table
+from flows.cli.shared_options import AsJson, Debug, Settings
+
+if TYPE_CHECKING:
+    from configs.rediscovery import RediscoveryConfig
+
+Name = Annotated[str | None, typer.Option(help="Name of the benchmark and of its folder.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of every random choice.")]
+
+group = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Comparisons: rediscovery (of hidden ground states), generators (by protocols of the field).",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Give the application these commands."""
+    app.add_typer(group, name="benchmark")
+
+
+@group.command()
+@guarded
+def rediscovery(
+    config: Annotated[
+        str, typer.Argument(help="YAML file, rediscovery-small (minutes) or rediscovery (a day).")
+    ] = "rediscovery-small",
+    settings: Settings = None,
+    name: Name = None,
+    seed: Seed = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Hide stable crystals, let every proposer look for them with as many relaxations, and count what each finds."""
+    from configs.rediscovery import RediscoveryConfig
+    from configs.schema import parse
+    from flows.cli.console import hush_engine
+    from flows.cli.prefect_client import prefect_client
+
+    parsed = parse(RediscoveryConfig, *_stated(config, settings, name, seed))
+    with answer(as_json) as give, prefect_client() as client:
+        from flows.rediscovery import rediscovery as flow
+
+        if not debug:
+            hush_engine()
+        client.run(flow, parsed)
+        give(_found(parsed, as_json))
+
+
+@group.command()
+@guarded
+def generators(
+    config: Annotated[str, typer.Argument(help="YAML file, or benchmark-generators.")] = "benchmark-generators",
+    settings: Settings = None,
+    name: Name = None,
+    seed: Seed = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Let every generator draw a crystal for each composition of a test file, and judge all by the same protocols."""
+    import json
+
+    from configs.evaluation import BenchmarkConfig
+    from configs.schema import parse
+    from flows.cli.console import hush_engine
+    from flows.cli.prefect_client import prefect_client
+
+    parsed = parse(BenchmarkConfig, *_stated(config, settings, name, seed))
+    with answer(as_json) as give, prefect_client() as client:
+        from flows.benchmark import benchmark as flow
+
+        if not debug:
+            hush_engine()
+        client.run(flow, parsed)
+        if not as_json:
+            typer.echo(f"report   {parsed.folder / 'benchmark.html'}\nfigures  {parsed.folder / 'benchmark.json'}")
+        found = json.loads((parsed.folder / "benchmark.json").read_text(encoding="utf-8"))
+        give({"folder": str(parsed.folder), **found})
+
+
+def _stated(
+    config: str, assignments: list[str] | None, name: str | None, seed: int | None
+) -> tuple[dict[str, Any], str]:
+    """The settings of a file with what the options say, and the file's name."""
+    from configs.overrides import override
+    from configs.schema import read_yaml
+
+    file, stated = read_yaml(config)
+    given = {key: value for key, value in (("name", name), ("seed", seed)) if value is not None}
+    return override({**stated, **given}, assignments or []), str(file)
+
+
+def _found(config: RediscoveryConfig, as_json: bool) -> dict[str, Any]:
+    """What was found; recalls shown as a table unless it is wanted as JSON."""
+    import json
+
+    from tasks.rediscovery.results import JSON, PAGE, TABLE
+
+    found: dict[str, Any] = json.loads((config.folder / JSON).read_text(encoding="utf-8"))
+    if not as_json:
+        rows = [
+            {"proposer": name, **{k: _percent(said) for k, said in campaign["recall"].items()}}
+            for name, campaign in found["campaigns"].items()
+        ]
+        headings = {"proposer": "proposer", **{str(k): f"found after {k}, %" for k in config.budgets}}
+        systems = f"{found['n_systems']} chemical systems, energies by {found['potential']['method']}"
+        typer.echo(f"{found['n_hidden']} hidden crystals of {systems}\n")
+        show_table(rows, headings)
+        typer.echo(f"\nreport   {config.folder / PAGE}\nfigures  {config.folder / JSON}, {config.folder / TABLE}")
+    return {"folder": str(config.folder), **found}
+
+
+def _percent(said: dict[str, Any]) -> str:
+    return f"{100 * said['recall']:.1f} +- {100 * said['standard_error']:.1f}"
