@@ -158,6 +158,7 @@ class Library(nn.Module):
     voter_weight: Tensor
     voter_elements: Tensor
     voter_vectors: Tensor
+    vector_unit: Tensor
 
     def __init__(self, sizes: LibrarySizes) -> None:
         super().__init__()
@@ -180,7 +181,8 @@ class Library(nn.Module):
             ("voter_energy", (n.voters,), torch.float32),
             ("voter_weight", (n.voters,), torch.float32),
             ("voter_elements", (n.voter_elements,), i8),
-            ("voter_vectors", (n.voter_numbers,), torch.float16),
+            ("voter_vectors", (n.voter_numbers,), i8),  # in units of vector_unit
+            ("vector_unit", (), torch.float32),
         ):
             self.register_buffer(name, torch.zeros(shape, dtype=dtype))
         self._shelves: dict[Counts, Shelf] = {}
@@ -229,6 +231,7 @@ class Library(nn.Module):
             voter_weight=torch.zeros(len(voters)),
             voter_elements=torch.tensor([z for *_, elements in voters for z in elements]),
             voter_vectors=torch.zeros(0),
+            vector_unit=torch.ones(()),
         )
 
     @classmethod
@@ -313,7 +316,7 @@ class Library(nn.Module):
                 self.voter_elements[first[:, None] + torch.arange(k)].long()
                 if not self.is_merged
                 else torch.zeros(len(rows), 0, dtype=torch.int64),
-                self.voter_vectors[(first * width)[:, None] + torch.arange(k * width)].float(),
+                self.voter_vectors[(first * width)[:, None] + torch.arange(k * width)] * self.vector_unit,
                 self.voter_weight[rows].float(),
                 self.voter_identity[rows],
                 self.voter_energy[rows].float(),
@@ -337,12 +340,6 @@ class Library(nn.Module):
         """Atomic numbers of a voter by role."""
         first, end = self._first_of_voter[voter : voter + 2].tolist()
         return tuple(self.voter_elements[first:end].tolist())
-
-    def is_fixed(self, row: int) -> bool:
-        """Whether a kind leaves no coordinate free."""
-        group, by_role = self.kind(row)
-        positions = space_group(group).positions
-        return not any(positions[letter].free.any() for held in by_role for letter in held)
 
     @cached_property
     def row_of(self) -> dict[Kind, int]:
@@ -397,6 +394,8 @@ class Library(nn.Module):
                     )
         orbits = [torch.arange(self._first_number[t], self._first_number[t + 1]) for t in kept.tolist()]
         chosen = torch.cat(orbits) if orbits else torch.zeros(0, dtype=torch.int64)
+        vectors = torch.cat([vector for _, _, vector, *_ in joined])
+        unit = vectors.abs().max() / 127
         same = ("kind_group", "kind_n_sites", "site_role", "site_letter", "site_size")
         return self._of(
             **{name: self.get_buffer(name) for name in same},
@@ -410,7 +409,8 @@ class Library(nn.Module):
             voter_energy=torch.tensor([energy for *_, energy in joined]),
             voter_weight=torch.tensor([weight for *_, weight, _ in joined]),
             voter_elements=torch.zeros(0, dtype=torch.int8),
-            voter_vectors=torch.cat([vector for _, _, vector, *_ in joined]),
+            voter_vectors=(vectors / unit).round(),
+            vector_unit=unit,
         )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from generative.crystal.wyckoff import Signature, WyckoffCrystal, space_group
 
-STEPS, STEP = 60, 0.03
+STEPS, STEP = 30, 0.03
 """Of the descent (Adam), in fractional coordinates and logarithms of edges."""
 
 PAIRS_MAX = 4_000_000
@@ -41,7 +41,8 @@ def packed(
     volume_ang3: float,
     contact_ang: np.ndarray,
     rng: torch.Generator,
-    trials: int = 12,
+    trials: int = 16,
+    followed: int = 2,
 ) -> WyckoffCrystal:
     """The signature with a cell and free coordinates in which its atoms overlap least.
 
@@ -52,22 +53,23 @@ def packed(
         contact_ang: distances at which orbits begin to overlap, (K, K).
         rng: draws shapes and coordinates.
         trials: starts.
+        followed: of them, those that overlap least, are moved.
     """
     group = space_group(signature.spacegroup)
     positions = [group.positions[letter] for _, letter in signature.sites]
     of = np.repeat(np.arange(len(positions)), [p.multiplicity for p in positions])
-    maps = torch.tensor(np.concatenate([p.operations for p in positions]))
-    free = torch.tensor(np.stack([p.free for p in positions]), dtype=torch.float64)
+    maps = torch.tensor(np.concatenate([p.operations for p in positions]), dtype=torch.float32)
+    free = torch.tensor(np.stack([p.free for p in positions]), dtype=torch.float32)
     n_images = 27
     trials = max(1, min(trials, PAIRS_MAX // (len(of) ** 2 * n_images)))
     chosen = torch.randint(len(shapes), (trials,), generator=rng, device=rng.device).cpu()
-    start = torch.tensor(shapes[chosen.numpy()])
-    xyz = torch.rand(trials, len(positions), 3, generator=rng, device=rng.device, dtype=torch.float64).cpu() * free
-    edges = torch.zeros(trials, 3, dtype=torch.float64)
-    tied = torch.tensor(_tied_edges(signature.spacegroup), dtype=torch.float64)
-    primitive, origin = torch.tensor(group.primitive), torch.tensor(of)
-    cells = torch.cartesian_prod(*[torch.arange(-1, 2, dtype=torch.float64)] * 3)
-    sigma = torch.tensor(contact_ang)[origin][:, origin]
+    start = torch.tensor(shapes[chosen.numpy()], dtype=torch.float32)
+    xyz = torch.rand(trials, len(positions), 3, generator=rng, device=rng.device, dtype=torch.float32).cpu() * free
+    edges = torch.zeros(trials, 3, dtype=torch.float32)
+    tied = torch.tensor(_tied_edges(signature.spacegroup), dtype=torch.float32)
+    primitive, origin = torch.tensor(group.primitive, dtype=torch.float32), torch.tensor(of)
+    cells = torch.cartesian_prod(*[torch.arange(-1, 2, dtype=torch.float32)] * 3)
+    sigma = torch.tensor(contact_ang, dtype=torch.float32)[origin][:, origin]
 
     def cell_of(edges: Tensor) -> Tensor:
         cell = torch.cat([start[:, :3] * (edges @ tied).exp(), start[:, 3:]], 1)
@@ -87,7 +89,12 @@ def packed(
         summed: Tensor = (1 - distance / sigma[..., None]).clamp_min(0).square().sum((1, 2, 3))
         return summed
 
+    with torch.no_grad():
+        least = overlap(xyz, edges).argsort(stable=True)[:followed]
+    start, xyz, edges = start[least], xyz[least], edges[least]
     moving = [xyz.requires_grad_(), edges.requires_grad_()]
+    if not free.any() and not tied.any():
+        return WyckoffCrystal(signature, cell_of(edges)[0].detach().numpy(), xyz[0].detach().numpy())
     descent = torch.optim.Adam(moving, lr=STEP)
     with torch.enable_grad():
         for step in range(STEPS):

@@ -244,7 +244,7 @@ class _Beam:
 
 @torch.no_grad()
 def most_probable(
-    network: SignatureNetwork, composition: Composition, spacegroup: int | None = None, width: int = 32
+    network: SignatureNetwork, composition: Composition, spacegroup: int | None = None, width: int = 16
 ) -> list[tuple[Kind, float]]:
     """The most probable signatures of a composition with their probabilities, best first: beam search.
 
