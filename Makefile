@@ -29,7 +29,7 @@ help:
 	@echo "make ui         Prefect server, worker and UI on this machine (PORT=4200)"
 	@echo "make lint       ruff and mypy --strict"
 	@echo "make benchmark  rates of sampling, relaxation, ..."
-	@echo "make train      the shipped generator again, in its two parts (needs HULLWARD_ASSETS)"
+	@echo "make train      the shipped generators again: the symmetric one in minutes, the flow in two parts (needs HULLWARD_ASSETS)"
 	@echo "make reproduce-dp-cdvae   the tables of DP-CDVAE, paper beside ours (needs HULLWARD_ASSETS, or DATA=FOLDER)"
 	@echo "make reproduce-unet       the figures of conditional generation and modification (needs HULLWARD_ASSETS)"
 	@echo "make lock       the lock files again, after a change of pyproject.toml (UPGRADE=1: newest allowed versions)"
@@ -79,6 +79,7 @@ benchmark: $(INSTALLED)
 	@$(BIN)/python -m pytest -m benchmark -s tests
 
 train: $(INSTALLED)
+	@$(BIN)/hullward train train-hullward-wyckoff --out runs/training/hullward-wyckoff
 	@$(BIN)/hullward train train-flow-start --out runs/training/hullward-flow-start
 	@$(BIN)/hullward train train-flow --out runs/training/hullward-flow
 

@@ -201,7 +201,7 @@ def sample_changes(
         chosen = list(elements) or found
     else:
         most = min(len(elements), 6)
-        asked = {"policy": "enumerate", "n_elements_min": min(3, most), "n_elements_max": most}
+        asked = {"policy": "likely", "n_elements_min": min(3, most), "n_elements_max": most}
         chosen = list(elements)
     wished = {"spacegroup": spacegroup, "formation_energy_ev_per_atom": formation_energy_ev_per_atom}
     return {"elements": chosen, "conditions": {**asked, **wished}}

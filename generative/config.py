@@ -282,9 +282,9 @@ class ConditionsConfig(RoomConfig):
     """What is asked of the generator: which compositions, and optionally which symmetry and formation energy."""
 
     policy: Literal["enumerate", "likely", "given", "grid", "training"] = Field(
-        "enumerate",
-        description="enumerate: every stoichiometry of the chemical system up to the limits below; likely: of these, "
-        "first what a model of known crystals finds most probable for these elements; given: the formulas listed; "
+        "likely",
+        description="likely: stoichiometries of the chemical system up to the limits below, first what a model of known "
+        "crystals finds most probable for these elements; enumerate: the same, all in turn; given: the formulas listed; "
         "grid: each of these in every space group at every energy of `grid`, its smallest cell; training: compositions "
         "of the training data inside the chemical system",
     )
@@ -339,7 +339,7 @@ class SampleConfig(RoomConfig):
     """How crystals are drawn from the generator."""
 
     checkpoint: str = Field(
-        "package:hullward-flow", description="folder of a checkpoint; 'package:NAME' is one shipped with Hullward"
+        "package:hullward-wyckoff", description="folder of a checkpoint; 'package:NAME' is one shipped with Hullward"
     )
     n_candidates: int = Field(256, ge=1, le=1_000_000, description="crystals to draw")
     chunk_size: int = Field(64, ge=1, le=8192, description="crystals per chunk (one task, one file)")
