@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from pymatgen.core.lattice import Lattice
@@ -53,79 +53,117 @@ class StructureType:
         """Mean of the members."""
         return WyckoffCrystal(self.first.signature, np.mean(self.cells, axis=0), np.mean(self.xyz, axis=0))
 
+    @cached_property
+    def metric(self) -> np.ndarray:
+        """Rows of the cell in units of (V/N)^(1/3)."""
+        group = space_group(self.first.signature.spacegroup)
+        cell = Lattice.from_parameters(*self.first.cell).matrix
+        scaled: np.ndarray = cell / (abs(np.linalg.det(cell)) / len(group.centring) / self.size.sum()) ** (1 / 3)
+        return scaled
+
+    @cached_property
+    def size(self) -> np.ndarray:
+        """Atoms of each orbit in the primitive cell, (K,)."""
+        positions = space_group(self.first.signature.spacegroup).positions
+        return np.array([positions[letter].multiplicity for _, letter in self.first.signature.sites])
+
+    @cached_property
+    def alike_sites(self) -> list[tuple[list[int], np.ndarray]]:
+        """Orbits of the same element on the same position, and which of its coordinates are free."""
+        positions, sites = space_group(self.first.signature.spacegroup).positions, self.first.signature.sites
+        return [
+            ([i for i, one in enumerate(sites) if one == site], positions[site[1]].free)
+            for site in dict.fromkeys(sites)
+        ]
+
+
+class Description:
+    """A crystal in one of its descriptions, with what comparing it costs."""
+
+    def __init__(self, crystal: WyckoffCrystal) -> None:
+        self.crystal = crystal
+
+    @cached_property
+    def images(self) -> list[np.ndarray]:
+        """Coordinates by which each orbit may be named."""
+        group = space_group(self.crystal.signature.spacegroup)
+        return [
+            _images(group, letter, xyz)
+            for (_, letter), xyz in zip(self.crystal.signature.sites, self.crystal.xyz, strict=True)
+        ]
+
 
 def structure_types(crystals: Sequence[WyckoffCrystal]) -> list[StructureType]:
     """Crystals of one signature by type; each belongs to the nearest type that there is, or begins one."""
     types: list[StructureType] = []
     for place, crystal in enumerate(crystals):
-        descriptions = crystal.descriptions()
-        nearest: tuple[float, StructureType, WyckoffCrystal] | None = None
+        descriptions = [Description(one) for one in crystal.descriptions()]
+        nearest: tuple[float, StructureType, np.ndarray, np.ndarray] | None = None
         for one, described in ((one, described) for one in types for described in descriptions):
-            if nearest is None or nearest[0] > SURE_XYZ:
-                found = alike(one.first, described)
-                if found is not None and (nearest is None or found[0] < nearest[0]):
-                    nearest = found[0], one, WyckoffCrystal(described.signature, described.cell, found[1])
+            found = alike(one, described)
+            if found is not None and (nearest is None or found[0] < nearest[0]):
+                nearest = found[0], one, described.crystal.cell, found[1]
+                if nearest[0] < SURE_XYZ:
+                    break
         if nearest is None:
-            types.append(StructureType(descriptions[0], [place], [descriptions[0].cell], [descriptions[0].xyz]))
+            first = descriptions[0].crystal
+            types.append(StructureType(first, [place], [first.cell], [first.xyz]))
         else:
-            _, one, described = nearest
+            _, one, cell, xyz = nearest
             one.members.append(place)
-            one.cells.append(described.cell)
-            one.xyz.append(described.xyz)
+            one.cells.append(cell)
+            one.xyz.append(xyz)
     return types
 
 
-def alike(first: WyckoffCrystal, other: WyckoffCrystal) -> tuple[float, np.ndarray] | None:
-    """How far two crystals of one signature are apart, and the coordinates of the second nearest those of the first.
+def alike(one: StructureType, other: Description) -> tuple[float, np.ndarray] | None:
+    """How far a crystal of the same signature is from a type's first member.
 
-    Returns: Root mean square distance in units of (V/N)^(1/3), and coordinates (K, 3), not wrapped into the cell; None
-        where cells or coordinates do not agree.
+    Returns: Root mean square distance in units of (V/N)^(1/3), and the crystal's coordinates as near the first's as its
+        description allows, (K, 3), not wrapped into the cell; None where cells or coordinates do not agree.
     """
-    if np.abs(np.log(other.cell[:3] / first.cell[:3])).max() > SAME_EDGES:
+    first, crystal = one.first, other.crystal
+    if np.abs(np.log(crystal.cell[:3] / first.cell[:3])).max() > SAME_EDGES:
         return None
-    if np.abs(other.cell[3:] - first.cell[3:]).max() > SAME_ANGLES_DEG:
+    if np.abs(crystal.cell[3:] - first.cell[3:]).max() > SAME_ANGLES_DEG:
         return None
-    group, sites = space_group(first.signature.spacegroup), first.signature.sites
-    size = np.array([group.positions[letter].multiplicity for _, letter in sites])
-    if not any(group.positions[letter].free.any() for _, letter in sites):
-        return 0.0, other.xyz
-    metric = Lattice.from_parameters(*first.cell).matrix
-    metric = metric / (abs(np.linalg.det(metric)) / len(group.centring) / size.sum()) ** (1 / 3)
-    images = [_images(group, letter, xyz) for (_, letter), xyz in zip(sites, other.xyz, strict=True)]
+    if not any(free.any() for _, free in one.alike_sites):
+        return 0.0, crystal.xyz
     polar = _polar(first.signature.spacegroup)
     shifts = [np.zeros(3)]
     if polar is not None:
-        anchors = [i for i, site in enumerate(sites) if site == sites[0]]
-        shifts = [polar @ (first.xyz[0] - image) for i in anchors for image in images[i]][:SHIFTS_MAX]
-    best, nearest = np.inf, other.xyz
+        anchors = one.alike_sites[0][0]
+        shifts = [polar @ (first.xyz[0] - image) for i in anchors for image in other.images[i]][:SHIFTS_MAX]
+    least, nearest = SAME_XYZ**2 * float(one.size.sum()), None
     for shift in shifts:
-        squared, xyz = _paired(first, [image + shift for image in images], metric, size)
-        if squared < best:
-            best, nearest = squared, xyz
-    rms = float(np.sqrt(best / size.sum()))
-    return (rms, nearest) if rms < SAME_XYZ else None
+        found = _paired(one, other, shift, least)
+        if found is not None:
+            least, nearest = found
+    return None if nearest is None else (float(np.sqrt(least / one.size.sum())), nearest)
 
 
-def _paired(
-    first: WyckoffCrystal, images: list[np.ndarray], metric: np.ndarray, size: np.ndarray
-) -> tuple[float, np.ndarray]:
-    """Orbits of the second crystal, each by whichever of its atoms is nearest, paired with those of the first."""
-    sites, total = first.signature.sites, 0.0
-    positions = space_group(first.signature.spacegroup).positions
-    xyz = np.empty_like(first.xyz)
-    for site in dict.fromkeys(sites):
-        rows = [i for i, one in enumerate(sites) if one == site]
+def _paired(one: StructureType, other: Description, shift: np.ndarray, limit: float) -> tuple[float, np.ndarray] | None:
+    """Orbits of a crystal, each by whichever of its atoms is nearest, paired with those of the first member; the sum of
+    squares over all atoms, and the coordinates. None where the sum reaches the limit.
+    """
+    total, xyz = 0.0, np.empty_like(one.first.xyz)
+    for rows, free in one.alike_sites:
         cost, nearest = np.empty((len(rows), len(rows))), np.empty((len(rows), len(rows), 3))
-        for a, i in enumerate(rows):
-            for b, j in enumerate(rows):
-                apart = (images[j] - first.xyz[i]) * positions[site[1]].free
-                apart -= np.round(apart)
-                squared = ((apart @ metric) ** 2).sum(axis=1)
-                least = squared.argmin()
-                cost[a, b], nearest[a, b] = squared[least], first.xyz[i] + apart[least]
-        for a, b in zip(*linear_sum_assignment(cost), strict=True):
+        for b, j in enumerate(rows):
+            images = other.images[j] + shift
+            for a, i in enumerate(rows):
+                apart = (images - one.first.xyz[i]) * free
+                apart -= np.rint(apart)
+                real = apart @ one.metric
+                squared = np.einsum("ij,ij->i", real, real)
+                best = squared.argmin()
+                cost[a, b], nearest[a, b] = squared[best], one.first.xyz[i] + apart[best]
+        pairs = zip(*linear_sum_assignment(cost), strict=True) if len(rows) > 1 else [(0, 0)]
+        for a, b in pairs:
             xyz[rows[a]] = nearest[a, b]
-            total += cost[a, b] * size[rows[a]]
+            total += cost[a, b] * one.size[rows[a]]
+        if total >= limit:
+            return None
     return total, xyz
 
 

@@ -18,7 +18,7 @@ from generative.systems.wyckoff.library import Composition, Kind, Known, Library
 from generative.systems.wyckoff.metric import CompositionMetric
 from generative.systems.wyckoff.packing import contact, packed
 from generative.systems.wyckoff.sequence import Sequences, SignatureNetwork, most_probable, reach
-from generative.systems.wyckoff.structure_types import alike, structure_types
+from generative.systems.wyckoff.structure_types import Description, alike, structure_types
 from tests.real_crystals import real_crystals
 
 
@@ -64,7 +64,8 @@ def test_whatever_cell_and_origin_a_real_crystal_is_given_in_it_is_of_its_own_ty
         one, other = WyckoffCrystal.of(crystal), WyckoffCrystal.of(moved)
         (only,) = structure_types([one, other])
         assert only.members == [0, 1]
-        nearest = min(found[0] for d in other.descriptions() if (found := alike(one.descriptions()[0], d)) is not None)
+        apart = [alike(only, Description(d)) for d in other.descriptions()]
+        nearest = min(found[0] for found in apart if found is not None)
         assert nearest < 0.01
     assert n > 20
 
