@@ -110,6 +110,7 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
         "train-cdvae",
         "train-cgcnn-features",
         "train-wyckoff",
+        "train-hullward-wyckoff",
         "train-flow",
         "train-flow-start",
         "train-unet",

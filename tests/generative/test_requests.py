@@ -53,7 +53,7 @@ def test_an_explosive_enumeration_is_refused_before_it_starts() -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        ConditionsConfig(),
+        ConditionsConfig(policy="enumerate"),
         ConditionsConfig(policy="given", formulas=("Ta2BW", "TaWB")),
         ConditionsConfig(policy="training"),
     ],
@@ -73,7 +73,7 @@ def test_a_plan_leaves_the_generator_in_a_state_that_does_not_depend_on_its_leng
     states = []
     for n in (1, 500):
         rng = np.random.default_rng(0)
-        plan(ConditionsConfig(), SYSTEM, n, rng)
+        plan(ConditionsConfig(policy="enumerate"), SYSTEM, n, rng)
         states.append(rng.random())
     assert states[0] == states[1]
 
@@ -91,7 +91,7 @@ def test_each_formula_has_its_share_to_within_one_at_every_length() -> None:
     formulas = enumerate_formulas(SYSTEM, 3, 3, 8)
     weights = {f: (3 / sum(n for _, n in f)) ** 2 for f in formulas}
     total = sum(weights.values())
-    conditions = plan(ConditionsConfig(), SYSTEM, 600, 3)
+    conditions = plan(ConditionsConfig(policy="enumerate"), SYSTEM, 600, 3)
     for n in (60, 300, 600):
         drawn = Counter(reduced(c) for c in conditions[:n])
         for formula in formulas:
@@ -101,7 +101,7 @@ def test_each_formula_has_its_share_to_within_one_at_every_length() -> None:
 
 
 def test_simple_ratios_come_more_often_and_small_cells_too() -> None:
-    conditions = plan(ConditionsConfig(n_atoms_max=12), SYSTEM, 1500, 0)
+    conditions = plan(ConditionsConfig(policy="enumerate", n_atoms_max=12), SYSTEM, 1500, 0)
     drawn = Counter(sum(n for _, n in reduced(c)) for c in conditions if len(set(n for _, n in reduced(c))) <= 2)
     assert drawn[3] / 1 > drawn[4] / 3 > drawn[5] / 6
     units = Counter(c.n_atoms // 3 for c in conditions if sum(n for _, n in reduced(c)) == 3)
@@ -123,7 +123,7 @@ def test_the_training_policy_follows_the_counts_inside_the_system() -> None:
 
 
 def test_the_smact_filter_keeps_what_smact_accepts() -> None:
-    config = ConditionsConfig(smact_filter=True)
+    config = ConditionsConfig(policy="enumerate", smact_filter=True)
     conditions = plan(config, ("Al", "Ti", "N"), 300, 0)
     assert all(composition.check(dict(c.formula_counts)).valid for c in conditions)
     accepted = [f for f in enumerate_formulas(("Al", "Ti", "N"), 3, 3, 8) if composition.check(dict(f)).valid]
@@ -170,7 +170,9 @@ def test_a_request_survives_json_and_its_digest_tells_requests_apart() -> None:
 
 
 def test_in_a_space_group_cells_that_it_cannot_hold_are_left_out_of_the_plan(caplog: pytest.LogCaptureFixture) -> None:
-    free, bound = (ConditionsConfig(n_elements_min=2, n_atoms_max=9, spacegroup=group) for group in (None, 225))
+    free, bound = (
+        ConditionsConfig(policy="enumerate", n_elements_min=2, n_atoms_max=9, spacegroup=group) for group in (None, 225)
+    )
     cells = {c.formula_counts for c in plan(free, SYSTEM, 2000, 0)}
     kept = {c.formula_counts for c in plan(bound, SYSTEM, 2000, 0)}
     # Fm-3m: one atom on each of two positions, two on a third; six and more beyond. TaB5 and Ta3B2 fit on none of them.
