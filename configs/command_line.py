@@ -188,16 +188,22 @@ def sample_changes(
     elements: Sequence[str],
     spacegroup: int | None = None,
     formation_energy_ev_per_atom: float | None = None,
+    sites: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What to generate: these formulas, or every stoichiometry of a chemical system with all or all but few elements.
+    """What to generate: these formulas, these inequivalent sites of a space group, or every stoichiometry of a chemical
+    system with all or all but few elements.
 
-    Raises: ConfigError: if neither is given.
+    Raises: ConfigError: if none is given, formulas and sites both are, or sites without a space group.
     """
-    if not formulas and not elements:
+    if not formulas and not sites and not elements:
         raise ConfigError("nothing to generate: give --formula, such as TaBW, or --elements, such as Ta-W-B")
-    if formulas:
-        found = sorted({symbol for formula in formulas for symbol in re.findall(r"[A-Z][a-z]?", formula)})
-        asked: dict[str, Any] = {"policy": "given", "formulas": list(formulas)}
+    if formulas and sites:
+        raise ConfigError("--formula and --sites are both given: expected compositions or inequivalent sites")
+    if sites and spacegroup is None:
+        raise ConfigError(f"--sites {sites[0]} counts the sites of a space group: add --spacegroup, such as 191")
+    if listed := [*formulas, *sites]:
+        found = sorted({symbol for formula in listed for symbol in re.findall(r"[A-Z][a-z]?", formula)})
+        asked: dict[str, Any] = {"policy": "sites" if sites else "given", "formulas": listed}
         chosen = list(elements) or found
     else:
         most = min(len(elements), 6)

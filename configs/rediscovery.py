@@ -16,7 +16,7 @@ from storage.settings import RoomConfig
 PORTFOLIO = "portfolio"
 """What several proposers together are called beside each alone."""
 
-OF_ONE_SYSTEM = ("given", "grid")
+OF_ONE_SYSTEM = ("given", "grid", "sites")
 """Policies whose formulas belong to one chemical system."""
 
 

@@ -281,14 +281,19 @@ class GridConfig(RoomConfig):
 class ConditionsConfig(RoomConfig):
     """What is asked of the generator: which compositions, and optionally which symmetry and formation energy."""
 
-    policy: Literal["enumerate", "likely", "given", "grid", "training"] = Field(
+    policy: Literal["enumerate", "likely", "given", "grid", "sites", "training"] = Field(
         "likely",
-        description="likely: stoichiometries of the chemical system up to the limits below, first what a model of known "
-        "crystals finds most probable for these elements; enumerate: the same, all in turn; given: the formulas listed; "
-        "grid: each of these in every space group at every energy of `grid`, its smallest cell; training: compositions "
-        "of the training data inside the chemical system",
+        description="likely: stoichiometries of the chemical system up to the limits below, first what a model of "
+        "known crystals finds most probable for these elements; enumerate: the same, all in turn; given: the formulas "
+        "listed; grid: each of these in every space group at every energy of `grid`, its smallest cell; sites: each of "
+        "these read as inequivalent sites of `spacegroup`, such as TaWB2 for one site of Ta, one of W and two of B, "
+        "whose numbers of atoms are left to the generator, so that n_atoms_min and n_atoms_max do not apply; training: "
+        "compositions of the training data inside the chemical system",
     )
-    formulas: tuple[str, ...] = Field((), description="reduced formulas for policies 'given' and 'grid', as 'Ta2BW'")
+    formulas: tuple[str, ...] = Field(
+        (),
+        description="reduced formulas for policies 'given' and 'grid', as 'Ta2BW'; for 'sites' sites of each element",
+    )
     grid: GridConfig = Field(GridConfig(), description="what policy 'grid' asks of every formula")
     n_elements_min: int = Field(3, ge=1, le=6, description="fewest distinct elements in an enumerated formula")
     n_elements_max: int = Field(3, ge=1, le=6, description="most distinct elements in an enumerated formula")
@@ -313,9 +318,19 @@ class ConditionsConfig(RoomConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.policy in ("given", "grid") and not self.formulas:
+        if self.policy in ("given", "grid", "sites") and not self.formulas:
             raise ValueError(
                 f"formulas is empty: policy {self.policy!r} needs at least one reduced formula, such as 'Ta2BW'"
+            )
+        if self.policy == "sites" and self.spacegroup is None:
+            raise ValueError(
+                "spacegroup is null: policy 'sites' counts inequivalent sites, which only a space group tells apart; "
+                "expected a number from 1 to 230"
+            )
+        if self.policy == "sites" and self.smact_filter:
+            raise ValueError(
+                "smact_filter is true: policy 'sites' leaves compositions open, so that no charges can be balanced; "
+                "expected false"
             )
         if self.n_elements_min > self.n_elements_max:
             raise ValueError(f"n_elements_min {self.n_elements_min} exceeds n_elements_max {self.n_elements_max}")

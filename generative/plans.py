@@ -95,6 +95,10 @@ def plan(
     In a space group, cells that none of its crystals can have (crystal/occupancy.py) are not asked for, but by 'grid',
     whose order is what it is for.
 
+    Policy 'sites' asks every listed formula in turn, its numbers read as inequivalent sites. How many atoms they stand
+    for is left to the generator, so limits on atoms have no effect; every space group can hold them, on its general
+    position if on no other. It draws nothing.
+
     Weights w_f by policy: 'enumerate': (elements / atoms of the formula unit)^2, so 1 for 1:1:1, .56 for 2:1:1, .36 for
     five atoms, .14 for eight; real crystals fall off with about the fourth power (1,617 entries of 1:1:1 but 36 per
     formula of eight atoms among the ternaries counted for FORMULA_UNIT_WEIGHTS), and half that exponent leaves the
@@ -113,6 +117,8 @@ def plan(
 
     Raises: PlanError: if no formula is left; the message says which limit emptied the list, and the remedy.
     """
+    if config.policy == "sites":
+        return list(itertools.islice(itertools.cycle(_for_sites(config, elements)), n_candidates))
     weights, units = _cells(config, tuple(elements), tuple(training_formulas))
     formulas = list(weights)
     if config.policy == "likely":
@@ -147,8 +153,22 @@ def check(config: ConditionsConfig, elements: Sequence[str]) -> None:
 
     Raises: PlanError: see plan.
     """
-    if config.policy != "training":
+    if config.policy == "sites":
+        _for_sites(config, elements)
+    elif config.policy != "training":
         _cells(config, tuple(elements), ())
+
+
+def _for_sites(config: ConditionsConfig, elements: Sequence[str]) -> list[Request]:
+    """One request for each listed formula. Raises: PlanError: if one cannot be asked for."""
+    formulas = list(dict.fromkeys(_listed(config, elements)))
+    for formula in formulas:
+        if (n := sum(n for _, n in formula)) > MAX_ATOMS:
+            raise PlanError(
+                f"conditions.formulas names {_text(formula)}, {n} inequivalent sites: expected at most {MAX_ATOMS}"
+            )
+    energy = config.formation_energy_ev_per_atom
+    return [Request((), config.spacegroup, energy, sites=formula) for formula in formulas]
 
 
 @lru_cache(maxsize=2)  # a run checks its plan, then makes it
@@ -338,21 +358,13 @@ def _weights(
             )
         return {formula: (len(formula) / sum(n for _, n in formula)) ** 2 for formula in formulas}
     if config.policy in ("given", "grid"):
-        given = [(text, _parse(text)) for text in config.formulas]
-        for text, formula in given:
-            outside = [symbol for symbol, _ in formula if symbol not in system]
-            if outside:
-                raise PlanError(
-                    f"conditions.formulas names {text!r}, but {outside[0]} is not in the chemical system {named}: "
-                    "add it to elements or drop the formula"
-                )
-        return {formula: 1.0 for _, formula in given}
+        return {_reduced(formula): 1.0 for formula in _listed(config, elements)}
     if config.policy == "training":
         # A training set repeats few formulas many times, so each text is parsed once.
         texts = sorted(Counter(training_formulas).items())
         tally: Counter[Formula] = Counter()
         for text, n in texts:
-            formula = _parse(text)
+            formula = _reduced(_parse(text))
             if all(symbol in system for symbol, _ in formula):
                 tally[formula] += n
         if not tally:
@@ -362,8 +374,25 @@ def _weights(
             )
         return {formula: float(n) for formula, n in sorted(tally.items(), key=lambda item: _rank(item[0]))}
     raise PlanError(
-        f"conditions.policy is {config.policy!r}: expected 'enumerate', 'likely', 'given', 'grid' or 'training'"
+        f"conditions.policy is {config.policy!r}: expected 'enumerate', 'likely', 'given', 'grid', 'sites' or "
+        "'training'"
     )
+
+
+def _listed(config: ConditionsConfig, elements: Sequence[str]) -> list[Formula]:
+    """The listed formulas with their numbers as written.
+
+    Raises: PlanError: if one is no formula, or names an element outside the chemical system.
+    """
+    given = [(text, _parse(text)) for text in config.formulas]
+    for text, formula in given:
+        outside = [symbol for symbol, _ in formula if symbol not in elements]
+        if outside:
+            raise PlanError(
+                f"conditions.formulas names {text!r}, but {outside[0]} is not in the chemical system "
+                f"{'-'.join(sorted(set(elements)))}: add it to elements or drop the formula"
+            )
+    return [formula for _, formula in given]
 
 
 def _charge_balanced(weights: dict[Formula, float], system: str) -> dict[Formula, float]:
@@ -404,7 +433,7 @@ def _compositions(total: int, n_parts: int) -> list[tuple[int, ...]]:
 
 
 def _parse(text: str) -> Formula:
-    """The reduced formula that a text such as 'Ta2BW' or 'Al2 N2' means.
+    """What a text such as 'Ta2BW' or 'Al2 N2' counts, as written.
 
     Raises: PlanError: if it is not a formula of whole numbers.
     """
@@ -414,9 +443,12 @@ def _parse(text: str) -> Formula:
         counts = {str(element): n for element, n in Composition(text).get_el_amt_dict().items()}
         if not counts or any(n != int(n) for n in counts.values()):
             raise ValueError("counts must be whole numbers")
-        formula = formula_from({symbol: int(n) for symbol, n in counts.items()})
+        return formula_from({symbol: int(n) for symbol, n in counts.items()})
     except ValueError as error:
         raise PlanError(f"{text!r} is not a formula such as 'Ta2BW': {' '.join(str(error).split())}") from None
+
+
+def _reduced(formula: Formula) -> Formula:
     divisor = math.gcd(*(n for _, n in formula))
     return tuple((symbol, n // divisor) for symbol, n in formula)
 

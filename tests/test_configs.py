@@ -47,6 +47,12 @@ BAD: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"data": {"sources": []}}, ("data.sources", "[]", "at least 1")),
     ({"conditions": {"policy": "given"}}, ("formulas", "empty", "at least one")),
     ({"conditions": {"policy": "grid"}}, ("formulas", "'grid'", "at least one")),
+    ({"conditions": {"policy": "sites", "spacegroup": 191}}, ("formulas", "'sites'", "at least one")),
+    ({"conditions": {"policy": "sites", "formulas": ["TaB2"]}}, ("spacegroup is null", "'sites'", "1 to 230")),
+    (
+        {"conditions": {"policy": "sites", "formulas": ["TaB2"], "spacegroup": 191, "smact_filter": True}},
+        ("smact_filter is true", "'sites'", "expected false"),
+    ),
     ({"conditions": {"grid": {"spacegroups": [225, 0]}}}, ("conditions.grid", "[225, 0]", "1 to 230")),
     ({"conditions": {"spacegroup": 231}}, ("conditions.spacegroup", "231", "230")),
     ({"screen": {"volume_per_atom_min_ang3": 200}}, ("volume_per_atom_min_ang3", "200", "150")),
@@ -228,6 +234,9 @@ def test_formulas_alone_make_the_chemical_system() -> None:
     config = settings_of(sample_changes(["TaBW", "W2B"], [], None), None)
     assert config.elements == ("B", "Ta", "W")
     assert config.conditions.policy == "given"
+    sites = settings_of(sample_changes([], [], 191, sites=["TaWB2", "TaB"]), None)
+    assert (sites.elements, sites.conditions.policy) == (("B", "Ta", "W"), "sites")
+    assert (sites.conditions.formulas, sites.conditions.spacegroup) == (("TaWB2", "TaB"), 191)
     asked = settings_of(sample_changes([], ["Ta", "B"], 194, -0.4), ["conditions.policy=likely"]).conditions
     assert (asked.spacegroup, asked.formation_energy_ev_per_atom) == (194, -0.4)
     assert (asked.policy, asked.n_elements_min, asked.n_elements_max) == ("likely", 2, 2)

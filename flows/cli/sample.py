@@ -20,6 +20,13 @@ def register(app: typer.Typer) -> None:
 def sample(
     out: Out,
     formula: Annotated[list[str] | None, typer.Option(help="Reduced formula, such as TaBW; may be repeated.")] = None,
+    sites: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Inequivalent sites of each element in the space group, such as TaWB2 for one of Ta, one of W and two "
+            "of B; may be repeated."
+        ),
+    ] = None,
     elements: Elements = None,
     n: Annotated[int, typer.Option("--number", "-n", min=1, help="Crystals to draw.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
@@ -35,10 +42,10 @@ def sample(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Draw crystals from the generator, for formulas or for a chemical system."""
+    """Draw crystals from the generator, for formulas, for sites of a space group or for a chemical system."""
     from configs.command_line import elements_of, generator_changes, sample_changes, settings_of
 
-    asked = sample_changes(formula or [], elements_of(elements) or [], spacegroup, energy)
+    asked = sample_changes(formula or [], elements_of(elements) or [], spacegroup, energy, sites or [])
     given = {"sample.n_candidates": n, "sample.chunk_size": min(n, 64), "seed": seed}
     config = settings_of({**asked, **given, **generator_changes(checkpoint or [])}, settings)
     with answer(as_json) as give:

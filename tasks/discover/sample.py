@@ -98,8 +98,8 @@ def check_generator(config: DiscoverConfig) -> None:
 
     Raises: CheckpointError: if a checkpoint holds no generator.
         ValueError: if a setting of a sampler is none of its generator's, or has a value that it cannot have; if a
-            generator does not know an element that will be asked for; if two would draw the same candidates. Of several
-            generators the message says which.
+            generator does not know an element that will be asked for, or heeds no sites where these are asked for; if
+            two would draw the same candidates. Of several generators the message says which.
         PlanError: if the conditions leave nothing to ask for.
     """
     from generative import plans
@@ -120,6 +120,11 @@ def check_generator(config: DiscoverConfig) -> None:
             raise ValueError(
                 f"elements names {', '.join(unknown)}, but {named} knows elements up to atomic number "
                 f"{one.kind.z_max} only: leave it out, or name another generator"
+            )
+        if config.conditions.policy == "sites" and "sites" not in one.kind.heeds:
+            raise ValueError(
+                f"conditions.policy is 'sites', but {named} does not heed numbers of inequivalent sites: name a "
+                "generator that does, such as one of kind wyckoff, or ask for compositions by policy 'given'"
             )
         if draws in found:
             raise ValueError(

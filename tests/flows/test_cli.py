@@ -21,6 +21,8 @@ from flows.cli.main import app
 from generative import checkpoints
 from generative.crystal.crystals import Crystal, crystals_of
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
+from generative.systems.wyckoff.config import WyckoffConfig
+from generative.systems.wyckoff.system import Wyckoff
 from tasks.discover.input_notes import shared_notes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,6 +110,8 @@ def test_the_app_lists_every_command_and_its_version() -> None:
         (["discover", "quickstart", "--seed", "x"], 2, "valid int"),
         (["sample", "--out", "x"], 2, "--formula, such as TaBW, or --elements"),
         (["sample", "--out", "x", "--formula", "TaB", "--checkpoint", "none"], 1, "model.safetensors not found"),
+        (["sample", "--out", "x", "--sites", "TaB"], 2, "--sites TaB counts the sites of a space group: add --spaceg"),
+        (["sample", "--out", "x", "--sites", "TaB", "--formula", "TaB"], 2, "--formula and --sites are both given"),
         (["ingest", "prototypes", "--out", "x"], 2, "add --elements"),
         (["ingest", "absent.csv", "--out", "x"], 1, "absent.csv: no such file or folder"),
         (["screen", "absent.cif", "--reference", "absent"], 1, "absent.cif: no such file or folder"),
@@ -169,6 +173,24 @@ def test_sample_draws_the_same_crystals_from_the_same_seed(checkpoint: Path, tmp
     for crystal, cif in zip(drawn, sorted((tmp_path / "cifs").glob("*.cif")), strict=True):
         assert crystal is not None
         assert Structure.from_file(str(cif)).volume == pytest.approx(crystal.to_structure().volume, rel=1e-4)
+
+
+def test_sample_draws_crystals_with_the_sites_that_are_asked_for(checkpoint: Path, tmp_path: Path) -> None:
+    known = [Crystal.from_structure(rock_salt(4.25)), Crystal.from_structure(caesium_chloride(2.7))]
+    system = Wyckoff(WyckoffConfig(width=8, hidden=16))
+    system.fit_statistics(known, [None, None])
+    checkpoints.save(tmp_path / "made", system, {"steps": 0})
+    out = tmp_path / "asked.parquet"
+    asked = ["sample", "--sites", "TaB", "--spacegroup", "221", "-n", "2", "--out", str(out), "--json"]
+    done = runner.invoke(app, [*asked, "--checkpoint", str(tmp_path / "made")])
+    assert done.exit_code == 0, done.stderr
+    assert [(row["formula"], row["n_atoms"]) for row in json.loads(done.stdout)["crystals"]] == [("TaB", 2)] * 2
+    for crystal in crystals_of(pq.read_table(out)):
+        assert crystal is not None
+        assert crystal.to_structure().get_space_group_info() == ("Pm-3m", 221)
+    refused = runner.invoke(app, [*asked, "--checkpoint", str(checkpoint)])
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "does not heed numbers of inequivalent sites" in refused.stderr
 
 
 def test_screen_finds_the_known_crystal_and_keeps_all_others_with_reasons(

@@ -141,6 +141,12 @@ def test_the_smact_filter_keeps_what_smact_accepts() -> None:
         ),
         (ConditionsConfig(policy="given", formulas=("hello",)), "'hello' is not a formula such as 'Ta2BW'"),
         (ConditionsConfig(policy="given", formulas=("Ta0.5B",)), "whole numbers"),
+        (
+            ConditionsConfig(policy="sites", formulas=("TaB", "NaCl"), spacegroup=221),
+            "'NaCl', but Na is not in the chemical system B-Ta-W",
+        ),
+        (ConditionsConfig(policy="sites", formulas=("Ta60WB4",), spacegroup=1), "B4Ta60W, 65 .*sites: .* at most 64"),
+        (ConditionsConfig(policy="sites", formulas=("Ta0.5B",), spacegroup=221), "whole numbers"),
         (ConditionsConfig(policy="training"), "none of the 2 training crystals lies in B-Ta-W"),
         (ConditionsConfig(formula_atoms_max=2), "no formula of B-Ta-W has 3 to 3 elements and at most 2 atoms"),
         (ConditionsConfig(n_atoms_max=2), "has 2 to 2 atoms"),
@@ -149,6 +155,23 @@ def test_the_smact_filter_keeps_what_smact_accepts() -> None:
 def test_conditions_that_leave_nothing_say_which_setting_to_change(config: ConditionsConfig, words: str) -> None:
     with pytest.raises(PlanError, match=words):
         plan(config, SYSTEM, 10, 0, ["NaCl", "MgO"])
+
+
+def test_formulas_are_asked_for_in_turn_as_sites_whatever_the_limits_on_atoms() -> None:
+    config = ConditionsConfig(
+        policy="sites",
+        formulas=("TaWB2", "Ta2W2B4", "B2WTa", "TaB"),
+        spacegroup=191,
+        formation_energy_ev_per_atom=-0.5,
+        n_atoms_min=60,
+        n_atoms_max=60,
+    )
+    counts = [{"Ta": 1, "W": 1, "B": 2}, {"Ta": 2, "W": 2, "B": 4}, {"Ta": 1, "B": 1}]
+    expected = [replace(Request.for_sites(one, 191), formation_energy_ev_per_atom=-0.5) for one in counts]
+    check(config, SYSTEM)
+    for n in (2, 7):
+        assert plan(config, SYSTEM, n, 0) == (expected * 3)[:n]
+    assert [r.turn for r in in_turn(plan(config, SYSTEM, 7, 0), frozenset({"sites"}))] == [0, 0, 0, 1, 1, 1, 2]
 
 
 def test_space_group_and_energy_are_asked_of_every_candidate() -> None:

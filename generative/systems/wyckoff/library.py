@@ -280,10 +280,19 @@ class Library(nn.Module):
     @cached_property
     def counts(self) -> list[Counts]:
         """Atoms of each role, of each kind."""
+        return self._by_role(self.site_size.long())
+
+    @cached_property
+    def n_sites(self) -> list[tuple[int, ...]]:
+        """Sites of each role, of each kind."""
+        return self._by_role(torch.ones_like(self.site_size, dtype=torch.int64))
+
+    def _by_role(self, of_site: Tensor) -> list[tuple[int, ...]]:
+        """Sums of what sites have, (S,), over those of each role, of each kind."""
         of = torch.arange(self.sizes.kinds).repeat_interleave(self.kind_n_sites.long())
         most = int(self._roles.max()) if self.sizes.kinds else 0
         held = torch.zeros(self.sizes.kinds * most, dtype=torch.int64)
-        held.index_add_(0, of * most + self.site_role.long(), self.site_size.long())
+        held.index_add_(0, of * most + self.site_role.long(), of_site)
         return [tuple(n for n in row if n) for row in held.view(-1, max(most, 1)).tolist()]
 
     @cached_property

@@ -39,11 +39,12 @@ from generative.crystal.lattice import fit_atomic_volumes
 from generative.crystal.species import MAX_Z
 from generative.crystal.wyckoff import PARTNER
 from generative.datasets.site_labels import SiteLabel
-from generative.requests import FORMATION_ENERGY, Request
+from generative.requests import FORMATION_ENERGY, Request, atomic_number
 from generative.systems.baselines.stored import failed_sample, repeated
 from generative.systems.interface import CardNotes, Generator, Progress, of_steps, own_settings, require_cells
 from generative.systems.trainable import Loss, Trainable
 from generative.systems.wyckoff.building import Builder
+from generative.systems.wyckoff.by_sites import kinds_with_sites
 from generative.systems.wyckoff.card import card_notes
 from generative.systems.wyckoff.config import WyckoffConfig, WyckoffSampler
 from generative.systems.wyckoff.descriptions import Descriptions
@@ -90,10 +91,12 @@ class Alternative:
     """A signature that a composition may take.
 
     Attributes:
-        kind: of it.
+        composition: of the primitive cell.
+        kind: of the signature.
         types: rows of structure types, best first; empty where it must be packed.
     """
 
+    composition: Composition
     kind: Kind
     types: tuple[int, ...]
 
@@ -104,7 +107,7 @@ class Wyckoff(Generator, Trainable):
     name = "wyckoff"
     config_type, sampler_type = WyckoffConfig, WyckoffSampler
     config: WyckoffConfig
-    heeds = frozenset({"composition", "spacegroup", FORMATION_ENERGY})
+    heeds = frozenset({"composition", "sites", "spacegroup", FORMATION_ENERGY})
 
     atomic_volumes: Tensor
 
@@ -300,10 +303,11 @@ class Wyckoff(Generator, Trainable):
         progress: Progress | None = None,
     ) -> list[Crystal]:
         """See Generator.sample. Equal requests get different signatures, the most probable first: request number `turn`
-        of a plan the one that stands at this place, counted from 0.
+        of a plan the one that stands at this place, counted from 0. Where sites are asked for, a failed sample has one
+        atom for each: their numbers of atoms are not known.
         """
         how = own_settings(WyckoffSampler, settings)
-        require_cells(requests, ATOMS_MAX)
+        require_cells([request for request in requests if not request.sites], ATOMS_MAX)
         done = of_steps(progress, len(requests))
         # Draws by probability are made anew in every call, so there the turn in the plan has no meaning.
         turns = [None if how.temperature else request.turn for request in requests]
@@ -319,19 +323,23 @@ class Wyckoff(Generator, Trainable):
             crystal = found[key].at(place)
             if crystal is None:
                 failed.append(request)
-            crystals.append(failed_sample(request.atomic_numbers) if crystal is None else crystal)
+            crystals.append(failed_sample(_at_least(request)) if crystal is None else crystal)
             if done is not None:
                 done(i + 1)
         if failed:
             logger.warning(
                 "%d of %d requests can have no signature%s, such as %s",
-                len(failed), len(requests), " of the space group that is asked for" if failed[0].spacegroup else "",
-                failed[0],
+                len(failed), len(requests), _asked_for(failed[0]), failed[0],
             )  # fmt: skip
         return crystals
 
     def _crystals(self, request: Request, temperature: float, rng: torch.Generator) -> Iterator[Crystal]:
-        """Crystals of a composition, the most probable signature first; none where none is possible."""
+        """Crystals of what is asked, the most probable signature first; none where none is possible."""
+        if request.sites:
+            yield from map(
+                _together, self._built(self._with_sites(request, temperature, rng), request.spacegroup, set())
+            )
+            return
         counts = dict(request.content)
         whole = int(np.gcd.reduce(list(counts.values())))
         energy = request.formation_energy_ev_per_atom
@@ -343,7 +351,7 @@ class Wyckoff(Generator, Trainable):
             if self.library.shelf(composition.counts) is None:
                 continue
             alternatives = self._alternatives(composition, request.spacegroup, energy, temperature, rng)
-            for crystal in self._built(composition, alternatives, request.spacegroup, given):
+            for crystal in self._built(alternatives, request.spacegroup, given):
                 yield _of_content(repeated(crystal, n_cells), request)
             if given:
                 break
@@ -351,7 +359,7 @@ class Wyckoff(Generator, Trainable):
         assert first is not None
         if not given or n_cells == 1:
             made = (one for one in self._made(first, request.spacegroup) if one.kind not in given)
-            yield from (_of_content(c, request) for c in self._built(first, made, request.spacegroup, given))
+            yield from (_of_content(c, request) for c in self._built(made, request.spacegroup, given))
 
     def _alternatives(
         self,
@@ -387,15 +395,41 @@ class Wyckoff(Generator, Trainable):
                     made.append((kind, voice * share))
         score = torch.cat([p * self._worth(shelf), PACKED_WORTH * torch.tensor([share for _, share in made])])
         if temperature:
-            uniform = torch.rand(len(score), generator=rng, device=rng.device, dtype=torch.float64).cpu()
-            ranks = score.log() / temperature - (-uniform.clamp(1e-12, 1 - 1e-12).log()).log()
+            ranks = score.log() / temperature + _gumbel(len(score), rng)
         else:
             ranks = score
         for i in ranks.argsort(descending=True, stable=True).tolist():
             if i >= len(p):
-                yield Alternative(made[i - len(p)][0], ())
+                yield Alternative(composition, made[i - len(p)][0], ())
             elif score[i] > 0:
-                yield Alternative(self.library.kind(int(shelf.kinds[i])), _types_by_vote(shelf, i, near))
+                yield Alternative(composition, self.library.kind(int(shelf.kinds[i])), _types_by_vote(shelf, i, near))
+
+    def _with_sites(self, request: Request, temperature: float, rng: torch.Generator) -> Iterator[Alternative]:
+        """Stored signatures with the sites that are asked for, at all compositions that they then give.
+
+        They come by the votes for each in logarithms, which no sum has divided: a weight exp(-distance) means the same
+        at all compositions.
+        """
+        assert request.spacegroup is not None
+        sites = {atomic_number(symbol): n for symbol, n in request.sites}
+        found: list[tuple[Composition, Shelf, int, Tensor]] = []
+        scores: list[float] = []
+        group = PARTNER.get(request.spacegroup, request.spacegroup)
+        for composition, rows in kinds_with_sites(self.library, group, sites).items():
+            shelf = self.library.shelf(composition.counts)
+            assert shelf is not None
+            near = self._nearness(composition, shelf, request.formation_energy_ev_per_atom)
+            worth = self._worth(shelf).log()
+            for i in torch.searchsorted(shelf.kinds, torch.tensor(rows)).tolist():
+                found.append((composition, shelf, i, near))
+                scores.append(float(near[shelf.kind == i].double().logsumexp(0) + worth[i]))
+        ranks = torch.tensor(scores, dtype=torch.float64)
+        if temperature:
+            ranks = ranks / temperature + _gumbel(len(ranks), rng)
+        for place in ranks.argsort(descending=True, stable=True).tolist():
+            composition, shelf, i, near = found[place]
+            kind = self.library.kind(int(shelf.kinds[i]))
+            yield Alternative(composition, kind, _types_by_vote(shelf, i, near))
 
     def _places(self, counts: Counts) -> dict[Kind, int]:
         """Of each kind on a shelf, in its kinds."""
@@ -453,14 +487,10 @@ class Wyckoff(Generator, Trainable):
         found = self._signatures(composition, group)
         for kind, share in found:
             if share >= MADE_MIN * found[0][1]:
-                yield Alternative(kind, ())
+                yield Alternative(composition, kind, ())
 
     def _built(
-        self,
-        composition: Composition,
-        alternatives: Iterator[Alternative],
-        spacegroup: int | None,
-        given: set[Kind],
+        self, alternatives: Iterator[Alternative], spacegroup: int | None, given: set[Kind]
     ) -> Iterator[Crystal]:
         """One crystal of every signature, then the next ones of each, as long as there are any.
 
@@ -471,18 +501,18 @@ class Wyckoff(Generator, Trainable):
         for one in alternatives:
             tried.append(one)
             given.add(one.kind)
-            yield self._one(composition, one, 0, mirror)
+            yield self._one(one, 0, mirror)
         deepest = max((max(len(one.types), 1 if one.types else PACKINGS) for one in tried), default=0)
         for depth in range(1, deepest):
             for one in tried:
                 if depth < (len(one.types) or PACKINGS):
-                    yield self._one(composition, one, depth, mirror)
+                    yield self._one(one, depth, mirror)
 
-    def _one(self, composition: Composition, one: Alternative, depth: int, mirror: bool) -> Crystal:
+    def _one(self, one: Alternative, depth: int, mirror: bool) -> Crystal:
         if one.types:
-            crystal = self._kept.builder.of_type(composition, one.types[depth])
+            crystal = self._kept.builder.of_type(one.composition, one.types[depth])
         else:
-            crystal = self._kept.builder.of_packing(composition, one.kind, depth)
+            crystal = self._kept.builder.of_packing(one.composition, one.kind, depth)
         return Crystal(crystal.lattice_ang, -crystal.frac % 1, crystal.atomic_numbers) if mirror else crystal
 
 
@@ -530,8 +560,31 @@ def _types_by_vote(shelf: Shelf, kind: int, near: Tensor) -> tuple[int, ...]:
     return tuple(rows[votes.argsort(descending=True, stable=True)].tolist())
 
 
+def _asked_for(request: Request) -> str:
+    """Of a signature: what it has to have beside the composition."""
+    if request.sites:
+        return " with the sites and of the space group that are asked for, among those stored"
+    return " of the space group that is asked for" if request.spacegroup else ""
+
+
+def _gumbel(n: int, rng: torch.Generator) -> Tensor:
+    """Draws whose sum with logarithms of weights is the largest with the probability of the weight, (n,)."""
+    uniform = torch.rand(n, generator=rng, device=rng.device, dtype=torch.float64).cpu()
+    return -(-uniform.clamp(1e-12, 1 - 1e-12).log()).log()
+
+
+def _at_least(request: Request) -> tuple[int, ...]:
+    """Atomic numbers of the cell; where sites are asked for, one for each."""
+    return request.atomic_numbers or tuple(atomic_number(symbol) for symbol, n in request.sites for _ in range(n))
+
+
 def _of_content(crystal: Crystal, request: Request) -> Crystal:
+    together = _together(crystal)
+    assert tuple(together.atomic_numbers.tolist()) == request.atomic_numbers
+    return together
+
+
+def _together(crystal: Crystal) -> Crystal:
     """Atoms of one element together, ascending by atomic number, as every generator gives them."""
     order = np.argsort(crystal.atomic_numbers, kind="stable")
-    assert tuple(crystal.atomic_numbers[order].tolist()) == request.atomic_numbers
     return Crystal(crystal.lattice_ang, crystal.frac[order], crystal.atomic_numbers[order])

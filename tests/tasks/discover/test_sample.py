@@ -149,6 +149,37 @@ def test_chunks_of_a_symmetric_generator_hold_what_one_chunk_of_all_would(tmp_pa
     assert len({str(row["lattice_ang"]) + row["formula"] for row in cut}) > 8
 
 
+def test_sites_are_asked_of_generators_that_heed_them_and_of_no_other(folders: dict[str, str], tmp_path: Path) -> None:
+    edges = {"CsCl": 4.12, "TlBr": 3.97}
+    made = [
+        in_space_group(221, Lattice.cubic(a), re.findall("[A-Z][a-z]?", name), [[0] * 3, [0.5] * 3])
+        for name, a in edges.items()
+    ]
+    system = Wyckoff(WyckoffConfig(width=8, hidden=16))
+    system.fit_statistics(made, [None] * len(made))
+    checkpoints.save(tmp_path / "made", system, {}, torch.float32)
+    conditions = {"policy": "sites", "formulas": ["AlNi", "Al2Ni"], "spacegroup": 221}
+
+    def rows(n: int) -> list[dict[str, Any]]:
+        sample = {"checkpoint": str(tmp_path / "made"), "n_candidates": n}
+        return drawn(settings_of(sample, conditions=conditions))
+
+    found = rows(6)
+    assert [(row["formula"], row["n_atoms"]) for row in found] == [("AlNi", 2), ("Al2Ni", 3)] * 3
+    assert [Request.from_json(row["condition"]).sites for row in found[:2]] == [
+        (("Al", 1), ("Ni", 1)),
+        (("Al", 2), ("Ni", 1)),
+    ]
+    assert [str(row["lattice_ang"]).count("nan") for row in found] == [0, 9] * 3  # nothing has two sites of aluminium
+    assert len({row["id"] for row in found}) == 6
+    assert str(rows(3)) == str(found[:3])
+    with pytest.raises(ValueError, match=r"^conditions.policy is 'sites', but sample .* does not heed numbers of ineq"):
+        check_generator(settings_of({"checkpoint": folders["flow"]}, conditions=conditions))
+    listed = [{"checkpoint": str(tmp_path / "made")}, {"checkpoint": folders["random"]}]
+    with pytest.raises(ValueError, match=r"but sample.generators.1 .* does not heed"):
+        check_generator(settings_of({"generators": listed}, conditions=conditions))
+
+
 def test_a_chunk_holds_the_candidates_of_one_generator(folders: dict[str, str]) -> None:
     config = shared(folders, 13)
     chunks: list[pa.Table] = [draw_chunk(config, chunk) for chunk in sample_chunks(config)]

@@ -282,6 +282,7 @@ def test_where_nothing_can_be_hidden_the_settings_to_change_are_named(tmp_path: 
         ({"templates": []}, "templates is empty"),
         ({"n_atoms_max": 9}, "conditions.n_atoms_max"),
         ({"conditions": {"policy": "given", "formulas": ["AlNi"]}}, "of one system"),
+        ({"conditions": {"policy": "sites", "formulas": ["AlNi"], "spacegroup": 221}}, "of one system"),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit_are_told_in_a_sentence(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
