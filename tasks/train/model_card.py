@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def score_generator(
     from generative.datasets.ingest import ingest
     from generative.datasets.manifest import is_whole, read_dataset
     from generative.metrics.reconstruction import evaluate
-    from generative.requests import Request, in_turn
+    from generative.requests import Request
     from generative.sampling import chunk_generator
     from generative.screening.validity import satisfies_cdvae_rule
 
@@ -73,7 +73,8 @@ def score_generator(
     truths = [known[i] for i in sorted(chosen, key=lambda i: (len(known[i].atomic_numbers), i))]
     generator = checkpoints.load(settings.checkpoint).generator
     sampler = generator.sampler_settings(settings.sampler)
-    requests = in_turn([Request.for_atoms(c.atomic_numbers) for c in truths], generator.heeds)
+    # Every one is asked for by itself: that another one has the same composition is not told.
+    requests = [replace(Request.for_atoms(c.atomic_numbers), turn=0) for c in truths]
     drawn, size, started = [], settings.chunk_size, time.perf_counter()
     for chunk, first in enumerate(range(0, len(truths), size)):
         drawn += generator.sample(requests[first : first + size], chunk_generator(seed, "score", chunk), sampler)

@@ -47,6 +47,24 @@ def test_sampling_rate(device: str, n_steps: int) -> None:
     print(f"\nsampling, {device}, {torch.get_num_threads()} threads, {n_steps} steps: {rate:.0f} crystals/s")
 
 
+def test_sampling_rate_of_the_symmetric_generator() -> None:
+    """One crystal per composition, each another one, and five of each: what a chunk of a plan costs."""
+    system = checkpoints.load("package:hullward-wyckoff").generator
+    pairs = [(a, b) for a in (12, 20, 22, 26, 28, 30, 40, 48, 56, 73) for b in (5, 6, 7, 8, 14, 16, 17, 32, 33, 34)]
+    counts = [(1, 1), (1, 2), (2, 3), (3, 4)]
+    for each in (1, 5):
+        times = []
+        for round_number in range(4):
+            a, b = counts[round_number]
+            asked = [Request.for_atoms([x] * a + [y] * b) for x, y in pairs for _ in range(each)]
+            start = time.perf_counter()
+            system.sample(asked, torch.Generator().manual_seed(0))
+            if round_number:  # the first reads tables of space groups
+                times.append(time.perf_counter() - start)
+        rate = len(asked) / statistics.median(times)
+        print(f"\nsymmetric sampling, {torch.get_num_threads()} threads, {each} of each: {rate:.0f} crystals/s")
+
+
 @pytest.mark.parametrize("device", devices())
 def test_training_rate(device: str) -> None:
     system = checkpoints.load("package:hullward-flow", device).system.train()

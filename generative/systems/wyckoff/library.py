@@ -273,9 +273,8 @@ class Library(nn.Module):
 
     @cached_property
     def _roles(self) -> Tensor:
-        """Elements of each kind, (Q,)."""
-        of = torch.arange(self.sizes.kinds).repeat_interleave(self.kind_n_sites.long())
-        return torch.zeros(self.sizes.kinds, dtype=torch.int64).index_reduce_(0, of, self.site_role.long() + 1, "amax")
+        """Elements of each kind, (Q,): its sites stand in the order of their roles."""
+        return self.site_role[self.kind_n_sites.long().cumsum(0) - 1].long() + 1
 
     @cached_property
     def counts(self) -> list[Counts]:
