@@ -122,7 +122,7 @@ class Shelf:
         elements: by role, (T, k); of a merged library (T, 0).
         vectors: of a merged library, (T, k w); otherwise (T, 0): the metric makes them of the elements.
         weight: logarithm of how many crystals a voter stands for, (T,).
-        identity: (T,).
+        identity: (T,); of a merged library (0,).
         energy_ev_per_atom: (T,), NaN where it is not known.
     """
 
@@ -177,7 +177,7 @@ class Library(nn.Module):
             ("type_xyz", (n.type_sites, 3), torch.float32),
             ("voter_kind", (n.voters,), i32),
             ("voter_type", (n.voters,), i32),
-            ("voter_identity", (n.voters,), torch.int64),
+            ("voter_identity", (0 if n.voter_numbers else n.voters,), torch.int64),
             ("voter_energy", (n.voters,), torch.float32),
             ("voter_weight", (n.voters,), torch.float32),
             ("voter_elements", (n.voter_elements,), i8),
@@ -326,7 +326,7 @@ class Library(nn.Module):
                 else torch.zeros(len(rows), 0, dtype=torch.int64),
                 self.voter_vectors[(first * width)[:, None] + torch.arange(k * width)] * self.vector_unit,
                 self.voter_weight[rows].float(),
-                self.voter_identity[rows],
+                rows[:0] if self.is_merged else self.voter_identity[rows],
                 self.voter_energy[rows].float(),
             )
         return self._shelves[counts]
@@ -413,7 +413,7 @@ class Library(nn.Module):
             type_xyz=self.type_xyz[chosen],
             voter_kind=torch.tensor([kind for kind, *_ in joined]),
             voter_type=torch.tensor([structure_type for _, structure_type, *_ in joined]),
-            voter_identity=torch.zeros(len(joined), dtype=torch.int64),
+            voter_identity=torch.zeros(0, dtype=torch.int64),
             voter_energy=torch.tensor([energy for *_, energy in joined]),
             voter_weight=torch.tensor([weight for *_, weight, _ in joined]),
             voter_elements=torch.zeros(0, dtype=torch.int8),

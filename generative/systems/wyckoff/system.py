@@ -37,7 +37,7 @@ from generative.crystal.batch import CrystalBatch
 from generative.crystal.crystals import Crystal
 from generative.crystal.lattice import fit_atomic_volumes
 from generative.crystal.species import MAX_Z
-from generative.crystal.wyckoff import PARTNER
+from generative.crystal.wyckoff import PARTNER, WyckoffError
 from generative.datasets.site_labels import SiteLabel
 from generative.requests import FORMATION_ENERGY, Request, atomic_number
 from generative.systems.baselines.stored import failed_sample, repeated
@@ -136,7 +136,15 @@ class Wyckoff(Generator, Trainable):
         return self._described.reasons(crystals, cache, workers)
 
     def arranged(self, data: TrainingSet, cache: Path | None = None, workers: int = 1) -> TrainingSet:
-        """The crystals with their signatures."""
+        """The crystals with their signatures.
+
+        Raises: WyckoffError: if its crystals were joined after an earlier training: what they voted for is not told.
+        """
+        if self.library.is_merged:
+            raise WyckoffError(
+                f"{self.library.sizes.voters:,} vectors stand for its training crystals (merge_distance "
+                f"{self.config.merge_distance:g}), so it cannot be trained on: begin from the data, without init"
+            )
         self._labels, self._workers = self._labels or tuple(data.labels), workers
         return DescribedSet(data, self._described.of(data.crystals, cache, workers))
 
