@@ -37,15 +37,18 @@ ElementSymbol = Annotated[str, AfterValidator(_known_element)]
 """A chemical symbol from H to Lr."""
 
 
-def _plain_formula(text: str) -> str:
+_PART = r"[A-Z][a-z]?\d*"
+
+
+def _formula(text: str) -> str:
     symbols = re.findall(r"[A-Z][a-z]?", text)
-    if not re.fullmatch(r"([A-Z][a-z]?\d*)+", text) or not set(symbols) <= set(ELEMENTS):
+    if not re.fullmatch(rf"({_PART}|\(({_PART})+\)\d*)+", text) or not set(symbols) <= set(ELEMENTS):
         raise ValueError(f"{text!r} is no formula: expected reduced formulas such as 'Al2O3'")
     return text
 
 
-ReducedFormula = Annotated[str, AfterValidator(_plain_formula)]
-"""A formula of whole numbers without brackets."""
+ReducedFormula = Annotated[str, AfterValidator(_formula)]
+"""A formula of whole numbers; with brackets as pymatgen writes them, such as Ba(PO3)2."""
 
 
 class FilterConfig(RoomConfig):

@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
+from pymatgen.core.composition import Composition
 
 from configs.command_line import IngestRequest, ingest_settings, sample_changes, settings_of
 from configs.dft_jobs import DftJobsConfig
@@ -24,7 +26,7 @@ from configs.reproduction import ReproductionConfig
 from configs.schema import ConfigError, DiscoverConfig, load, parse
 from configs.unet_reproduction import UNetReproductionConfig
 from dft.config import StoreConfig
-from generative.config import SampleConfig
+from generative.config import ELEMENTS, FilterConfig, SampleConfig
 from generative.systems.cdvae.config import CDVAESampler
 from generative.training.config import TrainConfig
 from storage.settings import RoomConfig
@@ -397,3 +399,19 @@ def test_steps_of_a_compared_generator_that_an_earlier_version_wrote_are_read() 
     entry = {"name": "one", "checkpoint": "here"}
     assert GeneratorEntry.model_validate({**entry, "n_steps": 20}).sampler == {"n_steps": 20}
     assert GeneratorEntry.model_validate({**entry, "n_steps": None}).sampler == {}
+
+
+def test_every_formula_that_pymatgen_writes_can_be_named_in_a_filter() -> None:
+    rng = np.random.default_rng(0)
+    written = set()
+    for _ in range(500):
+        chosen = rng.choice(len(ELEMENTS), rng.integers(1, 5), replace=False)
+        counts = {ELEMENTS[i]: int(rng.integers(1, 9)) for i in chosen}
+        written.add(str(Composition(counts).reduced_formula))
+    assert any("(" in formula for formula in written)
+    kept = FilterConfig(formulas=tuple(sorted(written))).formulas
+    assert kept is not None
+    assert set(kept) == written
+    for wrong in ("Xx2", "Ti2(AlN", "Ti(2)", "", "TiO2.5", "ti2", "()3"):
+        with pytest.raises(ValueError, match="is no formula"):
+            FilterConfig(formulas=(wrong,))
