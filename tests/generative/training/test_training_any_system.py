@@ -156,7 +156,7 @@ class Watch(Callback):
 
 def assert_same(a: Any, b: Any) -> None:
     for (name, x), (_, y) in zip(a.state_dict().items(), b.state_dict().items(), strict=True):
-        torch.testing.assert_close(x, y, rtol=0, atol=0, msg=name)
+        torch.testing.assert_close(x, y, rtol=0, atol=0, equal_nan=True, msg=name)
 
 
 RECIPES: dict[str, dict[str, object]] = {
