@@ -12,7 +12,7 @@ several crystals agree on: no training crystal can be read from it.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import permutations
@@ -186,6 +186,10 @@ class Library(nn.Module):
         ):
             self.register_buffer(name, torch.zeros(shape, dtype=dtype))
         self._shelves: dict[Counts, Shelf] = {}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Stays on the processor, in its own types, wherever the system goes: what is done here is looking up."""
+        return self
 
     @classmethod
     def filled(cls, crystals: Sequence[Known], atomic_volumes: np.ndarray, workers: int = 1) -> Library:

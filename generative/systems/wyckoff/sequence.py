@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import torch
@@ -81,6 +81,10 @@ class Sequences:
             role[order],
             letter[order],
         )
+
+    def to(self, device: torch.device) -> Sequences:
+        """On this device."""
+        return Sequences(*(getattr(self, one.name).to(device) for one in fields(self)))
 
     def rows(self, chosen: Tensor) -> Sequences:
         """Those of these rows, in this order."""
@@ -196,8 +200,17 @@ class SignatureNetwork(nn.Module):
         told: Tensor = self._vectors()[self.first[group] + letter] * self.gate(role)
         return told
 
+    @torch.no_grad()
+    def log_group(self, composition: Composition) -> Tensor:
+        """Logarithm of p(space group | composition), (N_GROUPS + 1,); the first stands for none."""
+        device = self.first.device
+        elements, counts = (torch.tensor([one], device=device) for one in (composition.elements, composition.counts))
+        logits: Tensor = self.of_group(self.encoded(elements, counts)[0])
+        return logits[0].log_softmax(0).cpu()
+
     def log_probability(self, of: Sequences) -> Tensor:
-        """Logarithm of p(signature | composition), (B,)."""
+        """Logarithm of p(signature | composition), (B,), on the processor."""
+        of = of.to(self.first.device)
         whole, roles = self.encoded(of.elements, of.counts)
         total = self.of_group(whole).log_softmax(1).gather(1, of.group[:, None])[:, 0]
         group, role = of.group[of.of], roles[of.of, of.role]
@@ -222,7 +235,7 @@ class SignatureNetwork(nn.Module):
         allowed = there & (self.multiplicity[row] <= left[:, None]) & (letters >= last[:, None]) & ~again
         chosen = scores.masked_fill(~allowed, -torch.inf).log_softmax(1).gather(1, of.letter[:, None])[:, 0]
         summed: Tensor = total.index_add(0, of.of, chosen)
-        return summed
+        return summed.cpu()
 
 
 def _layers(n_in: int, hidden: int, n_out: int, dropout: float) -> nn.Sequential:
@@ -256,8 +269,11 @@ def most_probable(
     """
     counts = composition.counts
     most = max(counts)
-    whole, roles = network.encoded(torch.tensor([composition.elements]), torch.tensor([counts]))
-    log_p = network.of_group(whole)[0].log_softmax(0)
+    device = network.first.device
+    whole, roles = network.encoded(
+        torch.tensor([composition.elements], device=device), torch.tensor([counts], device=device)
+    )
+    log_p = network.log_group(composition)
     candidates = [spacegroup] if spacegroup else [int(g) for g in log_p.argsort(descending=True) if g > 0][: 4 * width]
     able = [g for g in candidates if all(reach(g, -(-most // 32) * 32)[0][n] for n in counts)][:width]
     nothing = torch.zeros_like(whole[0])
@@ -281,10 +297,10 @@ def _extended(
 ) -> tuple[list[_Beam], list[_Beam]]:
     """The best signatures with one more site; those that are whole."""
     most = -(-max(counts) // 32) * 32
-    n = len(beams)
-    group = torch.tensor([b.group for b in beams])
-    turn = torch.tensor([len(b.letters) - 1 for b in beams])
-    size = torch.tensor([[math.log(b.left), len(b.letters[-1]), math.log(sum(counts))] for b in beams])
+    n, device = len(beams), network.first.device
+    group = torch.tensor([b.group for b in beams], device=device)
+    turn = torch.tensor([len(b.letters) - 1 for b in beams], device=device)
+    size = torch.tensor([[math.log(b.left), len(b.letters[-1]), math.log(sum(counts))] for b in beams], device=device)
     scores = network.next_logits(
         whole.expand(n, -1),
         roles[turn],
@@ -295,9 +311,9 @@ def _extended(
     )
     row, there = network._positions(group)
     multiplicity, fixed = network.multiplicity[row], network.n_free[row] == 0
-    last = torch.tensor([b.letters[-1][-1] if b.letters[-1] else -1 for b in beams])
-    letters = torch.arange(MOST_LETTERS)
-    left = torch.tensor([b.left for b in beams])
+    last = torch.tensor([b.letters[-1][-1] if b.letters[-1] else -1 for b in beams], device=device)
+    letters = torch.arange(MOST_LETTERS, device=device)
+    left = torch.tensor([b.left for b in beams], device=device)
     allowed = there & (multiplicity <= left[:, None]) & (letters >= last[:, None])
     allowed &= ~((letters == last[:, None]) & fixed)
     log_p = scores.masked_fill(~allowed, -torch.inf).log_softmax(1).nan_to_num(-torch.inf, neginf=-torch.inf)
@@ -312,8 +328,8 @@ def _extended(
     made = sorted(made, key=lambda one: (-one[0], one[1], one[2]))[:width]
     if not made:
         return [], []
-    parents = torch.tensor([i for _, i, _ in made])
-    told = network.site_vector(roles[turn[parents]], group[parents], torch.tensor([x for *_, x in made]))
+    parents = torch.tensor([i for _, i, _ in made], device=device)
+    told = network.site_vector(roles[turn[parents]], group[parents], torch.tensor([x for *_, x in made], device=device))
     going, finished = [], []
     for (log_total, i, letter), vector in zip(made, told, strict=True):
         beam = beams[i]

@@ -24,7 +24,6 @@ import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -44,13 +43,13 @@ from generative.systems.baselines.stored import failed_sample, repeated
 from generative.systems.interface import CardNotes, Generator, Progress, of_steps, own_settings, require_cells
 from generative.systems.trainable import Loss, Trainable
 from generative.systems.wyckoff.building import Builder
-from generative.systems.wyckoff.by_sites import kinds_with_sites
 from generative.systems.wyckoff.card import card_notes
 from generative.systems.wyckoff.config import WyckoffConfig, WyckoffSampler
 from generative.systems.wyckoff.descriptions import Descriptions
-from generative.systems.wyckoff.library import Composition, Counts, Kind, Known, Library, Shelf, described, kind_of
+from generative.systems.wyckoff.library import Composition, Counts, Kind, Known, Library, described, kind_of
 from generative.systems.wyckoff.metric import CompositionMetric
-from generative.systems.wyckoff.sequence import Sequences, SignatureNetwork, most_probable
+from generative.systems.wyckoff.ranking import Alternative, Ranking
+from generative.systems.wyckoff.sequence import Sequences, SignatureNetwork
 from generative.systems.wyckoff.training_set import DescribedCrystals, DescribedSet, identity_of
 from generative.training.data import TrainingSet
 from storage.digests import text_digest
@@ -65,40 +64,12 @@ ATOMS_MAX = 1000
 """Atoms of a cell that is asked for. Crystals of the training are smaller, so most larger cells are supercells; the
 limit only keeps a typing error from being built."""
 
-SEQUENCE_ATOMS_MAX = 200
-"""Atoms of a primitive cell for which signatures are made site by site; beyond, a cell is a supercell or fails."""
-
 FOR_MIXTURE = 10
 """Of so many crystals one teaches nothing to the network that makes signatures, so that it can say how loud the network
 shall be."""
 
-VOICE_MIN = 0.25
-"""Probability of all that the network says together, below which it is not asked: what the voters know comes first."""
-
-MADE_MIN = 0.01
-"""Probability of a signature by the network, in units of that of the best one, below which it is not given."""
-
-PACKED_WORTH = 0.1
-"""How often a packing is the right crystal where its signature is the right one, against a structure type: weighs its
-probability. Of 28 packings that came first for test compositions 3 were right."""
-
 PACKINGS = 4
 """Crystals that are packed of one signature before others come again."""
-
-
-@dataclass(frozen=True)
-class Alternative:
-    """A signature that a composition may take.
-
-    Attributes:
-        composition: of the primitive cell.
-        kind: of the signature.
-        types: rows of structure types, best first; empty where it must be packed.
-    """
-
-    composition: Composition
-    kind: Kind
-    types: tuple[int, ...]
 
 
 class Wyckoff(Generator, Trainable):
@@ -169,7 +140,7 @@ class Wyckoff(Generator, Trainable):
     def _take(self, library: Library) -> None:
         self.library = library
         self.config = self.config.model_copy(update={"library": library.sizes})
-        for made in ("_learnt", "_kept"):
+        for made in ("_learnt", "_ranking", "_builder"):
             self.__dict__.pop(made, None)
 
     def finish(self) -> None:
@@ -345,7 +316,7 @@ class Wyckoff(Generator, Trainable):
         """Crystals of what is asked, the most probable signature first; none where none is possible."""
         if request.sites:
             yield from map(
-                _together, self._built(self._with_sites(request, temperature, rng), request.spacegroup, set())
+                _together, self._built(self._ranking.of_sites(request, temperature, rng), request.spacegroup, set())
             )
             return
         counts = dict(request.content)
@@ -358,7 +329,7 @@ class Wyckoff(Generator, Trainable):
             first = first or composition
             if self.library.shelf(composition.counts) is None:
                 continue
-            alternatives = self._alternatives(composition, request.spacegroup, energy, temperature, rng)
+            alternatives = self._ranking.of_composition(composition, request.spacegroup, energy, temperature, rng)
             for crystal in self._built(alternatives, request.spacegroup, given):
                 yield _of_content(repeated(crystal, n_cells), request)
             if given:
@@ -366,136 +337,8 @@ class Wyckoff(Generator, Trainable):
         # What the network alone proposes comes when the voters have no more; they may have known none.
         assert first is not None
         if not given or n_cells == 1:
-            made = (one for one in self._made(first, request.spacegroup) if one.kind not in given)
+            made = (one for one in self._ranking.by_network(first, request.spacegroup) if one.kind not in given)
             yield from (_of_content(c, request) for c in self._built(made, request.spacegroup, given))
-
-    def _alternatives(
-        self,
-        composition: Composition,
-        spacegroup: int | None,
-        energy_ev_per_atom: float | None,
-        temperature: float,
-        rng: torch.Generator,
-    ) -> Iterator[Alternative]:
-        """Signatures in the order in which they are given: by the vote, mixed with the network where it has a voice."""
-        shelf = self.library.shelf(composition.counts)
-        assert shelf is not None
-        near = self._nearness(composition, shelf, energy_ev_per_atom)
-        group = None if spacegroup is None else PARTNER.get(spacegroup, spacegroup)
-        if group is not None:
-            near = near.masked_fill(self.library.group_of(shelf.kinds)[shelf.kind] != group, -torch.inf)
-        far = -10 * float(self.metric.farness)
-        all_of = float(near.logsumexp(0))
-        if group is not None and self._can_make(composition):
-            whole, _ = self.sequence.encoded(torch.tensor([composition.elements]), torch.tensor([composition.counts]))
-            far += float(self.sequence.of_group(whole)[0].log_softmax(0)[group])
-        voice = 1 / (1 + math.exp(min(all_of - far, 700)))
-        votes = torch.zeros(len(shelf.kinds), dtype=torch.float64)
-        votes.index_add_(0, shelf.kind, near.double().softmax(0).nan_to_num())
-        p = votes * (1 - voice)
-        made: list[tuple[Kind, float]] = []
-        if voice >= VOICE_MIN:
-            places = self._places(composition.counts)
-            for kind, share in self._signatures(composition, group):
-                if kind in places:
-                    p[places[kind]] += voice * share
-                else:
-                    made.append((kind, voice * share))
-        score = torch.cat([p * self._worth(shelf), PACKED_WORTH * torch.tensor([share for _, share in made])])
-        if temperature:
-            ranks = score.log() / temperature + _gumbel(len(score), rng)
-        else:
-            ranks = score
-        for i in ranks.argsort(descending=True, stable=True).tolist():
-            if i >= len(p):
-                yield Alternative(composition, made[i - len(p)][0], ())
-            elif score[i] > 0:
-                yield Alternative(composition, self.library.kind(int(shelf.kinds[i])), _types_by_vote(shelf, i, near))
-
-    def _with_sites(self, request: Request, temperature: float, rng: torch.Generator) -> Iterator[Alternative]:
-        """Stored signatures with the sites that are asked for, at all compositions that they then give.
-
-        They come by the votes for each in logarithms, which no sum has divided: a weight exp(-distance) means the same
-        at all compositions.
-        """
-        assert request.spacegroup is not None
-        sites = {atomic_number(symbol): n for symbol, n in request.sites}
-        found: list[tuple[Composition, Shelf, int, Tensor]] = []
-        scores: list[float] = []
-        group = PARTNER.get(request.spacegroup, request.spacegroup)
-        for composition, rows in kinds_with_sites(self.library, group, sites).items():
-            shelf = self.library.shelf(composition.counts)
-            assert shelf is not None
-            near = self._nearness(composition, shelf, request.formation_energy_ev_per_atom)
-            worth = self._worth(shelf).log()
-            for i in torch.searchsorted(shelf.kinds, torch.tensor(rows)).tolist():
-                found.append((composition, shelf, i, near))
-                scores.append(float(near[shelf.kind == i].double().logsumexp(0) + worth[i]))
-        ranks = torch.tensor(scores, dtype=torch.float64)
-        if temperature:
-            ranks = ranks / temperature + _gumbel(len(ranks), rng)
-        for place in ranks.argsort(descending=True, stable=True).tolist():
-            composition, shelf, i, near = found[place]
-            kind = self.library.kind(int(shelf.kinds[i]))
-            yield Alternative(composition, kind, _types_by_vote(shelf, i, near))
-
-    def _places(self, counts: Counts) -> dict[Kind, int]:
-        """Of each kind on a shelf, in its kinds."""
-        if counts not in self._kept.places:
-            shelf = self.library.shelf(counts)
-            assert shelf is not None
-            self._kept.places[counts] = {self.library.kind(kind): i for i, kind in enumerate(shelf.kinds.tolist())}
-        return self._kept.places[counts]
-
-    def _worth(self, shelf: Shelf) -> Tensor:
-        """By which the probability of each kind of a shelf is weighed, (n,)."""
-        has_type = torch.zeros(len(shelf.kinds), dtype=torch.bool)
-        has_type[shelf.kind[shelf.structure_type >= 0]] = True
-        return torch.where(has_type | self._kept.fixed[shelf.kinds], 1.0, PACKED_WORTH).double()
-
-    @cached_property
-    def _kept(self) -> _Kept:
-        library, positions = self.library, self.sequence
-        group = library.kind_group.long().repeat_interleave(library.kind_n_sites.long())
-        n_free = positions.n_free.cpu()[positions.first.cpu()[group] + library.site_letter.long()]
-        of = torch.arange(library.sizes.kinds).repeat_interleave(library.kind_n_sites.long())
-        free = torch.zeros(library.sizes.kinds, dtype=torch.int64).index_add_(0, of, n_free)
-        return _Kept(Builder(library, self.atomic_volumes.cpu().numpy()), free == 0, {}, {})
-
-    def _nearness(self, composition: Composition, shelf: Shelf, energy_ev_per_atom: float | None) -> Tensor:
-        """Of all voters of a shelf, (T,)."""
-        device = self.metric.same.device
-        key = composition.counts
-        if key not in self._kept.vectors:
-            stored = shelf.vectors if self.library.is_merged else self.metric(shelf.elements.to(device), key)
-            self._kept.vectors[key] = stored.to(device)
-        asked = torch.tensor([composition.elements], device=device)
-        energy = None if energy_ev_per_atom is None else torch.tensor([energy_ev_per_atom], device=device)
-        near = self.metric.nearness(
-            self.metric(asked, key),
-            asked,
-            self._kept.vectors[key],
-            shelf.elements.to(device),
-            energy,
-            None if energy is None else shelf.energy_ev_per_atom.to(device),
-        )
-        return near[0].cpu() + shelf.weight
-
-    def _can_make(self, composition: Composition) -> bool:
-        return sum(composition.counts) <= SEQUENCE_ATOMS_MAX
-
-    def _signatures(self, composition: Composition, group: int | None) -> list[tuple[Kind, float]]:
-        """What the network makes of a composition, with probabilities; given the group where one is asked for."""
-        if not self._can_make(composition):
-            return []
-        return most_probable(self.sequence, composition, group)
-
-    def _made(self, composition: Composition, spacegroup: int | None) -> Iterator[Alternative]:
-        group = None if spacegroup is None else PARTNER.get(spacegroup, spacegroup)
-        found = self._signatures(composition, group)
-        for kind, share in found:
-            if share >= MADE_MIN * found[0][1]:
-                yield Alternative(composition, kind, ())
 
     def _built(
         self, alternatives: Iterator[Alternative], spacegroup: int | None, given: set[Kind]
@@ -518,27 +361,18 @@ class Wyckoff(Generator, Trainable):
 
     def _one(self, one: Alternative, depth: int, mirror: bool) -> Crystal:
         if one.types:
-            crystal = self._kept.builder.of_type(one.composition, one.types[depth])
+            crystal = self._builder.of_type(one.composition, one.types[depth])
         else:
-            crystal = self._kept.builder.of_packing(one.composition, one.kind, depth)
+            crystal = self._builder.of_packing(one.composition, one.kind, depth)
         return Crystal(crystal.lattice_ang, -crystal.frac % 1, crystal.atomic_numbers) if mirror else crystal
 
+    @cached_property
+    def _ranking(self) -> Ranking:
+        return Ranking(self.library, self.metric, self.sequence)
 
-@dataclass(frozen=True)
-class _Kept:
-    """What a system computes once for all its samples.
-
-    Attributes:
-        builder: of crystals.
-        fixed: whether a kind leaves no coordinate free, (Q,).
-        vectors: of the voters of each shelf.
-        places: of each kind on a shelf.
-    """
-
-    builder: Builder
-    fixed: Tensor
-    vectors: dict[Counts, Tensor]
-    places: dict[Counts, dict[Kind, int]]
+    @cached_property
+    def _builder(self) -> Builder:
+        return Builder(self.library, self.atomic_volumes.cpu().numpy())
 
 
 class _Found:
@@ -558,27 +392,11 @@ class _Found:
         return self._made[place % len(self._made)] if self._made else None
 
 
-def _types_by_vote(shelf: Shelf, kind: int, near: Tensor) -> tuple[int, ...]:
-    """Structure types of a kind of a shelf, the one with most of the votes first."""
-    mine = ((shelf.kind == kind) & (shelf.structure_type >= 0)).nonzero()[:, 0]
-    if not len(mine):
-        return ()
-    rows, which = torch.unique(shelf.structure_type[mine], return_inverse=True)
-    votes = torch.zeros(len(rows), dtype=torch.float64).index_add_(0, which, near[mine].double().softmax(0))
-    return tuple(rows[votes.argsort(descending=True, stable=True)].tolist())
-
-
 def _asked_for(request: Request) -> str:
     """Of a signature: what it has to have beside the composition."""
     if request.sites:
         return " with the sites and of the space group that are asked for, among those stored"
     return " of the space group that is asked for" if request.spacegroup else ""
-
-
-def _gumbel(n: int, rng: torch.Generator) -> Tensor:
-    """Draws whose sum with logarithms of weights is the largest with the probability of the weight, (n,)."""
-    uniform = torch.rand(n, generator=rng, device=rng.device, dtype=torch.float64).cpu()
-    return -(-uniform.clamp(1e-12, 1 - 1e-12).log()).log()
 
 
 def _at_least(request: Request) -> tuple[int, ...]:
