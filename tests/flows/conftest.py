@@ -89,7 +89,7 @@ class Campaign:
             "name": "tiny",
             "elements": ELEMENTS,
             "data": {"sources": [{"kind": "files", "path": str(self.folder / "known"), "method": "as stored"}]},
-            "conditions": {"formula_atoms_max": 4, "n_atoms_min": 3, "n_atoms_max": 4},
+            "conditions": {"policy": "enumerate", "formula_atoms_max": 4, "n_atoms_min": 3, "n_atoms_max": 4},
             "sample": {
                 "checkpoint": str(self.checkpoint),
                 "n_candidates": 8,

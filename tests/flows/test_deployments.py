@@ -304,7 +304,7 @@ def test_both_uis_let_in_whoever_has_the_password(served: Served, page: Page) ->
     page.wait_for("location.pathname.startsWith('/v2/') && document.body.innerText.includes('Deployments')")
     for ui in ("/v2", ""):
         page.go(f"http://127.0.0.1:{served.port}{ui}/deployments")
-        page.wait_for("document.body.innerText.includes('metastable')")
+        page.wait_for("document.body.innerText.includes('dp-cdvae')")
 
 
 def test_after_a_dead_server_its_run_has_crashed_and_of_each_schedules_late_runs_one_is_begun(served: Served) -> None:
