@@ -61,7 +61,6 @@ def test_what_a_paper_knows_of_a_training_says_nothing_of_hidden_formulas() -> N
 def test_a_symmetric_generator_is_trained_without_what_is_hidden_once_for_all(labels: Path, tmp_path: Path) -> None:
     from generative.checkpoints import load
     from generative.systems.wyckoff.system import Wyckoff
-    from generative.systems.wyckoff.training_set import signatures_of
 
     data = str(write(tmp_path / "templates.csv", templates()))
     training = {
@@ -76,8 +75,11 @@ def test_a_symmetric_generator_is_trained_without_what_is_hidden_once_for_all(la
     proposer = make_proposer(config, config.proposers[0], targets)
     system = load(proposer.checkpoint).system
     assert isinstance(system, Wyckoff)
-    stored = signatures_of(system.number, system.n_orbits, system.orbit_z, system.orbit_letter)
-    kept = sorted(tuple(sorted({z for z, _ in sites})) for _, sites in stored)
+    voters = {
+        identity: tuple(sorted(system.library.elements_of(voter)))
+        for voter, identity in enumerate(system.library.voter_identity.tolist())
+    }
+    kept = sorted(voters.values())
     assert kept == [(11, 17), (26, 27), (29, 79), (29, 79)]  # AlNi is neither among crystals nor among labels
 
     written = (Path(proposer.checkpoint) / "model.safetensors").stat().st_mtime_ns

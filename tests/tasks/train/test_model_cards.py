@@ -50,7 +50,8 @@ def test_a_symmetric_generators_card_says_that_crystals_lie_in_it_and_whose_lice
     place = trained("wyckoff", source, tmp_path, **sizes)
     card = (place / "MODEL_CARD.md").read_text(encoding="utf-8")
     about = load(str(place)).training
-    assert f"free coordinates of {about['crystals_trained']}." in " ".join(card.split())
+    stated = f"Wyckoff positions of {about['crystals_trained']} crystals. Whoever gets the checkpoint gets these data"
+    assert stated in " ".join(card.split())
     assert "stored in single precision" in card
     assert "Cells of up to 9 atoms were trained on." in card
     assert "`docs/wyckoff.md` describes the method" in card
