@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +99,18 @@ class Sequences:
         )
 
 
+class PositionTable(NamedTuple):
+    """What the network knows of all Wyckoff positions, P of them.
+
+    Attributes:
+        vectors: (P, d).
+        keys: by which they are chosen, (P, d).
+    """
+
+    vectors: Tensor
+    keys: Tensor
+
+
 class SignatureNetwork(nn.Module):
     """Shape letters: B signatures, K roles, S sites, d width, L = MOST_LETTERS."""
 
@@ -162,14 +175,12 @@ class SignatureNetwork(nn.Module):
         there = row < self.first[group + 1][:, None]
         return row.clamp_max(N_POSITIONS - 1), there
 
-    def _vectors(self) -> Tensor:
-        """Of all positions: one table costs less than a gather for every site and letter."""
+    def table(self) -> PositionTable:
+        """Vectors and keys of all positions: made once, since a gather for every site and letter would cost more."""
         m = self.multiplicity.to(self.key.weight.dtype)
         free = self.n_free.to(m.dtype)
-        told: Tensor = self.position.weight + self.of_position(
-            torch.stack([m.log(), free, (free == 0).to(m.dtype)], -1)
-        )
-        return told
+        vectors = self.position.weight + self.of_position(torch.stack([m.log(), free, (free == 0).to(m.dtype)], -1))
+        return PositionTable(vectors, self.key(vectors))
 
     def next_logits(
         self,
@@ -179,6 +190,7 @@ class SignatureNetwork(nn.Module):
         placed: Tensor,
         placed_here: Tensor,
         size: Tensor,
+        table: PositionTable,
     ) -> Tensor:
         """Score of each letter as the next position of a role, (S, L), without ruling anything out.
 
@@ -189,15 +201,16 @@ class SignatureNetwork(nn.Module):
             placed: sum of `site_vector` over all sites so far, (S, d).
             placed_here: the same over those of this role, (S, d).
             size: atoms of the role left, logarithm; sites it has; atoms of the cell, logarithm, (S, 3).
+            table: of the positions.
         """
         query = self.query(torch.cat([whole, role, self.group(group), placed, placed_here, size], -1))
         row, _ = self._positions(group)
-        scores: Tensor = (query @ self.key(self._vectors()).T).gather(1, row)
+        scores: Tensor = (query @ table.keys.T).gather(1, row)
         return scores / math.sqrt(query.shape[-1]) * 4
 
-    def site_vector(self, role: Tensor, group: Tensor, letter: Tensor) -> Tensor:
+    def site_vector(self, role: Tensor, group: Tensor, letter: Tensor, table: PositionTable) -> Tensor:
         """What a site tells of itself to those after it, (S, d)."""
-        told: Tensor = self._vectors()[self.first[group] + letter] * self.gate(role)
+        told: Tensor = table.vectors[self.first[group] + letter] * self.gate(role)
         return told
 
     @torch.no_grad()
@@ -215,7 +228,8 @@ class SignatureNetwork(nn.Module):
         total = self.of_group(whole).log_softmax(1).gather(1, of.group[:, None])[:, 0]
         group, role = of.group[of.of], roles[of.of, of.role]
         row, there = self._positions(group)
-        told = self.site_vector(role, group, of.letter)
+        table = self.table()
+        told = self.site_vector(role, group, of.letter, table)
         sites = torch.arange(len(of.of), device=of.of.device)
         begin = torch.searchsorted(of.of, of.of)  # of.of is ascending: first site of the signature
         segment = of.of * of.elements.shape[1] + of.role
@@ -226,7 +240,7 @@ class SignatureNetwork(nn.Module):
         n_before = torch.cat([multiplicity.new_zeros(1), multiplicity.cumsum(0)])
         left = of.counts[of.of, of.role] - (n_before[sites] - n_before[begin_here])
         size = torch.stack([left.log(), (sites - begin_here).to(left.log().dtype), of.counts.sum(1)[of.of].log()], -1)
-        scores = self.next_logits(whole[of.of], role, group, placed, placed_here, size)
+        scores = self.next_logits(whole[of.of], role, group, placed, placed_here, size, table)
         letters = torch.arange(MOST_LETTERS, device=group.device)
         last = torch.where(sites > begin_here, torch.roll(of.letter, 1), -1)
         # A letter that was used stays open where its coordinates are free; used by an earlier role, it is left to the
@@ -273,7 +287,7 @@ def most_probable(
     whole, roles = network.encoded(
         torch.tensor([composition.elements], device=device), torch.tensor([counts], device=device)
     )
-    log_p = network.log_group(composition)
+    log_p, table = network.log_group(composition), network.table()
     candidates = [spacegroup] if spacegroup else [int(g) for g in log_p.argsort(descending=True) if g > 0][: 4 * width]
     able = [g for g in candidates if all(reach(g, -(-most // 32) * 32)[0][n] for n in counts)][:width]
     nothing = torch.zeros_like(whole[0])
@@ -284,7 +298,7 @@ def most_probable(
     ]
     done: dict[Kind, float] = {}
     while beams:
-        beams, finished = _extended(network, beams, whole[0], roles[0], counts, width)
+        beams, finished = _extended(network, table, beams, whole[0], roles[0], counts, width)
         for beam in finished:
             alphabet = list(space_group(beam.group).positions)
             kind = kind_of(beam.group, tuple(tuple(alphabet[i] for i in held) for held in beam.letters))
@@ -293,7 +307,13 @@ def most_probable(
 
 
 def _extended(
-    network: SignatureNetwork, beams: list[_Beam], whole: Tensor, roles: Tensor, counts: tuple[int, ...], width: int
+    network: SignatureNetwork,
+    table: PositionTable,
+    beams: list[_Beam],
+    whole: Tensor,
+    roles: Tensor,
+    counts: tuple[int, ...],
+    width: int,
 ) -> tuple[list[_Beam], list[_Beam]]:
     """The best signatures with one more site; those that are whole."""
     most = -(-max(counts) // 32) * 32
@@ -308,6 +328,7 @@ def _extended(
         torch.stack([b.placed for b in beams]),
         torch.stack([b.placed_here for b in beams]),
         size,
+        table,
     )
     row, there = network._positions(group)
     multiplicity, fixed = network.multiplicity[row], network.n_free[row] == 0
@@ -329,7 +350,9 @@ def _extended(
     if not made:
         return [], []
     parents = torch.tensor([i for _, i, _ in made], device=device)
-    told = network.site_vector(roles[turn[parents]], group[parents], torch.tensor([x for *_, x in made], device=device))
+    told = network.site_vector(
+        roles[turn[parents]], group[parents], torch.tensor([x for *_, x in made], device=device), table
+    )
     going, finished = [], []
     for (log_total, i, letter), vector in zip(made, told, strict=True):
         beam = beams[i]
