@@ -164,11 +164,13 @@ def _position(letter: str, operations: np.ndarray, centring: np.ndarray) -> Wyck
     """One operation out of every set that differs by centring alone."""
     kept: list[np.ndarray] = []
     for operation in operations:
-        shifts = [
-            operation[:, 3] - other[:, 3] - centring for other in kept if np.allclose(operation[:, :3], other[:, :3])
-        ]
-        if not any((np.abs(s - np.round(s)).max(axis=1) < 1e-6).any() for s in shifts):
-            kept.append(operation)
+        if kept:
+            shift = operation - np.array(kept)
+            alike = np.abs(shift[:, :, :3]).max(axis=(1, 2)) < 1e-6
+            apart = shift[alike, None, :, 3] - centring
+            if (np.abs(apart - np.round(apart)).max(axis=2) < 1e-6).any():
+                continue
+        kept.append(operation)
     free = np.abs(operations[0][:, :3]).sum(axis=0) > 0
     return WyckoffPosition(letter, np.array(kept), free)
 

@@ -16,12 +16,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from generative.crystal.wyckoff import Signature, WyckoffCrystal, space_group
 
 STEPS, STEP = 30, 0.03
 """Of the descent (Adam), in fractional coordinates and logarithms of edges."""
+
+IMAGES = np.array([(i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)], dtype=float)
 
 PAIRS_MAX = 4_000_000
 """Pairs of atoms and images that are held at once; a larger cell has fewer trials."""
@@ -55,79 +56,122 @@ def packed(
         trials: starts.
         followed: of them, those that overlap least, are moved.
     """
-    group = space_group(signature.spacegroup)
-    positions = [group.positions[letter] for _, letter in signature.sites]
-    of = np.repeat(np.arange(len(positions)), [p.multiplicity for p in positions])
-    maps = torch.tensor(np.concatenate([p.operations for p in positions]), dtype=torch.float32)
-    free = torch.tensor(np.stack([p.free for p in positions]), dtype=torch.float32)
-    n_images = 27
-    trials = max(1, min(trials, PAIRS_MAX // (len(of) ** 2 * n_images)))
-    chosen = torch.randint(len(shapes), (trials,), generator=rng, device=rng.device).cpu()
-    start = torch.tensor(shapes[chosen.numpy()], dtype=torch.float32)
-    xyz = torch.rand(trials, len(positions), 3, generator=rng, device=rng.device, dtype=torch.float32).cpu() * free
-    edges = torch.zeros(trials, 3, dtype=torch.float32)
-    tied = torch.tensor(_tied_edges(signature.spacegroup), dtype=torch.float32)
-    primitive, origin = torch.tensor(group.primitive, dtype=torch.float32), torch.tensor(of)
-    cells = torch.cartesian_prod(*[torch.arange(-1, 2, dtype=torch.float32)] * 3)
-    sigma = torch.tensor(contact_ang, dtype=torch.float32)[origin][:, origin]
-
-    def cell_of(edges: Tensor) -> Tensor:
-        cell = torch.cat([start[:, :3] * (edges @ tied).exp(), start[:, 3:]], 1)
-        lattice = primitive @ _lattice(cell)
-        scale = (volume_ang3 / torch.linalg.det(lattice).abs()) ** (1 / 3)
-        return torch.cat([cell[:, :3] * scale[:, None], cell[:, 3:]], 1)
-
-    def overlap(xyz: Tensor, edges: Tensor) -> Tensor:
-        lattice = _lattice(cell_of(edges))
-        atoms = torch.einsum("aij,taj->tai", maps[:, :, :3], xyz[:, origin]) + maps[:, :, 3]
-        between = (atoms[:, None] - atoms[:, :, None]) @ torch.linalg.inv(primitive)
-        between = between - between.detach().round()
-        moved = (between[..., None, :] + cells) @ (primitive @ lattice)[:, None, None]
-        squared = moved.square().sum(-1)
-        itself = torch.eye(len(of), dtype=torch.bool)[..., None] & (cells == 0).all(-1)
-        distance = squared.masked_fill(itself, torch.inf).clamp_min(1e-6).sqrt()
-        summed: Tensor = (1 - distance / sigma[..., None]).clamp_min(0).square().sum((1, 2, 3))
-        return summed
-
-    with torch.no_grad():
-        least = overlap(xyz, edges).argsort(stable=True)[:followed]
-    start, xyz, edges = start[least], xyz[least], edges[least]
-    moving = [xyz.requires_grad_(), edges.requires_grad_()]
-    if not free.any() and not tied.any():
-        return WyckoffCrystal(signature, cell_of(edges)[0].detach().numpy(), xyz[0].detach().numpy())
-    descent = torch.optim.Adam(moving, lr=STEP)
-    with torch.enable_grad():
-        for step in range(STEPS):
-            for of_step in descent.param_groups:
-                of_step["lr"] = STEP * (1 - step / STEPS)
-            xyz.grad, edges.grad = torch.autograd.grad(overlap(xyz * free, edges).sum(), moving)
-            descent.step()
-    with torch.no_grad():
-        best = int(overlap(xyz * free, edges).argmin())
-        cell = cell_of(edges)[best].numpy()
-        return WyckoffCrystal(signature, cell, (xyz * free)[best].numpy() % 1)
+    spheres = Spheres(signature, contact_ang)
+    trials = max(1, min(trials, PAIRS_MAX // spheres.n_pairs))
+    chosen = torch.randint(len(shapes), (trials,), generator=rng, device=rng.device).cpu().numpy()
+    xyz = torch.rand(trials, len(signature.sites), 3, generator=rng, device=rng.device).cpu().double().numpy()
+    xyz *= spheres.free
+    cells = spheres.at_volume(shapes[chosen], volume_ang3)
+    energy = spheres.overlap(xyz, np.zeros((trials, 3)), spheres.lattice(cells))[0]
+    least = energy.argsort(kind="stable")[:followed]
+    cells, xyz = cells[least], xyz[least]
+    edges = np.zeros((len(least), 3))
+    best = 0
+    if spheres.free.any() or spheres.tied.any():
+        xyz, edges = _descended(spheres, xyz, edges, spheres.lattice(cells))
+        best = int(spheres.overlap(xyz, edges, spheres.lattice(cells))[0].argmin())
+    cell = cells[best].copy()
+    cell[:3] *= np.exp(spheres.stretch(edges[best]))
+    return WyckoffCrystal(signature, cell, xyz[best] % 1)
 
 
-def _lattice(cell: Tensor) -> Tensor:
-    """Rows a, b, c of cells (t, 6): a along x, b in the plane of x and y, (t, 3, 3). Another orientation than
-    pymatgen's, which does not matter to distances.
+def _descended(
+    spheres: Spheres, xyz: np.ndarray, edges: np.ndarray, lattice: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates and edges after STEPS of Adam (Kingma and Ba 2015) with a step that shrinks to nothing."""
+    shape = xyz.shape
+    at = np.concatenate([xyz.reshape(len(xyz), -1), edges], 1)
+    mean, square = np.zeros_like(at), np.zeros_like(at)
+    for step in range(STEPS):
+        _, by_xyz, by_edges = spheres.overlap(at[:, :-3].reshape(shape), at[:, -3:], lattice)
+        slope = np.concatenate([by_xyz.reshape(len(xyz), -1), by_edges], 1)
+        mean = 0.9 * mean + 0.1 * slope
+        square = 0.999 * square + 0.001 * slope**2
+        root = np.sqrt(square / (1 - 0.999 ** (step + 1))) + 1e-8
+        at = at - STEP * (1 - step / STEPS) * mean / (1 - 0.9 ** (step + 1)) / root
+    return at[:, :-3].reshape(shape), at[:, -3:]
+
+
+class Spheres:
+    """Soft spheres on the Wyckoff positions of a signature, K orbits and N atoms in the primitive cell.
+
+    Attributes:
+        free: 1 where a coordinate of an orbit can be chosen, else 0, (K, 3).
+        tied: which of three free numbers stretches which edge, (3, 3): each its own, or equal edges together.
+        n_pairs: distances in one evaluation.
     """
-    a, b, c = cell[:, :3].unbind(1)
-    cos, sin_gamma = torch.deg2rad(cell[:, 3:]).cos(), torch.deg2rad(cell[:, 5]).sin()
-    cx, cy = cos[:, 1], (cos[:, 0] - cos[:, 1] * cos[:, 2]) / sin_gamma
-    zero = torch.zeros_like(a)
-    rows = [
-        a,
-        zero,
-        zero,
-        b * cos[:, 2],
-        b * sin_gamma,
-        zero,
-        c * cx,
-        c * cy,
-        c * (1 - cx**2 - cy**2).clamp_min(1e-9).sqrt(),
-    ]
-    return torch.stack(rows, 1).reshape(-1, 3, 3)
+
+    def __init__(self, signature: Signature, contact_ang: np.ndarray) -> None:
+        """Args: contact_ang: distances at which orbits begin to overlap, (K, K)."""
+        group = space_group(signature.spacegroup)
+        positions = [group.positions[letter] for _, letter in signature.sites]
+        multiplicity = np.array([p.multiplicity for p in positions])
+        of = np.repeat(np.arange(len(positions)), multiplicity)
+        self.free = np.stack([p.free for p in positions]).astype(float)
+        self.tied = _tied_edges(signature.spacegroup)
+        self.n_pairs = len(positions) * len(of) * len(IMAGES)
+        self._of, self._first = of, np.concatenate([[0], multiplicity.cumsum()[:-1]])
+        self._maps = np.concatenate([p.operations for p in positions])
+        self._primitive = np.asarray(group.primitive, dtype=float)
+        self._to_primitive = np.linalg.inv(self._primitive)
+        self._images = IMAGES @ self._primitive
+        self._sigma = contact_ang[:, of][..., None]
+        itself = (self._first[:, None] == np.arange(len(of)))[..., None] & (IMAGES == 0).all(1)
+        self._weight = np.where(itself, 0.0, multiplicity[:, None, None])
+
+    def at_volume(self, shapes: np.ndarray, volume_ang3: float) -> np.ndarray:
+        """Cells of the shapes, (t, 6), whose primitive cells have the volume."""
+        now = np.abs(np.linalg.det(self._primitive @ self.lattice(shapes)))
+        return np.concatenate([shapes[:, :3] * np.cbrt(volume_ang3 / now)[:, None], shapes[:, 3:]], 1)
+
+    def stretch(self, edges: np.ndarray) -> np.ndarray:
+        """Logarithms of the factors of a, b and c for three free numbers, (..., 3); the volume stays."""
+        along: np.ndarray = edges @ self.tied
+        return along - along.mean(-1, keepdims=True)
+
+    @staticmethod
+    def lattice(cell: np.ndarray) -> np.ndarray:
+        """Rows a, b, c of cells (t, 6): a along x, b in the plane of x and y, (t, 3, 3). Another orientation than
+        pymatgen's, which does not matter to distances.
+        """
+        a, b, c = cell[:, :3].T
+        cos, sin_gamma = np.cos(np.deg2rad(cell[:, 3:])), np.sin(np.deg2rad(cell[:, 5]))
+        cx, cy = cos[:, 1], (cos[:, 0] - cos[:, 1] * cos[:, 2]) / sin_gamma
+        cz = np.sqrt(np.clip(1 - cx**2 - cy**2, 1e-9, None))
+        zero = np.zeros_like(a)
+        rows = [a, zero, zero, b * cos[:, 2], b * sin_gamma, zero, c * cx, c * cy, c * cz]
+        return np.stack(rows, 1).reshape(-1, 3, 3)
+
+    def overlap(
+        self, xyz: np.ndarray, edges: np.ndarray, lattice: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sum of (1 - d / contact)^2 over all pairs nearer than contact, and its derivatives.
+
+        One atom of each orbit is compared with all others and counts as often as the orbit has atoms.
+
+        Args:
+            xyz: of the orbits' first atoms, in the conventional cell, (t, K, 3).
+            edges: free numbers of the cell, (t, 3).
+            lattice: at edges of zero, (t, 3, 3).
+
+        Returns: energies (t,), derivatives by xyz (t, K, 3) and by edges (t, 3).
+        """
+        lattice = lattice * np.exp(self.stretch(edges))[..., None]
+        atoms = (self._maps[:, :, :3] @ xyz[:, self._of, :, None])[..., 0] + self._maps[:, :, 3]
+        between = atoms[:, self._first, None] - atoms[:, None]
+        between = between - np.rint(between @ self._to_primitive) @ self._primitive
+        moved = between[:, :, :, None] + self._images
+        vector = moved @ lattice[:, None, None]
+        distance = np.sqrt(np.einsum("...i,...i->...", vector, vector).clip(1e-6))
+        depth = (1 - distance / self._sigma).clip(0) * self._weight
+        energy = np.einsum("tkbm,tkbm->t", depth, 1 - distance / self._sigma)
+        slope = (-2 * depth / (self._sigma * distance))[..., None] * vector
+        by_edge = (moved.reshape(len(xyz), -1, 3).swapaxes(1, 2) @ slope.reshape(len(xyz), -1, 3) * lattice).sum(2)
+        by_between = slope.sum(3) @ lattice.swapaxes(1, 2)[:, None]
+        by_atom = -by_between.sum(1)
+        by_atom[:, self._first] += by_between.sum(2)
+        by_xyz = np.add.reduceat((by_atom[:, :, None] @ self._maps[:, :, :3])[:, :, 0], self._first, axis=1)
+        return energy, by_xyz * self.free, (by_edge - by_edge.mean(1, keepdims=True)) @ self.tied.T
 
 
 def _tied_edges(number: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from generative.crystal.crystals import Crystal
 from generative.crystal.wyckoff import Signature, WyckoffCrystal, space_group
 from generative.systems.wyckoff.library import Composition, Kind, Known, Library, alphabet, kind_of
 from generative.systems.wyckoff.metric import CompositionMetric
-from generative.systems.wyckoff.packing import contact, packed
+from generative.systems.wyckoff.packing import Spheres, contact, packed
 from generative.systems.wyckoff.sequence import Sequences, SignatureNetwork, most_probable, reach
 from generative.systems.wyckoff.structure_types import Description, alike, structure_types
 from tests.real_crystals import real_crystals
@@ -200,6 +200,45 @@ def test_a_packing_has_the_volume_and_the_symmetry_and_keeps_its_atoms_apart(num
     rng = np.random.default_rng(number)
     at_random = [shortest(WyckoffCrystal(signature, made.cell, rng.random((2, 3))).crystal()) for _ in range(20)]
     assert shortest(crystal) > np.quantile(at_random, 0.9)
+
+
+@pytest.mark.parametrize("number", [2, 5, 62, 88, 148, 166, 194, 198, 227])
+def test_the_overlap_of_spheres_is_the_sum_over_all_pairs_and_has_its_slopes(number: int) -> None:
+    rng = np.random.default_rng(number)
+    letters = alphabet(number)
+    movable = next(one for one in letters if space_group(number).positions[one].free.any())
+    signature = Signature(number, ((12, letters[0]), (16, movable)))
+    contacts = contact([1.6, 1.8], [1.3, 2.6])
+    spheres = Spheres(signature, contacts)
+    angles = [90.0, 90.0, 120.0] if 142 < number <= 194 else [85.0, 95.0, 100.0] if number <= 2 else [90.0] * 3
+    edges_ang = [5.0, 5.6, 6.2] if number <= 74 else [5.0, 5.0, 5.8] if number <= 194 else [5.0] * 3
+    n = sum(space_group(number).positions[letter].multiplicity for _, letter in signature.sites)
+    cell = spheres.at_volume(np.array([[*edges_ang, *angles]]), 16.0 * n)
+    lattice = spheres.lattice(cell)
+    xyz, edges = rng.random((1, 2, 3)) * spheres.free, rng.normal(0.0, 0.05, (1, 3))
+
+    def at(xyz: np.ndarray, edges: np.ndarray) -> float:
+        return float(spheres.overlap(xyz, edges, lattice)[0][0])
+
+    stretched = np.concatenate([cell[0, :3] * np.exp(spheres.stretch(edges[0])), cell[0, 3:]])
+    structure = WyckoffCrystal(signature, stretched, xyz[0]).crystal().to_structure()
+    assert structure.volume == pytest.approx(16.0 * n)
+    first, second, _, distance = structure.get_neighbor_list(float(contacts.max()))
+    orbit = np.array([0 if site.specie.Z == 12 else 1 for site in structure])
+    depth = (1 - distance / contacts[orbit[first], orbit[second]]).clip(0)
+    assert at(xyz, edges) == pytest.approx((depth**2).sum(), rel=1e-6)
+    assert (depth > 0).any()
+
+    _, by_xyz, by_edges = spheres.overlap(xyz, edges, lattice)
+    step = 1e-5
+    for slopes, values in ((by_xyz, xyz), (by_edges, edges)):
+        for i in np.ndindex(slopes.shape):
+            ends = []
+            for sign in (1, -1):
+                moved = values.copy()
+                moved[i] += sign * step
+                ends.append(at(moved * spheres.free, edges) if values is xyz else at(xyz, moved))
+            assert slopes[i] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-3, abs=1e-4)
 
 
 # --- the merged library -----------------------------------------------------------------------------------------------
