@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from configs.paths import model_folders
 from configs.schema import ExecutionConfig
 from dft.config import RelaxConfig
+from dft.results import EnergyScheme
 
 if TYPE_CHECKING:
     from dft.potentials.loading import LoadedPotential
@@ -26,6 +27,7 @@ class PotentialIdentity(BaseModel):
         fingerprint: SHA-256 over weights, correction and adapter version.
         notes: what was corrected or replaced, one sentence each.
         licence: of the weights, in a few words.
+        scheme: what the energies are that it has learned.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,6 +37,7 @@ class PotentialIdentity(BaseModel):
     fingerprint: str
     notes: tuple[str, ...]
     licence: str = ""
+    scheme: EnergyScheme = EnergyScheme.UNSTATED
 
     def stands_in_for(self, asked: str) -> bool:
         """Whether it is not the potential that was asked for, by name or by folder."""
@@ -57,7 +60,7 @@ def device_of(execution: ExecutionConfig) -> str:
     return "cuda" if execution.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _potential(name: str, fallback: str | None, device: str) -> LoadedPotential:
     from dft.potentials.loading import load_potential
 
@@ -89,6 +92,7 @@ def identify(config: RelaxConfig, execution: ExecutionConfig) -> PotentialIdenti
         fingerprint=loaded.fingerprint,
         notes=loaded.notes,
         licence=loaded.licence,
+        scheme=loaded.scheme,
     )
 
 
