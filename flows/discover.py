@@ -51,7 +51,7 @@ def discover(config: DiscoverConfig = QUICKSTART) -> Path:
         with clock("ingest"):
             check_generator(config)
             potential = identify_task(config)
-            judges = identify_judges_task(config)
+            judges = identify_judges_task(config, folder)
             known = ingest_task(config, folder, potential)
             references = references_task(config, folder, known)
 

@@ -138,6 +138,9 @@ DYNAMICS = [
     field_of("dynamically_stable", pa.bool_(), "whether no phonon is imaginary; null: not computed"),
     field_of("phonon_note", pa.string(), "why there are no phonons, or what weakens them, one sentence; or null"),
 ]
+NEAR_HULL_EV_PER_ATOM = 0.1
+"""The usual bound for 'worth a closer look': most synthesised metastable crystals lie below it (Sun et al. 2016)."""
+
 JUDGED = [
     field_of("first_rank", pa.int32(), "rank before the judge, by the potential that relaxed all; null if rejected"),
     field_of("judge_method", pa.string(), "the judge: level of theory of its energies; null: not judged"),

@@ -21,7 +21,7 @@ from generative.crystal.crystals import crystals_of
 from generative.kept_results import KeptResults
 from tasks.discover.candidates import RELAXED, joined
 from tasks.discover.relax import chunk_rows, relax_chunks, relax_table
-from tasks.discover.run import RunFolder
+from tasks.discover.run import RunFolder, update_manifest
 from tasks.files import FileRef, key_of, keyed
 from tasks.loading import PotentialIdentity, identify, potential_code
 
@@ -94,9 +94,10 @@ def judge_chunk_file(
 
 
 @task(name="judge potential")
-def identify_judges_task(config: DiscoverConfig) -> list[PotentialIdentity]:
+def identify_judges_task(config: DiscoverConfig, folder: Path) -> list[PotentialIdentity]:
     """Load and check the judge and the committee, before anything is computed; none without a judge."""
     found = [identify(config.relaxed_by(name).relax, config.execution) for name in judge_names(config)]
+    update_manifest(RunFolder(folder), judges=[identity.model_dump(mode="json") for identity in found])
     if found:
         get_run_logger().info("second opinions by %s", ", ".join(identity.method for identity in found))
     return found

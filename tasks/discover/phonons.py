@@ -173,6 +173,7 @@ def phonon_figures(candidates: FileRef, folder: Path, n: int) -> tuple[PhononFig
             q_point=" ".join(f"{x:.3g}" for x in found["q_point"] or ()),
             supercell=" x ".join(map(str, found["supercell"] or ())),
             notes=found["notes"] or "",
+            method=found["method"],
         )
         for row, _ in best(candidates, n)
         if (found := known.get(row["id"])) is not None

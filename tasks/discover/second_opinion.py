@@ -18,7 +18,7 @@ from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.crystal.crystals import Crystal, crystals_of
-from tasks.discover.candidates import JUDGED, RANKED, RELAXED, Proposer, joined, plain, table_of
+from tasks.discover.candidates import JUDGED, NEAR_HULL_EV_PER_ATOM, RANKED, RELAXED, Proposer, joined, plain, table_of
 from tasks.discover.judge_choice import BOUND, PHASE, judged_as
 from tasks.discover.phases import hull_energy
 from tasks.discover.rank import MIN_ENERGY_DIGITS
@@ -29,9 +29,6 @@ from tasks.loading import PotentialIdentity
 if TYPE_CHECKING:
     from dft.hull.convex_hull import CompetingHull
     from dft.potentials.calibration import Calibration
-
-NEAR_HULL_EV_PER_ATOM = 0.1
-"""The bound of the column `near_hull_probability`."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
-"""A judge on a whole run: its hull against pymatgen's of its own energies, final ranks, what is never computed twice."""
+"""A judge on a whole run: its hull against pymatgen's of its own energies, final ranks, nothing computed twice."""
 
 from __future__ import annotations
 
-import json
-import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +13,9 @@ import pytest
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core.composition import Composition
 
-from dft.potentials.calibration import Calibration, Curve
 from dft.potentials.registry import REGISTRY
 from dft.potentials.relaxation import relax
 from generative.crystal.crystals import crystals_of
-from tasks.discover.candidates import CANDIDATES, JUDGED
 from tasks.loading import potential
 from tests.flows.judges import PLACES
 
