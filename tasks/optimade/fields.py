@@ -146,7 +146,7 @@ _ALONE = {
     "is_released": "whether this crystal is the one that was nudged and relaxed freely, because that is lower",
     "same_crystal": "whether the crystal that the judge relaxed is still the relaxed one",
     "opinion_change_ev_per_atom": "energy above hull by the judge minus that by the first potential, eV/atom",
-    "opinions_agree": "false: the judge and the first potential differ by more than both errors; null: errors not known",
+    "opinions_agree": "false: judge and first potential differ by more than their errors; null: errors not known",
     "probability_source": "what the probability of the judge was measured on, one sentence; or null",
     "judge_relax_status": "how the judge's relaxation ended: converged | step cap | isolated | exploded | failed",
     "other_energies": "what those ids state: list of id, method, energies; or null",

@@ -210,14 +210,15 @@ def candidate_section(inputs: ReportInputs) -> str:
         f'<output id="filter-count" aria-live="polite">{len(inputs.candidates)} of {len(inputs.candidates)} '
         f"shown</output>"
         '</div><div class="card scroll" role="region" aria-label="Candidate table" tabindex="0">'
-        f'<table class="candidates" id="candidates"><caption>Energies: {safe(inputs.potential_method)}{_judges(inputs)}, not DFT. '
+        f'<table class="candidates" id="candidates"><caption>Energies: {_energies(inputs)}, not DFT. '
         f"\u0394 is relaxed minus generated.</caption><thead><tr>{''.join(heads)}</tr></thead><tbody>\n{rows}\n</tbody>"
         "</table></div></section>"
     )
 
 
-def _judges(inputs: ReportInputs) -> str:
-    return f"; the judge's: {safe(' and '.join(inputs.judges))}" if inputs.judges else ""
+def _energies(inputs: ReportInputs) -> str:
+    judges = f"; the judge's: {' and '.join(inputs.judges)}" if inputs.judges else ""
+    return safe(inputs.potential_method + judges)
 
 
 def _row(c: ReportCandidate, columns: Sequence[Column]) -> str:

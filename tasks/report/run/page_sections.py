@@ -232,7 +232,8 @@ def _opinion_terms(inputs: ReportInputs) -> list[tuple[str, str, str]]:
     judge = safe(" and ".join(inputs.judges))
     about = (
         f"The same by the judge, {judge}: the best and the competing phases near their hull, relaxed a few steps "
-        "further, on a hull of the judge's own energies. It decides the rank. A dash: not judged, ranked behind those that are."
+        "further, on a hull of the judge's own energies. It decides the rank. A dash: not judged, "
+        "ranked behind those that are."
     )
     chance = safe(opinions.probability_sentence(c.opinion for c in inputs.candidates)) + "."
     bound = f"Within {NEAR_HULL_EV_PER_ATOM:g} eV/atom by DFT"

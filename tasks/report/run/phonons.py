@@ -20,7 +20,7 @@ def verdict_of(figure: PhononFigure) -> str:
 
 
 def summary_of(figures: Sequence[PhononFigure], method: str) -> str:
-    """One sentence: how many were computed, and how many have imaginary modes; `method` where the figures state none."""
+    """How many were computed and how many have imaginary modes, in a sentence; `method` where none is stated."""
     done = [figure for figure in figures if figure.lowest_thz is not None]
     method = next((figure.method for figure in figures if figure.method), method)
     unstable = sum(bool(figure.n_imaginary) for figure in done)
