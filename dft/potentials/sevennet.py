@@ -28,6 +28,7 @@ from dft.potentials.files import unpickled
 from dft.potentials.graph_model import EnergyNetwork, GraphModel
 from dft.potentials.interface import Asked, Reading, fingerprint_of
 from dft.potentials.neighbours import EdgeBatch
+from dft.results import EnergyScheme
 from dft.stored_classes import ForeignClassError
 
 FILES = {
@@ -67,6 +68,7 @@ def readings(asked: Asked) -> Iterator[Reading]:
         method=f"{asked.name} ({RELEASES[asked.name]})",
         fingerprint=fingerprint_of(network.atomic_numbers, f"checkpoint {hashlib.sha256(content).hexdigest()}"),
         licence="MIT",
+        scheme=EnergyScheme.RAW,
         notes=(f"{asked.name} gives total energies of PBE/PBE+U without the Materials Project's corrections",),
     )
 
