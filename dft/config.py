@@ -98,7 +98,7 @@ class JudgeConfig(RoomConfig):
     committee: tuple[str, ...] = Field(
         (), max_length=8, description="further potentials, whose spread about the judge is a column"
     )
-    n_best: int = Field(10, ge=1, le=10_000, description="so many candidates are judged, best first")
+    n_best: int = Field(25, ge=1, le=10_000, description="so many candidates are judged, best first")
     steps_max: int = Field(
         10,
         ge=0,
@@ -114,7 +114,7 @@ class JudgeConfig(RoomConfig):
         "judged too, eV/atom; elements, and what it would decompose into, always",
     )
     crystals_max: int = Field(
-        100,
+        150,
         ge=1,
         description="most crystals judged: candidates, elements and what they would decompose into, even if these are "
         "more, then the phases nearest to the hull; what is left out is counted",
