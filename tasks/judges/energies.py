@@ -47,7 +47,8 @@ def energies_of(
         points = points_or_reasons([k.crystal.to_structure() for k in chunk if k.crystal], potential)
         return [point.energy_ev_per_atom if isinstance(point, SinglePoint) else None for point in points]
 
-    return _kept(crystals, compute, ("points", points_or_reasons, potential.fingerprint), config, progress)
+    # A fingerprint stands for all that decides these numbers; no change of other code costs hours of them.
+    return _kept(crystals, compute, ("points", None, potential.fingerprint), config, progress)
 
 
 def relaxed_energies_of(
@@ -81,7 +82,7 @@ def corrections_of(crystals: Sequence[Known], config: JudgesConfig, progress: Pr
 def _kept(
     crystals: Sequence[Known],
     compute: Compute,
-    by: tuple[str, Callable[..., object], object],
+    by: tuple[str, Callable[..., object] | None, object],
     config: JudgesConfig,
     progress: Progress,
 ) -> dict[str, float | None]:
