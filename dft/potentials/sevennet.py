@@ -28,6 +28,7 @@ from dft.potentials.files import unpickled
 from dft.potentials.graph_model import EnergyNetwork, GraphModel
 from dft.potentials.interface import Asked, Reading, fingerprint_of
 from dft.potentials.neighbours import EdgeBatch
+from dft.results import EnergyScheme
 from dft.stored_classes import ForeignClassError
 
 FILES = {
@@ -68,6 +69,7 @@ def readings(asked: Asked) -> Iterator[Reading]:
         fingerprint=fingerprint_of(network.atomic_numbers, f"checkpoint {hashlib.sha256(content).hexdigest()}"),
         licence="MIT",
         notes=(f"{asked.name} gives total energies of PBE/PBE+U without the Materials Project's corrections",),
+        scheme=EnergyScheme.RAW,
     )
 
 
