@@ -14,6 +14,7 @@ from storage.digests import json_digest
 from storage.progress import Progress
 from tasks.files import key_of, keyed
 from tasks.judges.truth import Known
+from tasks.source_code import Entry
 
 if TYPE_CHECKING:
     from dft.config import RelaxConfig
@@ -48,7 +49,7 @@ def energies_of(
         return [point.energy_ev_per_atom if isinstance(point, SinglePoint) else None for point in points]
 
     # A fingerprint stands for all that decides these numbers; no change of other code costs hours of them.
-    return _kept(crystals, compute, ("points", None, potential.fingerprint), config, progress)
+    return _kept(crystals, compute, ("points", (), potential.fingerprint), config, progress)
 
 
 def relaxed_energies_of(
@@ -64,7 +65,7 @@ def relaxed_energies_of(
         return [end.energy_ev_per_atom for end in done]
 
     said = (potential.fingerprint, json_digest(criteria.criteria()))
-    return _kept(crystals, compute, ("relaxed", relax, said), config, progress)
+    return _kept(crystals, compute, ("relaxed", (relax,), said), config, progress)
 
 
 def corrections_of(crystals: Sequence[Known], config: JudgesConfig, progress: Progress) -> dict[str, float | None]:
@@ -76,21 +77,21 @@ def corrections_of(crystals: Sequence[Known], config: JudgesConfig, progress: Pr
         structures = [k.crystal.to_structure() for k in chunk if k.crystal]
         return [corrected_energy(s, 0.0, EnergyScheme.RAW).correction_ev_per_atom for s in structures]
 
-    return _kept(crystals, compute, ("corrections", corrected_energy, ""), config, progress)
+    return _kept(crystals, compute, ("corrections", (corrected_energy,), ""), config, progress)
 
 
 def _kept(
     crystals: Sequence[Known],
     compute: Compute,
-    by: tuple[str, Callable[..., object] | None, object],
+    by: tuple[str, tuple[Entry, ...], object],
     config: JudgesConfig,
     progress: Progress,
 ) -> dict[str, float | None]:
-    what, function, said = by
+    what, computed_by, said = by
     found: dict[str, float | None] = {}
     folder = config.shared_folder / ".energies" / what
     for chunk in _chunks(crystals, config.chunk_size):
-        key = key_of(what, function, by=said, crystals=[k.crystal.digest for k in chunk if k.crystal])
+        key = key_of(what, *computed_by, by=said, crystals=[k.crystal.digest for k in chunk if k.crystal])
         ref = keyed(_place(folder, key), key, lambda chunk=chunk: _table(chunk, compute(chunk)))  # type: ignore[misc]
         values = ref.read().column("ev_per_atom").to_pylist()
         found |= zip((k.id for k in chunk), values, strict=True)

@@ -2,7 +2,8 @@
 
 The field's (matbench-discovery): the potential's formation energy, counted from its own energies of the elements,
 against the hull by DFT; so the error of a distance is that of the formation energy. The pipeline's: crystal and
-competing phases alike by the potential, on a hull of its own, where errors of like crystals cancel in part.
+competing phases alike by the potential, on a hull of its own, where errors of like crystals cancel in part. What a hull
+without all phases does to a distance is another matter, and needs no potential: DFT's own energies tell.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ class Measured:
         formulas: reduced.
         above: by DFT, above the hull of all known phases.
         formation_error: formation energy by the potential less that by DFT.
-        above_own: above the potential's own hull.
-        is_whole: whether that hull lacks no phase that the one by DFT has.
+        above_own: above the potential's own hull, where that lacks no phase.
+        above_lacking: by DFT, above the hull of the phases that have a crystal: what missing phases alone do.
+        is_whole: whether that is the hull of all.
     """
 
     rows: tuple[str, ...]
@@ -40,6 +42,7 @@ class Measured:
     above: np.ndarray
     formation_error: np.ndarray
     above_own: np.ndarray
+    above_lacking: np.ndarray
     is_whole: np.ndarray
 
     @property
@@ -135,6 +138,7 @@ def _measured(
         np.array([place.above_ev_per_atom for place in places]),
         np.array(errors),
         np.array(own),
+        np.array([place.above_with_crystals_ev_per_atom for place in places]),
         np.array([place.lacks_no_phase for place in places]),
     )
 
@@ -160,7 +164,7 @@ def _height(potential: LoadedPotential, place: Place, truth: Truth, energies: di
         Phase(name, Composition(truth.phases[name].formula), energies.get(name), potential.method)
         for name in sorted(names)
     ]
-    if place.of.id not in energies:
+    if place.of.id not in energies or not place.lacks_no_phase:
         return None
     hull = CompetingHull(phases, place.of.elements)
     return hull.place(Composition(place.of.formula), energies[place.of.id], potential.method).e_above_hull_ev_per_atom

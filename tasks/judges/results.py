@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 JSON, TABLE = "judges.json", "judges.md"
 BOUNDS_EV_PER_ATOM = (0.0, 0.05, 0.1)
+MISSING = "by DFT, without the phases that have no crystal"
+BY_DFT_HULL = "formation energy on DFT's hull"
+OWN_HULL = "own hull, no phase missing"
+"""Protocols; see tasks.judges.measuring."""
 PAIRS = ("row", "above_dft", "above_own", "formation_error", "is_whole")
 DIGITS = 4
 """Of energies in the pairs, eV/atom."""
@@ -46,12 +50,11 @@ class Judged:
 
 def protocols(measured: Measured) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Name, true and predicted distances (n,) by each protocol."""
+    yield MISSING, measured.above, measured.above_lacking
     there = np.isfinite(measured.formation_error)
-    yield "formation energy on DFT's hull", measured.above[there], measured.above_by_dft_hull[there]
+    yield BY_DFT_HULL, measured.above[there], measured.above_by_dft_hull[there]
     there = np.isfinite(measured.above_own)
-    yield "own hull", measured.above[there], measured.above_own[there]
-    whole = there & measured.is_whole
-    yield "own hull, no phase missing", measured.above[whole], measured.above_own[whole]
+    yield OWN_HULL, measured.above[there], measured.above_own[there]
 
 
 def figures(true: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def figures(true: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
 
 def fits(measured: Measured, seed: int) -> dict[float, Fit]:
     """The curves by bound, of distances above the potential's own hull where no phase is missing."""
-    chosen = np.isfinite(measured.above_own) & measured.is_whole
+    chosen = np.isfinite(measured.above_own)
     formulas = [name for name, is_in in zip(measured.formulas, chosen, strict=True) if is_in]
     above, own = measured.above[chosen], measured.above_own[chosen]
     return {bound: fit(own, above <= bound, formulas, seed) for bound in BOUNDS_EV_PER_ATOM}
@@ -82,7 +85,7 @@ def calibration(judged: Judged, config: JudgesConfig, data: str) -> dict[str, An
     measured = judged.measured
     found = {name: figures(true, predicted) for name, true, predicted in protocols(measured)}
     curves = fits(measured, config.seed)
-    whole = found["own hull, no phase missing"]
+    whole = found[OWN_HULL]
     return {
         "schema_version": SCHEMA_VERSION,
         "method": judged.potential.method,
@@ -115,7 +118,7 @@ def relaxed_beside(judged: Judged) -> dict[str, Any] | None:
     first = judged.measured
     same = Measured(
         first.rows[:n], first.formulas[:n], first.above[:n], first.formation_error[:n], first.above_own[:n],
-        first.is_whole[:n],
+        first.above_lacking[:n], first.is_whole[:n],
     )  # fmt: skip
     return {
         how: {name: figures(true, predicted) for name, true, predicted in protocols(one)}

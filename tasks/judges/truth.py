@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain, combinations
 from pathlib import Path
@@ -58,7 +58,7 @@ class Place:
         of: the crystal.
         above_ev_per_atom: above the hull of all phases, eV/atom; negative below.
         above_with_crystals_ev_per_atom: above the hull of the phases that have a crystal.
-        phases: ids of those that a potential's hull is made of.
+        phases: ids of those that a potential's hull is made of; none where it would lack one that matters.
     """
 
     of: Known
@@ -105,8 +105,11 @@ class Truth:
         heights = [position.e_above_hull_ev_per_atom for position in above]
         if heights[0] is None or heights[1] is None:
             return None
-        near = tuple(sorted(chain.from_iterable(self._near(part) for part in _parts(crystal.elements))))
-        return Place(crystal, heights[0], heights[1], near)
+        place = Place(crystal, heights[0], heights[1], ())
+        if not place.lacks_no_phase:
+            return place
+        near = chain.from_iterable(self._near(part) for part in _parts(crystal.elements))
+        return replace(place, phases=tuple(sorted(near)))
 
     def elemental(self, symbol: str) -> str:
         """Id of the lowest crystal of an element by DFT.
