@@ -7,6 +7,7 @@ Those that learned corrected energies have them, and get none. docs/numbers.md t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,8 @@ def corrected_energy(structure: Structure, energy_ev_per_atom: float, scheme: En
     if scheme is not EnergyScheme.RAW:
         return Corrected(energy_ev_per_atom, 0.0, notes=scheme.notes)
     entry = ComputedStructureEntry(structure, energy_ev_per_atom * len(structure), parameters=_parameters(structure))
-    return correct(entry)
+    # Not divided again by the number of atoms: without a correction the energy stays what it was to the last bit.
+    return replace(correct(entry), uncorrected_ev_per_atom=energy_ev_per_atom)
 
 
 def hull_energy_ev_per_atom(

@@ -70,6 +70,7 @@ def readings(asked: Asked) -> Iterator[Reading]:
         licence="MIT",
         scheme=EnergyScheme.RAW,
         notes=(f"{asked.name} gives total energies of PBE/PBE+U without the Materials Project's corrections",),
+        scheme=EnergyScheme.RAW,
     )
 
 
