@@ -68,7 +68,6 @@ def readings(asked: Asked) -> Iterator[Reading]:
         method=f"{asked.name} ({RELEASES[asked.name]})",
         fingerprint=fingerprint_of(network.atomic_numbers, f"checkpoint {hashlib.sha256(content).hexdigest()}"),
         licence="MIT",
-        scheme=EnergyScheme.RAW,
         notes=(f"{asked.name} gives total energies of PBE/PBE+U without the Materials Project's corrections",),
         scheme=EnergyScheme.RAW,
     )
