@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict
 from configs.paths import model_folders
 from configs.schema import ExecutionConfig
 from dft.config import RelaxConfig
-from dft.results import EnergyScheme
 
 if TYPE_CHECKING:
     from dft.potentials.loading import LoadedPotential
@@ -27,7 +26,7 @@ class PotentialIdentity(BaseModel):
         fingerprint: SHA-256 over weights, correction and adapter version.
         notes: what was corrected or replaced, one sentence each.
         licence: of the weights, in a few words.
-        scheme: what the energies are that it has learned.
+        scheme: what the energies are that it has learned, a dft.results.EnergyScheme.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,7 +36,7 @@ class PotentialIdentity(BaseModel):
     fingerprint: str
     notes: tuple[str, ...]
     licence: str = ""
-    scheme: EnergyScheme = EnergyScheme.UNSTATED
+    scheme: str = "unstated"
 
     def stands_in_for(self, asked: str) -> bool:
         """Whether it is not the potential that was asked for, by name or by folder."""
@@ -92,7 +91,7 @@ def identify(config: RelaxConfig, execution: ExecutionConfig) -> PotentialIdenti
         fingerprint=loaded.fingerprint,
         notes=loaded.notes,
         licence=loaded.licence,
-        scheme=loaded.scheme,
+        scheme=loaded.scheme.value,
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pymatgen.core.composition import Composition
 from pymatgen.core.periodic_table import Element
@@ -22,7 +22,9 @@ from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEn
 from pymatgen.io.vasp.sets import MPRelaxSet
 
 from dft.hull.oxidation import OxidationStates, StateSource, is_nonmetal, oxidation_states
-from dft.records import DFTRecord
+
+if TYPE_CHECKING:
+    from dft.records import DFTRecord
 
 MP2020 = "PBE / PBE+U with Materials Project 2020 corrections"
 """Method label of a hull in the Materials Project's scheme."""

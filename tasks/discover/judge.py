@@ -18,7 +18,6 @@ from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.crystal.crystals import crystals_of
-from generative.kept_results import KeptResults
 from tasks.discover.candidates import RELAXED, joined
 from tasks.discover.relax import chunk_rows, relax_chunks, relax_table
 from tasks.discover.run import RunFolder, update_manifest
@@ -79,6 +78,8 @@ def judge_chunk_file(
     key = key_of("judge", *computed_by, **how, crystals=[list(pair) for pair in zip(names, digests, strict=True)])
 
     def compute() -> pa.Table:
+        from generative.kept_results import KeptResults
+
         recipe = key_of("judged crystal", *computed_by, **how)
         with KeptResults(RunFolder(folder).shared_opinions, "opinions", recipe) as kept:
             found = {d: json.loads(one.payload) for d, one in kept.read(digests).items() if one.payload is not None}

@@ -51,12 +51,13 @@ class JudgedCrystal:
 def judged_crystals(relaxed: pa.Table, identity: PotentialIdentity, pressure_gpa: float) -> dict[str, JudgedCrystal]:
     """What one potential says of the chosen crystals, by id; `relaxed` has the columns RELAXED."""
     from dft.hull.dialects import corrected_energy
+    from dft.results import EnergyScheme
 
-    found = {}
+    found, scheme = {}, EnergyScheme(identity.scheme)
     for row, crystal in zip(plain(relaxed).to_pylist(), crystals_of(relaxed, "relaxed_"), strict=True):
         energy, reason = None, row["relax_reason"]
         if crystal is not None and (before := hull_energy(row, crystal, pressure_gpa)) is not None:
-            corrected = corrected_energy(crystal.to_structure(), before, identity.scheme)
+            corrected = corrected_energy(crystal.to_structure(), before, scheme)
             energy, reason = corrected.energy_ev_per_atom, corrected.refusal
         found[row["id"]] = JudgedCrystal(row, crystal, energy, reason)
     return found
