@@ -23,6 +23,7 @@ from tasks.discover.relax import chunk_rows, relax_chunks, relax_table
 from tasks.discover.run import RunFolder, update_manifest
 from tasks.files import FileRef, key_of, keyed
 from tasks.loading import PotentialIdentity, identify, potential_code
+from tasks.source_code import Entry
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def judge_chunk_file(
     rows = chunk_rows(chosen, by_judge, opinion.chunk)
     names = rows.column("id").to_pylist()
     digests = [crystal.digest for crystal in crystals_of(rows) if crystal is not None]
-    computed_by = judge_chunk_file, *potential_code(by_judge.relax)
+    computed_by: tuple[Entry, ...] = (judge_chunk_file, *potential_code(by_judge.relax))
     how: dict[str, Any] = {"potential": opinion.identity.fingerprint, "relax": by_judge.relax.criteria()}
     key = key_of("judge", *computed_by, **how, crystals=[list(pair) for pair in zip(names, digests, strict=True)])
 

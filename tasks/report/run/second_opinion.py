@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tasks.report.run.model import ReportCandidate
 from tasks.report.run.opinions import counts_sentence, percent, probability_sentence, verdict
 from tasks.report.run.summary import number
-from tasks.report.run.tables import markdown_formula, plain_markdown, plain_table
+from tasks.report.run.tables import escape_markdown, markdown_formula, plain_markdown, plain_table
 
 HEAD = (
     "formula", "rank", "rank before", "above hull, first, eV/atom", "above hull, judge, eV/atom", "difference",
@@ -16,8 +16,12 @@ HEAD = (
 )  # fmt: skip
 
 
+MOST_IN_MARKDOWN = 50
+"""Rows of an artifact, which Prefect's lists load whole."""
+
+
 def _rows(candidates: Sequence[ReportCandidate]) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for c in candidates:
         if (o := c.opinion) is None:
             continue
@@ -61,5 +65,7 @@ def opinion_markdown(candidates: Sequence[ReportCandidate]) -> list[str]:
     """The same as Markdown blocks."""
     if not (rows := _rows(candidates)):
         return []
-    shown = [(markdown_formula(row[0]), *row[1:]) for row in rows]
-    return ["## Second opinion", f"{_sentences(candidates)}", plain_markdown(HEAD, shown, escaped=1)]
+    shown = [(markdown_formula(row[0]), *row[1:]) for row in rows[:MOST_IN_MARKDOWN]]
+    more = [f"{len(rows) - len(shown)} more are in report.html."] if len(rows) > len(shown) else []
+    table = plain_markdown(HEAD, shown, escaped=1)
+    return ["## Second opinion", escape_markdown(_sentences(candidates)), table, *more]
