@@ -51,18 +51,6 @@ class Measured:
         return self.above + self.formation_error
 
 
-def places_of(crystals: Sequence[Known], truth: Truth, most: int, progress: LabelledProgress) -> list[Place]:
-    """Places of the first `most` crystals that have one, in order."""
-    found: list[Place] = []
-    for crystal in crystals:
-        if len(found) == most:
-            break
-        if (place := truth.place(crystal)) is not None:
-            found.append(place)
-            progress("hull by DFT", len(found), most)
-    return found
-
-
 def measure(
     potential: LoadedPotential, places: Sequence[Place], truth: Truth, config: JudgesConfig, progress: LabelledProgress
 ) -> Measured:
