@@ -48,7 +48,7 @@ class JudgesConfig(RoomConfig):
         "span the hull by DFT, and tell where that of a potential lacks a phase",
     )
     competing_within_ev_per_atom: float = Field(
-        0.05,
+        0.02,
         ge=0,
         le=1,
         description="phases at most so far above the hull by DFT are computed with a potential, for they may span its "
