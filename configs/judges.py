@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -34,6 +34,11 @@ class JudgesConfig(RoomConfig):
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the order of crystals and of the split of curves")
     potentials: tuple[JudgedPotential, ...] = Field(min_length=1, description="who is measured")
     crystals: FilesSource = Field(description="crystals with formation energies by DFT, relaxed by it")
+    crystals_scheme: Literal["mp2020", "mp-legacy"] = Field(
+        "mp2020",
+        description="corrections in those energies: the Materials Project's of 2020, as in the phases', or the ones "
+        "before, which are brought to those of 2020",
+    )
     phases: tuple[FilesSource, ...] = Field(
         min_length=1, description="competing phases with formation energies by DFT, relaxed by it; elements among them"
     )
@@ -43,7 +48,7 @@ class JudgesConfig(RoomConfig):
         "span the hull by DFT, and tell where that of a potential lacks a phase",
     )
     competing_within_ev_per_atom: float = Field(
-        0.05,
+        0.02,
         ge=0,
         le=1,
         description="phases at most so far above the hull by DFT are computed with a potential, for they may span its "

@@ -35,7 +35,7 @@ def corrected_energy(structure: Structure, energy_ev_per_atom: float, scheme: En
     """
     if scheme is not EnergyScheme.RAW:
         return Corrected(energy_ev_per_atom, 0.0, notes=scheme.notes)
-    entry = ComputedStructureEntry(structure, energy_ev_per_atom * len(structure), parameters=_parameters(structure))
+    entry = ComputedStructureEntry(structure, energy_ev_per_atom * len(structure), parameters=parameters_of(structure))
     # Not divided again by the number of atoms: without a correction the energy stays what it was to the last bit.
     return replace(correct(entry), uncorrected_ev_per_atom=energy_ev_per_atom)
 
@@ -47,7 +47,7 @@ def hull_energy_ev_per_atom(
     return corrected_energy(structure, energy_ev_per_atom, potential.scheme).energy_ev_per_atom
 
 
-def _parameters(structure: Structure) -> dict[str, object]:
+def parameters_of(structure: Structure) -> dict[str, object]:
     """What the Materials Project would have computed the crystal with, as far as corrections depend on it."""
     composition = structure.composition.element_composition
     hubbards = mp_hubbards(composition)

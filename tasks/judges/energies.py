@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -12,7 +11,8 @@ from configs.judges import JudgesConfig
 from generative.crystal.crystals import field_of
 from storage.digests import json_digest
 from storage.progress import Progress
-from tasks.files import key_of, keyed
+from storage.tables import read_table
+from tasks.files import AGAIN, key_of, write_table
 from tasks.judges.truth import Known
 from tasks.source_code import Entry
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ENERGIES = pa.schema(
     [
-        field_of("id", pa.string(), "id of the crystal"),
+        field_of("digest", pa.string(), "of the crystal's numbers"),
         field_of("ev_per_atom", pa.float64(), "eV/atom; or null"),
     ]
 )
@@ -36,7 +36,7 @@ def energies_of(
     """Potential energy of each crystal as it is, eV/atom; None where it has none.
 
     Args:
-        crystals: all with a crystal; chunks of the same crystals in the same order are not computed again.
+        crystals: all with a crystal; one that is known already, whoever asked, is not computed again.
         potential: whose energies.
         config: chunk size, folder.
         progress: told of every chunk.
@@ -68,6 +68,16 @@ def relaxed_energies_of(
     return _kept(crystals, compute, ("relaxed", (relax,), said), config, progress)
 
 
+def legacy_shifts_of(crystals: Sequence[Known], config: JudgesConfig, progress: Progress) -> dict[str, float | None]:
+    """What brings formation energies of the Materials Project's old scheme to that of 2020, eV/atom, or None."""
+    from dft.hull.legacy_scheme import to_mp2020
+
+    def compute(chunk: Sequence[Known]) -> list[float | None]:
+        return [to_mp2020(k.crystal.to_structure()) for k in chunk if k.crystal]
+
+    return _kept(crystals, compute, ("legacy", (to_mp2020,), ""), config, progress)
+
+
 def corrections_of(crystals: Sequence[Known], config: JudgesConfig, progress: Progress) -> dict[str, float | None]:
     """What a raw energy of each crystal lacks of the Materials Project's scheme, eV/atom; None if it is not found."""
     from dft.hull.dialects import corrected_energy
@@ -87,25 +97,26 @@ def _kept(
     config: JudgesConfig,
     progress: Progress,
 ) -> dict[str, float | None]:
+    """Values by id. A file of a folder, one of which there is for each way of computing, holds those of a chunk."""
     what, computed_by, said = by
-    found: dict[str, float | None] = {}
-    folder = config.shared_folder / ".energies" / what
-    for chunk in _chunks(crystals, config.chunk_size):
-        key = key_of(what, *computed_by, by=said, crystals=[k.crystal.digest for k in chunk if k.crystal])
-        ref = keyed(_place(folder, key), key, lambda chunk=chunk: _table(chunk, compute(chunk)))  # type: ignore[misc]
-        values = ref.read().column("ev_per_atom").to_pylist()
-        found |= zip((k.id for k in chunk), values, strict=True)
-        progress(len(found), len(crystals))
-    return found
+    folder = config.shared_folder / ".energies" / f"{what}-{key_of(what, *computed_by, by=said)[:32]}"
+    known: dict[str, float | None] = {}
+    for file in sorted(folder.glob("*.parquet")):
+        known |= _values(read_table(file, AGAIN))
+    digests = [k.crystal.digest for k in crystals if k.crystal]
+    missing = {digest: k for digest, k in zip(digests, crystals, strict=True) if digest not in known}
+    for names in _chunks(list(missing), config.chunk_size):
+        values = compute([missing[name] for name in names])
+        table = pa.table({"digest": names, "ev_per_atom": pa.array(values, pa.float64())}, schema=ENERGIES)
+        write_table(table, folder / f"{json_digest(names)[:32]}.parquet")
+        known |= _values(table)
+        progress(len(known), len(digests))
+    return {k.id: known[digest] for k, digest in zip(crystals, digests, strict=True)}
 
 
-def _place(folder: Path, key: str) -> Path:
-    return folder / f"{key[:32]}.parquet"
+def _values(table: pa.Table) -> dict[str, float | None]:
+    return dict(zip(table.column("digest").to_pylist(), table.column("ev_per_atom").to_pylist(), strict=True))
 
 
-def _chunks(crystals: Sequence[Known], size: int) -> Iterator[Sequence[Known]]:
-    return (crystals[start : start + size] for start in range(0, len(crystals), size))
-
-
-def _table(chunk: Sequence[Known], values: list[float | None]) -> pa.Table:
-    return pa.table({"id": [k.id for k in chunk], "ev_per_atom": pa.array(values, pa.float64())}, schema=ENERGIES)
+def _chunks(names: list[str], size: int) -> Iterator[list[str]]:
+    return (names[start : start + size] for start in range(0, len(names), size))

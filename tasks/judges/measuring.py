@@ -35,6 +35,7 @@ class Measured:
         above_own: above the potential's own hull, where that lacks no phase.
         above_lacking: by DFT, above the hull of the phases that have a crystal: what missing phases alone do.
         is_whole: whether that is the hull of all.
+        elements: the potential's energy of each element as it stands on the hull, eV/atom.
     """
 
     rows: tuple[str, ...]
@@ -44,23 +45,12 @@ class Measured:
     above_own: np.ndarray
     above_lacking: np.ndarray
     is_whole: np.ndarray
+    elements: dict[str, float]
 
     @property
     def above_by_dft_hull(self) -> np.ndarray:
         """By the field's protocol: the potential's formation energy above the hull by DFT."""
         return self.above + self.formation_error
-
-
-def places_of(crystals: Sequence[Known], truth: Truth, most: int, progress: LabelledProgress) -> list[Place]:
-    """Places of the first `most` crystals that have one, in order."""
-    found: list[Place] = []
-    for crystal in crystals:
-        if len(found) == most:
-            break
-        if (place := truth.place(crystal)) is not None:
-            found.append(place)
-            progress("hull by DFT", len(found), most)
-    return found
 
 
 def measure(
@@ -127,6 +117,7 @@ def _measured(
     potential: LoadedPotential, places: Sequence[Place], truth: Truth, energies: dict[str, float]
 ) -> Measured:
     errors, own = [], []
+    symbols = sorted({symbol for place in places for symbol in place.of.elements})
     for place in places:
         formation = _formation(place.of, truth, energies)
         errors.append(np.nan if formation is None else formation - place.of.formation_ev_per_atom)
@@ -140,6 +131,7 @@ def _measured(
         np.array(own),
         np.array([place.above_with_crystals_ev_per_atom for place in places]),
         np.array([place.lacks_no_phase for place in places]),
+        {symbol: energies[name] for symbol in symbols if (name := truth.elemental(symbol)) in energies},
     )
 
 

@@ -105,6 +105,7 @@ def calibration(judged: Judged, config: JudgesConfig, data: str) -> dict[str, An
             }
             for bound, one in curves.items()
         },
+        "elements_ev_per_atom": measured.elements,
         "figures": found,
         "figures_relaxed": relaxed_beside(judged),
     }
@@ -118,7 +119,7 @@ def relaxed_beside(judged: Judged) -> dict[str, Any] | None:
     first = judged.measured
     same = Measured(
         first.rows[:n], first.formulas[:n], first.above[:n], first.formation_error[:n], first.above_own[:n],
-        first.above_lacking[:n], first.is_whole[:n],
+        first.above_lacking[:n], first.is_whole[:n], first.elements,
     )  # fmt: skip
     return {
         how: {name: figures(true, predicted) for name, true, predicted in protocols(one)}

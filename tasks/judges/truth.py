@@ -152,9 +152,9 @@ def _hull(phases: Sequence[Known], elements: Sequence[str]) -> CompetingHull:
 
 def read_crystals(config: JudgesConfig) -> list[Known]:
     """The crystals that are judged, in the order drawn by the seed; ids say their rows in the file."""
-    table = dataset_of(config.crystals, config.workers, config.shared_folder)
-    found = _of_table(table)
-    return [found[i] for i in np.random.default_rng(config.seed).permutation(len(found))]
+    found = _of_table(dataset_of(config.crystals, config.workers, config.shared_folder))
+    most = max(entry.n_crystals for entry in config.potentials)
+    return [found[i] for i in np.random.default_rng(config.seed).permutation(len(found))[:most]]
 
 
 def read_phases(config: JudgesConfig) -> list[Known]:

@@ -123,8 +123,8 @@ def test_distances_are_the_potentials_own_and_a_second_run_computes_nothing(
     assert document["figures_relaxed"]["relaxed with the potential"]["own hull, no phase missing"]["n"] == 1
     assert "| CHGNet" in (config.folder / "judges.md").read_text()
 
-    def no_more(*args: object) -> list[float | None]:
+    def no_more(*args: object) -> None:
         raise AssertionError("nothing is left to compute")
 
-    monkeypatch.setattr(energies, "_table", no_more)
+    monkeypatch.setattr(energies, "write_table", no_more)
     judges(config, silent)
