@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dft.potentials.edge_messages import LANES, Messages, Neighbours
 from dft.potentials.errors import PotentialError, PotentialNotFoundError
 from dft.potentials.files import unpickled
 from dft.potentials.graph_model import EnergyNetwork, GraphModel
@@ -203,35 +204,34 @@ class Convolution(nn.Module):
         scaled = [w * (SILU_SCALE if i else 1.0) / math.sqrt(len(w)) for i, w in enumerate(layers)]
         self.hidden = nn.ParameterList([nn.Parameter(w) for w in scaled[:2]])
         self.weights = nn.Parameter(scaled[2].index_select(1, columns))
+        self.paths = native_paths(self.groups)
 
-    def forward(
-        self, features: Features, radial: Tensor, harmonics: Tensor, edges: EdgeBatch, bond: Tensor
-    ) -> Features:
+    def forward(self, features: Features, radial: Tensor, harmonics: Tensor, graph: Neighbours) -> Features:
         """Sums over neighbours; channels of degree l3 are those of its paths, by l1, then l2.
 
         Args:
             features: of all atoms.
             radial: basis of each bond's length, (B, 8).
             harmonics: of each edge, (E, (l_max + 1)^2).
-            edges: their sources are told.
-            bond: of each edge, (E,).
+            graph: whose sources are told.
         """
         for hidden in self.hidden:
             radial = functional.silu(radial @ hidden)
+        matrices, weights = harmonics @ self.table, radial @ self.weights
+        if self.paths is not None and graph.parts and weights.dtype == torch.float32:
+            return self._told_natively(self.paths, features, matrices, weights, graph)
         sizes = [group.n_rows * (2 * group.degree + 1) for group in self.groups]
         numbers = [len(group.outs) * group.channels for group in self.groups]
-        matrices_of = (harmonics @ self.table).split(sizes, dim=1)
-        weights_of = (radial @ self.weights).split(numbers, dim=1)
         told: dict[int, list[Tensor]] = {}
-        for group, matrix, weight in zip(self.groups, matrices_of, weights_of, strict=True):
-            of_target = features[group.degree].index_select(0, edges.target)
+        by_group = zip(self.groups, matrices.split(sizes, dim=1), weights.split(numbers, dim=1), strict=True)
+        for group, matrix, weight in by_group:
+            of_target = features[group.degree].index_select(0, graph.edges.target)
             product = torch.bmm(matrix.unflatten(1, (group.n_rows, -1)), of_target)  # (E, rows, u)
-            lengths = torch.tensor([2 * l3 + 1 for l3 in group.outs], device=bond.device)
-            path = torch.repeat_interleave(torch.arange(len(lengths), device=bond.device), lengths)
+            lengths = torch.tensor([2 * l3 + 1 for l3 in group.outs], device=product.device)
+            path = torch.repeat_interleave(torch.arange(len(lengths), device=product.device), lengths)
             weight = weight.unflatten(1, (-1, group.channels)).index_select(1, path)  # (B, rows, u)
-            message = product * weight.index_select(0, bond)
-            summed = message.new_zeros(len(features[0]), *message.shape[1:])
-            summed = summed.index_add(0, edges.source, message)
+            message = product * weight.index_select(0, graph.bond)
+            summed = message.new_zeros(len(features[0]), *message.shape[1:]).index_add(0, graph.edges.source, message)
             at = 0
             for l3 in sorted(set(group.outs)):
                 n = group.outs.count(l3)
@@ -239,6 +239,45 @@ class Convolution(nn.Module):
                 told.setdefault(l3, []).append(block.transpose(1, 2).flatten(2))
                 at += n * (2 * l3 + 1)
         return {l3: torch.cat(parts, dim=2) for l3, parts in told.items()}
+
+    def _told_natively(
+        self, paths: Tensor, features: Features, matrices: Tensor, weights: Tensor, graph: Neighbours
+    ) -> Features:
+        """The same by dft.native.messages, whose channels come in blocks of LANES."""
+        blocks = [features[group.degree].unflatten(2, (-1, LANES)).transpose(1, 2).flatten(1) for group in self.groups]
+        out = Messages.apply(torch.cat(blocks, dim=1), matrices, weights, paths, graph)
+        outs = sorted({l3 for group in self.groups for l3 in group.outs})
+        n_channels = [sum(group.outs.count(l3) * group.channels for group in self.groups) for l3 in outs]
+        parts = out.split([(2 * l3 + 1) * n for l3, n in zip(outs, n_channels, strict=True)], dim=1)
+        return {
+            l3: part.unflatten(1, (-1, 2 * l3 + 1, LANES)).transpose(1, 2).flatten(2)
+            for l3, part in zip(outs, parts, strict=True)
+        }
+
+
+def native_paths(groups: Sequence[Paths]) -> Tensor | None:
+    """The paths of a layer as dft.native.messages has them, (P, 6); None if channels do not come in blocks of LANES."""
+    if any(group.channels % LANES for group in groups):
+        return None
+    outs = sorted({l3 for group in groups for l3 in group.outs})
+    first_out = dict.fromkeys(outs, 0)
+    for l3 in outs[1:]:
+        below = outs[outs.index(l3) - 1]
+        n_channels = sum(group.outs.count(below) * group.channels for group in groups)
+        first_out[l3] = first_out[below] + n_channels * (2 * below + 1)
+    rows: list[tuple[int, ...]] = []
+    feature = matrix = weight = 0
+    for group in groups:
+        d1 = 2 * group.degree + 1
+        for l3 in group.outs:
+            d3 = 2 * l3 + 1
+            for block in range(group.channels // LANES):
+                rows.append((feature + block * d1 * LANES, d1, matrix, weight, first_out[l3], d3))
+                weight += LANES
+                first_out[l3] += d3 * LANES
+            matrix += d1 * d3
+        feature += group.channels * d1
+    return torch.tensor(rows)
 
 
 def _coupling(weights: Mapping[str, Tensor], l1: int, l2: int, l3: int) -> Tensor:
@@ -286,12 +325,10 @@ class Interaction(nn.Module):
         share = 1.0 / float(weights["convolution"]["denominator"])
         self.after = Mixing({degree: share * matrix for degree, matrix in mixing.items()})
 
-    def forward(
-        self, features: Features, radial: Tensor, harmonics: Tensor, edges: EdgeBatch, bond: Tensor
-    ) -> Features:
+    def forward(self, features: Features, radial: Tensor, harmonics: Tensor, graph: Neighbours) -> Features:
         """The atoms' next features; arguments as Convolution.forward's."""
         own = self.own(features)
-        told = self.after(self.convolution(self.before(features), radial, harmonics, edges, bond))
+        told = self.after(self.convolution(self.before(features), radial, harmonics, graph))
         summed = {degree: block + own[degree] if degree in own else block for degree, block in told.items()}
         scalars, *gates = torch.split(
             SILU_SCALE * functional.silu(summed[0]), [self.n_scalars, *self.gated.values()], dim=2
@@ -361,11 +398,12 @@ class SevenNetEnergy(EnergyNetwork):
         place = torch.arange(len(distance), device=distance.device)
         is_first = place < edges.reverse
         bond = (torch.cumsum(is_first, dim=0) - 1)[torch.minimum(place, edges.reverse)]
+        graph = Neighbours.of(edges, bond, crystal)
         radial = self.basis(distance[is_first])
         harmonics = spherical_harmonics(edges.vector_ang / distance.unsqueeze(1), self.l_max)
         features = {0: self.embedding[species].unsqueeze(1)}
         for interaction in self.interactions:
-            features = interaction(features, radial, harmonics, edges, bond)
+            features = interaction(features, radial, harmonics, graph)
         per_atom = (features[0].squeeze(1) @ self.readout).squeeze(1).double()
         per_atom = per_atom * self.scale_ev[species] + self.shift_ev[species]
         return torch.zeros(n_crystals, dtype=per_atom.dtype, device=per_atom.device).index_add(0, crystal, per_atom)
