@@ -93,9 +93,15 @@ def calibration_from(document: Mapping[str, Any]) -> Calibration:
         float(bound): Curve(tuple(knots["e_above_hull_ev_per_atom"]), tuple(knots["probability"]))
         for bound, knots in document["curves"].items()
     }
-    plain = {name: document[name] for name in ("method", "fingerprint", "n", "data")}
-    errors = {name: float(document[name]) for name in ("mae_ev_per_atom", "mae_formation_ev_per_atom")}
-    return Calibration(**plain, **errors, curves=curves)
+    return Calibration(
+        method=document["method"],
+        fingerprint=document["fingerprint"],
+        n=document["n"],
+        data=document["data"],
+        mae_ev_per_atom=float(document["mae_ev_per_atom"]),
+        mae_formation_ev_per_atom=float(document["mae_formation_ev_per_atom"]),
+        curves=curves,
+    )
 
 
 @lru_cache(maxsize=1)
