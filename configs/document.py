@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from configs.dft_jobs import DftJobsConfig
 from configs.evaluation import BenchmarkConfig, EvaluateConfig, GeneratorEntry, JudgeConfig
 from configs.ingest import IngestConfig
+from configs.judges import JudgedPotential, JudgesConfig
 from configs.modification import ModifyConfig
 from configs.rediscovery import ProposerEntry, RediscoveryConfig
 from configs.reproduction import DatasetEntry, GroundStateConfig, ReproductionConfig
@@ -98,6 +99,12 @@ For `hullward benchmark rediscovery FILE.yaml`, and the parameter `config` of th
 `sample.chunk_size` too; `known` and `templates` are lists of sources of kind `files`.
 [rediscovery.md](rediscovery.md) says what is measured.
 """
+JUDGES = """\
+# A benchmark of judges
+
+For `hullward benchmark judges FILE.yaml`. `relax` and `execution` are those of a run; `crystals` and the list `phases`
+are sources of kind `files`. [numbers.md](numbers.md#how-far-a-verdict-can-be-trusted) says what is measured.
+"""
 SYSTEM = """\
 What stands under `system` depends on `kind`. [generator.md](generator.md) says more of the settings of `crystal-flow`.
 """
@@ -145,6 +152,8 @@ def document() -> str:
     parts.append(_table(GeneratorEntry, "generators."))
     shared = ("conditions", "screen", "relax", "hull", "execution", "sample")
     parts += [REDISCOVERY, _table(RediscoveryConfig, "", skip=shared), _table(ProposerEntry, "proposers.")]
+    parts += [JUDGES, _table(JudgesConfig, "", skip=("crystals", "relax", "execution"))]
+    parts.append(_table(JudgedPotential, "potentials."))
     nested = ("training", "regressor", "sample", "ground_state", "execution")
     parts += [REPRODUCTION, _table(ReproductionConfig, "", skip=nested)]
     parts.append(_table(DatasetEntry, "datasets."))

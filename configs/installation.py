@@ -37,6 +37,7 @@ PURPOSES = {
     "huggingface-hub": "finds and fetches the potentials that matgl's authors publish",
     "torch-geometric": "the layers of DimeNet; graphs of matgl",
     "chgnet": "the potential CHGNet and its weights",
+    "sevenn": "the weights of the potentials SevenNet-0 and SevenNet-l3i5; not imported by us",
     "torch-sim-atomistic": "relaxation of many crystals at once",
     "atomate2": "VASP workflows and their input sets",
     "jobflow": "what atomate2's workflows are made of",

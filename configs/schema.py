@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from configs.yaml_text import MAX_YAML_CHARACTERS, YamlError, read_settings_text
 from dft.campaign.config import DftConfig
-from dft.config import BestPhononsConfig, HullConfig, InputsConfig, RelaxConfig, StoreConfig
+from dft.config import BestPhononsConfig, HullConfig, InputsConfig, JudgeConfig, RelaxConfig, StoreConfig
 from generative.config import (
     ConditionsConfig,
     DataConfig,
@@ -69,6 +69,7 @@ class DiscoverConfig(RoomConfig):
     screen: ScreenConfig = Field(ScreenConfig(), description="validity, uniqueness, novelty")
     relax: RelaxConfig = Field(RelaxConfig(), description="pre-relaxation")
     hull: HullConfig = Field(HullConfig(), description="convex hull")
+    judge: JudgeConfig = Field(JudgeConfig(), description="a second opinion on the best candidates")
     phonons: BestPhononsConfig = Field(BestPhononsConfig(), description="dynamical stability of the best candidates")
     inputs: InputsConfig = Field(InputsConfig(), description="VASP inputs")
     store: StoreConfig = Field(StoreConfig(), description="job documents")
@@ -85,6 +86,18 @@ class DiscoverConfig(RoomConfig):
                 f"{len(self.elements)}: lower it or name more elements"
             )
         return self
+
+    @model_validator(mode="after")
+    def _phonons_have_their_potential(self) -> Self:
+        if self.phonons.potential == "judge" and self.judge.potential is None:
+            raise ValueError("phonons.potential is 'judge', but judge.potential is null: name a judge, or say 'relax'")
+        return self
+
+    def relaxed_by(self, potential: str | None) -> Self:
+        """The same run with the judge's relaxation, by this potential, in place of `relax`; as it is for None."""
+        if potential is None:
+            return self
+        return self.model_copy(update={"relax": self.judge.relaxation(self.relax, potential)})
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:

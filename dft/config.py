@@ -22,7 +22,9 @@ class RelaxConfig(RoomConfig):
         "CHGNet", description="used, and said aloud, when the potential cannot be found; null makes that an error"
     )
     fmax_ev_per_ang: float = Field(0.05, gt=0, le=1, description="largest force (cell forces included), eV/A")
-    max_steps: int = Field(300, ge=1, le=100_000, description="optimiser steps per crystal")
+    max_steps: int = Field(
+        300, ge=0, le=100_000, description="optimiser steps per crystal; 0: its energy as it is, with nothing relaxed"
+    )
     pressure_gpa: float = Field(0.0, ge=-100, le=1000, description="external pressure, GPa")
     chunk_size: int = Field(32, ge=1, le=4096, description="crystals per chunk (one task, one file)")
     batch_atoms_max: int = Field(512, ge=1, description="most atoms relaxed at once; bounds memory")
@@ -86,6 +88,53 @@ class HullConfig(RoomConfig):
     )
 
 
+class JudgeConfig(RoomConfig):
+    """A second opinion on the best candidates, by a potential better and slower than that of `relax`.
+
+    Bounds are in crystals and steps, so that results do not depend on the machine.
+    """
+
+    potential: str | None = Field(None, description="a potential, named as in relax.potential; null: no second opinion")
+    committee: tuple[str, ...] = Field(
+        (), max_length=8, description="further potentials, whose spread about the judge is a column"
+    )
+    n_best: int = Field(25, ge=1, le=10_000, description="so many candidates are judged, best first")
+    steps_max: int = Field(
+        10,
+        ge=0,
+        le=100_000,
+        description="optimiser steps by the judge, from the crystals that relax left; 0: their energies as they are. "
+        "All other settings of relax hold here too",
+    )
+    phases_within_ev_per_atom: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="competing phases of a candidate's elements at most this far above the hull by relax.potential are "
+        "judged too, eV/atom; elements, and what it would decompose into, always",
+    )
+    crystals_max: int = Field(
+        150,
+        ge=1,
+        description="most crystals judged: candidates, elements and what they would decompose into, even if these are "
+        "more, then the phases nearest to the hull; what is left out is counted",
+    )
+    chunk_size: int = Field(8, ge=1, le=4096, description="crystals per chunk (one task, one file)")
+
+    @model_validator(mode="after")
+    def _committee_has_a_judge(self) -> Self:
+        if self.committee and self.potential is None:
+            raise ValueError(
+                f"committee names {', '.join(self.committee)}, but potential is null: name the judge there too"
+            )
+        return self
+
+    def relaxation(self, relax: RelaxConfig, potential: str) -> RelaxConfig:
+        """How one of these potentials relaxes what `relax` has relaxed."""
+        changed = {"potential": potential, "fallback": None, "max_steps": self.steps_max, "chunk_size": self.chunk_size}
+        return relax.model_copy(update=changed)
+
+
 class DisplacementConfig(RoomConfig):
     """How phonons are computed: relaxation before them, displacements, supercell, mesh, threshold."""
 
@@ -122,13 +171,20 @@ class PhononConfig(DisplacementConfig):
 
 
 class BestPhononsConfig(DisplacementConfig):
-    """Phonons of the best crystals, with the potential that relaxed them and at the pressure of `relax`."""
+    """Phonons of the best crystals, at the pressure of `relax`."""
 
     n_best: int = Field(0, ge=0, le=1000, description="of so many crystals, best first; 0: of none")
+    potential: Literal["relax", "judge"] = Field(
+        "relax", description="whose: those of relax.potential, or of judge.potential"
+    )
+
+    def displacements(self) -> dict[str, Any]:
+        """How the phonons of one candidate are computed, whichever candidate and potential it is."""
+        return self.model_dump(mode="json", exclude={"n_best", "potential"})
 
     def at(self, pressure_gpa: float) -> PhononConfig:
         """The settings of one candidate's phonons."""
-        return PhononConfig(pressure_gpa=pressure_gpa, **self.model_dump(exclude={"n_best"}))
+        return PhononConfig(pressure_gpa=pressure_gpa, **self.displacements())
 
 
 class Preset(StrEnum):

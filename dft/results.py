@@ -12,6 +12,30 @@ GPA_PER_EV_ANG3 = 160.21766208
 """1 eV/A^3 in GPa (CODATA 2018)."""
 
 
+class EnergyScheme(StrEnum):
+    """What the total energies are that a potential has learned."""
+
+    RAW = "raw"
+    """PBE and PBE+U as the Materials Project computes them, without corrections"""
+    MP2020 = "MP2020"
+    """the same with the Materials Project's corrections of 2020"""
+    OTHER = "other"
+    """of other settings, for which the Materials Project's corrections do not hold"""
+    UNSTATED = "unstated"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader of a hull should know, one sentence or none."""
+        return _SCHEME_NOTES.get(self, ())
+
+
+_SCHEME_NOTES = {
+    EnergyScheme.OTHER: ("no corrections exist for what this potential learned: oxides and fluorides beside metals "
+                         "may be off by 0.1 eV/atom and more",),
+    EnergyScheme.UNSTATED: ("this potential does not state whether it learned corrected energies: none are added",),
+}  # fmt: skip
+
+
 class RelaxStatus(StrEnum):
     """How a relaxation ended."""
 

@@ -2,8 +2,8 @@
 
     ingest -> references ----------------> relax (competing phases) --+
        |                                   chunks                     v
-       +--> sample -> screen -> unique -> relax (candidates) ------> rank [-> phonons] -> inputs -> report [-> dft]
-            chunks    chunks              chunks                              best
+       +--> sample -> screen -> unique -> relax (candidates) ------> rank [-> judge] [-> phonons] -> inputs -> report
+            chunks    chunks              chunks                              best        best             [-> dft]
 
 Only files pass between tasks. A chunk whose inputs, settings and code are unchanged is not computed again. So a run
 that waits for DFT jobs holds no process: it ends, and is begun again when they are done. Stages overlap where the
@@ -20,6 +20,8 @@ from configs.schema import DiscoverConfig, load
 from tasks.dft.campaign import dft_task
 from tasks.dft.waiting import wait_without_process
 from tasks.discover.inputs import inputs_task
+from tasks.discover.judge import identify_judges_task, judge_task, opinions_wanted
+from tasks.discover.judge_choice import chosen_task
 from tasks.discover.known import ingest_task, references_task
 from tasks.discover.phonons import best_ranked, candidates_task, phonons_task
 from tasks.discover.rank import rank_task
@@ -28,6 +30,7 @@ from tasks.discover.report import report_task
 from tasks.discover.run import open_run
 from tasks.discover.sample import check_generator, sample_chunks, sample_task
 from tasks.discover.screen import screen_task, unique_task
+from tasks.discover.second_opinion import second_opinion_task
 from tasks.runners import Workers
 
 QUICKSTART = load(DiscoverConfig, "quickstart")
@@ -48,6 +51,7 @@ def discover(config: DiscoverConfig = QUICKSTART) -> Path:
         with clock("ingest"):
             check_generator(config)
             potential = identify_task(config)
+            judges = identify_judges_task(config, folder)
             known = ingest_task(config, folder, potential)
             references = references_task(config, folder, known)
 
@@ -70,8 +74,14 @@ def discover(config: DiscoverConfig = QUICKSTART) -> Path:
         candidates_done, phases_done = list(relaxed), list(competing)
         with clock("rank"):
             ranked = rank_task(config, folder, potential, known, unique, candidates_done, phases_done)
+        if judges:
+            chosen = chosen_task(config, folder, ranked, phases_done)
+            wanted = opinions_wanted(config, judges, chosen)
+            judged = list(workers.mapped("judge", judge_task, wanted, config, folder, chosen))
+            ranked = second_opinion_task(config, folder, [potential, *judges], ranked, chosen, judged)
         best = best_ranked(ranked, config)
-        phonons = workers.mapped("phonons", phonons_task, best, config, folder, potential, ranked)
+        vibrating = judges[0] if config.phonons.potential == "judge" else potential
+        phonons = workers.mapped("phonons", phonons_task, best, config, folder, vibrating, ranked)
         candidates = candidates_task(folder, ranked, list(phonons), relaxed=[*candidates_done, *phases_done])
 
         with clock("inputs"):

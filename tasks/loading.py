@@ -26,6 +26,7 @@ class PotentialIdentity(BaseModel):
         fingerprint: SHA-256 over weights, correction and adapter version.
         notes: what was corrected or replaced, one sentence each.
         licence: of the weights, in a few words.
+        scheme: what the energies are that it has learned, a dft.results.EnergyScheme.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,6 +36,7 @@ class PotentialIdentity(BaseModel):
     fingerprint: str
     notes: tuple[str, ...]
     licence: str = ""
+    scheme: str = "unstated"
 
     def stands_in_for(self, asked: str) -> bool:
         """Whether it is not the potential that was asked for, by name or by folder."""
@@ -57,7 +59,7 @@ def device_of(execution: ExecutionConfig) -> str:
     return "cuda" if execution.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _potential(name: str, fallback: str | None, device: str) -> LoadedPotential:
     from dft.potentials.loading import load_potential
 
@@ -89,6 +91,7 @@ def identify(config: RelaxConfig, execution: ExecutionConfig) -> PotentialIdenti
         fingerprint=loaded.fingerprint,
         notes=loaded.notes,
         licence=loaded.licence,
+        scheme=loaded.scheme.value,
     )
 
 

@@ -19,6 +19,7 @@ from configs.command_line import IngestRequest, ingest_settings, sample_changes,
 from configs.dft_jobs import DftJobsConfig
 from configs.evaluation import BenchmarkConfig, EvaluateConfig, GeneratorEntry
 from configs.ingest import IngestConfig, parse_ingest
+from configs.judges import JudgesConfig
 from configs.modification import ModifyConfig
 from configs.overrides import override
 from configs.rediscovery import RediscoveryConfig
@@ -125,6 +126,7 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
         "benchmark-generators",
         "rediscovery",
         "rediscovery-small",
+        "judges",
         "reproduce-dp-cdvae",
         "reproduce-unet",
         *(f"ingest-{name}" for name in INGESTS),
@@ -136,6 +138,7 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
     assert load(UNetReproductionConfig, "reproduce-unet").paper == "conditional-unet"
     assert load(RediscoveryConfig, "rediscovery").name == "large"
     assert load(RediscoveryConfig, "rediscovery-small").n_systems == 8
+    assert load(JudgesConfig, "judges").labels is not None
 
 
 @pytest.mark.parametrize("name", INGESTS)
@@ -191,6 +194,7 @@ def test_prefect_deploys_the_shipped_settings() -> None:
         ModifyConfig,
         DftJobsConfig,
         RediscoveryConfig,
+        JudgesConfig,
     ],
 )
 def test_every_field_of_the_form_says_what_it_is(model: type[BaseModel]) -> None:

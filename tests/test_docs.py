@@ -23,7 +23,7 @@ from configs.schema import DiscoverConfig, parse, read_yaml
 from flows.cli.main import app
 from flows.servers.deployments import deployment_names
 from generative.training.config import TrainConfig
-from tasks.discover.candidates import CANDIDATES, KEPT, POLYMORPHS, Stage
+from tasks.discover.candidates import CANDIDATES, JUDGED, KEPT, POLYMORPHS, Stage
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("README.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -177,7 +177,7 @@ def test_settings_named_in_the_text_exist() -> None:
 
 def test_every_column_and_every_stage_is_explained() -> None:
     text = (ROOT / "docs" / "numbers.md").read_text(encoding="utf-8")
-    assert not [field.name for field in (*CANDIDATES, *KEPT, *POLYMORPHS) if f"`{field.name}`" not in text]
+    assert not [field.name for field in (*CANDIDATES, *KEPT, *JUDGED, *POLYMORPHS) if f"`{field.name}`" not in text]
     assert not [stage.value for stage in Stage if f"`{stage.value}`" not in text]
 
 

@@ -98,8 +98,8 @@ def imports() -> Iterator[tuple[str, str]]:
 
 NOT_OURS_TO_BRING = {"gpaw"}
 """Found where a DFT engine is installed, not brought by us."""
-NOT_IMPORTED = {"pandas", "mongomock", "sqlalchemy"}
-"""Declared for their versions alone; the comments of pyproject.toml say why."""
+NOT_IMPORTED = {"pandas", "mongomock", "sqlalchemy", "sevenn"}
+"""Declared for their versions, or the files in their wheels, alone; the comments of pyproject.toml say why."""
 OF_TESTS = {"mongomock-ng"}
 
 

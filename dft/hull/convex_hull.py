@@ -166,6 +166,14 @@ class CompetingHull:
             note=self._gaps(elements),
         )
 
+    def decomposes_into(self, composition: Composition) -> tuple[str, ...]:
+        """Ids of the phases that span the hull at a composition, sorted; none where an element has no phase."""
+        elements = _elements_of(composition)
+        if not set(elements) <= set(self.elements) - set(self.missing_elements):
+            return ()
+        parts = self._diagram(elements).get_decomposition(composition.element_composition)
+        return tuple(sorted(str(entry.attribute) for entry in parts if isinstance(entry, PDEntry)))
+
     def phases_above_hull(self) -> dict[str, float | None]:
         """Energy of every phase above the hull they span together, eV/atom, by id; None where data is missing.
 

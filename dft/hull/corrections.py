@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pymatgen.core.composition import Composition
 from pymatgen.core.periodic_table import Element
@@ -22,7 +22,9 @@ from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEn
 from pymatgen.io.vasp.sets import MPRelaxSet
 
 from dft.hull.oxidation import OxidationStates, StateSource, is_nonmetal, oxidation_states
-from dft.records import DFTRecord
+
+if TYPE_CHECKING:
+    from dft.records import DFTRecord
 
 MP2020 = "PBE / PBE+U with Materials Project 2020 corrections"
 """Method label of a hull in the Materials Project's scheme."""
@@ -123,12 +125,19 @@ def entry_of_record(record: DFTRecord) -> ComputedStructureEntry:
     )
 
 
-def other_hubbards(composition: Composition, hubbards: Mapping[str, float] | None) -> list[str]:
-    """Where U differs from the Materials Project's: 'U of Fe: 0 / 5.3 eV'; of elements too, unlike pymatgen's check."""
+def mp_hubbards(composition: Composition) -> dict[str, float]:
+    """U of each element that the Materials Project gives one in such a compound, eV; of oxides and fluorides alone."""
     elements = sorted(composition.element_composition, key=lambda element: element.X)
     table = MPRelaxSet.CONFIG["INCAR"]["LDAUU"]
     expected = table.get(elements[-1].symbol, {}) if len(elements) > 1 else {}
-    pairs = ((e.symbol, float((hubbards or {}).get(e.symbol, 0)), float(expected.get(e.symbol, 0))) for e in elements)
+    return {e.symbol: float(expected[e.symbol]) for e in elements if expected.get(e.symbol)}
+
+
+def other_hubbards(composition: Composition, hubbards: Mapping[str, float] | None) -> list[str]:
+    """Where U differs from the Materials Project's: 'U of Fe: 0 / 5.3 eV'; of elements too, unlike pymatgen's check."""
+    elements = sorted(composition.element_composition, key=lambda element: element.X)
+    expected = mp_hubbards(composition)
+    pairs = ((e.symbol, float((hubbards or {}).get(e.symbol, 0)), expected.get(e.symbol, 0.0)) for e in elements)
     return [f"U of {symbol}: {ours:g} / {theirs:g} eV" for symbol, ours, theirs in pairs if ours != theirs]
 
 

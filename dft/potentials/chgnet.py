@@ -22,6 +22,7 @@ from torch.nn import functional
 from dft.potentials.graph_model import EnergyNetwork, GraphModel
 from dft.potentials.interface import Asked, Reading, fingerprint_of
 from dft.potentials.neighbours import EdgeBatch
+from dft.results import EnergyScheme
 
 CHGNET_ELEMENTS = tuple(z for z in range(1, 95) if z not in (84, 85, 86, 87, 88))
 """The 89 elements of MPtrj, which CHGNet was trained on; its tables have rows for Po to Ra that were never trained."""
@@ -44,6 +45,7 @@ def readings(asked: Asked) -> Iterator[Reading]:
         method=f"CHGNet {pretrained.version}",
         fingerprint=fingerprint_of(network.atomic_numbers, "as stored", network.state_dict()),
         licence="modified BSD (the Regents of the University of California)",
+        scheme=EnergyScheme.MP2020,
     )
 
 

@@ -58,7 +58,7 @@ def read_potential(folder: Path) -> Any:
     """
     files = {name: _bytes(folder / name) for name in MODEL_FILES}
     kind = _kind(files["model.json"])
-    arguments, state = (_unpickled(files[name], name) for name in ("model.pt", "state.pt"))
+    arguments, state = (unpickled(files[name], name) for name in ("model.pt", "state.pt"))
     if not isinstance(arguments, dict) or not isinstance(state, dict):
         raise ValueError("model.pt and state.pt hold no arguments and no weights by name: expected both")
     check_classes(arguments, "model.pt", _is_matgl)
@@ -105,7 +105,7 @@ def _is_private(module: str, start: str) -> bool:
     return rest != module and (not rest or f"_{rest}".isidentifier())
 
 
-def _unpickled(content: bytes, name: str) -> Any:
+def unpickled(content: bytes, name: str) -> Any:
     """What torch.save wrote, once its pickle is known to name tensors and plain values alone."""
     is_archive = content.startswith(b"PK\x03\x04")
     if not is_archive:
@@ -116,6 +116,7 @@ def _unpickled(content: bytes, name: str) -> Any:
         raise ForeignClassError(f"{name} holds a TorchScript program, which no such file needs; nothing of it was run")
     _check_pickle(reader.get_record("data.pkl"), name)
     allowed: list[Any] = [_reconstruct, np.ndarray, np.dtype, OrderedDict]
+    allowed.append((_reconstruct, "numpy.core.multiarray._reconstruct"))  # its name before numpy 2
     allowed += [np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int32DType, np.dtypes.Int64DType]
     with torch.serialization.safe_globals(allowed):
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -18,6 +18,7 @@ from torch_sim.models.interface import ModelInterface
 from torch_sim.state import SimState
 
 from dft.potentials.neighbours import NeighbourLists
+from dft.results import EnergyScheme
 
 ADAPTER_VERSION = 1
 """Part of the fingerprint: raise it whenever the same weights may give other numbers."""
@@ -99,6 +100,7 @@ class Reading:
         way: how this reading computes, such as 'destination aggregation', where the weights alone do not tell.
         reason: why it is this way, where an earlier reading was wrong.
         correction: what it does otherwise than the reading before, for the log.
+        scheme: what the energies are that it has learned; dft.hull.dialects corrects those that need it.
     """
 
     model: CrystalModel
@@ -109,6 +111,7 @@ class Reading:
     way: str = ""
     reason: str = ""
     correction: str = ""
+    scheme: EnergyScheme = EnergyScheme.UNSTATED
 
 
 Loader = Callable[[Asked], Iterable[Reading]]

@@ -20,6 +20,7 @@ from dft.potentials.check import CheckResult, check_model
 from dft.potentials.errors import PotentialError, PotentialNotFoundError
 from dft.potentials.interface import Asked, CrystalModel, Reading
 from dft.potentials.registry import hint, loader_of, registered
+from dft.results import EnergyScheme
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class LoadedPotential:
         notes: what was found, corrected or replaced, one sentence each.
         elements: symbols it knows, by atomic number.
         licence: of the weights, in a few words.
+        scheme: what the energies are that it has learned.
     """
 
     name: str
@@ -45,6 +47,7 @@ class LoadedPotential:
     notes: tuple[str, ...]
     elements: tuple[str, ...]
     licence: str = ""
+    scheme: EnergyScheme = EnergyScheme.UNSTATED
 
 
 def load_potential(
@@ -152,4 +155,6 @@ def _notes(
 
 def _finished(label: str, reading: Reading, notes: tuple[str, ...]) -> LoadedPotential:
     elements = tuple(Element.from_Z(z).symbol for z in sorted(reading.model.atomic_numbers))
-    return LoadedPotential(label, reading.method, reading.fingerprint, reading.model, notes, elements, reading.licence)
+    return LoadedPotential(
+        label, reading.method, reading.fingerprint, reading.model, notes, elements, reading.licence, reading.scheme
+    )

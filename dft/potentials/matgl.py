@@ -30,12 +30,20 @@ from dft.potentials.graph_model import EnergyNetwork, GraphModel
 from dft.potentials.interface import Asked, Reading, fingerprint_of
 from dft.potentials.m3gnet import M3GNetEnergy, can_be_fused
 from dft.potentials.neighbours import EdgeBatch
+from dft.results import EnergyScheme
 from dft.stored_classes import ForeignClassError
 
 logger = logging.getLogger(__name__)
 
 HUB_TIMEOUT_S = 4.0
 """Longest wait to learn whether the hub answers; matgl alone retries an unreachable hub for 49 s."""
+
+SCHEMES = {
+    "M3GNet-MP-2021.2.8-PES": EnergyScheme.RAW,
+    "M3GNet-MatPES-PBE-v2025.1-PES": EnergyScheme.OTHER,
+    "TensorNet-MatPES-PBE-v2025.1-PES": EnergyScheme.OTHER,
+}
+"""What weights of matgl learned, by the name of their folder; a folder by another name states nothing."""
 
 
 def readings(asked: Asked) -> Iterator[Reading]:
@@ -64,6 +72,7 @@ def readings(asked: Asked) -> Iterator[Reading]:
             way=f"{aggregation} aggregation",
             reason="the end of each edge its weights were trained with",
             correction=f"edges summed at their {aggregation}",
+            scheme=SCHEMES.get(label, EnergyScheme.UNSTATED),
         )
 
 

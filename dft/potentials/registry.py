@@ -26,6 +26,8 @@ POTENTIALS: dict[str, str] = {
     "CHGNet": "dft.potentials.chgnet:readings",
     "M3GNet-MP-2021.2.8-PES": "dft.potentials.matgl:readings",
     "M3GNet-MatPES-PBE-v2025.1-PES": "dft.potentials.matgl:readings",
+    "SevenNet-0": "dft.potentials.sevennet:readings",
+    "SevenNet-l3i5": "dft.potentials.sevennet:readings",
     "TensorNet-MatPES-PBE-v2025.1-PES": "dft.potentials.matgl:readings",
 }
 """Name -> 'module:loader'. Names are stored with every energy: one that was given stays."""

@@ -1,4 +1,4 @@
-"""`hullward benchmark`: generators by the crystals they draw, proposers by the hidden ground states they find."""
+"""`hullward benchmark`: generators by what they draw, proposers by what they find, potentials by how often they err."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.console import answer, guarded, show_table
+from flows.cli.console import answer, guarded, labelled_bar, show_table
 from flows.cli.shared_options import AsJson, Debug, Settings
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ group = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Comparisons: rediscovery (of hidden ground states), generators (by protocols of the field).",
+    help="Comparisons: rediscovery (of hidden ground states), generators (by protocols of the field), judges "
+    "(potentials against DFT).",
 )
 
 
@@ -84,6 +85,35 @@ def generators(
         if not as_json:
             typer.echo(f"report   {parsed.folder / 'benchmark.html'}\nfigures  {parsed.folder / 'benchmark.json'}")
         found = json.loads((parsed.folder / "benchmark.json").read_text(encoding="utf-8"))
+        give({"folder": str(parsed.folder), **found})
+
+
+@group.command()
+@guarded
+def judges(
+    config: Annotated[str, typer.Argument(help="YAML file, or judges.")] = "judges",
+    settings: Settings = None,
+    name: Name = None,
+    seed: Seed = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Hold distances above the hull by potentials against those by DFT: errors, verdicts, and probabilities of both."""
+    import json
+
+    from configs.judges import JudgesConfig
+    from configs.schema import parse
+
+    parsed = parse(JudgesConfig, *_stated(config, settings, name, seed))
+    with answer(as_json) as give:
+        from tasks.judges.results import JSON
+        from tasks.judges.stages import judges as run
+
+        with labelled_bar("reading", as_json) as progress:
+            table = run(parsed, progress)
+        if not as_json:
+            typer.echo(f"{table.read_text(encoding='utf-8')}\nfigures  {parsed.folder / JSON}")
+        found = json.loads((parsed.folder / JSON).read_text(encoding="utf-8"))
         give({"folder": str(parsed.folder), **found})
 
 

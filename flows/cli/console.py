@@ -29,6 +29,7 @@ RANKED = {
     "id": "id",
 }
 KEPT = {"in_its_group": "in its space group"}
+JUDGED = {"judge_e_above_hull_ev_per_atom": "judge eV/atom", "within": "within 0.1 by DFT", "opinions": "opinions"}
 PHONON = {"lowest_phonon_thz": "lowest phonon THz"}
 SOURCES = {"source": "source", "n_read": "read", "n_kept": "kept", "n_filtered": "outside", "n_rejected": "bad"}
 SCREENED = {**NAMED, "min_distance_ang": "shortest distance A", "rejected_by": "rejected by", "reason": "reason"}
@@ -178,6 +179,15 @@ def show_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], ti
 def with_phonons(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> Mapping[str, str]:
     """The columns, and that of phonons where a row has any."""
     return _with(PHONON, rows, columns)
+
+
+def with_opinions(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> Mapping[str, str]:
+    """The columns, and those of the judge behind the energy above hull where a row has been judged."""
+    shown = {key: heading for key, heading in JUDGED.items() if any(row.get(key) not in (None, "") for row in rows)}
+    found: dict[str, str] = {}
+    for key, heading in columns.items():
+        found |= {key: heading} | (shown if key == "e_above_hull_ev_per_atom" else {})
+    return found
 
 
 def with_groups(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> Mapping[str, str]:

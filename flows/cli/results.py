@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from flows.cli.console import PHONON, RANKED, show_table, with_groups, with_phonons
+from flows.cli.console import PHONON, RANKED, show_table, with_groups, with_opinions, with_phonons
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,16 +26,25 @@ def in_groups(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [row if (kept := kept_of(row)) is None else {**row, "in_its_group": remark(kept)} for row in rows]
 
 
+def with_verdicts(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows with the judge's probability and whether the two opinions agree, in a run with a judge."""
+    from tasks.report.run.opinions import opinion_of, percent, verdict
+
+    said = [(row, opinion_of(row)) for row in rows]
+    return [row if o is None else {**row, "within": percent(o.probability), "opinions": verdict(o)} for row, o in said]
+
+
 def run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
     """What a run has found; shown as a table unless it is wanted as JSON."""
     from storage.tables import read_table
-    from tasks.discover.candidates import KEPT
+    from tasks.discover.candidates import JUDGED, KEPT
     from tasks.discover.own_files import plain_rows
     from tasks.discover.phases import phase_lines
     from tasks.discover.run import RunFolder, read_manifest
     from tasks.files import OF_A_RUN
-    from tasks.report.run.kept_symmetry import counts_sentence
+    from tasks.report.run.kept_symmetry import counts_sentence as saddle_points_sentence
     from tasks.report.run.model import ProposerYield
+    from tasks.report.run.opinions import counts_sentence, opinion_of, probability_sentence
     from tasks.report.run.proposers import HEAD, proposer_rows
     from tasks.report.run.ranked_rows import RankedRow
     from tasks.report.run.summary import counts_of
@@ -48,9 +57,13 @@ def run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
     report = folder / "report.html"
     if not as_json:
         head = f"; the first {SHOWN}" if len(ranked) > SHOWN else ""
-        shown = in_groups(ranked[:SHOWN])
-        show_table(shown, with_phonons(ranked, with_groups(shown, RANKED)), f"{_counts(table)}{head}")
-        if told := counts_sentence(counts_of([RankedRow.of(row) for row in ranked])):
+        shown = with_verdicts(in_groups(ranked[:SHOWN]))
+        columns = with_phonons(ranked, with_groups(shown, with_opinions(shown, RANKED)))
+        show_table(shown, columns, f"{_counts(table)}{head}")
+        opinions = [opinion_of(row) for row in ranked]
+        for said in filter(None, (counts_sentence(opinions), probability_sentence(opinions))):
+            typer.echo(f"\n{said}")
+        if told := saddle_points_sentence(counts_of([RankedRow.of(row) for row in ranked])):
             typer.echo(f"\n{told}")
         typer.echo("\n" + "\n".join(phase_lines(folder)))
         if proposers:
@@ -67,7 +80,7 @@ def run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
         *PHONON,
         "dynamically_stable",
         "phonon_note",
-        *(field.name for field in KEPT if field.name in table.column_names),
+        *(field.name for field in (*KEPT, *JUDGED) if field.name in table.column_names),
     ]
     return {
         "run_folder": str(folder),

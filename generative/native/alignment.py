@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from generative.native.assignment import FORBIDDEN, Assignment
-from generative.native.door import compiled
 from generative.native.lattice import EDGE, dot, invert, lll_reduce, reciprocal_lengths
+from storage.native_code import compiled
 
 
 class Alignment(NamedTuple):

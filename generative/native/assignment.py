@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from generative.native.door import compiled
+from storage.native_code import compiled
 
 FORBIDDEN = 1e20
 """Cost of a pair that must not be assigned."""

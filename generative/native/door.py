@@ -1,23 +1,11 @@
-"""The one door to numba: functions compiled without the interpreter's lock, or a plain no.
-
-Compiling takes half a minute, so the code is kept on disk. numba forgets kept code when the file of a function changes,
-but not when a function it calls in another file does; here the folder's name carries a digest of all kernel sources, so
-code of an older state is never run. Modules that decorate with it are imported only where numba is installed, and those
-of matching only where `is_available()`.
-"""
+"""Whether crystals are compared in native code: numba is installed, and nobody refuses it."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import os
-import tempfile
-from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
 
-F = TypeVar("F", bound=Callable[..., Any])
+from storage.native_code import is_installed
 
 SWITCH = "HULLWARD_MATCHING"
 """Environment variable; the value 'pymatgen' makes every comparison of crystals pymatgen's own. Bonds and fingerprints
@@ -26,53 +14,5 @@ do not read it."""
 
 @lru_cache(maxsize=1)
 def is_available() -> bool:
-    """Whether native matching can be used: numba is installed and SWITCH does not refuse it."""
-    return os.environ.get(SWITCH, "") != "pymatgen" and importlib.util.find_spec("numba") is not None
-
-
-def compiled(function: F) -> F:
-    """The function as native code that releases the interpreter's lock; compiled when first called.
-
-    Division by zero gives an infinity or NaN, as in numpy.
-    """
-    return _compiled(function, "numpy")
-
-
-def compiled_raising(function: F) -> F:
-    """The same, but division by zero raises ZeroDivisionError, as in Python, and costs a test each."""
-    return _compiled(function, "python")
-
-
-def _compiled(function: F, error_model: Literal["python", "numpy"]) -> F:
-    import numba
-    from numba.core import config
-
-    folder = code_folder()
-    if folder is None:
-        return cast(F, numba.njit(nogil=True, error_model=error_model)(function))
-    settings: Any = config
-    before, settings.CACHE_DIR = settings.CACHE_DIR, str(folder)  # numba reads it once, when the decorator runs
-    try:
-        return cast(F, numba.njit(cache=True, nogil=True, error_model=error_model)(function))
-    finally:
-        settings.CACHE_DIR = before
-
-
-@lru_cache(maxsize=1)
-def code_folder() -> Path | None:
-    """A writable folder for code of exactly these sources: under NUMBA_CACHE_DIR, or the user's cache; None if none."""
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
-    home = os.environ.get("XDG_CACHE_HOME", "") or str(Path("~/.cache").expanduser())
-    for base in (os.environ.get("NUMBA_CACHE_DIR", ""), f"{home}/hullward"):
-        folder = Path(base) / f"kernels-{digest.hexdigest()[:16]}"
-        if not base:
-            continue
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                return folder
-        except OSError:
-            continue
-    return None
+    """Whether native matching can be used."""
+    return os.environ.get(SWITCH, "") != "pymatgen" and is_installed()

@@ -18,9 +18,9 @@ import numpy as np
 
 from generative.native.alignment import Alignment, align, covers, distances, multiply, to_lll
 from generative.native.assignment import FORBIDDEN, Assignment, solve_block, tied_range
-from generative.native.door import compiled
 from generative.native.lattice import EDGE, dot, invert, lattice_points, parameters_of
 from generative.native.placement_bound import CAPACITY, Placement, candidates, may_place
+from storage.native_code import compiled
 
 REFUSED, ACCEPTED, UNSURE = 0, 1, 2
 """Verdicts on a pair."""

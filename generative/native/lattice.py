@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from generative.native.door import compiled
+from storage.native_code import compiled
 
 EDGE = 1e-8
 """Relative distance to a bound below which rounding may decide: a thousand times what the arithmetic loses."""

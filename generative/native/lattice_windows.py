@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from generative.native.door import compiled
 from generative.native.lattice import dot, lattice_points, parameters_of
+from storage.native_code import compiled
 
 MAX_POINTS = 100_000
 """Lattice points to search at most; fewer than fit_pair's."""

@@ -19,8 +19,8 @@ import math
 
 import numpy as np
 
-from generative.native.door import compiled_raising
 from generative.native.voronoi import quarter_disc
+from storage.native_code import compiled_raising
 
 CLEAR, AT_THRESHOLD, BY_ORDER = range(3)
 STATUS_NAMES = (

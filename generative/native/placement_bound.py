@@ -28,8 +28,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from generative.native.door import compiled
 from generative.native.lattice import dot
+from storage.native_code import compiled
 
 MAX_STEPS = 300
 MAX_SPAN = 50.0

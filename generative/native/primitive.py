@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-from generative.native.door import compiled
 from generative.native.lattice import EDGE, dot
+from storage.native_code import compiled
 
 TOLERANCE_ANG = 0.25
 """pymatgen's default: per coordinate, along each lattice vector."""

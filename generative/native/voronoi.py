@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from generative.native.door import compiled_raising
+from storage.native_code import compiled_raising
 
 CUTOFF_ANG = 7.0
 """CrystalNN's search radius; it doubles it where the cell is not closed, which is left to pymatgen."""

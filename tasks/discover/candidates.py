@@ -138,6 +138,38 @@ DYNAMICS = [
     field_of("dynamically_stable", pa.bool_(), "whether no phonon is imaginary; null: not computed"),
     field_of("phonon_note", pa.string(), "why there are no phonons, or what weakens them, one sentence; or null"),
 ]
+NEAR_HULL_EV_PER_ATOM = 0.1
+"""The usual bound for 'worth a closer look': most synthesised metastable crystals lie below it (Sun et al. 2016)."""
+
+JUDGED = [
+    field_of("first_rank", pa.int32(), "rank before the judge, by the potential that relaxed all; null if rejected"),
+    field_of("judge_method", pa.string(), "the judge: level of theory of its energies; null: not judged"),
+    field_of("judge_energy_ev_per_atom", pa.float64(), "potential energy by the judge, eV/atom"),
+    field_of("judge_formation_energy_ev_per_atom", pa.float64(), "from the elements, by the judge, eV/atom"),
+    field_of(
+        "judge_e_above_hull_ev_per_atom", pa.float64(), "above the hull of the judge's own energies, eV/atom; or null"
+    ),
+    field_of("judge_decomposition", pa.string(), "competing phases it would decompose into by the judge"),
+    field_of("judge_hull_note", pa.string(), "what the judge's hull lacks: a wrong hull, not a wrong energy; or null"),
+    field_of("judge_relax_status", pa.string(), "how the judge's relaxation ended: as relax_status"),
+    field_of("judge_relax_steps", pa.int32(), "optimiser steps by the judge"),
+    field_of("same_crystal", pa.bool_(), "whether the crystal that the judge relaxed is still this one"),
+    field_of(
+        "opinion_change_ev_per_atom", pa.float64(), "energy above hull by the judge minus that by the first, eV/atom"
+    ),
+    field_of(
+        "opinions_agree", pa.bool_(), "false: they differ by more than both errors as measured; null: errors not known"
+    ),
+    field_of("near_hull_probability", pa.float64(), "probability that DFT puts it within 0.1 eV/atom of the hull"),
+    field_of("probability_source", pa.string(), "what that probability was measured on, one sentence; or null"),
+    field_of(
+        "committee_spread_ev_per_atom",
+        pa.float64(),
+        "standard deviation of the energy above hull over judge and committee, eV/atom; null: no committee",
+    ),
+    field_of("judge_note", pa.string(), "why it was not judged, or what weakens the judgement, one sentence; or null"),
+]
+"""What a judge adds; a run without one has no such columns, and its rank is that of the first potential."""
 CANDIDATES = [*RANKED, *DYNAMICS]
 
 MODIFIED = [

@@ -64,10 +64,18 @@ def lineage_of(
             "e_above_hull_ev_per_atom": row["e_above_hull_ev_per_atom"],
             "formation_energy_ev_per_atom": row["formation_energy_ev_per_atom"],
             "level_of_theory": row["energy_method"],
+            **_second_opinion(row),
         },
         "code_sha256": manifest["code_sha256"],
         "packages": manifest["packages"],
     }
+
+
+def _second_opinion(row: dict[str, Any]) -> dict[str, Any]:
+    if row.get("judge_method") is None:
+        return {}
+    names = ("judge_method", "judge_e_above_hull_ev_per_atom", "near_hull_probability", "probability_source")
+    return {"second_opinion": {name: row[name] for name in names}}
 
 
 def _draw(row: dict[str, Any], config: DiscoverConfig) -> dict[str, Any]:

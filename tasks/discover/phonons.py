@@ -1,4 +1,4 @@
-"""Phonons of the best candidates with the potential that relaxed them: are they minima or saddle points?
+"""Phonons of the best candidates, with the potential that relaxed them or the judge: minima or saddle points?
 
 One candidate, one file: what was computed is not computed again. A candidate whose phonons cannot be had keeps its rank
 and a sentence. The table of candidates says what came out, phonons.parquet how.
@@ -16,9 +16,10 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
+from dft.config import RelaxConfig
 from generative.crystal.crystals import Crystal, crystals_of, field_of
 from storage.tables import read_table
-from tasks.discover.candidates import CANDIDATES, DYNAMICS, table_of
+from tasks.discover.candidates import CANDIDATES, DYNAMICS, JUDGED, table_of
 from tasks.discover.relax import with_kept, with_kept_groups
 from tasks.discover.run import RunFolder
 from tasks.files import OF_A_RUN, FileRef, key_of, keyed, write_table
@@ -54,11 +55,16 @@ def best_ranked(ranked: FileRef, config: DiscoverConfig) -> range:
     return range(len(best(ranked, config.phonons.n_best)))
 
 
+def phonon_potential(config: DiscoverConfig) -> RelaxConfig:
+    """Settings of the relaxation that names the potential of the phonons."""
+    return config.relaxed_by(config.judge.potential if config.phonons.potential == "judge" else None).relax
+
+
 def phonon_row(name: str, crystal: Crystal, config: DiscoverConfig) -> dict[str, Any]:
     """The columns PHONONS of one candidate."""
     from dft.potentials.phonons import PhononError, potential_phonons
 
-    loaded = potential(config.relax, config.execution)
+    loaded = potential(phonon_potential(config), config.execution)
     try:
         found = potential_phonons(crystal.to_structure(), loaded, config.phonons.at(config.relax.pressure_gpa))
     except PhononError as error:
@@ -84,9 +90,9 @@ def phonon_file(
     key = key_of(
         "phonons",
         phonon_file,
-        *potential_code(config.relax),
+        *potential_code(phonon_potential(config)),
         potential=identity.fingerprint,
-        phonons=config.phonons.model_dump(mode="json", exclude={"n_best"}),
+        phonons=config.phonons.displacements(),
         pressure_gpa=config.relax.pressure_gpa,
         crystal=[name, crystal.digest],
     )
@@ -100,7 +106,7 @@ def with_phonons(table: pa.Table, found: Sequence[dict[str, Any]], fields: list[
     Args:
         table: has a column id.
         found: rows of columns PHONONS.
-        fields: the columns of the result, in order.
+        fields: the columns of the result, in order; behind them go those of JUDGED, where the table has them.
     """
     by_id = {row["id"]: row for row in found}
     rows = [by_id.get(name, {}) for name in table.column("id").to_pylist()]
@@ -111,6 +117,7 @@ def with_phonons(table: pa.Table, found: Sequence[dict[str, Any]], fields: list[
         "phonon_note": [row.get("notes") for row in rows],
     }
     added = {f.name: pa.array(values[f.name], type=f.type) for f in DYNAMICS}
+    fields = [*fields, *(f for f in JUDGED if f.name in table.column_names)]
     columns = [added[f.name] if f.name in added else table.column(f.name) for f in fields]
     return pa.table(columns, schema=pa.schema(fields))
 
@@ -166,6 +173,7 @@ def phonon_figures(candidates: FileRef, folder: Path, n: int) -> tuple[PhononFig
             q_point=" ".join(f"{x:.3g}" for x in found["q_point"] or ()),
             supercell=" x ".join(map(str, found["supercell"] or ())),
             notes=found["notes"] or "",
+            method=found["method"],
         )
         for row, _ in best(candidates, n)
         if (found := known.get(row["id"])) is not None

@@ -45,6 +45,12 @@ def relax_chunks(source: FileRef, config: DiscoverConfig) -> range:
     return range(-(-len(_surviving(source)) // config.relax.chunk_size))
 
 
+def chunk_rows(source: FileRef, config: DiscoverConfig, chunk: int) -> pa.Table:
+    """The surviving rows of a table that one of its chunks holds."""
+    size = config.relax.chunk_size
+    return source.read_rows(_surviving(source)[chunk * size : (chunk + 1) * size])
+
+
 def relax_table(
     table: pa.Table, config: DiscoverConfig, progress: Callable[[int, int], None] | None = None
 ) -> pa.Table:
@@ -141,8 +147,7 @@ def relax_chunk_file(
         shared: True for what all runs share, such as competing phases, in files named by what they hold.
         progress: called with (crystals done, crystals in all).
     """
-    size = config.relax.chunk_size
-    rows = source.read_rows(_surviving(source)[chunk * size : (chunk + 1) * size])
+    rows = chunk_rows(source, config, chunk)
     named = zip(rows.column("id").to_pylist(), crystals_of(rows), strict=True)
     key = key_of(
         "relax",

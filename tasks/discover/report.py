@@ -206,6 +206,10 @@ def _input_folders(inputs: list[InputsOutcome]) -> dict[str, str | None]:
     return {outcome.candidate_id: outcome.folder for outcome in inputs}
 
 
+def _said_of(identity: PotentialIdentity) -> dict[str, Any]:
+    return {"method": identity.method, "sha256": identity.fingerprint, "check": list(identity.notes)}
+
+
 def gather(
     config: DiscoverConfig,
     folder: Path,
@@ -233,6 +237,7 @@ def gather(
     hull, notes = hull_data(phases, joined([ref.read() for ref in competing], RELAXED), config, identity)
     manifest = read_manifest(run)
     dataset, generators = manifest["dataset"], manifest.get("generators", {})
+    judges = [PotentialIdentity.model_validate(said) for said in manifest.get("judges", [])]
     replaced = identity.notes[:1] if identity.stands_in_for(config.relax.potential) else ()
     cut = [note] if (note := (manifest.get("competing_phases") or {}).get("note")) else []
     failed = [f"No VASP inputs for {o.candidate_id}: {o.reason}" for o in inputs if o.folder is None]
@@ -247,6 +252,7 @@ def gather(
         run_name=config.name,
         elements=config.elements,
         potential_method=identity.method,
+        judges=tuple(judge.method for judge in judges),
         notes=(
             *replaced,
             *origin_notes(phases),
@@ -264,7 +270,8 @@ def gather(
                 for name, said in generators.items()
             }
             or {"checkpoint": config.sample.checkpoint, "sha256": manifest["generator_sha256"]},
-            "potential": {"method": identity.method, "sha256": identity.fingerprint, "check": list(identity.notes)},
+            "potential": _said_of(identity),
+            **({"judge": {judge.name: _said_of(judge) for judge in judges}} if judges else {}),
             "seed": config.seed,
             "code_sha256": manifest["code_sha256"],
             "packages": manifest["packages"],

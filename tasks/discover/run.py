@@ -50,6 +50,11 @@ class RunFolder:
         return self.path.parent / ".references"
 
     @property
+    def shared_opinions(self) -> Path:
+        """What judges said of crystals, shared by all runs beside this one and found by the crystal's digest."""
+        return self.path.parent / ".opinions.sqlite"
+
+    @property
     def shared_downloads(self) -> Path:
         """What databases on the network sent, shared by all runs beside this one, one file per query."""
         return self.path.parent / ".downloads"
@@ -58,6 +63,11 @@ class RunFolder:
     def ranked(self) -> Path:
         """All candidates with their ranks, before what is computed of the best alone."""
         return self.path / "ranked.parquet"
+
+    @property
+    def second_opinion(self) -> Path:
+        """The same in the final order, with what the judge says of the best."""
+        return self.path / "second-opinion.parquet"
 
     @property
     def candidates(self) -> Path:

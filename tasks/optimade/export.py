@@ -28,7 +28,7 @@ from storage.tables import reading
 from tasks.discover.run import RunFolder, generator_digests, read_manifest
 from tasks.files import OF_A_RUN
 from tasks.optimade import fields as ours
-from tasks.optimade.fields import CANDIDATE_FIELDS, DATASET_FIELDS, JSON_COLUMNS, KEPT_FIELDS, Field
+from tasks.optimade.fields import CANDIDATE_FIELDS, DATASET_FIELDS, JSON_COLUMNS, JUDGED_FIELDS, KEPT_FIELDS, Field
 
 BATCH_ROWS = 256
 """Rows in memory at once."""
@@ -168,7 +168,7 @@ def _run(folder: Path) -> Origin:
 
 def _candidate_fields(columns: Collection[str]) -> tuple[Field, ...]:
     """The fields of a table of candidates with these columns."""
-    return (*CANDIDATE_FIELDS, *(one for one in KEPT_FIELDS if one.column in columns))
+    return (*CANDIDATE_FIELDS, *(one for one in (*KEPT_FIELDS, *JUDGED_FIELDS) if one.column in columns))
 
 
 def _table(file: Path) -> Origin:

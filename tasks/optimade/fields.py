@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from generative.datasets.table import DATASET_SCHEMA
-from tasks.discover.candidates import CANDIDATES, KEPT
+from tasks.discover.candidates import CANDIDATES, JUDGED, KEPT
 
 PREFIX = "hullward"
 """Of our fields, as in `_hullward_rank`. Not registered with the OPTIMADE consortium."""
@@ -94,6 +94,24 @@ _KEPT_UNITS: dict[str, tuple[str, str | None]] = {
     "release_steps": ("release_steps", None),
     "release_note": ("release_note", None),
 }
+_JUDGED_UNITS: dict[str, tuple[str, str | None]] = {
+    "first_rank": ("first_rank", None),
+    "judge_method": ("judge_method", None),
+    "judge_energy_ev_per_atom": ("judge_energy", EV_PER_ATOM),
+    "judge_formation_energy_ev_per_atom": ("judge_formation_energy", EV_PER_ATOM),
+    "judge_e_above_hull_ev_per_atom": ("judge_e_above_hull", EV_PER_ATOM),
+    "judge_decomposition": ("judge_decomposition", None),
+    "judge_hull_note": ("judge_hull_note", None),
+    "judge_relax_status": ("judge_relax_status", None),
+    "judge_relax_steps": ("judge_relax_steps", None),
+    "same_crystal": ("same_crystal", None),
+    "opinion_change_ev_per_atom": ("opinion_change", EV_PER_ATOM),
+    "opinions_agree": ("opinions_agree", None),
+    "near_hull_probability": ("near_hull_probability", None),
+    "probability_source": ("probability_source", None),
+    "committee_spread_ev_per_atom": ("committee_spread", EV_PER_ATOM),
+    "judge_note": ("judge_note", None),
+}
 _DATASET_UNITS: dict[str, tuple[str, str | None]] = {
     "source": ("source", None),
     "source_id": ("source_id", None),
@@ -126,6 +144,11 @@ _ALONE = {
     "broken_by_ang": "how far the crystal that was nudged and relaxed freely is from having the kept group, A",
     "is_symmetric_minimum": "whether it is a minimum of the kept group; false: a saddle point of it; null: not known",
     "is_released": "whether this crystal is the one that was nudged and relaxed freely, because that is lower",
+    "same_crystal": "whether the crystal that the judge relaxed is still the relaxed one",
+    "opinion_change_ev_per_atom": "energy above hull by the judge minus that by the first potential, eV/atom",
+    "opinions_agree": "false: judge and first potential differ by more than their errors; null: errors not known",
+    "probability_source": "what the probability of the judge was measured on, one sentence; or null",
+    "judge_relax_status": "how the judge's relaxation ended: converged | step cap | isolated | exploded | failed",
     "other_energies": "what those ids state: list of id, method, energies; or null",
 }
 """Descriptions of columns whose own refers to the column before, or to the form in which the table holds them."""
@@ -176,4 +199,6 @@ DATASET = _said("dataset_sha256", "string", "fingerprint of the dataset that hol
 CANDIDATE_FIELDS = (*_fields(CANDIDATES, _CANDIDATE_UNITS), STRUCTURE_KIND, RUN, SEED, CHECKPOINT, KNOWN, CODE)
 KEPT_FIELDS = _fields(KEPT, _KEPT_UNITS)
 """Only of a run that kept space groups while it relaxed: its table has their columns."""
+JUDGED_FIELDS = _fields(JUDGED, _JUDGED_UNITS)
+"""Only of a run with a judge."""
 DATASET_FIELDS = (*_fields(DATASET_SCHEMA, _DATASET_UNITS), DATASET)

@@ -10,6 +10,8 @@ from typing import Any
 
 from configs.paths import PROJECT
 from generative.checkpoints import generator_type
+from tasks.discover.judge import judge_chunk_file, opinions_wanted
+from tasks.discover.judge_choice import chosen_file
 from tasks.discover.known import choose_references, ingest_known
 from tasks.discover.phonons import candidates_file
 from tasks.discover.rank import rank_file
@@ -17,6 +19,7 @@ from tasks.discover.relax import relax_chunk_file
 from tasks.discover.run import open_run
 from tasks.discover.sample import sample_chunk_file
 from tasks.discover.screen import screen_chunk_file, unique_file
+from tasks.discover.second_opinion import second_opinion_file
 from tasks.loading import identify, potential_code
 from tasks.source_code import Entry, sources
 from tests.flows.conftest import Campaign
@@ -49,7 +52,7 @@ def run_and_compare(stage: Callable[..., Any], *arguments: Any, further: tuple[E
 
 
 def test_every_function_that_a_stage_calls_lies_in_the_code_of_its_key(campaign: Campaign, tmp_path: Path) -> None:
-    config = campaign.config(tmp_path)
+    config = campaign.config(tmp_path, judge={"potential": "CHGNet", "n_best": 2, "steps_max": 1})
     with open_run(config) as run:
         identity = identify(config.relax, config.execution)
         known = run_and_compare(ingest_known, config, run.path, identity)
@@ -65,4 +68,9 @@ def test_every_function_that_a_stage_calls_lies_in_the_code_of_its_key(campaign:
         ]
         relaxed = run_and_compare(relax_chunk_file, config, run.path, identity, unique, 0, False, further=loaders)
         ranked = run_and_compare(rank_file, config, run.path, identity, known, unique, [relaxed], competing)
-        run_and_compare(candidates_file, run.path, ranked, [])
+        chosen = run_and_compare(chosen_file, config, run.path, ranked, competing)
+        wanted = opinions_wanted(config, [identity], chosen)
+        judged = [run_and_compare(judge_chunk_file, config, run.path, one, chosen, further=loaders) for one in wanted]
+        opinions = [identity, identity]
+        final = run_and_compare(second_opinion_file, config, run.path, opinions, ranked, chosen, judged)
+        run_and_compare(candidates_file, run.path, final, [])

@@ -25,6 +25,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from tasks.report.pictures import crystal_png
 from tasks.report.run.markdown import data_uri, markdown_report
 from tasks.report.run.model import ReportInputs
+from tasks.report.run.opinions import remark
 from tasks.report.run.summary import number, summarise
 from tasks.report.run.tables import candidate_rows, escape_markdown, markdown_formula
 
@@ -95,6 +96,8 @@ def _card(inputs: ReportInputs) -> str:
     thumbnail = data_uri(crystal_png(best.structure, 160, inputs.elements))
     above = number(best.e_above_hull_ev_per_atom)
     text = f"{inputs.n_ranked} candidates; best {markdown_formula(best.formula)}, {above} eV/atom above hull"
+    if best.opinion is not None:
+        text += f" ({escape_markdown(remark(best.opinion))})"
     return f'{text} <img src="{thumbnail}" width="120">'
 
 

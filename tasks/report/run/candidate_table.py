@@ -12,7 +12,8 @@ from tasks.discover.candidates import Proposer
 from tasks.report.hull_interactive import html_formula
 from tasks.report.run.kept_symmetry import any_kept, change_on_release_ev_per_atom, group_name, remark, verdict
 from tasks.report.run.model import ReportCandidate, ReportInputs
-from tasks.report.run.summary import any_phonons, is_number, number, prototype_name
+from tasks.report.run.opinions import any_judged, percent
+from tasks.report.run.summary import NEAR_HULL_EV_PER_ATOM, any_phonons, is_number, number, prototype_name
 
 NONE = '<span class="none">\u2013</span>'
 
@@ -45,10 +46,16 @@ PHONON = Column("phonon", "Lowest phonon", "THz, negative: imaginary")
 KEPT = Column("kept", "In its space group", "\u0394E on release, eV/atom", "text")
 """Only in a run where space groups were kept."""
 
+JUDGE = Column("judge", "Above hull by the judge", "eV/atom")
+CHANCE = Column("chance", f"Within {NEAR_HULL_EV_PER_ATOM:g} eV/atom by DFT", "probability")
+"""Only in a run with a judge, and the second where its errors were measured."""
+
 COLUMNS = (
     Column("rank", "Rank"),
     Column("formula", "Formula", kind="text"),
     Column("above", "Energy above hull", "eV/atom"),
+    JUDGE,
+    CHANCE,
     Column("formation", "Formation energy", "eV/atom"),
     Column("spacegroup", "Space group"),
     Column("delta_e", "\u0394E on relaxing", "eV/atom"),
@@ -66,7 +73,12 @@ COLUMNS = (
 
 
 def _columns(candidates: Sequence[ReportCandidate]) -> list[Column]:
-    shown = {PHONON: any_phonons(candidates), KEPT: any_kept(c.kept for c in candidates)}
+    shown = {
+        PHONON: any_phonons(candidates),
+        KEPT: any_kept(c.kept for c in candidates),
+        JUDGE: any_judged(c.opinion for c in candidates),
+        CHANCE: any(c.opinion is not None and c.opinion.probability is not None for c in candidates),
+    }
     return [column for column in COLUMNS if shown.get(column, True)]
 
 
@@ -96,6 +108,20 @@ def _kept(c: ReportCandidate) -> tuple[str, str]:
     return safe(word), f'<span title="{safe(remark(c.kept))}">{shown}</span></span>'
 
 
+def _judge(c: ReportCandidate) -> tuple[str, str]:
+    if c.opinion is None:
+        return "", NONE
+    exact, shown = _figure(c.opinion.e_above_hull_ev_per_atom)
+    tag = ' <span class="tag plain">opinions differ</span>' if c.opinion.agree is False else ""
+    notes = "; ".join(filter(None, (c.opinion.note, c.opinion.hull_note)))
+    return exact, shown + tag + (f'<br><span class="small">{safe(notes)}</span>' if notes else "")
+
+
+def _chance(c: ReportCandidate) -> tuple[str, str]:
+    probability = None if c.opinion is None else c.opinion.probability
+    return ("", NONE) if probability is None else (repr(float(probability)), percent(probability))
+
+
 def _prototype(c: ReportCandidate) -> tuple[str, str]:
     if not c.prototype_match:
         return "", NONE
@@ -119,6 +145,8 @@ def _cells(c: ReportCandidate) -> dict[str, tuple[str, str]]:
             f'<br><code class="small">{safe(c.id)}</code>',
         ),
         "above": _figure(c.e_above_hull_ev_per_atom),
+        "judge": _judge(c),
+        "chance": _chance(c),
         "formation": _figure(c.formation_energy_ev_per_atom),
         "spacegroup": ("" if c.spacegroup_number is None else str(c.spacegroup_number), space_group(c)),
         "delta_e": _figure(c.delta_e_ev_per_atom, signed=True),
@@ -182,10 +210,15 @@ def candidate_section(inputs: ReportInputs) -> str:
         f'<output id="filter-count" aria-live="polite">{len(inputs.candidates)} of {len(inputs.candidates)} '
         f"shown</output>"
         '</div><div class="card scroll" role="region" aria-label="Candidate table" tabindex="0">'
-        f'<table class="candidates" id="candidates"><caption>Energies: {safe(inputs.potential_method)}, not DFT. '
+        f'<table class="candidates" id="candidates"><caption>Energies: {_energies(inputs)}, not DFT. '
         f"\u0394 is relaxed minus generated.</caption><thead><tr>{''.join(heads)}</tr></thead><tbody>\n{rows}\n</tbody>"
         "</table></div></section>"
     )
+
+
+def _energies(inputs: ReportInputs) -> str:
+    judges = f"; the judge's: {' and '.join(inputs.judges)}" if inputs.judges else ""
+    return safe(inputs.potential_method + judges)
 
 
 def _row(c: ReportCandidate, columns: Sequence[Column]) -> str:

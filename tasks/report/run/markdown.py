@@ -11,8 +11,10 @@ from tasks.report.pictures import crystal_png, crystal_webp_rotating
 from tasks.report.run.asked import asked_markdown
 from tasks.report.run.kept_symmetry import counts_sentence
 from tasks.report.run.model import ReportCandidate, ReportInputs
+from tasks.report.run.opinions import remark
 from tasks.report.run.phonons import phonon_markdown
 from tasks.report.run.proposers import proposer_markdown
+from tasks.report.run.second_opinion import opinion_markdown
 from tasks.report.run.summary import (
     NEAR_HULL_EV_PER_ATOM,
     duration,
@@ -58,6 +60,7 @@ def markdown_report(inputs: ReportInputs) -> str:
         f"## Best {min(N_ROWS, len(inputs.candidates))} candidates",
         candidates_markdown(inputs.ranked, N_ROWS) if inputs.candidates else "No crystal passed every stage.",
         "ΔE and ΔV are relaxed minus generated. The table artifact and report.html hold more columns.",
+        *opinion_markdown(inputs.ranked),
         *phonon_markdown(inputs.phonons, inputs.potential_method),
         *asked_markdown(inputs.asked, inputs.best_of_formulas),
         "## Yield",
@@ -92,6 +95,8 @@ def _gallery(best: list[ReportCandidate], elements: tuple[str, ...], room_bytes:
         image = f'<img src="{picture}" alt="{html.escape(candidate.formula)}" width="150">'
         above = number(candidate.e_above_hull_ev_per_atom)
         energy = f"{above} eV/atom above hull" if above else "no place on the hull"
+        if candidate.opinion is not None:
+            energy += f"<br>{html.escape(remark(candidate.opinion))}"
         name = f"{candidate.rank}. {markdown_formula(candidate.formula)}"
         room_bytes -= len(image) + len(name) + len(energy)
         if room_bytes < 0:

@@ -106,6 +106,37 @@ class HullData:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SecondOpinion:
+    """What the judge says of a candidate.
+
+    Attributes:
+        method: the judge.
+        first_rank: rank before it, by the potential that relaxed all.
+        e_above_hull_ev_per_atom: on the hull of its own energies; None where it has none.
+        decomposition: competing phases it would decompose into by the judge; may be empty.
+        change_ev_per_atom: energy above hull, judge less first opinion; None without both.
+        agree: whether they differ by no more than their errors as measured; None where these are not known.
+        probability: that DFT puts it within NEAR_HULL_EV_PER_ATOM of the hull; None where that was not measured.
+        source: what the probability was measured on; may be empty.
+        spread_ev_per_atom: standard deviation over judge and committee; None without a committee.
+        hull_note: what the judge's hull lacks; may be empty.
+        note: why it has no judgement, or what weakens it; may be empty.
+    """
+
+    method: str
+    first_rank: int
+    e_above_hull_ev_per_atom: float | None
+    decomposition: str = ""
+    change_ev_per_atom: float | None = None
+    agree: bool | None = None
+    probability: float | None = None
+    source: str = ""
+    spread_ev_per_atom: float | None = None
+    hull_note: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportCandidate:
     """One ranked candidate as the report shows it.
 
@@ -137,6 +168,7 @@ class ReportCandidate:
         dynamically_stable: whether no phonon is imaginary; None where none were computed.
         phonon_note: why there are no phonons, or what weakens them; may be empty.
         kept: what its relaxation in its space group found; None where it relaxed freely.
+        opinion: what the judge says; None where it was not judged.
     """
 
     rank: int
@@ -164,6 +196,7 @@ class ReportCandidate:
     dynamically_stable: bool | None = None
     phonon_note: str = ""
     kept: KeptSymmetry | None = None
+    opinion: SecondOpinion | None = None
 
     @property
     def fractions(self) -> dict[str, float]:
@@ -249,6 +282,7 @@ class PhononFigure:
         q_point: of the lowest imaginary mode; empty without one.
         supercell: such as '4 x 4 x 2'.
         notes: why there are none, or what the reader must know; may be empty.
+        method: the potential.
     """
 
     rank: int
@@ -259,6 +293,7 @@ class PhononFigure:
     q_point: str
     supercell: str
     notes: str
+    method: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,6 +304,7 @@ class ReportInputs:
         run_name: name of the run.
         elements: the chemical system.
         potential_method: the potential all energies come from, such as 'CHGNet 0.3.0'.
+        judges: methods of the judge and its committee; empty without one.
         notes: sentences the reader must see first (a fallback potential, a thin hull).
         settings: the run's settings as JSON.
         provenance: dataset fingerprint, checkpoint digest, versions, seed, hardware; nested dicts allowed.
@@ -289,6 +325,7 @@ class ReportInputs:
     run_name: str
     elements: tuple[str, ...]
     potential_method: str
+    judges: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)

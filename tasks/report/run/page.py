@@ -30,6 +30,7 @@ from tasks.report.run.page_sections import (
 )
 from tasks.report.run.phonons import phonon_section
 from tasks.report.run.proposers import proposer_section
+from tasks.report.run.second_opinion import opinion_section
 from tasks.report.scene import Scene, build_scene
 
 MOST_CRYSTALS = 300
@@ -58,6 +59,7 @@ def report_html(inputs: ReportInputs) -> str:
             hull_section(inputs),
             gallery_section(inputs),
             candidate_section(inputs),
+            opinion_section(inputs.ranked),
             phonon_section(inputs.phonons, inputs.potential_method),
             asked_section(inputs.asked, inputs.best_of_formulas, inputs.potential_method),
             yield_section(inputs),

@@ -9,6 +9,7 @@ from tasks.discover.candidates import Proposer
 from tasks.report.hull_geometry import phase_counts, placed_candidates
 from tasks.report.hull_interactive import html_formula
 from tasks.report.palette import element_colours
+from tasks.report.run import opinions
 from tasks.report.run.candidate_table import safe, space_group
 from tasks.report.run.kept_symmetry import any_kept, counts_sentence
 from tasks.report.run.model import ReportInputs
@@ -41,7 +42,8 @@ def header(inputs: ReportInputs) -> str:
             f"{': ' + proposers(summary) if proposers(summary) else ''}. "
             f"<b>{summary.n_on_hull}</b> on or below the hull of the competing phases; the best is "
             f"<b>{html_formula(summary.best.formula)}</b> at "
-            f"<b>{number(summary.best.e_above_hull_ev_per_atom)}&nbsp;eV/atom</b>."
+            f"<b>{number(summary.best.e_above_hull_ev_per_atom)}&nbsp;eV/atom</b>"
+            + ("." if summary.best.opinion is None else f" ({safe(opinions.remark(summary.best.opinion))}).")
         )
     notes = "".join(f"<li>{safe(note)}</li>" for note in inputs.notes)
     figures = [
@@ -55,12 +57,14 @@ def header(inputs: ReportInputs) -> str:
         figures.append(
             (f"{summary.n_saddle_points}<small> of {summary.n_kept}</small>", "saddle points of their groups")
         )
+    judged = opinions.counts_sentence(c.opinion for c in inputs.candidates)
+    second = f'<p class="lead">{safe(judged)}.</p>' if judged else ""
     in_groups = f'<p class="lead">{safe(counts_sentence(summary))}.</p>' if summary.n_kept else ""
     counts = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for value, label in figures)
     return (
         '<header class="top"><button type="button" class="pill theme" id="theme" aria-label="Switch between light and '
         f'dark">Dark</button><p class="eyebrow">Hullward &middot; {safe(inputs.run_name)}</p><h1>{names}</h1>'
-        f'<p class="lead">{lead}</p>{in_groups}<p class="lead">{safe(theory_warning(inputs))}.</p>'
+        f'<p class="lead">{lead}</p>{second}{in_groups}<p class="lead">{safe(theory_warning(inputs))}.</p>'
         + (f'<ul class="notes" aria-label="Warnings">{notes}</ul>' if notes else "")
         + f'<dl class="figures">{counts}</dl></header>'
     )
@@ -107,12 +111,13 @@ def gallery_section(inputs: ReportInputs) -> str:
     for c in best:
         above = number(c.e_above_hull_ev_per_atom)
         tag = PROTOTYPE_TAG if c.proposed_by == Proposer.PROTOTYPE else ""
+        second = f"<p>{safe(opinions.remark(c.opinion))}</p>" if c.opinion is not None else ""
         cards.append(
             f'<article class="card"><canvas class="crystal" data-crystal="{safe(c.id)}" role="img" tabindex="0" '
             f'aria-label="Crystal structure of {safe(c.formula)}; drag or use the arrow keys to turn it"></canvas>'
             f'<div class="name"><h3>{html_formula(c.formula)}</h3><span class="rank">no. {c.rank}</span></div>'
             f"<p>{space_group(c)}{tag}</p><p>{above + ' eV/atom above hull' if above else 'no place on the hull'}</p>"
-            f'<button type="button" class="pill" data-inspect="{safe(c.id)}">Open</button></article>'
+            f'{second}<button type="button" class="pill" data-inspect="{safe(c.id)}">Open</button></article>'
         )
     return (
         '<section id="best"><h2>Best candidates</h2><p class="hint">Drag to turn. Relaxed crystals, drawn as the '
@@ -200,6 +205,7 @@ def _terms(inputs: ReportInputs) -> Sequence[tuple[str, str, str]]:
         ("Prototype", "", "The decorated prototype of a common structure type that it is like; \u201coffered\u201d: "
          "the candidate is that prototype itself, stable and in no database. Likeness does not make it known."),
         *_kept_terms(inputs),
+        *_opinion_terms(inputs),
         *_phonon_terms(inputs, method),
         ("SMACT", "", "Whether some choice of common oxidation states is charge-neutral. Real borides and "
         "intermetallics "
@@ -220,9 +226,24 @@ def _kept_terms(inputs: ReportInputs) -> list[tuple[str, str, str]]:
     return [("In its space group", "\u0394E, eV/atom", about)]
 
 
+def _opinion_terms(inputs: ReportInputs) -> list[tuple[str, str, str]]:
+    if not opinions.any_judged(c.opinion for c in inputs.candidates):
+        return []
+    judge = safe(" and ".join(inputs.judges))
+    about = (
+        f"The same by the judge, {judge}: the best and the competing phases near their hull, relaxed a few steps "
+        "further, on a hull of the judge's own energies. It decides the rank. A dash: not judged, "
+        "ranked behind those that are."
+    )
+    chance = safe(opinions.probability_sentence(c.opinion for c in inputs.candidates)) + "."
+    bound = f"Within {NEAR_HULL_EV_PER_ATOM:g} eV/atom by DFT"
+    return [("Above hull by the judge", "eV/atom", about), (bound, "probability", chance)]
+
+
 def _phonon_terms(inputs: ReportInputs, method: str) -> list[tuple[str, str, str]]:
     if not inputs.phonons:
         return []
+    method = safe(next((figure.method for figure in inputs.phonons if figure.method), "")) or method
     about = (
         f"Lowest frequency of the crystal's vibrations, with {method}, at the q-points looked at. Negative stands for "
         "imaginary: the energy falls along the mode, so the crystal is a saddle point and no phase at 0 K. A dash: not "

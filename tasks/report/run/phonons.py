@@ -20,8 +20,9 @@ def verdict_of(figure: PhononFigure) -> str:
 
 
 def summary_of(figures: Sequence[PhononFigure], method: str) -> str:
-    """One sentence: how many were computed, and how many have imaginary modes."""
+    """How many were computed and how many have imaginary modes, in a sentence; `method` where none is stated."""
     done = [figure for figure in figures if figure.lowest_thz is not None]
+    method = next((figure.method for figure in figures if figure.method), method)
     unstable = sum(bool(figure.n_imaginary) for figure in done)
     return (
         f"{unstable} of {len(done)} candidates whose phonons were computed with {method} have imaginary modes (written "

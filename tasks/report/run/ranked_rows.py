@@ -15,6 +15,7 @@ from tasks.discover.candidates import Proposer, plain
 from tasks.report.run.cif_files import cif_path
 from tasks.report.run.kept_symmetry import kept_of
 from tasks.report.run.model import ReportCandidate
+from tasks.report.run.opinions import opinion_of
 
 MOST_LISTED = 1000
 """Candidates on the page, by rank, some 4 kB each; the others are in the listing and in candidates.parquet."""
@@ -82,6 +83,7 @@ def report_candidates(
             dynamically_stable=row.get("dynamically_stable"),
             phonon_note=row.get("phonon_note") or "",
             kept=kept_of(row),
+            opinion=opinion_of(row),
         )
 
 

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dft.results import KeptSymmetry
+from tasks.discover.candidates import NEAR_HULL_EV_PER_ATOM as NEAR_HULL_EV_PER_ATOM
 from tasks.discover.candidates import Proposer
 from tasks.report.hull_geometry import ON_HULL_EV_PER_ATOM
 from tasks.report.run.model import Counts, ReportCandidate, ReportInputs
-
-NEAR_HULL_EV_PER_ATOM = 0.1
-"""The usual bound for 'worth a closer look': most synthesised metastable crystals lie below it (Sun et al. 2016)."""
 
 
 class Ranked(Protocol):
@@ -45,7 +43,7 @@ class Summary(Counts):
     """Counts over the candidates of a run, and the best of them.
 
     Attributes:
-        best: lowest energy above hull; None if none is known.
+        best: lowest energy above hull, by the judge where there is one; None if none is known.
     """
 
     best: ReportCandidate | None
@@ -69,9 +67,17 @@ def counts_of(candidates: Sequence[Ranked]) -> Counts:
 
 def summarise(candidates: Sequence[ReportCandidate], counts: Counts | None = None) -> Summary:
     """The counts of these candidates, or those given where these are but the best of many; and the best."""
-    known = [(c.e_above_hull_ev_per_atom, c.rank, c.id, c) for c in candidates if is_number(c.e_above_hull_ev_per_atom)]
-    best = min(known, key=lambda entry: (entry[0] or 0.0, entry[1], entry[2]))[3] if known else None
+    known = [c for c in candidates if is_number(c.e_above_hull_ev_per_atom)]
+    judged = [c for c in known if c.opinion is not None and is_number(c.opinion.e_above_hull_ev_per_atom)]
+    best = min(judged or known, key=lambda c: (_decisive(c), c.rank, c.id), default=None)
     return Summary(**vars(counts or counts_of(candidates)), best=best)
+
+
+def _decisive(candidate: ReportCandidate) -> float:
+    """The energy above hull that ranks it: the judge's, or without one the first potential's; 0 where unknown."""
+    opinion = candidate.opinion
+    above = candidate.e_above_hull_ev_per_atom if opinion is None else opinion.e_above_hull_ev_per_atom
+    return above or 0.0
 
 
 def prototype_name(candidate: ReportCandidate) -> str:
@@ -119,8 +125,9 @@ def duration(seconds: float | None) -> str:
 
 def theory_warning(inputs: ReportInputs) -> str:
     """One sentence on what the energies are worth."""
+    judges = f", but for the second opinion by {' and '.join(inputs.judges)}" if inputs.judges else ""
     return (
-        f"All energies come from {inputs.potential_method}, a machine-learned potential: they are screening "
+        f"All energies come from {inputs.potential_method}, a machine-learned potential{judges}: they are screening "
         f"energies, not "
         "DFT, and a candidate's place on the hull is a reason to compute it, not a result"
     )

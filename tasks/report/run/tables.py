@@ -10,6 +10,8 @@ from typing import Any
 from tasks.discover.candidates import Proposer
 from tasks.report.run.kept_symmetry import any_kept, change_on_release_ev_per_atom, group_name, remark, verdict
 from tasks.report.run.model import ReportCandidate
+from tasks.report.run.opinions import any_judged, percent
+from tasks.report.run.opinions import verdict as verdict_of_opinion
 from tasks.report.run.summary import any_phonons, is_number, number, prototype_name
 
 
@@ -55,19 +57,22 @@ def candidates_markdown(candidates: Sequence[ReportCandidate], limit: int = 20) 
         limit: rows at most.
     """
     has_phonons, has_kept = any_phonons(candidates), any_kept(c.kept for c in candidates)
+    has_judge = any_judged(c.opinion for c in candidates)
+    second = " By the judge (eV/atom) | Within 0.1 by DFT |" if has_judge else ""
     extra = f"{' In its space group |' if has_kept else ''}{' Lowest phonon (THz) |' if has_phonons else ''}"
     header = (
-        "| Rank | Formula | Energy above hull (eV/atom) | Formation energy (eV/atom) | Space group | ΔE (eV/atom) "
-        f"| ΔV (Å³/atom) |{extra} In a database | Prototype | Id |"
+        f"| Rank | Formula | Energy above hull (eV/atom) |{second} Formation energy (eV/atom) | Space group "
+        f"| ΔE (eV/atom) | ΔV (Å³/atom) |{extra} In a database | Prototype | Id |"
     )
     sides = f"{':--|' if has_kept else ''}{'--:|' if has_phonons else ''}"
-    rows = [header, f"|--:|:--|--:|--:|:--|--:|--:|{sides}:--|:--|:--|"]
+    rows = [header, f"|--:|:--|--:|{'--:|--:|' if has_judge else ''}--:|:--|--:|--:|{sides}:--|:--|:--|"]
     for c in sorted(candidates, key=lambda c: (c.rank, c.id))[:limit]:
         group = "" if c.spacegroup_number is None else f"{escape_markdown(c.spacegroup_symbol)} ({c.spacegroup_number})"
         cells = [
             str(c.rank),
             f"**{markdown_formula(c.formula)}**",
             number(c.e_above_hull_ev_per_atom),
+            *(_second(c) if has_judge else []),
             number(c.formation_energy_ev_per_atom),
             group,
             number(c.delta_e_ev_per_atom, signed=True),
@@ -80,6 +85,12 @@ def candidates_markdown(candidates: Sequence[ReportCandidate], limit: int = 20) 
         ]
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
+
+
+def _second(c: ReportCandidate) -> list[str]:
+    if c.opinion is None:
+        return ["", ""]
+    return [number(c.opinion.e_above_hull_ev_per_atom), percent(c.opinion.probability)]
 
 
 def candidate_rows(candidates: Sequence[ReportCandidate]) -> list[dict[str, Any]]:
@@ -107,12 +118,24 @@ def candidate_rows(candidates: Sequence[ReportCandidate]) -> list[dict[str, Any]
             "release": "" if c.kept is None else remark(c.kept),
         }
 
+    def judged(c: ReportCandidate) -> dict[str, Any]:
+        o = c.opinion
+        return {
+            "above hull by the judge (eV/atom)": "" if o is None else rounded(o.e_above_hull_ev_per_atom, 4),
+            "probability within 0.1 eV/atom by DFT": "" if o is None else rounded(o.probability, 3),
+            "opinions": "" if o is None else verdict_of_opinion(o),
+            "rank before the judge": "" if o is None else o.first_rank,
+            "judge's note": "" if o is None else "; ".join(filter(None, (o.note, o.hull_note))),
+        }
+
     has_phonons, has_kept = any_phonons(candidates), any_kept(c.kept for c in candidates)
+    has_judge = any_judged(c.opinion for c in candidates)
     return [
         {
             "rank": c.rank,
             "formula": c.formula,
             "energy above hull (eV/atom)": rounded(c.e_above_hull_ev_per_atom, 4),
+            **(judged(c) if has_judge else {}),
             "formation energy (eV/atom)": rounded(c.formation_energy_ev_per_atom, 4),
             "space group": "" if c.spacegroup_number is None else f"{c.spacegroup_symbol} ({c.spacegroup_number})",
             "dE on relaxing (eV/atom)": rounded(c.delta_e_ev_per_atom, 4),

@@ -25,9 +25,14 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 MODELS = Path(os.environ.get("HULLWARD_ASSETS", REPOSITORY.parent / "shared")) / "models"
 M3GNET = "M3GNet-MP-2021.2.8-PES"
 MATGL_NAMES = [M3GNET, "M3GNet-MatPES-PBE-v2025.1-PES", "TensorNet-MatPES-PBE-v2025.1-PES"]
+SEVENNET = {"SevenNet-0": "7net-0", "SevenNet-l3i5": "7net-l3i5"}
+"""And what their package calls them."""
+IN_WHEELS = ("CHGNet", *SEVENNET)
 
 needs_models = pytest.mark.skipif(not MODELS.is_dir(), reason="needs HULLWARD_ASSETS/models, pretrained matgl folders")
-by_name = pytest.mark.parametrize("name", ["CHGNet", *(pytest.param(name, marks=needs_models) for name in MATGL_NAMES)])
+by_name = pytest.mark.parametrize(
+    "name", [*IN_WHEELS, *(pytest.param(name, marks=needs_models) for name in MATGL_NAMES)]
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +75,10 @@ def ase_calculator(name: str, potential: LoadedPotential) -> Any:
         from chgnet.model.dynamics import CHGNetCalculator
 
         return CHGNetCalculator(use_device="cpu")
+    if name in SEVENNET:
+        from sevenn.calculator import SevenNetCalculator
+
+        return SevenNetCalculator(SEVENNET[name], device="cpu")
     from matgl.ext.ase import PESCalculator
 
     if name.startswith("TensorNet"):
@@ -230,6 +239,14 @@ def test_fingerprint_follows_the_weights(loaded: Callable[[str], LoadedPotential
 
 STORED = {
     "CHGNet": ("CHGNet 0.3.0", "2ad5e0e888621b6ba4f3d53b8a809185d2eb22abeb38939b037de842de361497"),
+    "SevenNet-0": (
+        "SevenNet-0 (July 2024)",
+        "cbfd4764a21246fbf7eb2ac6360ff0bf798dd739be246b374b6d356a31ac9a29",
+    ),
+    "SevenNet-l3i5": (
+        "SevenNet-l3i5 (December 2024)",
+        "603cb2b545d05ecf1aecb974387686732dc240f106cb0f57d8a2b1c9c65a6b99",
+    ),
     M3GNET: (
         "M3GNet-MP-2021.2.8-PES (destination aggregation)",
         "4e66e348e3b41654d6d760f2e300f3a40fe539df24b59af15d25f5e7801d35f8",
@@ -254,11 +271,12 @@ def test_a_potential_keeps_the_label_and_the_fingerprint_that_results_are_stored
     assert (potential.method, potential.fingerprint) == STORED[name]
     assert potential.name == name
     assert f"{potential.elements[0]} to {potential.elements[-1]}" == "H to Pu"
-    agrees = potential.method if name == "CHGNet" else f"{name} computed with destination aggregation, the end of each"
+    agrees = potential.method if name in IN_WHEELS else f"{name} computed with destination aggregation, the end of each"
     assert potential.notes[-1].startswith(agrees)
     assert "agrees with the known crystals (formation energies in eV/atom: MgO -" in potential.notes[-1]
-    assert len(potential.notes) == (1 if name == "CHGNet" else 3)
-    assert "BSD" in potential.licence
+    assert len(potential.notes) == {"CHGNet": 1, **dict.fromkeys(SEVENNET, 2)}.get(name, 3)
+    assert ("MIT" if name in SEVENNET else "BSD") in potential.licence
+    assert len(potential.elements) == 89
 
 
 def test_the_names_of_potentials_are_known_whatever_their_case() -> None:

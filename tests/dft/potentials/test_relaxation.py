@@ -192,3 +192,13 @@ def test_formation_energies_of_a_thousand_real_crystals_are_those_of_the_materia
     error = np.abs(total - fractions @ references - stated).mean()
     print(f"mean absolute error of {len(crystals)} formation energies: {error:.4f} eV/atom")
     assert error <= 0.08
+
+
+def test_no_step_at_all_gives_the_energy_of_the_crystal_as_it_is(chgnet: LoadedPotential) -> None:
+    crystals = good_crystals()[:2]
+    for crystal, done in zip(crystals, relax(crystals, chgnet, RelaxConfig(max_steps=0)), strict=True):
+        assert done.n_steps == 0
+        assert done.status in {RelaxStatus.CONVERGED, RelaxStatus.STEP_CAP}
+        assert done.energy_ev_per_atom == pytest.approx(evaluate([crystal], chgnet)[0], abs=1e-6)
+        assert done.structure is not None
+        np.testing.assert_allclose(done.structure.lattice.matrix, crystal.lattice.matrix, atol=1e-9)

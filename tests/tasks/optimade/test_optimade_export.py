@@ -28,7 +28,7 @@ from generative.datasets.optimade_form import structure_attributes
 from generative.datasets.table import DATASET_SCHEMA
 from tasks.discover.candidates import CANDIDATES, table_of
 from tasks.optimade.export import ExportError, export, origin_of
-from tasks.optimade.fields import CANDIDATE_FIELDS, DATASET_FIELDS, KEPT_FIELDS
+from tasks.optimade.fields import CANDIDATE_FIELDS, DATASET_FIELDS, JUDGED_FIELDS, KEPT_FIELDS
 from tests.servers.finished_run import candidate_rows, write_run
 from tests.servers.real import real_records
 
@@ -162,7 +162,7 @@ def test_every_column_but_the_crystal_itself_is_a_field_with_its_unit(fields: An
 
 def test_the_documentation_lists_every_field_with_its_unit() -> None:
     page = (Path(__file__).resolve().parents[3] / "docs" / "optimade.md").read_text(encoding="utf-8")
-    for field in (*CANDIDATE_FIELDS, *KEPT_FIELDS, *DATASET_FIELDS):
+    for field in (*CANDIDATE_FIELDS, *KEPT_FIELDS, *JUDGED_FIELDS, *DATASET_FIELDS):
         line = rf"^\| `{field.name}` \| {field.type} \| {re.escape(f'`{field.unit}`' if field.unit else '')} ?\| "
         assert re.search(line, page, re.M), field.name
 

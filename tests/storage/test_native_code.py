@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from generative.native import door
+from storage import native_code
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 # Two functions: numba keeps code by a function's name and arguments, not by its model of errors.
@@ -24,23 +24,29 @@ def _checked_ratio(numerator: float, denominator: float) -> float:
 
 
 def test_a_division_by_zero_is_infinite_or_raises_as_the_kernel_says():
-    if not door.is_available():
-        pytest.skip("numba is refused or not installed")
-    assert math.isinf(door.compiled(_ratio)(1.0, 0.0))
+    if not native_code.is_installed():
+        pytest.skip("numba is not installed")
+    assert math.isinf(native_code.compiled(_ratio)(1.0, 0.0))
     with pytest.raises(ZeroDivisionError):
-        door.compiled_raising(_checked_ratio)(1.0, 0.0)
+        native_code.compiled_raising(_checked_ratio)(1.0, 0.0)
 
 
-@pytest.mark.parametrize("name", sorted(file.name for file in (ROOT / "generative" / "native").glob("[!_]*.py")))
-def test_a_change_of_any_kernel_gives_the_kept_code_another_folder(name, tmp_path, monkeypatch):
-    sources = shutil.copytree(ROOT / "generative" / "native", tmp_path / "native")
+FOLDERS = [ROOT / "generative" / "native", ROOT / "dft" / "native"]
+KERNELS = [file for folder in FOLDERS for file in sorted(folder.glob("[!_]*.py"))]
+
+
+@pytest.mark.parametrize(
+    "file", [file for folder in KERNELS for file in sorted(folder.glob("[!_]*.py"))], ids=lambda file: file.stem
+)
+def test_a_change_of_any_kernel_gives_the_kept_code_another_folder(file, tmp_path, monkeypatch):
+    sources = shutil.copytree(file.parent, tmp_path / "native")
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kept"))
-    monkeypatch.setattr(door, "__file__", str(sources / "door.py"))
-    before = door.code_folder.__wrapped__()
-    assert before == door.code_folder.__wrapped__()
-    with (sources / name).open("a") as file:
-        file.write("\n")
-    assert before != door.code_folder.__wrapped__()
+    folder_of = native_code.code_folder.__wrapped__
+    before = folder_of(sources)
+    assert before == folder_of(sources)
+    with (sources / file.name).open("a") as changed:
+        changed.write("\n")
+    assert before != folder_of(sources)
 
 
 def test_nothing_but_the_door_imports_numba():
@@ -53,4 +59,4 @@ def test_nothing_but_the_door_imports_numba():
         for module in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
         if module.split(".")[0] == "numba"
     ]
-    assert set(importing) == {"generative/native/door.py"}
+    assert set(importing) == {"storage/native_code.py"}

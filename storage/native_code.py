@@ -1,0 +1,80 @@
+"""The one door to numba: functions compiled without the interpreter's lock, or a plain no.
+
+Compiling takes up to half a minute, so the code is kept on disk. numba forgets kept code when the file of a function
+changes, but not when a function it calls in another file does; here the place's name carries a digest of all sources in
+the folder of the function, so code of an older state is never run. Modules that decorate with it are imported only
+where `is_installed()`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@lru_cache(maxsize=1)
+def is_installed() -> bool:
+    """Whether there is numba."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def compiled(function: F) -> F:
+    """The function as native code that releases the interpreter's lock; compiled when first called.
+
+    Division by zero gives an infinity or NaN, as in numpy.
+    """
+    return _compiled(function, "numpy")
+
+
+def compiled_raising(function: F) -> F:
+    """The same, but division by zero raises ZeroDivisionError, as in Python, and costs a test each."""
+    return _compiled(function, "python")
+
+
+def compiled_reordering(function: F) -> F:
+    """The same as `compiled`, but sums may be in any order, so that they are several at a time."""
+    return _compiled(function, "numpy", fastmath={"reassoc", "contract", "nsz"})
+
+
+def _compiled(function: F, error_model: Literal["python", "numpy"], **options: Any) -> F:
+    import numba
+    from numba.core import config
+
+    options |= {"nogil": True, "error_model": error_model}
+    folder = code_folder(Path(function.__code__.co_filename).parent)
+    if folder is None:
+        return cast(F, numba.njit(**options)(function))
+    settings: Any = config
+    before, settings.CACHE_DIR = settings.CACHE_DIR, str(folder)  # numba reads it once, when the decorator runs
+    try:
+        return cast(F, numba.njit(cache=True, **options)(function))
+    finally:
+        settings.CACHE_DIR = before
+
+
+@lru_cache(maxsize=8)
+def code_folder(sources: Path) -> Path | None:
+    """A writable folder for the code of exactly these sources: under NUMBA_CACHE_DIR, or the user's cache; or None."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for source in sorted(sources.glob("*.py")):
+        digest.update(source.read_bytes())
+    home = os.environ.get("XDG_CACHE_HOME", "") or str(Path("~/.cache").expanduser())
+    for base in (os.environ.get("NUMBA_CACHE_DIR", ""), f"{home}/hullward"):
+        folder = Path(base) / f"kernels-{digest.hexdigest()[:16]}"
+        if not base:
+            continue
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError:
+            continue
+    return None
