@@ -228,16 +228,18 @@ class Convolution(nn.Module):
         by_group = zip(self.groups, torch.split(matrices, sizes, 1), torch.split(weights, numbers, 1), strict=True)
         for group, matrix, weight in by_group:
             of_target = features[group.degree].index_select(0, graph.edges.target)
-            product = torch.bmm(matrix.unflatten(1, (group.n_rows, -1)), of_target)  # (E, rows, u)
+            product = torch.bmm(
+                matrix.reshape(len(matrix), group.n_rows, 2 * group.degree + 1), of_target
+            )  # (E, rows, u)
             lengths = torch.tensor([2 * l3 + 1 for l3 in group.outs], device=product.device)
             path = torch.repeat_interleave(torch.arange(len(lengths), device=product.device), lengths)
-            weight = weight.unflatten(1, (-1, group.channels)).index_select(1, path)  # (B, rows, u)
+            weight = weight.reshape(len(weight), len(group.outs), group.channels).index_select(1, path)  # (B, rows, u)
             message = product * weight.index_select(0, graph.bond)
             summed = message.new_zeros(len(features[0]), *message.shape[1:]).index_add(0, graph.edges.source, message)
             at = 0
             for l3 in sorted(set(group.outs)):
                 n = group.outs.count(l3)
-                block = summed[:, at : at + n * (2 * l3 + 1)].unflatten(1, (n, 2 * l3 + 1))
+                block = summed[:, at : at + n * (2 * l3 + 1)].reshape(len(summed), n, 2 * l3 + 1, group.channels)
                 told.setdefault(l3, []).append(block.transpose(1, 2).flatten(2))
                 at += n * (2 * l3 + 1)
         return {l3: torch.cat(parts, dim=2) for l3, parts in told.items()}
@@ -246,15 +248,21 @@ class Convolution(nn.Module):
         self, paths: Tensor, features: Features, matrices: Tensor, weights: Tensor, graph: Neighbours
     ) -> Features:
         """The same by dft.native.messages, whose channels come in blocks of LANES."""
-        blocks = [features[group.degree].unflatten(2, (-1, LANES)).transpose(1, 2).flatten(1) for group in self.groups]
+        blocks = [_in_blocks(features[group.degree]) for group in self.groups]
         out: Tensor = Messages.apply(torch.cat(blocks, dim=1), matrices, weights, paths, graph)  # type: ignore[no-untyped-call]
         outs = sorted({l3 for group in self.groups for l3 in group.outs})
         n_channels = [sum(group.outs.count(l3) * group.channels for group in self.groups) for l3 in outs]
         parts = torch.split(out, [(2 * l3 + 1) * n for l3, n in zip(outs, n_channels, strict=True)], 1)
         return {
-            l3: torch.unflatten(part, 1, (-1, 2 * l3 + 1, LANES)).transpose(1, 2).flatten(2)
-            for l3, part in zip(outs, parts, strict=True)
+            l3: part.reshape(len(part), n // LANES, 2 * l3 + 1, LANES).transpose(1, 2).flatten(2)
+            for l3, n, part in zip(outs, n_channels, parts, strict=True)
         }
+
+
+def _in_blocks(features: Tensor) -> Tensor:
+    """(N, 2l+1, u) as (N, u / LANES, 2l+1, LANES), one row per atom."""
+    n_atoms, n_components, n_channels = features.shape
+    return features.reshape(n_atoms, n_components, n_channels // LANES, LANES).transpose(1, 2).flatten(1)
 
 
 def native_paths(groups: Sequence[Paths]) -> Tensor | None:
