@@ -63,7 +63,7 @@ PURPOSES = {
     "fastapi": "layers of OPTIMADE's server; versions that Prefect's server starts with",
     "starlette": "layers of OPTIMADE's server",
     "sqlalchemy": "versions with which Prefect makes scheduled runs; not imported by us",
-    "numba": "matching of crystals in native code",
+    "numba": "matching of crystals and the sums of SevenNet in native code",
     "matminer": "fingerprints of crystals for the metrics",
     "pyxtal": "random crystals of a space group, a baseline",
     "plotly": "interactive plots of reports",

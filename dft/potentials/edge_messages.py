@@ -14,6 +14,8 @@ from torch import Tensor
 from dft.potentials.neighbours import EdgeBatch
 from storage.native_code import is_installed
 
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
 LANES = 32
 """Channels that the kernels take at a time."""
 
@@ -69,6 +71,7 @@ class Messages(torch.autograd.Function):
         """What each atom is told, (N, numbers), from features (N, ...), matrices (E, ...) and weights (B, ...)."""
         from dft.native.messages import told
 
+        features, matrices, weights = features.contiguous(), matrices.contiguous(), weights.contiguous()
         ctx.save_for_backward(features, matrices, weights)
         ctx.paths, ctx.graph = paths, graph
         width = int((paths[:, 4] + LANES * paths[:, 5]).max())
@@ -82,15 +85,17 @@ class Messages(torch.autograd.Function):
         """Slopes by features, matrices and weights."""
         from dft.native.messages import slopes
 
-        given = ctx.saved_tensors
-        found = [torch.zeros_like(one) for one in given]
-        fixed, by_told = _arrays(ctx.paths, ctx.graph, *given), slope.contiguous().numpy()
-        of = [one.numpy() for one in found]
-        ctx.graph.each_part(lambda first, last: slopes(*fixed, first, last, by_told, *of))
+        features, matrices, weights = ctx.saved_tensors
+        found = tuple(torch.zeros_like(one) for one in (features, matrices, weights))
+        fixed, by_told = _arrays(ctx.paths, ctx.graph, features, matrices, weights), slope.contiguous().numpy()
+        of_features, of_matrices, of_weights = (one.numpy() for one in found)
+        ctx.graph.each_part(
+            lambda first, last: slopes(*fixed, first, last, by_told, of_features, of_matrices, of_weights)
+        )
         return (*found, None, None)
 
 
-def _arrays(paths: Tensor, graph: Neighbours, *values: Tensor) -> tuple[np.ndarray, ...]:
+def _arrays(paths: Tensor, graph: Neighbours, features: Tensor, matrices: Tensor, weights: Tensor) -> Arrays:
     edges = graph.edges
     integers = (paths.numpy(), graph.starts, edges.target.numpy(), graph.bond.numpy())
-    return (*integers, *(value.detach().contiguous().numpy() for value in values))
+    return (*integers, features.detach().numpy(), matrices.detach().numpy(), weights.detach().numpy())

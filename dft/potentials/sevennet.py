@@ -104,8 +104,9 @@ class RadialBasis(nn.Module):
         kind = ending["cutoff_function_name"]
         if kind not in ("poly_cut", "XPLOR"):
             raise ValueError(f"cutoff_function {kind!r}: expected poly_cut or XPLOR")
-        self.power = ending["poly_cut_p_value"] if kind == "poly_cut" else None
-        self.switched_ang = None if kind == "poly_cut" else ending["cutoff_on"]
+        self.is_polynomial = kind == "poly_cut"
+        self.power = int(ending["poly_cut_p_value"]) if self.is_polynomial else 0
+        self.switched_ang = cutoff_ang if self.is_polynomial else float(ending["cutoff_on"])
 
     def forward(self, length: Tensor) -> Tensor:
         """Of each bond's length, angstrom."""
@@ -113,9 +114,12 @@ class RadialBasis(nn.Module):
         return 2 / self.cutoff_ang * torch.sin(self.frequencies * r) / r * self._ending(r)
 
     def _ending(self, r: Tensor) -> Tensor:
-        if self.power is not None:  # Gasteiger et al., arXiv:2003.03123, eq. 8
+        if self.is_polynomial:  # Gasteiger et al., arXiv:2003.03123, eq. 8
             p, x = self.power, r / self.cutoff_ang
-            return 1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1) - p * (p + 1) / 2 * x ** (p + 2)
+            ending: Tensor = (
+                1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1) - p * (p + 1) / 2 * x ** (p + 2)
+            )
+            return ending
         end, on, rr = self.cutoff_ang**2, self.switched_ang**2, r * r
         return torch.where(rr < on, torch.ones_like(r), (end - rr) ** 2 * (end + 2 * rr - 3 * on) / (end - on) ** 3)
 
@@ -129,7 +133,7 @@ def matrices(flat: Tensor, channels_in: Mapping[int, int], channels_out: Mapping
     sizes = [rows * columns for rows, columns in shapes.values()]
     if sum(sizes) != flat.numel():
         raise ValueError(f"{flat.numel()} weights where {sum(sizes)} are expected, {shapes} by degree")
-    parts = zip(shapes.items(), flat.split(sizes), strict=True)
+    parts = zip(shapes.items(), torch.split(flat, sizes), strict=True)
     return {degree: part.view(shape) / math.sqrt(shape[0]) for (degree, shape), part in parts}
 
 
@@ -223,19 +227,21 @@ class Convolution(nn.Module):
         sizes = [group.n_rows * (2 * group.degree + 1) for group in self.groups]
         numbers = [len(group.outs) * group.channels for group in self.groups]
         told: dict[int, list[Tensor]] = {}
-        by_group = zip(self.groups, matrices.split(sizes, dim=1), weights.split(numbers, dim=1), strict=True)
+        by_group = zip(self.groups, torch.split(matrices, sizes, 1), torch.split(weights, numbers, 1), strict=True)
         for group, matrix, weight in by_group:
             of_target = features[group.degree].index_select(0, graph.edges.target)
-            product = torch.bmm(matrix.unflatten(1, (group.n_rows, -1)), of_target)  # (E, rows, u)
+            product = torch.bmm(
+                matrix.reshape(len(matrix), group.n_rows, 2 * group.degree + 1), of_target
+            )  # (E, rows, u)
             lengths = torch.tensor([2 * l3 + 1 for l3 in group.outs], device=product.device)
             path = torch.repeat_interleave(torch.arange(len(lengths), device=product.device), lengths)
-            weight = weight.unflatten(1, (-1, group.channels)).index_select(1, path)  # (B, rows, u)
+            weight = weight.reshape(len(weight), len(group.outs), group.channels).index_select(1, path)  # (B, rows, u)
             message = product * weight.index_select(0, graph.bond)
             summed = message.new_zeros(len(features[0]), *message.shape[1:]).index_add(0, graph.edges.source, message)
             at = 0
             for l3 in sorted(set(group.outs)):
                 n = group.outs.count(l3)
-                block = summed[:, at : at + n * (2 * l3 + 1)].unflatten(1, (n, 2 * l3 + 1))
+                block = summed[:, at : at + n * (2 * l3 + 1)].reshape(len(summed), n, 2 * l3 + 1, group.channels)
                 told.setdefault(l3, []).append(block.transpose(1, 2).flatten(2))
                 at += n * (2 * l3 + 1)
         return {l3: torch.cat(parts, dim=2) for l3, parts in told.items()}
@@ -244,15 +250,21 @@ class Convolution(nn.Module):
         self, paths: Tensor, features: Features, matrices: Tensor, weights: Tensor, graph: Neighbours
     ) -> Features:
         """The same by dft.native.messages, whose channels come in blocks of LANES."""
-        blocks = [features[group.degree].unflatten(2, (-1, LANES)).transpose(1, 2).flatten(1) for group in self.groups]
-        out = Messages.apply(torch.cat(blocks, dim=1), matrices, weights, paths, graph)
+        blocks = [_in_blocks(features[group.degree]) for group in self.groups]
+        out: Tensor = Messages.apply(torch.cat(blocks, dim=1), matrices, weights, paths, graph)  # type: ignore[no-untyped-call]
         outs = sorted({l3 for group in self.groups for l3 in group.outs})
         n_channels = [sum(group.outs.count(l3) * group.channels for group in self.groups) for l3 in outs]
-        parts = out.split([(2 * l3 + 1) * n for l3, n in zip(outs, n_channels, strict=True)], dim=1)
+        parts = torch.split(out, [(2 * l3 + 1) * n for l3, n in zip(outs, n_channels, strict=True)], 1)
         return {
-            l3: part.unflatten(1, (-1, 2 * l3 + 1, LANES)).transpose(1, 2).flatten(2)
-            for l3, part in zip(outs, parts, strict=True)
+            l3: part.reshape(len(part), n // LANES, 2 * l3 + 1, LANES).transpose(1, 2).flatten(2)
+            for l3, n, part in zip(outs, n_channels, parts, strict=True)
         }
+
+
+def _in_blocks(features: Tensor) -> Tensor:
+    """(N, 2l+1, u) as (N, u / LANES, 2l+1, LANES), one row per atom."""
+    n_atoms, n_components, n_channels = features.shape
+    return features.reshape(n_atoms, n_components, n_channels // LANES, LANES).transpose(1, 2).flatten(1)
 
 
 def native_paths(groups: Sequence[Paths]) -> Tensor | None:

@@ -18,6 +18,7 @@ from dft.potentials.loading import load_potential
 from dft.potentials.matgl import load_matgl
 from dft.potentials.relaxation import relax
 from dft.results import Relaxation
+from tests.own_calculators import turn_m3gnet_convolutions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ASSETS = Path(os.environ.get("HULLWARD_ASSETS", REPOSITORY.parent / "shared"))
@@ -82,7 +83,7 @@ def test_m3gnet_rate_against_matgls_relaxer(record_property: Callable[[str, obje
     from matgl.ext.ase import Relaxer
 
     raw = load_matgl(ASSETS / "models" / M3GNET)
-    _turn_convolutions(raw)
+    turn_m3gnet_convolutions(raw)
     relaxer = Relaxer(raw)
 
     def loop(crystal: Structure) -> tuple[float, int]:
@@ -105,23 +106,6 @@ def test_chgnet_rate_against_its_own_optimizer(record_property: Callable[[str, o
         return float(np.squeeze(energies[-1])), len(energies) - 2
 
     compare("CHGNet", loop, record_property)
-
-
-def _turn_convolutions(potential: Any) -> None:
-    """matgl's own layers, summing where the stored weights want it, for an honest race on equal results."""
-    import types
-
-    from matgl.layers import _graph_convolution as layers
-
-    def node_update_(self, edge_index, edge_feat, node_feat, rbf, u_per_edge, num_nodes):  # type: ignore[no-untyped-def]
-        source, target = edge_index
-        inputs = torch.hstack([node_feat[source], node_feat[target], edge_feat])
-        message = self.node_update_func(inputs) * self.node_weight_func(rbf)
-        return layers.scatter_add(message, target, dim_size=num_nodes, dim=0)
-
-    for module in potential.modules():
-        if isinstance(module, layers.M3GNetGraphConv):
-            module.node_update_ = types.MethodType(node_update_, module)
 
 
 def test_relaxation_in_the_group_against_free(record_property: Callable[[str, object], None]) -> None:

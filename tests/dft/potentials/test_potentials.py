@@ -20,13 +20,12 @@ from dft.potentials.graph_model import GraphModel
 from dft.potentials.interface import fingerprint_of
 from dft.potentials.loading import LoadedPotential, load_potential
 from dft.potentials.matgl import HUB_TIMEOUT_S, build_network, find_matgl_folder, load_matgl
+from tests.own_calculators import SEVENNET, own_calculator
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 MODELS = Path(os.environ.get("HULLWARD_ASSETS", REPOSITORY.parent / "shared")) / "models"
 M3GNET = "M3GNet-MP-2021.2.8-PES"
 MATGL_NAMES = [M3GNET, "M3GNet-MatPES-PBE-v2025.1-PES", "TensorNet-MatPES-PBE-v2025.1-PES"]
-SEVENNET = {"SevenNet-0": "7net-0", "SevenNet-l3i5": "7net-l3i5"}
-"""And what their package calls them."""
 IN_WHEELS = ("CHGNet", *SEVENNET)
 
 needs_models = pytest.mark.skipif(not MODELS.is_dir(), reason="needs HULLWARD_ASSETS/models, pretrained matgl folders")
@@ -69,42 +68,6 @@ def shaken_crystals() -> list[Structure]:
     return shaken
 
 
-def ase_calculator(name: str, potential: LoadedPotential) -> Any:
-    """The package's own calculator, its weights corrected by a patch of its own: independent of our layers."""
-    if name == "CHGNet":
-        from chgnet.model.dynamics import CHGNetCalculator
-
-        return CHGNetCalculator(use_device="cpu")
-    if name in SEVENNET:
-        from sevenn.calculator import SevenNetCalculator
-
-        return SevenNetCalculator(SEVENNET[name], device="cpu")
-    from matgl.ext.ase import PESCalculator
-
-    if name.startswith("TensorNet"):
-        return PESCalculator(potential.model.network.potential, stress_unit="eV/A3")
-    raw = load_matgl(MODELS / name)
-    _turn_m3gnet_convolutions(raw)
-    return PESCalculator(raw, stress_unit="eV/A3")
-
-
-def _turn_m3gnet_convolutions(potential: Any) -> None:
-    """matgl's own convolution with its edges reversed at the one place where it sums."""
-    import types
-
-    from matgl.layers import _graph_convolution as layers
-
-    def node_update_(self, edge_index, edge_feat, node_feat, rbf, u_per_edge, num_nodes):  # type: ignore[no-untyped-def]
-        source, target = edge_index
-        inputs = torch.hstack([node_feat[source], node_feat[target], edge_feat])
-        message = self.node_update_func(inputs) * self.node_weight_func(rbf)
-        return layers.scatter_add(message, target, dim_size=num_nodes, dim=0)
-
-    for module in potential.modules():
-        if isinstance(module, layers.M3GNetGraphConv):
-            module.node_update_ = types.MethodType(node_update_, module)
-
-
 @by_name
 def test_batch_agrees_with_the_ase_calculator_crystal_by_crystal(
     name: str, loaded: Callable[[str], LoadedPotential]
@@ -112,7 +75,7 @@ def test_batch_agrees_with_the_ase_calculator_crystal_by_crystal(
     potential = loaded(name)
     crystals = shaken_crystals()
     output = potential.model(structures_to_state(crystals, torch.device("cpu"), torch.float64))
-    calculator = ase_calculator(name, potential)
+    calculator = own_calculator(name, potential, MODELS)
     forces = torch.split(output["forces"], [len(c) for c in crystals])
     for i, crystal in enumerate(crystals):
         atoms = crystal.to_ase_atoms()

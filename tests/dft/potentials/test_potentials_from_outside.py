@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,46 @@ def test_a_name_of_ours_cannot_be_taken_and_what_cannot_be_loaded_is_named(outsi
     assert number == (
         "'number' is registered as toy_potential.lj:not_a_function: expected a function that loads a potential"
     )
+
+
+STAND_IN = """
+from types import SimpleNamespace
+from ase.calculators.lj import LennardJones
+
+
+class MACECalculator(LennardJones):
+    def __init__(self, model_paths, device, default_dtype):
+        super().__init__(sigma=float(open(model_paths).read()), epsilon=0.5, rc=6.0)
+        self.z_table, self.r_max = SimpleNamespace(zs=[14]), 6.0
+"""
+
+
+def test_the_example_with_weights_of_the_users_own_runs_as_it_stands(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (example,) = (code for code in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "MACECalculator" in code)
+    site = install(tmp_path / "site", "mace", {"calculators.py": STAND_IN}, "")
+    entries = "[hullward.potentials]\nMACE-MPA-0 = their_package.mace:readings\n"
+    install(site, "their_package", {"mace.py": example}, entries)
+    code = (
+        "import json, sys\nfrom pathlib import Path\nfrom pymatgen.core.structure import Structure\n"
+        "from dft.potentials.errors import PotentialError\nfrom dft.potentials.loading import load_potential\n"
+        "from dft.potentials.relaxation import evaluate\nfolder = Path(sys.argv[1])\n"
+        "try:\n    load_potential('MACE-MPA-0', fallback=None, search=[folder])\n"
+        "except PotentialError as error:\n    said = str(error)\n"
+        "found = []\nfor sigma in ('2.15', '2.12'):\n"
+        "    (folder / 'mace-mpa-0-medium.model').write_text(sigma)\n"
+        "    potential = load_potential('MACE-MPA-0', fallback=None, search=[folder])\n"
+        "    (energy,) = evaluate([Structure.from_file(folder / 'si.json')], potential)\n"
+        "    found.append([potential.fingerprint, energy])\n"
+        "print(json.dumps([said, potential.elements, found]))\n"
+    )
+    crystal = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.5), ["Si"], [[0, 0, 0]])
+    crystal.to(str(tmp_path / "si.json"))
+    said, elements, found = told(code, site, str(tmp_path))
+    assert said == "potential MACE-MPA-0 was not found: no mace-mpa-0-medium.model in the search folders"
+    assert elements == ["Si"]
+    assert found[0][0] != found[1][0]
+    for sigma, (_, energy) in zip((2.15, 2.12), found, strict=True):
+        atoms = crystal.to_ase_atoms()
+        atoms.calc = LennardJones(sigma=sigma, epsilon=0.5, rc=6.0)
+        assert energy == pytest.approx(atoms.get_potential_energy() / len(atoms), abs=1e-6)
