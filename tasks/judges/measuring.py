@@ -50,7 +50,8 @@ class Measured:
     @property
     def above_by_dft_hull(self) -> np.ndarray:
         """By the field's protocol: the potential's formation energy above the hull by DFT."""
-        return np.add(self.above, self.formation_error)
+        predicted: np.ndarray = self.above + self.formation_error
+        return predicted
 
 
 def measure(
