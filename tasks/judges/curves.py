@@ -1,7 +1,8 @@
 """From pairs of predicted and true distances above the hull to errors, verdicts and probabilities.
 
 A probability by distance is fitted in two forms, a logistic curve and a monotone one (isotonic, of twentieths of the
-crystals); the form is the one with the lower log loss on formulas that the fit has not seen, and is then fitted to all.
+crystals). The monotone one is taken only if its log loss on formulas that the fit has not seen is lower by MARGIN; the
+form is then fitted to all.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from dft.potentials.calibration import Curve
 
 GROUPS = 20
 """Of equal number for the monotone form."""
+MARGIN = 0.02
+"""Of the mean log loss: less is chance with some hundred pairs, and the monotone form knows nothing beyond its last
+group."""
 LOGISTIC_KNOTS = 121
 REACH_IN_WIDTHS = 7.0
 """A logistic curve is written as knots so far to both sides of its middle, where it is 0.001 from its end."""
@@ -96,23 +100,28 @@ def fit(predicted: np.ndarray, is_true: np.ndarray, groups: Sequence[str], seed:
         name: _log_loss(form(predicted[learn], is_true[learn]), predicted[~learn], is_true[~learn])
         for name, form in forms.items()
     }
-    best = min(losses, key=lambda name: losses[name])
+    best = "isotonic" if losses["isotonic"] < losses["logistic"] - MARGIN else "logistic"
     share = float(is_true[learn].mean())
     base = _log_loss(Curve((0.0,), (share,)), predicted[~learn], is_true[~learn])
     return Fit(best, forms[best](predicted, is_true), losses, base, len(predicted))
 
 
 def logistic(predicted: np.ndarray, is_true: np.ndarray) -> Curve:
-    """1 / (1 + exp((d - middle) / width)) by maximum likelihood (Newton's method), as knots."""
+    """1 / (1 + exp((d - middle) / width)) by maximum likelihood (Newton's method), as knots.
+
+    The targets are Platt's (Advances in Large Margin Classifiers, 1999), (n_true + 1) / (n_true + 2) and
+    1 / (n_false + 2), so that few pairs make no certainty.
+    """
+    n_true = int(is_true.sum())
+    target = np.where(is_true, (n_true + 1) / (n_true + 2), 1 / (len(is_true) - n_true + 2))
     scale = float(np.std(predicted)) or 1.0
     design = np.stack([np.ones(len(predicted)), predicted / scale], axis=1)
     weights = np.zeros(2)
-    # a weak pull to zero keeps the fit finite where a distance separates the two
-    ridge = 1e-6 * len(predicted) * np.eye(2)
     for _ in range(100):
         p = 1.0 / (1.0 + np.exp(-np.clip(design @ weights, -30, 30)))
-        gradient = design.T @ (is_true - p) - ridge @ weights
-        step = np.linalg.solve((design * (p * (1 - p))[:, None]).T @ design + ridge, gradient)
+        gradient = design.T @ (target - p)
+        hessian = (design * (p * (1 - p))[:, None]).T @ design
+        step = np.linalg.lstsq(hessian, gradient, rcond=None)[0]  # of one pair, or of pairs alike, it is singular
         weights = weights + step
         if float(np.abs(step).max()) < 1e-10:
             break

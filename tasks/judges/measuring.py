@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from dft.potentials.loading import LoadedPotential
 
 
+DIGITS = 4
+"""Of energies, eV/atom: figures are those of the numbers as they are written."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """What a potential and DFT say of the same crystals, (n,) each, eV/atom; NaN where there is no value.
@@ -50,7 +54,8 @@ class Measured:
     @property
     def above_by_dft_hull(self) -> np.ndarray:
         """By the field's protocol: the potential's formation energy above the hull by DFT."""
-        return np.add(self.above, self.formation_error)
+        predicted: np.ndarray = np.round(self.above + self.formation_error, DIGITS)
+        return predicted
 
 
 def measure(
@@ -126,9 +131,9 @@ def _measured(
     return Measured(
         tuple(place.of.id.rpartition(":")[2] for place in places),
         tuple(place.of.formula for place in places),
-        np.array([place.above_ev_per_atom for place in places]),
-        np.array(errors),
-        np.array(own),
+        np.round([place.above_ev_per_atom for place in places], DIGITS),
+        np.round(errors, DIGITS),
+        np.round(own, DIGITS),
         np.array([place.above_with_crystals_ev_per_atom for place in places]),
         np.array([place.lacks_no_phase for place in places]),
         {symbol: energies[name] for symbol in symbols if (name := truth.elemental(symbol)) in energies},

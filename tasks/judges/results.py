@@ -17,7 +17,7 @@ from configs.judges import JudgesConfig
 from dft.potentials.calibration import SCHEMA_VERSION
 from storage.atomic import write_text
 from tasks.judges.curves import Fit, fit, verdicts
-from tasks.judges.measuring import Measured
+from tasks.judges.measuring import DIGITS, Measured
 
 if TYPE_CHECKING:
     from dft.potentials.loading import LoadedPotential
@@ -29,8 +29,6 @@ BY_DFT_HULL = "formation energy on DFT's hull"
 OWN_HULL = "own hull, no phase missing"
 """Protocols; see tasks.judges.measuring."""
 PAIRS = ("row", "above_dft", "above_own", "formation_error", "is_whole")
-DIGITS = 4
-"""Of energies in the pairs, eV/atom."""
 
 
 @dataclass(frozen=True)

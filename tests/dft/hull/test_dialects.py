@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
@@ -45,12 +47,13 @@ def by_pymatgen(structure: Structure, energy_ev_per_atom: float) -> float:
         "potcar_symbols": [f"PBE {symbol}" for symbol in inputs.potcar_symbols],
     }
     entry = ComputedStructureEntry(structure, energy_ev_per_atom * len(structure), parameters=parameters)
-    done = MaterialsProject2020Compatibility(check_potcar_hash=False).process_entry(entry)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on oxidation states that it guesses
+        done = MaterialsProject2020Compatibility(check_potcar_hash=False).process_entry(entry)
     assert done is not None
     return float(done.energy_per_atom)
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", crystals())
 def test_a_raw_energy_gets_pymatgens_corrections_as_if_the_materials_project_had_computed_it(name: str) -> None:
     structure = crystals()[name]
