@@ -66,6 +66,7 @@ PURPOSES = {
     "numba": "matching of crystals and the sums of SevenNet in native code",
     "matminer": "fingerprints of crystals for the metrics",
     "pyxtal": "random crystals of a space group, a baseline",
+    "scikit-learn": "monotone and logistic curves of calibrations",
     "plotly": "interactive plots of reports",
     "matplotlib": "plots of reports",
     "pillow": "pictures of reports",

@@ -126,8 +126,9 @@ class Spheres:
 
     def stretch(self, edges: np.ndarray) -> np.ndarray:
         """Logarithms of the factors of a, b and c for three free numbers, (..., 3); the volume stays."""
-        along: np.ndarray = edges @ self.tied
-        return along - along.mean(-1, keepdims=True)
+        along = edges @ self.tied
+        stretched: np.ndarray = along - along.mean(-1, keepdims=True)
+        return stretched
 
     @staticmethod
     def lattice(cell: np.ndarray) -> np.ndarray:
