@@ -94,7 +94,9 @@ class JudgeConfig(RoomConfig):
     Bounds are in crystals and steps, so that results do not depend on the machine.
     """
 
-    potential: str | None = Field(None, description="a potential, named as in relax.potential; null: no second opinion")
+    potential: str | None = Field(
+        "SevenNet-l3i5", description="a potential, named as in relax.potential; null: no second opinion"
+    )
     committee: tuple[str, ...] = Field(
         (), max_length=8, description="further potentials, whose spread about the judge is a column"
     )

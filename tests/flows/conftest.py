@@ -97,6 +97,7 @@ class Campaign:
                 "sampler": {"n_steps": 5},
             },
             "relax": {"potential": "CHGNet", "fallback": None, "max_steps": 8, "chunk_size": 4},
+            "judge": {"potential": None},
             "inputs": {"top_n": 2},
             "execution": {"runs_folder": str(runs), "torch_threads": 1, "device": "cpu"},
         }
