@@ -5,7 +5,7 @@
         --reproduce configs/presets/reproduce-dp-cdvae.yaml --systems dp-cdvae --datasets perov-5 [--resume-from
         EARLIER]
 
-check      The generator's velocities, a potential's energies, and every member of the CDVAE family on the GPU in single
+check      The generator's velocities, energies of potentials, and every member of the CDVAE family on the GPU in single
            precision against the processor in double.
 benchmark  `pytest -m benchmark`, whose tests measure each device they see.
 train      For --minutes: the shipped generator (resumed from --out if it was interrupted), scored. With --reproduce the
@@ -69,8 +69,8 @@ def check_generator(device: str) -> float:
     return max(errors)
 
 
-def check_potential(device: str) -> float:
-    """Largest energy difference between there and the CPU on known crystals, eV/atom."""
+def check_potentials(device: str) -> dict[str, float]:
+    """Largest energy difference between there and the CPU on known crystals, eV/atom, of two potentials."""
     from pymatgen.core.lattice import Lattice
     from pymatgen.core.structure import Structure
 
@@ -81,13 +81,16 @@ def check_potential(device: str) -> float:
         Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [x, y], [[0, 0, 0], [0.5, 0.5, 0.5]])
         for a, x, y in ((4.25, "Mg", "O"), (5.69, "Na", "Cl"), (4.24, "Ti", "N"))
     ]
-    found = [
-        evaluate(
-            crystals, load_potential("M3GNet-MP-2021.2.8-PES", fallback="CHGNet", search=model_folders(), device=d)
-        )
-        for d in ("cpu", device)
-    ]
-    return max(abs((a or 0.0) - (b or 0.0)) for a, b in zip(*found, strict=True))
+
+    def energies(name: str, where: str) -> list[float]:
+        potential = load_potential(name, fallback="CHGNet", search=model_folders(), device=where)
+        return [energy or 0.0 for energy in evaluate(crystals, potential)]
+
+    names = ("M3GNet-MP-2021.2.8-PES", "SevenNet-l3i5")
+    return {
+        name: max(abs(a - b) for a, b in zip(energies(name, "cpu"), energies(name, device), strict=True))
+        for name in names
+    }
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -138,7 +141,7 @@ def check(arguments: argparse.Namespace) -> dict[str, Any]:
     """All checks; one whose packages are not installed is said to be missing."""
     made: dict[str, Callable[[], Any]] = {
         "generator, relative error of velocities": lambda: check_generator(arguments.device),
-        "potential, largest energy difference (eV/atom)": lambda: check_potential(arguments.device),
+        "potentials, largest energy differences (eV/atom)": lambda: check_potentials(arguments.device),
         "family, relative errors": lambda: check_family(arguments.device, arguments.size),
     }
     table: dict[str, Any] = {}
