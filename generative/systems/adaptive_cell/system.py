@@ -27,8 +27,9 @@ from torch import Tensor
 from generative.config import SamplerSettings
 from generative.crystal.batch import CrystalBatch
 from generative.crystal.crystals import Crystal
+from generative.crystal.wyckoff import WyckoffCrystal, WyckoffError
 from generative.networks.edge_dimenet import Z_MAX, EdgeDimeNet, EdgeDimeNetConfig
-from generative.requests import Request
+from generative.requests import Request, symbol_of
 from generative.systems.adaptive_cell.config import N_LEVEL_ROWS, AdaptiveCellConfig, AdaptiveCellSampler
 from generative.systems.adaptive_cell.finishing import (
     asked_for,
@@ -42,9 +43,9 @@ from generative.systems.adaptive_cell.langevin import start, walk
 from generative.systems.adaptive_cell.multigraph import Multigraph, multigraph
 from generative.systems.adaptive_cell.noise import CellState, Levels, cell_noise, free_normal, normal, site_noise
 from generative.systems.adaptive_cell.site_crystal import SiteCrystal
-from generative.systems.adaptive_cell.training_set import SiteBatch, SiteSet
-from generative.systems.baselines.stored import failed_sample
-from generative.systems.interface import CardNotes, Generator, Progress, own_settings
+from generative.systems.adaptive_cell.training_set import SiteBatch, SiteSet, packed, state_of
+from generative.systems.baselines.stored import content_of, failed_sample
+from generative.systems.interface import CardNotes, Change, Generator, Modifier, Progress, own_settings
 from generative.systems.trainable import Loss, Trainable
 from generative.systems.wyckoff.descriptions import Descriptions
 from generative.training.data import TrainingSet
@@ -66,7 +67,7 @@ class ItemLosses(NamedTuple):
     has_cell: Tensor
 
 
-class AdaptiveCell(Generator, Trainable):
+class AdaptiveCell(Generator, Modifier, Trainable):
     """The system: network, noise, losses, sampler."""
 
     name = "adaptive-cell"
@@ -92,6 +93,16 @@ class AdaptiveCell(Generator, Trainable):
             method="docs/adaptive-cell.md",
             limits="No monoclinic and triclinic cells.",
         )
+
+    @classmethod
+    def request_like(cls, crystal: Crystal) -> Request:
+        """The crystal's space group and numbers of sites; all its atoms in P1, which fails, where it has no group."""
+        try:
+            signature = WyckoffCrystal.of(crystal).signature
+        except WyckoffError:
+            counts = Request.for_atoms(crystal.atomic_numbers).formula_counts
+            return Request.for_sites(dict(counts), 1)
+        return Request.for_sites({symbol_of(z): n for z, n in signature.n_sites.items()}, signature.spacegroup)
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -184,14 +195,19 @@ class AdaptiveCell(Generator, Trainable):
     ) -> list[Crystal]:
         """See Generator.sample. A failed sample has one atom for each site: their numbers of atoms are not known.
 
-        Raises: ValueError: if a request names no sites, a space group below 16 or an element above Z_MAX.
+        So does one of a monoclinic or triclinic group.
+
+        Raises: ValueError: if a request names no sites, or an element above Z_MAX.
         """
         how = own_settings(AdaptiveCellSampler, settings)
         require_sites(requests, Z_MAX)
         found: list[Crystal | None] = [None] * len(requests)
         reasons: Counter[str] = Counter()
-        left, done = list(range(len(requests))), 0
-        for _ in range(how.attempts if requests else 0):
+        possible = [i for i, request in enumerate(requests) if (request.spacegroup or 0) >= LOWEST_GROUP]
+        if low := len(requests) - len(possible):
+            logger.warning("%d of %d samples are asked for in groups below %d: none", low, len(requests), LOWEST_GROUP)
+        left, done = possible, 0
+        for _ in range(how.attempts if possible else 0):
             reasons.clear()
             for rows, steps in _batches(requests, left, how):
                 for i, (crystal, reason) in zip(
@@ -201,7 +217,7 @@ class AdaptiveCell(Generator, Trainable):
                     reasons[reason] += crystal is None
                 done += len(rows)
                 if progress is not None:
-                    progress(min(1.0, done / len(requests)))
+                    progress(min(1.0, done / len(possible)))
             left = [i for i in left if found[i] is None]
         if left:
             said = "; ".join(f"{n} because {reason}" for reason, n in reasons.most_common() if n)
@@ -218,9 +234,56 @@ class AdaptiveCell(Generator, Trainable):
         device = self.network.embedding.element.weight.device
         numbers = torch.tensor([z for request in requests for z in one_of_each_site(request)], device=device)
         state = start(asked_for(requests).to(device), rng, how.redraws)
-        estimates = NetworkEstimates(self, numbers)
-        end = walk(estimates, state, self.levels, rng, steps, how.cell_temperature, how.redraws)
-        return [finished(one, how) for one in site_crystals(end, numbers)]
+        return self._walked(state, numbers, rng, how, steps)
+
+    def _walked(
+        self,
+        state: CellState,
+        atomic_numbers: Tensor,
+        rng: torch.Generator,
+        how: AdaptiveCellSampler,
+        steps: int,
+        first_level: int | None = None,
+    ) -> list[tuple[Crystal | None, str]]:
+        estimates = NetworkEstimates(self, atomic_numbers)
+        end = walk(estimates, state, self.levels, rng, steps, how.cell_temperature, how.redraws, first_level)
+        return [finished(one, how) for one in site_crystals(end, atomic_numbers)]
+
+    @torch.no_grad()
+    def modify(
+        self,
+        crystals: Sequence[Crystal],
+        changes: Sequence[Change],
+        rng: torch.Generator,
+        settings: SamplerSettings | None = None,
+        progress: Progress | None = None,
+    ) -> list[Crystal]:
+        """See Modifier.modify: noise on the sites of each crystal, and a walk back through the levels below it.
+
+        The space group is kept, so one that is asked for can only be the crystal's own; an energy has no effect. What
+        comes out with another composition, as where sites part or meet, is a failed sample.
+        """
+        how = own_settings(AdaptiveCellSampler, settings)
+        found = [failed_sample(crystal.atomic_numbers.tolist()) for crystal in crystals]
+        reasons = self.refusals(crystals)
+        known = [i for i, reason in enumerate(reasons) if not reason]
+        described = dict(zip(known, self._described.of([crystals[i] for i in known]), strict=True))
+        asked = [i for i in known if changes[i].spacegroup in (None, described[i].signature.spacegroup)]
+        device = self.network.embedding.element.weight.device
+        first = int((self.levels.position_ang < how.template_noise_ang).sum().clamp_max(self.config.n_levels - 1))
+        for begin in range(0, len(asked), how.batch_crystals):
+            rows = asked[begin : begin + how.batch_crystals]
+            given = packed([SiteCrystal.of(described[i]) for i in rows])
+            state = state_of(given["group"], given["n_sites"], given["site_frac"], given["cell"]).to(device)
+            state = state.moved(how.template_noise_ang * normal(tuple(state.frac.shape), state.frac, rng))
+            numbers = given["site_numbers"].to(device)
+            drawn = self._walked(state, numbers, rng, how, how.steps_per_level, first)
+            for i, (crystal, _) in zip(rows, drawn, strict=True):
+                if crystal is not None and content_of(crystal.atomic_numbers) == content_of(crystals[i].atomic_numbers):
+                    found[i] = crystal
+            if progress is not None:
+                progress((begin + len(rows)) / len(asked))
+        return found
 
 
 class NetworkEstimates:

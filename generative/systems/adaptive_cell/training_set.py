@@ -38,10 +38,7 @@ class SiteBatch(CrystalBatch):
     @property
     def state(self) -> CellState:
         """The crystals as they are, without noise."""
-        lengths, angles = self.cell.split(3, dim=1)
-        sites = SiteTable.of(self.group.tolist(), self.n_sites.tolist(), self.site_frac.dtype)
-        numbers = numbers_of_cell(lengths, self.group)
-        return CellState(self.site_frac, numbers, self.group, angles, sites.to(self.site_frac.device))
+        return state_of(self.group, self.n_sites, self.site_frac, self.cell)
 
 
 class SiteSet(TrainingSet):
@@ -57,6 +54,13 @@ class SiteSet(TrainingSet):
         """The batch of these rows."""
         chosen = [self.site_crystals[i] for i in rows]
         return SiteBatch.extending(super().__getitem__(rows), **packed(chosen))
+
+
+def state_of(group: Tensor, n_sites: Tensor, site_frac: Tensor, cell: Tensor) -> CellState:
+    """Crystals by the fields of SiteBatch."""
+    lengths, angles = cell.split(3, dim=1)
+    sites = SiteTable.of(group.tolist(), n_sites.tolist(), site_frac.dtype)
+    return CellState(site_frac, numbers_of_cell(lengths, group), group, angles, sites.to(site_frac.device))
 
 
 def packed(crystals: Sequence[SiteCrystal]) -> dict[str, Tensor]:
