@@ -158,7 +158,7 @@ class DirectionalInteraction(InteractionPPBlock):  # type: ignore[misc]
         around = self.act(self.lin_kj(x)) * self.lin_rbf2(self.lin_rbf1(radial))
         around = self.act(self.lin_down(around))  # (E, C)
         n_spherical, n_radial = spherical.shape[1:]
-        by_degree = self.lin_sbf1.weight.unflatten(1, (n_spherical, n_radial))
+        by_degree = self.lin_sbf1.weight.reshape(-1, n_spherical, n_radial)
         weight = torch.einsum("esr,bsr->esb", spherical, by_degree) @ self.lin_sbf2.weight.T  # (E, S, C)
         around = sums(around.unsqueeze(1) * weight, *directions, graph, len(directions[0]))
         h = straight + self.act(self.lin_up(around))
@@ -268,8 +268,8 @@ class EdgeDimeNet(nn.Module):
         refuse_unknown_elements(atomic_numbers, Z_MAX, "the network of edges")
         n_sites = len(atomic_numbers)
         radial = self.radial(graph.distance_ang)  # (E, R)
-        spherical = self.spherical.radial(graph.distance_ang)
-        spherical = spherical.unflatten(1, (self.config.n_spherical, self.config.n_radial))
+        shape = (-1, self.config.n_spherical, self.config.n_radial)
+        spherical = self.spherical.radial(graph.distance_ang).reshape(shape)
         harmonics = self.sums.directions(graph.vector_ang / graph.distance_ang.unsqueeze(1))
         leaving = arriving = graph.dense(harmonics, n_sites)
         if not self.config.turned:  # the way back as it lies at the other end, not as it is seen from here

@@ -68,8 +68,8 @@ class Multigraph:
 
     def dense(self, values: Tensor, n_sites: int) -> Tensor:
         """Values of edges by site, (E, ...) -> (N, width, ...), zero where there is no edge."""
-        spread = values.new_zeros(n_sites * self.width, *values.shape[1:]).index_copy(0, self.row, values)
-        return spread.unflatten(0, (n_sites, self.width))
+        spread: Tensor = values.new_zeros(n_sites * self.width, *values.shape[1:]).index_copy(0, self.row, values)
+        return spread.reshape(n_sites, self.width, *values.shape[1:])
 
 
 @torch.no_grad()

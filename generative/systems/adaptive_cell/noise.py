@@ -86,7 +86,8 @@ class CellState:
         volume = torch.linalg.det(lattice).abs() / self.sites.n_centring  # of the primitive cell
         edges = lattice.norm(dim=2)
         bounded = (edges.amin(1) >= EDGE_MIN_ANG) & (edges.amax(1) <= EDGE_MAX_ANG)
-        return bounded & (volume >= VOLUME_PER_SITE_MIN_ANG3 * self.sites.n_sites)
+        sound: Tensor = bounded & (volume >= VOLUME_PER_SITE_MIN_ANG3 * self.sites.n_sites)
+        return sound
 
 
 def site_noise(weight: Tensor, graph: Multigraph, n_sites: int, limit: float) -> Tensor:

@@ -58,7 +58,7 @@ class SiteSet(TrainingSet):
 
 def state_of(group: Tensor, n_sites: Tensor, site_frac: Tensor, cell: Tensor) -> CellState:
     """Crystals by the fields of SiteBatch."""
-    lengths, angles = cell.split(3, dim=1)
+    lengths, angles = cell[:, :3], cell[:, 3:]
     sites = SiteTable.of(group.tolist(), n_sites.tolist(), site_frac.dtype)
     return CellState(site_frac, numbers_of_cell(lengths, group), group, angles, sites.to(site_frac.device))
 
