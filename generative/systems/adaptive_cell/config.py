@@ -73,6 +73,11 @@ class AdaptiveCellSampler(SamplerSettings):
     cell_temperature: float = Field(
         0.15, ge=0, le=1, description="factor of the cell's noise, 1 for Langevin dynamics proper (published code: 0.3)"
     )
+    at_once: bool = Field(
+        False,
+        description="one call of the network a step, for sites and cell of one state, at half the cost; published: a "
+        "second one for the cell when the sites have moved",
+    )
     redraws: int = Field(10, ge=0, le=1000, description="further draws of a step of the cell that would collapse it")
     attempts: int = Field(2, ge=1, le=100, description="walks for a sample that comes out as no crystal of its group")
     merge_ang: float = Field(

@@ -9,9 +9,9 @@ of a score; here noise is estimated, and taken back). Knows no network.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,14 +29,20 @@ START_SPREAD_ANG = 2.0
 """Standard deviation of the free numbers that a walk begins with, about 0: edges of 6.9 +- 1 A."""
 
 
-class Estimates(Protocol):
+class Estimates(ABC):
     """What is thought of the noise in crystals, in units of its standard deviation."""
 
+    @abstractmethod
     def sites(self, state: CellState, level: int) -> Tensor:
         """Of the sites, Cartesian, (N, 3)."""
 
+    @abstractmethod
     def cell(self, state: CellState, level: int) -> Tensor:
         """Of the free numbers, (B, 3)."""
+
+    def both(self, state: CellState, level: int) -> tuple[Tensor, Tensor]:
+        """Of sites and free numbers."""
+        return self.sites(state, level), self.cell(state, level)
 
 
 def start(like: CellState, rng: torch.Generator, redraws: int) -> CellState:
@@ -55,6 +61,7 @@ def walk(
     cell_temperature: float = 0.15,
     redraws: int = 10,
     first_level: int | None = None,
+    at_once: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> CellState:
     """From noise to crystals; two estimates a step.
@@ -68,6 +75,7 @@ def walk(
         cell_temperature: factor of the cell's random part.
         redraws: of a random part that leaves the cell no room for its sites; after so many the cell stays.
         first_level: the widest that is walked; None begins with the last.
+        at_once: estimate both of one state; as published, the cell's is made after the sites have moved.
         progress: called with the number of finished steps.
     """
     done = 0
@@ -77,11 +85,13 @@ def walk(
         position_step = POSITION_STEP_ANG2 * (position_ang / levels.position_ang[0].item()) ** 2
         cell_step = CELL_STEP_ANG2 * (cell_ang / levels.cell_ang[0].item()) ** 2
         for _ in range(steps_per_level):
-            found = _finite(estimates.sites(state, level))
-            random = normal(tuple(found.shape), found, rng)
-            state = state.moved(-0.5 * position_step / position_ang * found + math.sqrt(position_step) * random)
-            found = _finite(estimates.cell(state, level)) * is_free(state.group)
-            back = replace(state, numbers=state.numbers - 0.5 * cell_step / cell_ang * found)
+            of_sites, of_cell = estimates.both(state, level) if at_once else (estimates.sites(state, level), None)
+            random = normal(tuple(of_sites.shape), of_sites, rng)
+            step_ang = -0.5 * position_step / position_ang * _finite(of_sites) + math.sqrt(position_step) * random
+            state = state.moved(step_ang)
+            of_cell = estimates.cell(state, level) if of_cell is None else of_cell
+            change = 0.5 * cell_step / cell_ang * _finite(of_cell) * is_free(state.group)
+            back = replace(state, numbers=state.numbers - change)
             moved = _resized(back, cell_temperature * math.sqrt(cell_step), rng, redraws)
             kept = moved.is_sound().unsqueeze(1)
             state = replace(moved, numbers=torch.where(kept, moved.numbers, state.numbers))

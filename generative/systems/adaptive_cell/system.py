@@ -39,7 +39,7 @@ from generative.systems.adaptive_cell.finishing import (
     site_crystals,
 )
 from generative.systems.adaptive_cell.free_cell import LOWEST_GROUP, is_free, n_free
-from generative.systems.adaptive_cell.langevin import start, walk
+from generative.systems.adaptive_cell.langevin import Estimates, start, walk
 from generative.systems.adaptive_cell.multigraph import Multigraph, multigraph
 from generative.systems.adaptive_cell.noise import CellState, Levels, cell_noise, free_normal, normal, site_noise
 from generative.systems.adaptive_cell.site_crystal import SiteCrystal
@@ -246,7 +246,9 @@ class AdaptiveCell(Generator, Modifier, Trainable):
         first_level: int | None = None,
     ) -> list[tuple[Crystal | None, str]]:
         estimates = NetworkEstimates(self, atomic_numbers)
-        end = walk(estimates, state, self.levels, rng, steps, how.cell_temperature, how.redraws, first_level)
+        end = walk(
+            estimates, state, self.levels, rng, steps, how.cell_temperature, how.redraws, first_level, how.at_once
+        )
         return [finished(one, how) for one in site_crystals(end, atomic_numbers)]
 
     @torch.no_grad()
@@ -286,8 +288,8 @@ class AdaptiveCell(Generator, Modifier, Trainable):
         return found
 
 
-class NetworkEstimates:
-    """What the network thinks of the noise in crystals; see langevin.Estimates."""
+class NetworkEstimates(Estimates):
+    """What the network thinks of the noise in crystals."""
 
     def __init__(self, system: AdaptiveCell, atomic_numbers: Tensor) -> None:
         """Args: the system; atomic numbers of the sites, (N,)."""
@@ -295,12 +297,21 @@ class NetworkEstimates:
 
     def sites(self, state: CellState, level: int) -> Tensor:
         """Of the sites, (N, 3)."""
-        graph, answer = self._answer(state, level)
-        return site_noise(answer[:, 0], graph, len(state.frac), self._system.config.weight_limit)
+        return self._sites(state, *self._answer(state, level))
 
     def cell(self, state: CellState, level: int) -> Tensor:
         """Of the free numbers, (B, 3)."""
+        return self._cell(state, *self._answer(state, level))
+
+    def both(self, state: CellState, level: int) -> tuple[Tensor, Tensor]:
+        """Of sites and free numbers, by one call of the network."""
         graph, answer = self._answer(state, level)
+        return self._sites(state, graph, answer), self._cell(state, graph, answer)
+
+    def _sites(self, state: CellState, graph: Multigraph, answer: Tensor) -> Tensor:
+        return site_noise(answer[:, 0], graph, len(state.frac), self._system.config.weight_limit)
+
+    def _cell(self, state: CellState, graph: Multigraph, answer: Tensor) -> Tensor:
         return cell_noise(answer[:, 1], graph, state, self._system.config.stretch_step_ang)
 
     def _answer(self, state: CellState, level: int) -> tuple[Multigraph, Tensor]:

@@ -17,7 +17,7 @@ from generative.crystal.wyckoff import WyckoffCrystal, WyckoffError, space_group
 from generative.systems.adaptive_cell import free_cell
 from generative.systems.adaptive_cell.config import AdaptiveCellConfig, AdaptiveCellSampler
 from generative.systems.adaptive_cell.finishing import finished, site_crystals
-from generative.systems.adaptive_cell.langevin import start, walk
+from generative.systems.adaptive_cell.langevin import Estimates, start, walk
 from generative.systems.adaptive_cell.noise import CellState, Levels
 from generative.systems.adaptive_cell.site_crystal import SiteCrystal, orbit
 from tests.generative.systems.adaptive_cells import cell_of, random_sites, state_of
@@ -154,7 +154,7 @@ def test_images_that_no_symmetry_can_join_are_refused() -> None:
 # --- the walk ---------------------------------------------------------------------------------------------------------
 
 
-class Oracle:
+class Oracle(Estimates):
     """Knows the crystal that is to come: the nearest of all places that stand for it."""
 
     def __init__(self, one: SiteCrystal) -> None:
@@ -197,13 +197,13 @@ CRYSTALS = {
 }
 
 
-@pytest.mark.parametrize("centring", CRYSTALS)
-def test_with_the_exact_score_the_walk_ends_at_the_crystal(centring: str) -> None:
+@pytest.mark.parametrize(("centring", "at_once"), [*((letter, False) for letter in CRYSTALS), ("F", True)])
+def test_with_the_exact_score_the_walk_ends_at_the_crystal(centring: str, at_once: bool) -> None:
     crystal = CRYSTALS[centring]
     target = SiteCrystal.of(WyckoffCrystal.of(crystal))
     like = state_of([target.spacegroup], [target.frac], [target.cell])
     rng = torch.Generator().manual_seed(1)
-    state = walk(Oracle(target), start(like, rng, 10), LEVELS, rng, 60)
+    state = walk(Oracle(target), start(like, rng, 10), LEVELS, rng, 60, at_once=at_once)
     (end,) = site_crystals(state, torch.from_numpy(target.atomic_numbers))
     found, reason = finished(end, AdaptiveCellSampler())
     assert found is not None, reason
@@ -221,7 +221,7 @@ def test_sites_are_wrapped_by_translations_of_the_lattice_alone() -> None:
     torch.testing.assert_close(inside, inside.round(), rtol=0, atol=1e-9)
 
 
-class Collapsing:
+class Collapsing(Estimates):
     """Estimates that make every cell smaller, and say something that is no number of the sites."""
 
     def sites(self, state: CellState, level: int) -> Tensor:
@@ -240,7 +240,7 @@ def test_a_walk_into_the_void_stays_in_a_cell_with_room_for_its_sites() -> None:
 
 
 def test_the_cells_random_part_is_damped_and_the_sites_is_not() -> None:
-    class Silent:
+    class Silent(Estimates):
         def sites(self, state: CellState, level: int) -> Tensor:
             return torch.zeros_like(state.frac)
 
