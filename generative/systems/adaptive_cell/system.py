@@ -130,6 +130,10 @@ class AdaptiveCell(Generator, Modifier, Trainable):
         """The crystals by their sites."""
         return SiteSet(data, [SiteCrystal.of(one) for one in self._described.of(data.crystals, cache, workers)])
 
+    def fit_statistics(self, crystals: Sequence[Crystal], energies_ev_per_atom: Sequence[float | None]) -> None:
+        """Nothing is measured; descriptions of the crystals are let go, which `arranged` has taken over."""
+        self._described = Descriptions()
+
     def loss(self, batch: CrystalBatch, rng: torch.Generator, epoch: int = 0) -> Loss:
         """Mean square errors of both noises, in units of their variances; levels and noise drawn from `rng`.
 
