@@ -290,7 +290,9 @@ class ConditionsConfig(RoomConfig):
         "known crystals finds most probable for these elements; enumerate: the same, all in turn; given: the formulas "
         "listed; grid: each of these in every space group at every energy of `grid`, its smallest cell; sites: each of "
         "these read as inequivalent sites of `spacegroup`, such as TaWB2 for one site of Ta, one of W and two of B, "
-        "whose numbers of atoms are left to the generator, so that n_atoms_min and n_atoms_max do not apply; training: "
+        "whose numbers of atoms are left to the generator, so that n_atoms_min and n_atoms_max do not apply (without "
+        "formulas: one or two sites of each of n_elements_min to n_elements_max elements, at most 4; without a space "
+        "group: in each of the 32 most common whose cells have fixed angles); training: "
         "compositions of the training data inside the chemical system",
     )
     formulas: tuple[str, ...] = Field(
@@ -321,14 +323,9 @@ class ConditionsConfig(RoomConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.policy in ("given", "grid", "sites") and not self.formulas:
+        if self.policy in ("given", "grid") and not self.formulas:
             raise ValueError(
                 f"formulas is empty: policy {self.policy!r} needs at least one reduced formula, such as 'Ta2BW'"
-            )
-        if self.policy == "sites" and self.spacegroup is None:
-            raise ValueError(
-                "spacegroup is null: policy 'sites' counts inequivalent sites, which only a space group tells apart; "
-                "expected a number from 1 to 230"
             )
         if self.policy == "sites" and self.smact_filter:
             raise ValueError(

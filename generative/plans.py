@@ -37,6 +37,16 @@ RIGHT_AT = (0.73, 0.06, 0.03, 0.025, 0.015)
 signature (73 %) and one of the first five (86 %) are measured (docs/wyckoff.md); the shares between are estimates."""
 
 
+SITES_MAX = 4
+"""Inequivalent sites of a crystal that policy 'sites' asks for by itself, as in arXiv:2310.10695."""
+
+COMMON_GROUPS = (
+    62, 194, 139, 63, 166, 123, 148, 164, 156, 129, 189, 160, 61, 33, 71, 146, 225, 221, 216, 227, 198, 223, 205, 229,
+    230, 204, 220, 217, 218, 206, 212, 200,
+)  # fmt: skip
+"""The 32 groups in which the code of arXiv:2310.10695 looks for new compounds, in its order."""
+
+
 class PlanError(ValueError):
     """Conditions that leave nothing to generate; the message says which setting to change."""
 
@@ -97,7 +107,8 @@ def plan(
 
     Policy 'sites' asks every listed formula in turn, its numbers read as inequivalent sites. How many atoms they stand
     for is left to the generator, so limits on atoms have no effect; every space group can hold them, on its general
-    position if on no other. It draws nothing.
+    position if on no other. Without formulas it asks what most crystals are, one or two sites of each element and at
+    most SITES_MAX; without a space group every one of these in each of COMMON_GROUPS. It draws nothing.
 
     Weights w_f by policy: 'enumerate': (elements / atoms of the formula unit)^2, so 1 for 1:1:1, .56 for 2:1:1, .36 for
     five atoms, .14 for eight; real crystals fall off with about the fourth power (1,617 entries of 1:1:1 but 36 per
@@ -160,15 +171,36 @@ def check(config: ConditionsConfig, elements: Sequence[str]) -> None:
 
 
 def _for_sites(config: ConditionsConfig, elements: Sequence[str]) -> list[Request]:
-    """One request for each listed formula. Raises: PlanError: if one cannot be asked for."""
-    formulas = list(dict.fromkeys(_listed(config, elements)))
+    """One request for each formula and space group, formulas in turn first. Raises: PlanError: if one cannot be asked
+    for, or there is none.
+    """
+    formulas = list(dict.fromkeys(_listed(config, elements))) or _few_sites(config, elements)
     for formula in formulas:
         if (n := sum(n for _, n in formula)) > MAX_ATOMS:
             raise PlanError(
                 f"conditions.formulas names {_text(formula)}, {n} inequivalent sites: expected at most {MAX_ATOMS}"
             )
     energy = config.formation_energy_ev_per_atom
-    return [Request((), config.spacegroup, energy, sites=formula) for formula in formulas]
+    groups = COMMON_GROUPS if config.spacegroup is None else (config.spacegroup,)
+    return [Request((), group, energy, sites=formula) for group in groups for formula in formulas]
+
+
+def _few_sites(config: ConditionsConfig, elements: Sequence[str]) -> list[Formula]:
+    """One or two sites of each element, at most SITES_MAX. Raises: PlanError: if more elements are asked for."""
+    symbols = sorted(set(elements), key=atomic_number)
+    found = [
+        tuple(zip(chosen, counts, strict=True))
+        for k in range(config.n_elements_min, config.n_elements_max + 1)
+        for chosen in itertools.combinations(symbols, k)
+        for counts in sorted(itertools.product((1, 2), repeat=k), key=lambda counts: (sum(counts), counts))
+        if sum(counts) <= SITES_MAX
+    ]
+    if not found:
+        raise PlanError(
+            f"no {config.n_elements_min} to {config.n_elements_max} of {'-'.join(symbols)} have at most {SITES_MAX} "
+            "sites together: list conditions.formulas, or change conditions.n_elements_min or conditions.n_elements_max"
+        )
+    return found
 
 
 @lru_cache(maxsize=2)  # a run checks its plan, then makes it

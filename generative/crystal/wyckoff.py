@@ -227,6 +227,11 @@ class Signature:
             counts[z] += positions[letter].multiplicity
         return dict(sorted(counts.items()))
 
+    @property
+    def n_sites(self) -> dict[int, int]:
+        """Occupied positions, inequivalent sites, of each element, by atomic number."""
+        return dict(sorted(Counter(z for z, _ in self.sites).items()))
+
     def __str__(self) -> str:
         from pymatgen.core.periodic_table import Element
 

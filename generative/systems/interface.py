@@ -108,6 +108,11 @@ class Generator(System, ABC):
     heeds: ClassVar[frozenset[str]] = frozenset({"composition"})
     z_max: ClassVar[int] = MAX_Z
 
+    @classmethod
+    def request_like(cls, crystal: Crystal) -> Request:
+        """What it is asked where a known crystal would be the answer, as for a test: the crystal's composition."""
+        return Request.for_atoms(crystal.atomic_numbers)
+
     @abstractmethod
     def sample(
         self,

@@ -19,6 +19,7 @@ GROUP = "hullward.systems"
 SYSTEMS: dict[str, str] = {
     "crystal-flow": "generative.systems.crystal_flow:CrystalFlow",
     "wyckoff": "generative.systems.wyckoff.system:Wyckoff",
+    "adaptive-cell": "generative.systems.adaptive_cell.system:AdaptiveCell",
     "training-copies": "generative.systems.baselines.training_copies:TrainingCopies",
     "prototype-substitution": "generative.systems.baselines.substitution:PrototypeSubstitution",
     "random-symmetric": "generative.systems.baselines.random_symmetric:RandomSymmetric",

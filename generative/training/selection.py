@@ -55,7 +55,7 @@ class KeepBest(Callback):
         self._rule, self._folder, self._seed = rule, folder / "best", seed
         self._known = ReferenceSet(list(ids), list(crystals))
         chosen = np.random.default_rng(seed).permutation(len(crystals))[:N_DRAWN]
-        self._requests = [Request.for_atoms(crystals[i].atomic_numbers) for i in chosen]
+        self._like = [crystals[i] for i in chosen]
 
     def score_so_far(self) -> float | None:
         """Score of the weights kept so far (higher is better), None before the first."""
@@ -70,7 +70,8 @@ class KeepBest(Callback):
         if self._rule == "loss":
             score = -pl_module.watched_loss
         else:
-            score = valid_and_novel(pl_module.averaged.eval(), self._requests, self._known, self._seed)
+            system = pl_module.averaged.eval()
+            score = valid_and_novel(system, [system.request_like(c) for c in self._like], self._known, self._seed)
         best = self.score_so_far()
         if best is None or score > best:
             about = {"score": score, "rule": self._rule, "step": pl_module.steps_done}

@@ -98,8 +98,8 @@ def check_generator(config: DiscoverConfig) -> None:
 
     Raises: CheckpointError: if a checkpoint holds no generator.
         ValueError: if a setting of a sampler is none of its generator's, or has a value that it cannot have; if a
-            generator does not know an element that will be asked for, or heeds no sites where these are asked for; if
-            two would draw the same candidates. Of several generators the message says which.
+            generator does not know an element that will be asked for, or heeds no sites, or no compositions, where
+            these are asked for; if two would draw the same candidates. Of several generators the message says which.
         PlanError: if the conditions leave nothing to ask for.
     """
     from generative import plans
@@ -126,6 +126,11 @@ def check_generator(config: DiscoverConfig) -> None:
                 f"conditions.policy is 'sites', but {named} does not heed numbers of inequivalent sites: name a "
                 "generator that does, such as one of kind wyckoff, or ask for compositions by policy 'given'"
             )
+        if config.conditions.policy != "sites" and "composition" not in one.kind.heeds:
+            raise ValueError(
+                f"conditions.policy is {config.conditions.policy!r}, but {named} is asked for inequivalent sites, not "
+                "for compositions: expected policy 'sites', or another generator"
+            )
         if draws in found:
             raise ValueError(
                 f"{named} is the same generator with the same settings as {found[draws]}, and would draw the same "
@@ -139,7 +144,7 @@ def _asked_elements(config: DiscoverConfig) -> Sequence[str]:
     """Elements that requests will hold; of policy 'training' that is known only with the training data."""
     if config.conditions.policy == "training":
         return ()
-    if config.conditions.policy in ("enumerate", "likely"):
+    if config.conditions.policy in ("enumerate", "likely") or not config.conditions.formulas:
         return config.elements
     return [e for e in config.elements if any(e in re.findall("[A-Z][a-z]?", f) for f in config.conditions.formulas)]
 

@@ -21,7 +21,7 @@ from configs.evaluation import BenchmarkConfig, GeneratorEntry
 from generative.config import SampleConfig
 from generative.crystal.crystals import structure_columns
 from generative.datasets.formats.columns import is_row_number
-from generative.requests import Request, in_turn
+from generative.requests import in_turn
 from storage.atomic import sweep, write_text
 from storage.documents import read_document, write_document
 from storage.progress import LabelledProgress as Progress
@@ -69,7 +69,9 @@ def missing_reason(entry: GeneratorEntry) -> str:
 
 
 def draw_samples(config: BenchmarkConfig, entry: GeneratorEntry) -> FileRef:
-    """Crystals for every target's composition, by one generator: a table with the targets' ids; `sampling.json` beside.
+    """Crystals like every target, in composition or in sites, by one generator: a table with the targets' ids.
+
+    `sampling.json` lies beside.
 
     A sample that the generator could not make stays in the table, as numbers that are no crystal.
     """
@@ -111,7 +113,7 @@ def _drawn(config: BenchmarkConfig, entry: GeneratorEntry, targets: ReadCrystals
     size = max(1, settings.chunk_size // k) * k  # a target's crystals are drawn together, so they can differ by intent
     sampler = generator.sampler_settings(settings.sampler)
     # Every target is asked for by itself: that another one has the same composition is not told.
-    asked = [Request.for_atoms(c.atomic_numbers) for c in targets.crystals if c is not None]
+    asked = [generator.request_like(c) for c in targets.crystals if c is not None]
     requests = [one for request in asked for one in in_turn([request] * k, generator.heeds)]
     crystals, started = [], time.perf_counter()
     for chunk, first in enumerate(range(0, len(requests), size)):

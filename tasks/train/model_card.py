@@ -61,7 +61,6 @@ def score_generator(
     from generative.datasets.ingest import ingest
     from generative.datasets.manifest import is_whole, read_dataset
     from generative.metrics.reconstruction import evaluate
-    from generative.requests import Request
     from generative.sampling import chunk_generator
     from generative.screening.validity import satisfies_cdvae_rule
 
@@ -74,7 +73,7 @@ def score_generator(
     generator = checkpoints.load(settings.checkpoint).generator
     sampler = generator.sampler_settings(settings.sampler)
     # Every one is asked for by itself: that another one has the same composition is not told.
-    requests = [replace(Request.for_atoms(c.atomic_numbers), turn=0) for c in truths]
+    requests = [replace(generator.request_like(c), turn=0) for c in truths]
     drawn, size, started = [], settings.chunk_size, time.perf_counter()
     for chunk, first in enumerate(range(0, len(truths), size)):
         drawn += generator.sample(requests[first : first + size], chunk_generator(seed, "score", chunk), sampler)

@@ -20,6 +20,8 @@ from configs.paths import project_version
 from flows.cli.main import app
 from generative import checkpoints
 from generative.crystal.crystals import Crystal, crystals_of
+from generative.systems.adaptive_cell.config import AdaptiveCellConfig
+from generative.systems.adaptive_cell.system import AdaptiveCell
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
 from generative.systems.wyckoff.config import WyckoffConfig
 from generative.systems.wyckoff.system import Wyckoff
@@ -191,6 +193,22 @@ def test_sample_draws_crystals_with_the_sites_that_are_asked_for(checkpoint: Pat
     refused = runner.invoke(app, [*asked, "--checkpoint", str(checkpoint)])
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "does not heed numbers of inequivalent sites" in refused.stderr
+
+
+def test_sample_asks_the_adaptive_cell_model_for_sites_and_for_nothing_else(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    checkpoints.save(tmp_path / "made", AdaptiveCell(AdaptiveCellConfig(message_width=8, n_blocks=1)), {"steps": 0})
+    out = tmp_path / "asked.parquet"
+    options = ["-n", "2", "--out", str(out), "--json", "--checkpoint", str(tmp_path / "made")]
+    options += ["--set", "sample.sampler.steps_per_level=1"]
+    done = runner.invoke(app, ["sample", "--sites", "TaB", "--spacegroup", "62", *options])
+    assert done.exit_code == 0, done.stderr
+    for crystal in crystals_of(pq.read_table(out)):
+        assert crystal is not None
+        assert crystal.to_structure().get_space_group_info() == ("Pnma", 62)
+    refused = runner.invoke(app, ["sample", "--formula", "TaB", "--spacegroup", "62", *options])
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "is asked for inequivalent sites, not for compositions: expected policy 'sites'" in refused.stderr
 
 
 def test_screen_finds_the_known_crystal_and_keeps_all_others_with_reasons(

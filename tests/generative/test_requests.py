@@ -147,6 +147,10 @@ def test_the_smact_filter_keeps_what_smact_accepts() -> None:
         ),
         (ConditionsConfig(policy="sites", formulas=("Ta60WB4",), spacegroup=1), "B4Ta60W, 65 .*sites: .* at most 64"),
         (ConditionsConfig(policy="sites", formulas=("Ta0.5B",), spacegroup=221), "whole numbers"),
+        (
+            ConditionsConfig(policy="sites", n_elements_min=5, n_elements_max=5),
+            "no 5 to 5 of B-Ta-W have at most 4 sites",
+        ),
         (ConditionsConfig(policy="training"), "none of the 2 training crystals lies in B-Ta-W"),
         (ConditionsConfig(formula_atoms_max=2), "no formula of B-Ta-W has 3 to 3 elements and at most 2 atoms"),
         (ConditionsConfig(n_atoms_max=2), "has 2 to 2 atoms"),
@@ -155,6 +159,20 @@ def test_the_smact_filter_keeps_what_smact_accepts() -> None:
 def test_conditions_that_leave_nothing_say_which_setting_to_change(config: ConditionsConfig, words: str) -> None:
     with pytest.raises(PlanError, match=words):
         plan(config, SYSTEM, 10, 0, ["NaCl", "MgO"])
+
+
+def test_without_formulas_and_group_few_sites_are_asked_for_in_each_of_the_common_groups() -> None:
+    config = ConditionsConfig(policy="sites", n_elements_min=3, n_elements_max=3)
+    check(config, SYSTEM)
+    requests = plan(config, SYSTEM, 129, 0)
+    assert len(set(requests)) == 128
+    assert [str(r) for r in requests[3:5]] == [
+        "a cell of inequivalent sites 2 B 1 Ta 1 W in space group 62",
+        "a cell of inequivalent sites 1 B 1 Ta 1 W in space group 194",
+    ]
+    assert requests[128] == requests[0]
+    (one, *_) = plan(ConditionsConfig(policy="sites", n_elements_min=2, spacegroup=225), SYSTEM, 1, 0)
+    assert one == Request.for_sites({"B": 1, "Ta": 1}, 225)
 
 
 def test_formulas_are_asked_for_in_turn_as_sites_whatever_the_limits_on_atoms() -> None:
