@@ -39,7 +39,12 @@ def numbers(rows: list[dict[str, str]], name: str) -> np.ndarray:
 
 
 def test_the_potentials_of_the_shipped_settings_are_calibrated() -> None:
-    assert {file.stem for file in FILES} == {"M3GNet-MP-2021.2.8-PES", "CHGNet", "SevenNet-l3i5"}
+    assert {file.stem for file in FILES} == {
+        "M3GNet-MP-2021.2.8-PES",
+        "CHGNet",
+        "SevenNet-0",
+        "SevenNet-l3i5",
+    }
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
