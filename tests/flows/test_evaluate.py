@@ -218,7 +218,10 @@ def test_wrong_settings_of_a_benchmark_are_one_sentence(tmp_path: Path) -> None:
 def test_the_shipped_benchmark_loads_and_its_deployment_would_be_the_same() -> None:
     config = load(BenchmarkConfig, "benchmark-generators")
     assert config.name == "generators"
-    assert config.generators[0].checkpoint == "package:hullward-flow"
+    assert [entry.checkpoint for entry in config.generators[:2]] == [
+        "package:hullward-wyckoff",
+        "package:hullward-flow",
+    ]
     stated = yaml.safe_load((ROOT / "configs" / "presets" / "benchmark-generators.yaml").read_text())
     assert parse(BenchmarkConfig, stated, "x") == config
 
