@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,6 +90,9 @@ def ingest(
         give(planned := _plan(config, as_json) if dry_run else _read(config, as_json))
         if dry_run and any(plan["trouble"] for plan in planned["sources"]):
             raise typer.Exit(1)
+        if not dry_run and not planned["n_rows"]:
+            say(_why_empty(planned["sources"]))
+            raise typer.Exit(1)
 
 
 def _plan(config: IngestConfig, as_json: bool) -> dict[str, Any]:
@@ -127,6 +130,19 @@ def _read(config: IngestConfig, as_json: bool) -> dict[str, Any]:
         _show(manifest)
         typer.echo(f"\n{manifest.n_rows} crystals in {config.folder / 'dataset.parquet'}\nreport {report}")
     return manifest.model_dump(mode="json")
+
+
+def _why_empty(sources: Sequence[Mapping[str, Any]]) -> str:
+    """The sentence on a dataset without crystals."""
+    read, outside, bad = (
+        sum(source[name] or 0 for source in sources) for name in ("n_read", "n_filtered", "n_rejected")
+    )
+    said = f"hullward: no crystal was kept of {read:,} records read"
+    if not read:
+        return f"{said}: nothing in these sources answers what was asked; check their names, --elements and --formula"
+    return (
+        f"{said}: {outside:,} outside the chemical system or the filters, {bad:,} that are no crystals; see the report"
+    )
 
 
 def _show(manifest: Manifest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import logging
 import os
@@ -22,6 +23,8 @@ from urllib.parse import quote
 
 import pyarrow.parquet as pq
 import pytest
+from pymatgen.core.lattice import Lattice
+from pymatgen.core.structure import Structure
 from typer.testing import CliRunner
 
 from configs.ingest import IngestConfig
@@ -435,3 +438,28 @@ def test_progress_for_a_log_is_a_line_for_ten_seconds_or_five_thousand_records()
         "aflow: 12,000 of 12,000 records",
         "files: 10 of 10 records",
     ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "elements", "said"),
+    [
+        ([], "Ta-W-B", "no crystal was kept of 0 records read: nothing in these sources answers"),
+        (["Na Cl"] * 2, "Ta-W-B", "no crystal was kept of 2 records read: 2 outside the chemical system"),
+        (["no cif"] * 3, "Na-Cl", "no crystal was kept of 3 records read: 0 outside .*, 3 that are no crystals"),
+    ],
+)
+def test_a_dataset_without_a_crystal_is_a_failure_that_says_why(
+    rows: list[str], elements: str, said: str, tmp_path: Path
+) -> None:
+    rock_salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.69), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    cif = rock_salt.to(fmt="cif")
+    with (tmp_path / "few.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(("material_id", "cif"))
+        table.writerows((f"x-{i}", cif if row == "Na Cl" else row) for i, row in enumerate(rows))
+    done = runner.invoke(
+        app, ["ingest", str(tmp_path / "few.csv"), "--elements", elements, "--out", str(tmp_path / "d")]
+    )
+    assert done.exit_code == 1
+    assert re.search(said, done.stderr)
+    assert (tmp_path / "d" / "report.html").is_file()
