@@ -160,10 +160,19 @@ def plan(
 
 
 def check(config: ConditionsConfig, elements: Sequence[str]) -> None:
-    """Find what leaves nothing to plan, as far as it can be known without the training crystals.
+    """Find what leaves nothing to plan, as far as it can be known without the training crystals; say in the log where a
+    limit keeps the elements from ever being asked for all together.
 
     Raises: PlanError: see plan.
     """
+    n_elements, n_max = len(set(elements)), config.n_elements_max
+    if config.policy in ("enumerate", "likely") and n_max < n_elements:
+        logger.warning(
+            "no formula of all %d elements %s is asked for, but of %s of them at a time, for conditions.n_elements_max "
+            "is %d: raise it to have larger ones, and lower conditions.n_elements_min to have smaller ones too",
+            n_elements, "-".join(sorted(set(elements))),
+            n_max if n_max == config.n_elements_min else f"{config.n_elements_min} to {n_max}", n_max,
+        )  # fmt: skip
     if config.policy == "sites":
         _for_sites(config, elements)
     elif config.policy != "training":

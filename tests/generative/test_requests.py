@@ -210,6 +210,27 @@ def test_a_request_survives_json_and_its_digest_tells_requests_apart() -> None:
     assert len({c.digest for c in [condition, *others]}) == 3
 
 
+@pytest.mark.parametrize(
+    ("elements", "limits", "said"),
+    [
+        ("Li Fe P O", {}, "no formula of all 4 elements Fe-Li-O-P is asked for, but of 3 of them at a time"),
+        ("Li Fe P O", {"n_elements_min": 2}, "but of 2 to 3 of them at a time"),
+        ("Ta W B", {"n_elements_min": 2, "n_elements_max": 2}, "no formula of all 3 elements B-Ta-W"),
+        ("Ta W B", {"n_elements_min": 2}, ""),
+        ("Li Fe P O", {"n_elements_max": 4}, ""),
+        ("Li Fe P O", {"policy": "given", "formulas": ["LiFeO2"]}, ""),
+    ],
+)
+def test_a_limit_that_keeps_the_elements_apart_is_told(
+    elements: str, limits: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = ConditionsConfig.model_validate(limits)
+    check(config, elements.split())
+    assert said in caplog.text if said else not caplog.text
+    largest = max(len(request.content) for request in plan(config, elements.split(), 200, 0))
+    assert ("at a time" in caplog.text) == (largest < len(elements.split()) and config.policy == "likely")
+
+
 def test_in_a_space_group_cells_that_it_cannot_hold_are_left_out_of_the_plan(caplog: pytest.LogCaptureFixture) -> None:
     free, bound = (
         ConditionsConfig(policy="enumerate", n_elements_min=2, n_atoms_max=9, spacegroup=group) for group in (None, 225)
