@@ -2,8 +2,8 @@
 
     ingest -> references ----------------> relax (competing phases) --+
        |                                   chunks                     v
-       +--> sample -> screen -> unique -> relax (candidates) ------> rank [-> judge] [-> phonons] -> inputs -> report
-            chunks    chunks              chunks                              best        best             [-> dft]
+       +--> sample -> screen -> unique -> relax (candidates) ------> rank -> judge [-> phonons] -> inputs -> report
+            chunks    chunks              chunks                             best      best              [-> dft]
 
 Only files pass between tasks. A chunk whose inputs, settings and code are unchanged is not computed again. So a run
 that waits for DFT jobs holds no process: it ends, and is begun again when they are done. Stages overlap where the

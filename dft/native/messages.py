@@ -37,6 +37,8 @@ def _telling(d1: int) -> Kernel:
     return tell
 
 
+# The slopes by weights and matrix in one pass. Written out for each d1, and not made as the two others are: the d1 sums
+# over channels must be variables of their own, for what is in an array is written back at every channel.
 @compiled_reordering
 def _edge_1(
     of_w: np.ndarray, of_m: np.ndarray, slope: np.ndarray, w: np.ndarray, m: np.ndarray, x: np.ndarray, d3: int
