@@ -206,8 +206,7 @@ def sample_changes(
         asked: dict[str, Any] = {"policy": "sites" if sites else "given", "formulas": listed}
         chosen = list(elements) or found
     else:
-        most = min(len(elements), 6)
-        asked = {"policy": "likely", "n_elements_min": min(3, most), "n_elements_max": most}
+        asked = {"policy": "likely"}
         chosen = list(elements)
     wished = {"spacegroup": spacegroup, "formation_energy_ev_per_atom": formation_energy_ev_per_atom}
     return {"elements": chosen, "conditions": {**asked, **wished}}

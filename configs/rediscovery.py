@@ -129,9 +129,9 @@ class RediscoveryConfig(RoomConfig):
                 f"sample.n_candidates is {self.sample.n_candidates}, fewer draws than the {self.budgets[-1]} "
                 "relaxations of budgets: raise it"
             )
-        if self.n_atoms_max > self.conditions.n_atoms_max:
+        if self.n_atoms_max > (most := self.conditions.atoms_max(max(self.n_elements))):
             raise ValueError(
-                f"n_atoms_max is {self.n_atoms_max}, but cells of at most {self.conditions.n_atoms_max} atoms are "
+                f"n_atoms_max is {self.n_atoms_max}, but cells of at most {most} atoms are "
                 "asked for: raise conditions.n_atoms_max"
             )
         if self.conditions.policy in OF_ONE_SYSTEM:

@@ -80,9 +80,10 @@ class DiscoverConfig(RoomConfig):
     def _distinct_elements(self) -> Self:
         if len(set(self.elements)) != len(self.elements):
             raise ValueError(f"elements {list(self.elements)} names an element twice: list each one once")
-        if self.conditions.policy in ("enumerate", "likely") and self.conditions.n_elements_min > len(self.elements):
+        fewest, _ = self.conditions.n_elements(len(self.elements))
+        if self.conditions.policy in ("enumerate", "likely") and fewest > len(self.elements):
             raise ValueError(
-                f"conditions.n_elements_min is {self.conditions.n_elements_min}, but elements lists only "
+                f"conditions.n_elements_min is {fewest}, but elements lists only "
                 f"{len(self.elements)}: lower it or name more elements"
             )
         return self

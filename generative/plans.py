@@ -11,7 +11,7 @@ import itertools
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 
@@ -165,18 +165,37 @@ def check(config: ConditionsConfig, elements: Sequence[str]) -> None:
 
     Raises: PlanError: see plan.
     """
-    n_elements, n_max = len(set(elements)), config.n_elements_max
+    n_elements = len(set(elements))
+    n_min, n_max = config.n_elements(n_elements)
     if config.policy in ("enumerate", "likely") and n_max < n_elements:
         logger.warning(
             "no formula of all %d elements %s is asked for, but of %s of them at a time, for conditions.n_elements_max "
-            "is %d: raise it to have larger ones, and lower conditions.n_elements_min to have smaller ones too",
-            n_elements, "-".join(sorted(set(elements))),
-            n_max if n_max == config.n_elements_min else f"{config.n_elements_min} to {n_max}", n_max,
+            "is %s: raise it to have larger ones, and lower conditions.n_elements_min to have smaller ones too",
+            n_elements, "-".join(sorted(set(elements))), n_max if n_max == n_min else f"{n_min} to {n_max}",
+            config.n_elements_max or f"null, which is {n_max}",
         )  # fmt: skip
     if config.policy == "sites":
         _for_sites(config, elements)
     elif config.policy != "training":
-        _cells(config, tuple(elements), ())
+        _, units = _cells(config, tuple(elements), ())
+        if config.policy == "given":
+            _say_cells(config, elements, units)
+
+
+def _say_cells(config: ConditionsConfig, elements: Sequence[str], units: Mapping[Formula, Sequence[int]]) -> None:
+    """Say which cells of the listed formulas are asked for, aloud where what is written is none of them."""
+    for formula in dict.fromkeys(_listed(config, elements)):
+        reduced, written = _reduced(formula), sum(n for _, n in formula)
+        size = sum(n for _, n in reduced)
+        asked = [size * z for z in units[reduced]]
+        level = logging.INFO if formula == reduced or written in asked else logging.WARNING
+        logger.log(
+            level,
+            "%s is asked for in cells of %s atoms%s",
+            _text(formula), ", ".join(map(str, asked)),
+            "" if level == logging.INFO else f", not of {written}: conditions.n_atoms_max can be {MAX_ATOMS} at most"
+            if written > MAX_ATOMS else f", not of {written}: see conditions.n_atoms_min, n_atoms_max and spacegroup",
+        )  # fmt: skip
 
 
 def _for_sites(config: ConditionsConfig, elements: Sequence[str]) -> list[Request]:
@@ -197,16 +216,17 @@ def _for_sites(config: ConditionsConfig, elements: Sequence[str]) -> list[Reques
 def _few_sites(config: ConditionsConfig, elements: Sequence[str]) -> list[Formula]:
     """One or two sites of each element, at most SITES_MAX. Raises: PlanError: if more elements are asked for."""
     symbols = sorted(set(elements), key=atomic_number)
+    fewest, most = config.n_elements(len(symbols))
     found = [
         tuple(zip(chosen, counts, strict=True))
-        for k in range(config.n_elements_min, config.n_elements_max + 1)
+        for k in range(fewest, most + 1)
         for chosen in itertools.combinations(symbols, k)
         for counts in sorted(itertools.product((1, 2), repeat=k), key=lambda counts: (sum(counts), counts))
         if sum(counts) <= SITES_MAX
     ]
     if not found:
         raise PlanError(
-            f"no {config.n_elements_min} to {config.n_elements_max} of {'-'.join(symbols)} have at most {SITES_MAX} "
+            f"no {fewest} to {most} of {'-'.join(symbols)} have at most {SITES_MAX} "
             "sites together: list conditions.formulas, or change conditions.n_elements_min or conditions.n_elements_max"
         )
     return found
@@ -220,22 +240,42 @@ def _cells(
     weights = _weights(config, elements, training_formulas)
     if config.smact_filter:
         weights = _charge_balanced(weights, "-".join(sorted(set(elements))))
-    units = {formula: _formula_units(formula, config) for formula in weights}
+    most = _atoms_max(config, elements, weights)
+    units = {formula: _formula_units(formula, config.n_atoms_min, most[formula]) for formula in weights}
     misfits = [formula for formula, choices in units.items() if not choices]
     if misfits and (config.policy in ("given", "grid") or len(misfits) == len(weights)):
         raise PlanError(
-            f"no whole number of formula units of {_text(misfits[0])} has {config.n_atoms_min} to {config.n_atoms_max} "
+            f"no whole number of formula units of {_text(misfits[0])} has {config.n_atoms_min} to {most[misfits[0]]} "
             "atoms: change conditions.n_atoms_min or conditions.n_atoms_max"
         )
     if config.policy == "grid":
-        _check_grid(config, units)
+        _check_grid(config, units, most)
     elif config.spacegroup is not None:
-        units = _held(config, config.spacegroup, units)
+        units = _held(config, config.spacegroup, units, most)
     return {f: w for f, w in weights.items() if units[f]}, {f: choices for f, choices in units.items() if choices}
 
 
+def _atoms_max(config: ConditionsConfig, elements: Sequence[str], formulas: Iterable[Formula]) -> dict[Formula, int]:
+    """Most atoms in a cell of each reduced formula."""
+    n_elements = len(set(elements))
+    written: dict[Formula, int] = {}
+    if config.policy in ("given", "grid"):
+        for formula in _listed(config, elements):
+            reduced = _reduced(formula)
+            written[reduced] = max(written.get(reduced, 0), sum(n for _, n in formula))
+    return {
+        formula: config.atoms_max(
+            n_elements, (sum(n for _, n in formula), written[formula]) if formula in written else None
+        )
+        for formula in formulas
+    }
+
+
 def _held(
-    config: ConditionsConfig, spacegroup: int, units: Mapping[Formula, Sequence[int]]
+    config: ConditionsConfig,
+    spacegroup: int,
+    units: Mapping[Formula, Sequence[int]],
+    atoms_max: Mapping[Formula, int],
 ) -> dict[Formula, Sequence[int]]:
     """Of the numbers of formula units those whose cells a crystal of the space group can have.
 
@@ -245,7 +285,8 @@ def _held(
     without = [formula for formula, choices in units.items() if choices and not kept[formula]]
     n_kept, n_all = sum(map(len, kept.values())), sum(map(len, units.values()))
     if without and (config.policy == "given" or not n_kept):
-        raise PlanError(_no_cell(config, spacegroup, without[0], 1 if config.policy == "given" else len(without)))
+        n_formulas = 1 if config.policy == "given" else len(without)
+        raise PlanError(_no_cell(config, spacegroup, without[0], atoms_max[without[0]], n_formulas))
     if n_kept < n_all:
         logger.warning(
             "%d of %d cells are left out of the plan: no crystal of space group %d can hold their atoms",
@@ -254,9 +295,9 @@ def _held(
     return {formula: tuple(choices) for formula, choices in kept.items()}
 
 
-def _no_cell(config: ConditionsConfig, spacegroup: int, formula: Formula, n_formulas: int = 1) -> str:
+def _no_cell(config: ConditionsConfig, spacegroup: int, formula: Formula, n_atoms_max: int, n_formulas: int = 1) -> str:
     """The sentence on a formula, or several, without a cell of the space group within the limits."""
-    size, limits = sum(n for _, n in formula), (config.n_atoms_min, config.n_atoms_max)
+    size, limits = sum(n for _, n in formula), (config.n_atoms_min, n_atoms_max)
     do = [z * size for z in range(1, MAX_ATOMS // size + 1) if _holds(spacegroup, formula, z)]
     nearest = min(do, key=lambda n: max(limits[0] - n, n - limits[1]), default=None)
     who = _text(formula) if n_formulas == 1 else f"any of {n_formulas} formulas, such as {_text(formula)},"
@@ -272,13 +313,15 @@ def _no_cell(config: ConditionsConfig, spacegroup: int, formula: Formula, n_form
     )
 
 
-def _check_grid(config: ConditionsConfig, units: Mapping[Formula, Sequence[int]]) -> None:
+def _check_grid(
+    config: ConditionsConfig, units: Mapping[Formula, Sequence[int]], atoms_max: Mapping[Formula, int]
+) -> None:
     """Say how many cells of the grid no crystal of their space group can have. Raises: PlanError: if that is all."""
     groups = config.grid.spacegroups or ([] if config.spacegroup is None else [config.spacegroup])
     pairs = [(group, formula) for group in groups for formula in units]
     wrong = [(group, formula) for group, formula in pairs if not _holds(group, formula, units[formula][0])]
     if wrong and len(wrong) == len(pairs):
-        raise PlanError(_no_cell(config, *wrong[0]))
+        raise PlanError(_no_cell(config, *wrong[0], atoms_max[wrong[0][1]]))
     if wrong:
         logger.warning(
             "%d of the %d pairs of formula and space group of conditions.grid can be no crystal, by the multiplicities "
@@ -391,10 +434,11 @@ def _weights(
     system = set(elements)
     named = "-".join(sorted(system))
     if config.policy in ("enumerate", "likely"):
-        formulas = enumerate_formulas(elements, config.n_elements_min, config.n_elements_max, config.formula_atoms_max)
+        fewest, most = config.n_elements(len(system))
+        formulas = enumerate_formulas(elements, fewest, most, config.formula_atoms_max)
         if not formulas:
             raise PlanError(
-                f"no formula of {named} has {config.n_elements_min} to {config.n_elements_max} elements and at most "
+                f"no formula of {named} has {fewest} to {most} elements and at most "
                 f"{config.formula_atoms_max} atoms: change conditions.n_elements_min or conditions.formula_atoms_max"
             )
         return {formula: (len(formula) / sum(n for _, n in formula)) ** 2 for formula in formulas}
@@ -450,10 +494,10 @@ def _charge_balanced(weights: dict[Formula, float], system: str) -> dict[Formula
     return kept
 
 
-def _formula_units(formula: Formula, config: ConditionsConfig) -> Sequence[int]:
+def _formula_units(formula: Formula, n_atoms_min: int, n_atoms_max: int) -> Sequence[int]:
     """Numbers of formula units whose cell keeps within the limits on atoms, ascending."""
     size = sum(n for _, n in formula)
-    return range(-(-config.n_atoms_min // size), config.n_atoms_max // size + 1)
+    return range(-(-n_atoms_min // size), n_atoms_max // size + 1)
 
 
 def _turns(weights: Sequence[float], phases: np.ndarray) -> Iterator[int]:

@@ -42,7 +42,7 @@ BAD: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"sample": {"n_candidate": 3}}, ("sample.n_candidate", "3", "n_candidates")),
     ({"elements": ["Zz"]}, ("elements.0", "'Zz'", "from H to Lr")),
     ({"elements": ["Ta", "W", "Ta"]}, ("elements", "'Ta', 'W', 'Ta'", "once")),
-    ({"elements": ["Ta", "B"]}, ("conditions.n_elements_min", "3", "2")),
+    ({"elements": ["Ta", "B"], "conditions": {"n_elements_min": 3}}, ("conditions.n_elements_min", "3", "2")),
     ({"relax": {"fmax_ev_per_ang": -1}}, ("relax.fmax_ev_per_ang", "-1", "greater than 0")),
     ({"relax": {"fmax_ev_per_ang": "0.05 eV/A"}}, ("relax.fmax_ev_per_ang", "0.05 eV/A", "valid number")),
     ({"inputs": {"preset": "mp"}}, ("inputs.preset", "'mp'", "'mp-relax'", "'vdw'")),
@@ -244,7 +244,7 @@ def test_formulas_alone_make_the_chemical_system() -> None:
     assert (sites.conditions.formulas, sites.conditions.spacegroup) == (("TaWB2", "TaB"), 191)
     asked = settings_of(sample_changes([], ["Ta", "B"], 194, -0.4), ["conditions.policy=likely"]).conditions
     assert (asked.spacegroup, asked.formation_energy_ev_per_atom) == (194, -0.4)
-    assert (asked.policy, asked.n_elements_min, asked.n_elements_max) == ("likely", 2, 2)
+    assert (asked.policy, asked.n_elements(2)) == ("likely", (2, 2))
 
 
 def test_files_given_to_ingest_are_not_restricted_unless_asked() -> None:

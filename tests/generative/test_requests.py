@@ -213,8 +213,11 @@ def test_a_request_survives_json_and_its_digest_tells_requests_apart() -> None:
 @pytest.mark.parametrize(
     ("elements", "limits", "said"),
     [
-        ("Li Fe P O", {}, "no formula of all 4 elements Fe-Li-O-P is asked for, but of 3 of them at a time"),
-        ("Li Fe P O", {"n_elements_min": 2}, "but of 2 to 3 of them at a time"),
+        ("Li Fe P O", {"n_elements_max": 3}, "no formula of all 4 elements Fe-Li-O-P is asked for, but of 3 of them"),
+        ("Li Fe P O", {"n_elements_min": 2, "n_elements_max": 3}, "but of 2 to 3 of them at a time"),
+        ("Li Fe P O S", {}, "but of 3 to 4 of them at a time, for conditions.n_elements_max is null, which is 4"),
+        ("Li Fe P O", {}, ""),
+        ("Li", {}, ""),
         ("Ta W B", {"n_elements_min": 2, "n_elements_max": 2}, "no formula of all 3 elements B-Ta-W"),
         ("Ta W B", {"n_elements_min": 2}, ""),
         ("Li Fe P O", {"n_elements_max": 4}, ""),
@@ -229,6 +232,43 @@ def test_a_limit_that_keeps_the_elements_apart_is_told(
     assert said in caplog.text if said else not caplog.text
     largest = max(len(request.content) for request in plan(config, elements.split(), 200, 0))
     assert ("at a time" in caplog.text) == (largest < len(elements.split()) and config.policy == "likely")
+
+
+@pytest.mark.parametrize(
+    ("formula", "limits", "cells"),
+    [
+        ("LiFePO4", {}, {7, 14, 21, 28}),
+        ("TaB2", {}, {3, 6, 9, 12, 15}),
+        ("Ta6B6W6", {}, {3, 6, 9, 12, 15, 18}),
+        ("LiFePO4", {"n_atoms_max": 16}, {7, 14}),
+        ("Ta20W11", {}, {31, 62}),
+        ("Ta40W22", {"n_atoms_min": 40}, {62}),
+    ],
+)
+def test_a_listed_formula_reaches_four_formula_units_and_what_is_written(
+    formula: str, limits: dict[str, Any], cells: set[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = ConditionsConfig.model_validate({"policy": "given", "formulas": [formula], **limits})
+    elements = sorted(Composition(formula).get_el_amt_dict())
+    check(config, elements)
+    assert {request.n_atoms for request in plan(config, elements, 400, 0)} == cells
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(("formula", "limits"), [("Ta40B80", {}), ("Ta4B8", {"n_atoms_max": 9})])
+def test_a_written_cell_that_is_not_asked_for_is_told(
+    formula: str, limits: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    check(ConditionsConfig.model_validate({"policy": "given", "formulas": [formula], **limits}), ["Ta", "B"])
+    assert f"{int(Composition(formula).num_atoms)}: " in caplog.text
+    assert "n_atoms_max" in caplog.text
+
+
+def test_a_system_of_four_elements_is_asked_for_with_three_and_four_in_cells_of_up_to_28_atoms() -> None:
+    asked = plan(ConditionsConfig(), ["Li", "Fe", "P", "O"], 400, 0)
+    assert {len(request.content) for request in asked} == {3, 4}
+    assert 28 in {request.n_atoms for request in asked if request.reduced_formula == "LiFePO4"}
+    assert {request.n_atoms for request in plan(ConditionsConfig(), ["Li"], 400, 0)} <= set(range(2, 17))
 
 
 def test_in_a_space_group_cells_that_it_cannot_hold_are_left_out_of_the_plan(caplog: pytest.LogCaptureFixture) -> None:
