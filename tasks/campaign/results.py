@@ -184,7 +184,8 @@ def results_of(standing: Standing, dataset: pa.Table, identity: PotentialIdentit
         folder=config.folder,
         ended=standing.ended(),
         potential=identity.method,
-        notes=identity.notes,
+        # What was corrected in it, each system's manifest has.
+        notes=identity.notes[:1] if identity.stands_in_for(config.relax.potential) else (),
         within_ev_per_atom=config.find_within_ev_per_atom,
         places=sorted(places, key=lambda p: (-p.found.posterior_mean, -p.found.finds, p.system)),
         arms={arm: Yield.of(tally, config.allocation) for arm, tally in tallies.items()},

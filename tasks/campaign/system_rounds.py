@@ -22,6 +22,7 @@ from configs.schema import DiscoverConfig
 from generative.config import FilesSource, RunSampleConfig
 from storage.digests import text_digest
 from tasks.campaign.finds import finds_of_others, known_with_finds
+from tasks.campaign.systems import CampaignError
 from tasks.discover.candidates import RELAXED, SCREENED, Proposer, table_of
 from tasks.discover.known import choose_references, ingest_known
 from tasks.discover.rank import rank_file
@@ -101,10 +102,7 @@ def dataset_folders(config: CampaignConfig) -> dict[str, Path]:
     """Where the crystals of each file among the sources lie, by its settings; read once for all campaigns."""
     shared = config.folder.parent
     files = [source for source in config.data.sources if isinstance(source, FilesSource)]
-    return {
-        source.model_dump_json(): dataset_folder(source, config.data.workers, shared)
-        for source in files
-    }  # fmt: skip
+    return {source.model_dump_json(): dataset_folder(source, config.data.workers, shared) for source in files}
 
 
 def run_of(config: CampaignConfig, elements: tuple[str, ...], folders: Mapping[str, Path]) -> DiscoverConfig:
@@ -160,8 +158,18 @@ def known_system(config: CampaignConfig, elements: tuple[str, ...], identity: Po
 
 
 def all_references(systems: Sequence[KnownSystem], folder: Path) -> FileRef:
-    """The competing phases of all systems, each once, in the order in which systems name them."""
+    """The competing phases of all systems, each once, in the order in which systems name them.
+
+    Raises: CampaignError: if a system has no hull, for want of a crystal of one of its elements.
+    """
     tables = [system.references.read() for system in systems]
+    for system, table in zip(systems, tables, strict=True):
+        if missing := sorted(set(system.elements) - set(table.column("chemsys").to_pylist())):
+            raise CampaignError(
+                f"no crystal of {', '.join(missing)} alone is known, without which nothing in {system.name} has a "
+                "place on the hull: add a source that holds it, such as {kind: prototypes, n_elements_max: 1}, or leave the "
+                "system out"
+            )
     every = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
     first: dict[str, int] = {}
     for row, name in enumerate(every.column("id").to_pylist()):

@@ -1,4 +1,4 @@
-"""A campaign of seconds: systems of Al, Ni and Ti that overlap, two untrained generators, relaxations of eight steps."""
+"""A campaign of seconds: systems of Al, Ni and Ti that overlap, two untrained proposers, relaxations of eight steps."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def campaign_svg(results: Results) -> bytes:
     mean = np.array([place.found.finds / place.found.relaxations for place in shown])
     ends = np.array([(place.found.low, place.found.high) for place in shown], dtype=float).reshape(-1, 2)
     right.hlines(rows, 100 * ends[:, 0], 100 * ends[:, 1], color=BAR, linewidth=2.2, alpha=0.45)
-    right.plot(100 * mean, rows, "o", color=BAR, markersize=5)
+    right.plot(100 * mean, rows, "o", color=BAR, markersize=5, clip_on=False)
     right.set_ylim(len(shown) - 0.4, -0.6)
     right.set_xlim(0, None)
     bare(right, "finds per 100 relaxations, with 95 % interval", "")
@@ -47,14 +47,14 @@ def _finds(axes: Axes, results: Results) -> None:
     spent = np.cumsum([0, *(done["relaxations"] for done in results.rounds)])
     found = np.cumsum([0, *(done["finds"] for done in results.rounds)])
     axes.plot(spent, found, "-o", color=BAR, linewidth=1.8, markersize=4)
-    if len(spent) > 2 and spent[1]:
+    if len(spent) > 2 and found[1]:
         axes.plot(spent, found[1] / spent[1] * spent, "--", color=MUTED, linewidth=1)
         axes.annotate(
             "at the yield of round 0", (spent[-1], found[1] / spent[1] * spent[-1]), (-4, 4),
             textcoords="offset points", ha="right", va="bottom", fontsize=7.5, color=MUTED,
         )  # fmt: skip
     axes.set_xlim(0, None)
-    axes.set_ylim(0, None)
+    axes.set_ylim(0, None if found[-1] else 1)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6, integer=True))
     bare(axes, "relaxations of all systems", "finds")

@@ -20,7 +20,7 @@ from tasks.report.run.summary import flattened
 STYLE = (
     PICTURE_STYLE
     + " tr.ours td { font-weight: 600; } .count-table td.text.wide { white-space: normal; min-width: 22em; }"
-    " .settings { margin: 0 0 14px; }"
+    " .settings { margin: 0 0 14px; } #systems td.text, #finds td.text { white-space: nowrap; }"
 )
 
 LEADING = (
