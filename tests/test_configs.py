@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pymatgen.core.composition import Composition
 
 from configs.campaign import CampaignConfig
-from configs.command_line import IngestRequest, ingest_settings, sample_changes, settings_of
+from configs.command_line import IngestRequest, ingest_settings, run_settings, sample_changes, settings_of
 from configs.dft_jobs import DftJobsConfig
 from configs.evaluation import BenchmarkConfig, EvaluateConfig, GeneratorEntry
 from configs.ingest import IngestConfig, parse_ingest
@@ -240,6 +240,17 @@ def test_a_single_setting_of_another_form_is_refused(assignment: str) -> None:
         return
     with pytest.raises(ConfigError, match="--set"):
         override(settings, [assignment])
+
+
+def test_a_run_of_other_elements_than_the_files_is_named_by_its_system_unless_it_has_a_name() -> None:
+    def name_of(*assigned: str, **changes: Any) -> str:
+        return run_settings("ternary", {"name": None, **changes}, list(assigned)).name
+
+    assert name_of() == "ternary"
+    assert name_of(elements=["Nb", "Mo", "B"]) == name_of(elements=["B", "Nb", "Mo"]) == "b-mo-nb"
+    assert name_of(elements=["W", "Ta", "B"]) == "ternary"  # the file's own system
+    assert name_of(elements=["Nb", "Mo", "B"], name="mine") == "mine"
+    assert name_of("name=stated", elements=["Nb", "Mo", "B"]) == "stated"
 
 
 def test_formulas_alone_make_the_chemical_system() -> None:

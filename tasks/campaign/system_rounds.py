@@ -167,8 +167,8 @@ def all_references(systems: Sequence[KnownSystem], folder: Path) -> FileRef:
         if missing := sorted(set(system.elements) - set(table.column("chemsys").to_pylist())):
             raise CampaignError(
                 f"no crystal of {', '.join(missing)} alone is known, without which nothing in {system.name} has a "
-                "place on the hull: add a source that holds it, such as {kind: prototypes, n_elements_max: 1}, or leave the "
-                "system out"
+                "place on the hull: add a source that holds it, such as {kind: prototypes, n_elements_max: 1}, or "
+                "leave the system out"
             )
     every = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
     first: dict[str, int] = {}

@@ -145,8 +145,8 @@ def refuse_other(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -
 
 def _difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """The first setting in which these differ, by its dotted name, and both values."""
-    for name in now:
-        before, after = was.get(name), now[name]
+    for name in {**was, **now}:
+        before, after = was.get(name), now.get(name)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             if (found := _difference(before, after)) is not None:
                 return f"{name}.{found[0]}", *found[1:]
