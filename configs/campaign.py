@@ -119,6 +119,11 @@ class AllocationConfig(RoomConfig):
         1.0, gt=0, le=1000, description="Beta(prior_finds, prior_misses) is the prior of every yield"
     )
     prior_misses: float = Field(1.0, gt=0, le=1000, description="see prior_finds; 1 and 1: any yield is as likely")
+    repeat: bool = Field(
+        False,
+        description="a campaign that has ended before is given the shares that it had then, so that only systems whose "
+        "known crystals have changed since are worked on again: for schedules",
+    )
 
 
 class StopConfig(RoomConfig):

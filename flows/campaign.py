@@ -19,7 +19,7 @@ from prefect import flow, get_run_logger
 
 from configs.campaign import CampaignConfig
 from configs.schema import load
-from tasks.campaign.folder import begun
+from tasks.campaign.folder import begun, recorded_shares
 from tasks.campaign.notifying import notifying
 from tasks.campaign.stages import (
     PAGE,
@@ -80,7 +80,8 @@ def campaign(config: CampaignConfig = SMALL) -> Path:
                 references,
                 what="competing phases",
             )
-            standing = Standing(config, tuple(ready_task(known, list(relaxed))), finds_task(config, None, [], 0))
+            ready = tuple(ready_task(known, list(relaxed)))
+            standing = Standing(config, ready, finds_task(config, None, [], 0), recorded=recorded_shares(config))
             seconds = StageSeconds(config.folder)
             while shares := standing.next_shares():
                 number, began = len(standing.rounds), time.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,11 @@ from tasks.source_code import project_digest
 AGAIN = "run the same campaign again, which computes what is missing or damaged"
 """What to do about a damaged file, as the end of a sentence."""
 
+SHARES = "shares.json"
+
+Shares = Mapping[str, Mapping[str, int]]
+"""Relaxations of a round by system and proposer."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -29,7 +34,22 @@ def identity_of(config: CampaignConfig) -> dict[str, Any]:
     """
     names = {"seed", "systems", "rule", "proposers", "conditions", "sample", "allocation", "find_within_ev_per_atom"}
     stated = config.model_dump(mode="json", include=names)
+    del stated["allocation"]["repeat"]
     return {**stated, "budget": {"per_round": config.budget.per_round}}
+
+
+def recorded_shares(config: CampaignConfig) -> list[Shares]:
+    """The shares of every round of the campaign when it last ended, where it is to be repeated; else none."""
+    file = config.folder / SHARES
+    if not config.allocation.repeat or not file.is_file():
+        return []
+    rounds: list[Shares] = read_document(file, AGAIN)["rounds"]
+    return rounds
+
+
+def record_shares(config: CampaignConfig, rounds: Sequence[Shares]) -> None:
+    """Keep the shares of a campaign that has ended."""
+    write_document(config.folder / SHARES, {"rounds": list(rounds)})
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 from configs.campaign import CampaignConfig, elements_of_system
 from generative.config import FilesSource
 from tasks.campaign.finds import finds_file, no_finds, with_new_finds
+from tasks.campaign.folder import record_shares
 from tasks.campaign.results import PAGE, Results, all_candidates, results_of, summary_of, write_results
 from tasks.campaign.standing import Standing
 from tasks.campaign.system_rounds import (
@@ -116,6 +117,7 @@ def report_task(standing: Standing, identity: PotentialIdentity, *, is_end: bool
     """Write and publish how the campaign stands; see write_results."""
     if is_end:
         all_candidates(standing)
+        record_shares(standing.config, [{one.system: one.shares for one in done} for done in standing.rounds])
     results = results_of(standing, formulas_known(standing.config), identity)
     page = write_results(results, standing)
     get_run_logger().info(

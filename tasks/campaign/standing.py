@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from configs.campaign import CampaignConfig
 from tasks.campaign.allocation import Arm, Tally, shared_out
+from tasks.campaign.folder import Shares
 from tasks.campaign.system_rounds import ReadySystem, SystemRound
 from tasks.files import FileRef
 
@@ -24,6 +25,7 @@ class Standing:
         finds: of all rounds, columns tasks.campaign.finds.FINDS.
         rounds: of every round what was done in the systems that had a share of it.
         wall_seconds: of the rounds together, as measured when they were computed.
+        recorded: shares of the rounds that are repeated.
     """
 
     config: CampaignConfig
@@ -31,6 +33,7 @@ class Standing:
     finds: FileRef
     rounds: tuple[tuple[SystemRound, ...], ...] = ()
     wall_seconds: float = 0.0
+    recorded: Sequence[Shares] = ()
 
     def after(self, done: Sequence[SystemRound], finds: FileRef, wall_seconds: float) -> Standing:
         """The campaign after one more round."""
@@ -93,11 +96,14 @@ class Standing:
         if self.ended():
             return {}
         tallies, is_open = self.tallies(), set(self.open_arms())
+        left = self.config.budget.relaxations - self.relaxations
+        if repeated := self._repeated(is_open, left):
+            return repeated
         share_of = {entry.label: entry.share for entry in self.config.proposers}
         given = shared_out(
             {arm: tally for arm, tally in tallies.items() if arm in is_open},
             {arm: share_of[arm.proposer] for arm in is_open},
-            min(self.config.budget.per_round, self.config.budget.relaxations - self.relaxations),
+            min(self.config.budget.per_round, left),
             len(self.rounds),
             self.config.seed,
             self.config.allocation,
@@ -106,6 +112,17 @@ class Standing:
         for arm, n in given.items():
             shares.setdefault(arm.system, {})[arm.proposer] = n
         return shares
+
+    def _repeated(self, is_open: Collection[Arm], left: int) -> dict[str, dict[str, int]]:
+        """The recorded shares of the round, as far as its arms are open; none where they are more than is left."""
+        if len(self.rounds) >= len(self.recorded):
+            return {}
+        shares = {
+            system: own
+            for system, given in self.recorded[len(self.rounds)].items()
+            if (own := {name: n for name, n in given.items() if Arm(system, name) in is_open})
+        }
+        return shares if sum(n for own in shares.values() for n in own.values()) <= left else {}
 
 
 def tallied(arms: Sequence[Arm], rounds: Sequence[SystemRound], finds: pa.Table) -> dict[Arm, Tally]:

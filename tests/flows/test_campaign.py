@@ -23,6 +23,8 @@ import typer
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.composition import Composition
+from pymatgen.core.lattice import Lattice
+from pymatgen.core.structure import Structure
 from typer.testing import CliRunner
 
 from configs.campaign import AllocationConfig, CampaignConfig
@@ -305,3 +307,38 @@ def test_a_campaign_killed_twice_ends_with_the_bytes_of_one_that_was_not(
     expected, found = contents(ended.folder), contents(again.folder)
     assert set(found) == set(expected)
     assert [name for name in found if found[name] != expected[name]] == []
+
+
+@pytest.mark.slow
+def test_a_repeated_campaign_works_on_the_systems_alone_whose_known_crystals_have_changed(
+    campaign: Campaign, prefect_environment: dict[str, str], tmp_path: Path
+) -> None:
+    known = tmp_path / "known"
+    shutil.copytree(campaign.folder / "cifs", known)
+    config = made(
+        campaign,
+        tmp_path / "runs",
+        systems=["Al-Ni", "Al-Ti"],
+        proposers=[{"checkpoint": str(campaign.checkpoint), "name": "slow", "sampler": {"n_steps": 5}}],
+        budget={"relaxations": 4, "per_round": 2},
+        data={"sources": [{"kind": "files", "path": str(known), "method": "as stored"}]},
+        allocation={"repeat": True},
+    )
+    first = Finished(config, prefect_environment)
+    before, shares = contents(first.folder), [done["shares"] for done in first.said["rounds"]]
+    same = Finished(config, prefect_environment)
+    assert contents(same.folder) == before
+
+    crystal = Structure(Lattice.cubic(3.2), ["Al", "Ti"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    crystal.to(str(known / "AlTi-cubic.cif"))
+    again = Finished(config, prefect_environment)
+    after = contents(again.folder)
+    assert [done["shares"] for done in again.said["rounds"]] == shares
+
+    def of(system: str, files: dict[str, bytes]) -> dict[str, bytes]:
+        return {name: held for name, held in files.items() if name.startswith(f"systems/{system}/")}
+
+    assert of("al-ni", after) == of("al-ni", before)
+    assert of("al-ti", after) != of("al-ti", before)
+    phases = pq.read_table(again.folder / "systems" / "al-ti" / "phases.parquet").column("id").to_pylist()
+    assert any("AlTi-cubic" in name for name in phases)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,16 @@ def test_other_stop_rules(settings: dict[str, Any], found_in: tuple[int, ...], s
     ended = standing(tmp_path, [ROUND] * 2, found_in, wall_seconds=400.0, **settings).ended()
     assert said in ended
     assert bool(said) == bool(ended)
+
+
+def test_a_repeated_campaign_is_given_the_shares_that_it_had_and_then_goes_on_by_its_policy(tmp_path: Path) -> None:
+    recorded = [{"B-Ti": {"hullward-wyckoff": 8}}, {"B-W": {"hullward-wyckoff": 5}}]
+    begun = replace(standing(tmp_path, [], **SMALL), recorded=recorded)
+    assert begun.next_shares() == recorded[0]
+    second = replace(standing(tmp_path, [{"B-Ti": (8, 8)}], **SMALL), recorded=recorded)
+    assert second.next_shares() == recorded[1]
+    # Of a proposer that has run out nothing is asked again, and what is over goes by the policy.
+    used_up = replace(standing(tmp_path, [{"B-Ti": (8, 3), "B-W": (5, 4)}], **SMALL), recorded=recorded)
+    assert used_up.next_shares() == {}
+    third = replace(standing(tmp_path, [{"B-Ti": (8, 8)}, {"B-W": (5, 5)}], **SMALL), recorded=recorded)
+    assert sum(n for given in third.next_shares().values() for n in given.values()) == 8
