@@ -79,10 +79,14 @@ def potential_changes(name: str | None) -> dict[str, Any]:
 def run_settings(config: str, changes: Mapping[str, Any], assignments: Sequence[str] | None) -> DiscoverConfig:
     """The settings of a run from a YAML file, with top-level changes (None changes nothing) and assignments.
 
+    A run of other elements than the file's is named by its system, such as 'b-mo-nb', unless a name is given.
+
     Raises: ConfigError: as for configs.schema.load.
     """
     file, stated = read_yaml(config)
     changed = {**stated, **{name: value for name, value in changes.items() if value is not None}}
+    if (elements := changes.get("elements")) and set(elements) != set(stated.get("elements", ())):
+        changed["name"] = changes.get("name") or "-".join(sorted(elements)).lower()
     return parse(DiscoverConfig, override(changed, assignments or ()), str(file))
 
 

@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from configs.campaign import CampaignConfig, ElementList, SystemsRule
 from configs.dft_jobs import DftJobsConfig
 from configs.evaluation import BenchmarkConfig, EvaluateConfig, GeneratorEntry, JudgeConfig
 from configs.ingest import IngestConfig
@@ -31,8 +32,8 @@ from generative.training.config import TrainConfig
 HEAD = """\
 # Settings
 
-Every setting of a run, of an ingest, of a training, of an evaluation, of a reproduction, of a modification and of DFT
-jobs, with its default, what is allowed, and what it means. This file is written by
+Every setting of a run, of a campaign, of an ingest, of a training, of an evaluation, of a reproduction, of a
+modification and of DFT jobs, with its default, what is allowed, and what it means. This file is written by
 `python -m configs.document > docs/settings.md` from the models that check the settings, and a test keeps the two equal.
 
 A YAML file states only what differs from these defaults; `configs/*.yaml` are examples. A single setting is changed on
@@ -99,6 +100,14 @@ For `hullward benchmark rediscovery FILE.yaml`, and the parameter `config` of th
 `sample.chunk_size` too; `known` and `templates` are lists of sources of kind `files`.
 [rediscovery.md](rediscovery.md) says what is measured.
 """
+CAMPAIGN = """\
+# A campaign
+
+For `hullward campaign run FILE.yaml`, and the parameter `config` of the `campaign` deployments. `data`, `conditions`,
+`screen`, `relax`, `hull`, `judge`, `phonons`, `inputs`, `store` and `execution` are those of a run, as are
+`sample.n_candidates` and `sample.chunk_size`; `proposers` is a list of what stands in `sample.generators`.
+[campaigns.md](campaigns.md) says how they work together.
+"""
 JUDGES = """\
 # A benchmark of judges
 
@@ -152,6 +161,10 @@ def document() -> str:
     parts.append(_table(GeneratorEntry, "generators."))
     shared = ("conditions", "screen", "relax", "hull", "execution", "sample")
     parts += [REDISCOVERY, _table(RediscoveryConfig, "", skip=shared), _table(ProposerEntry, "proposers.")]
+    of_run = tuple(name for name in CampaignConfig.model_fields if name in DiscoverConfig.model_fields)
+    of_run = tuple(name for name in of_run if name not in ("name", "seed"))
+    parts += [CAMPAIGN, *_sections(CampaignConfig, skip=of_run), "## rule\n", _table(SystemsRule, "rule.")]
+    parts.append(_table(ElementList, "rule.lists."))
     parts += [JUDGES, _table(JudgesConfig, "", skip=("crystals", "relax", "execution"))]
     parts.append(_table(JudgedPotential, "potentials."))
     nested = ("training", "regressor", "sample", "ground_state", "execution")

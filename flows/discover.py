@@ -17,20 +17,14 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 
 from configs.schema import DiscoverConfig, load
-from tasks.dft.campaign import dft_task
 from tasks.dft.waiting import wait_without_process
-from tasks.discover.inputs import inputs_task
-from tasks.discover.judge import identify_judges_task, judge_task, opinions_wanted
-from tasks.discover.judge_choice import chosen_task
+from tasks.discover.ending import finish
+from tasks.discover.judge import identify_judges_task
 from tasks.discover.known import ingest_task, references_task
-from tasks.discover.phonons import best_ranked, candidates_task, phonons_task
-from tasks.discover.rank import rank_task
 from tasks.discover.relax import identify_task, relax_chunks, relax_task
-from tasks.discover.report import report_task
 from tasks.discover.run import open_run
 from tasks.discover.sample import check_generator, sample_chunks, sample_task
 from tasks.discover.screen import screen_task, unique_task
-from tasks.discover.second_opinion import second_opinion_task
 from tasks.runners import Workers
 
 QUICKSTART = load(DiscoverConfig, "quickstart")
@@ -72,22 +66,7 @@ def discover(config: DiscoverConfig = QUICKSTART) -> Path:
         relaxed = workers.mapped("relax", relax_task, relax_chunks(unique, config), config, folder, potential, unique)
 
         candidates_done, phases_done = list(relaxed), list(competing)
-        with clock("rank"):
-            ranked = rank_task(config, folder, potential, known, unique, candidates_done, phases_done)
-        if judges:
-            chosen = chosen_task(config, folder, ranked, phases_done)
-            wanted = opinions_wanted(config, judges, chosen)
-            judged = list(workers.mapped("judge", judge_task, wanted, config, folder, chosen))
-            ranked = second_opinion_task(config, folder, [potential, *judges], ranked, chosen, judged)
-        best = best_ranked(ranked, config)
-        vibrating = judges[0] if config.phonons.potential == "judge" else potential
-        phonons = workers.mapped("phonons", phonons_task, best, config, folder, vibrating, ranked)
-        candidates = candidates_task(folder, ranked, list(phonons), relaxed=[*candidates_done, *phases_done])
-
-        with clock("inputs"):
-            inputs = inputs_task(config, folder, potential, candidates)
-        report_task(config, folder, potential, candidates, phases_done, inputs, clock.seconds)
-        n_open = dft_task(config, folder, potential, candidates, phases_done) if config.dft.run else 0
+        n_open = finish(config, folder, workers, potential, judges, known, unique, candidates_done, phases_done)
 
     if n_open:
         wait_without_process(folder, n_open)

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from storage.checksums import DamagedFileError
+from storage.documents import read_document, write_document
+from tasks.files import OF_A_RUN, FileRef
+
+SECONDS = "seconds.json"
 
 
 class StageClock:
@@ -41,3 +48,39 @@ def _covered(spans: list[tuple[float, float]]) -> float:
         total += max(0.0, end - max(start, until))
         until = max(until, end)
     return total
+
+
+class StageSeconds:
+    """Seconds of every file of a folder, noted when it is computed and kept beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / SECONDS
+        try:
+            self._noted = read_document(self._file, OF_A_RUN) if self._file.is_file() else {}
+        except DamagedFileError:
+            self._noted = {}
+
+    def __call__(self, stage: str, number: int, compute: Callable[[], FileRef]) -> FileRef:
+        """What `compute` gives; timed, unless it was there."""
+        started = time.monotonic()
+        ref = compute()
+        if not ref.reused:
+            self.note(stage, number, time.monotonic() - started)
+        return ref
+
+    def note(self, stage: str, number: int, seconds: float) -> None:
+        """Keep what a part of a stage took, s."""
+        self._noted[f"{stage}/{number}"] = round(seconds, 3)
+        write_document(self._file, self._noted)
+
+    def up_to(self, stage: str, number: int) -> float:
+        """Seconds of the parts of a stage up to this one, from 0."""
+        return sum(float(self._noted.get(f"{stage}/{n}", 0.0)) for n in range(number + 1))
+
+    @property
+    def of_stage(self) -> dict[str, float]:
+        """Seconds by stage."""
+        total: dict[str, float] = defaultdict(float)
+        for name, seconds in self._noted.items():
+            total[name.partition("/")[0]] += seconds
+        return {stage: round(seconds, 3) for stage, seconds in total.items()}

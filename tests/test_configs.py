@@ -15,7 +15,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pymatgen.core.composition import Composition
 
-from configs.command_line import IngestRequest, ingest_settings, sample_changes, settings_of
+from configs.campaign import CampaignConfig
+from configs.command_line import IngestRequest, ingest_settings, run_settings, sample_changes, settings_of
 from configs.dft_jobs import DftJobsConfig
 from configs.evaluation import BenchmarkConfig, EvaluateConfig, GeneratorEntry
 from configs.ingest import IngestConfig, parse_ingest
@@ -125,6 +126,8 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
         "benchmark-generators",
         "rediscovery",
         "rediscovery-small",
+        "campaign-borides",
+        "campaign-small",
         "judges",
         "reproduce-dp-cdvae",
         "reproduce-unet",
@@ -138,6 +141,8 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
     assert load(RediscoveryConfig, "rediscovery").name == "large"
     assert load(RediscoveryConfig, "rediscovery-small").n_systems == 8
     assert load(JudgesConfig, "judges").labels is not None
+    assert load(CampaignConfig, "campaign-small").systems == ("Ti-B", "Nb-B", "Nb-Ti-B")
+    assert load(CampaignConfig, "campaign-borides").name == "borides"
 
 
 @pytest.mark.parametrize("name", INGESTS)
@@ -163,6 +168,7 @@ def test_prefect_deploys_the_shipped_settings() -> None:
     files = {name: name for name in RUNS} | {name: f"ingest-{name}" for name in INGESTS}
     files |= {"flow": "train-flow", "flow-start": "train-flow-start", "generators": "benchmark-generators"}
     files |= {"small": "rediscovery-small", "large": "rediscovery"}
+    files |= {"borides": "campaign-borides", "borides-small": "campaign-small"}
     files |= {"dp-cdvae": "reproduce-dp-cdvae", "conditional-unet": "reproduce-unet"}
     assert set(deployed) == {*files, "submit", "collect", "metastable"}
     assert ModifyConfig.model_validate(deployed["metastable"]["parameters"]["config"]).limit == 10
@@ -177,7 +183,7 @@ def test_prefect_deploys_the_shipped_settings() -> None:
         assert "pull" not in stated
     schedules = {entry["name"]: [s["active"] for s in entry.get("schedules", [])] for entry in stated["deployments"]}
     assert {name: active for name, active in schedules.items() if active} == {
-        name: [False] for name in ("ternary", *INGESTS, "collect")
+        name: [False] for name in ("ternary", "borides", *INGESTS, "collect")
     }
 
 
@@ -194,6 +200,7 @@ def test_prefect_deploys_the_shipped_settings() -> None:
         DftJobsConfig,
         RediscoveryConfig,
         JudgesConfig,
+        CampaignConfig,
     ],
 )
 def test_every_field_of_the_form_says_what_it_is(model: type[BaseModel]) -> None:
@@ -233,6 +240,17 @@ def test_a_single_setting_of_another_form_is_refused(assignment: str) -> None:
         return
     with pytest.raises(ConfigError, match="--set"):
         override(settings, [assignment])
+
+
+def test_a_run_of_other_elements_than_the_files_is_named_by_its_system_unless_it_has_a_name() -> None:
+    def name_of(*assigned: str, **changes: Any) -> str:
+        return run_settings("ternary", {"name": None, **changes}, list(assigned)).name
+
+    assert name_of() == "ternary"
+    assert name_of(elements=["Nb", "Mo", "B"]) == name_of(elements=["B", "Nb", "Mo"]) == "b-mo-nb"
+    assert name_of(elements=["W", "Ta", "B"]) == "ternary"  # the file's own system
+    assert name_of(elements=["Nb", "Mo", "B"], name="mine") == "mine"
+    assert name_of("name=stated", elements=["Nb", "Mo", "B"]) == "stated"
 
 
 def test_formulas_alone_make_the_chemical_system() -> None:

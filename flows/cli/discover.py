@@ -22,7 +22,9 @@ def discover(
         str, typer.Argument(help="YAML file, or quickstart, ternary, binary, perovskite, ta-w-b.")
     ] = "quickstart",
     settings: Settings = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run and of its folder.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run and of its folder; without, another system has its own.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     elements: Elements = None,
     as_json: AsJson = False,

@@ -13,6 +13,7 @@ import typer
 from flows.cli import (
     baseline,
     benchmark,
+    campaign,
     deploy,
     dft,
     discover,
@@ -31,7 +32,7 @@ from flows.cli import (
 )
 
 COMMANDS = (
-    *(discover, ingest, modify, train),
+    *(discover, campaign, ingest, modify, train),
     *(sample, screen, relax, hull, inputs),
     *(evaluate, baseline, benchmark, reproduce),
     *(optimade, dft, report, deploy),

@@ -42,10 +42,11 @@ class RunFiles(SimpleHTTPRequestHandler):
         return super().send_head()
 
     def list_directory(self, path: Any) -> Any:
-        """The runs and datasets that have a report, newest first; the files of any other folder."""
+        """The runs, datasets and campaigns that have a report, newest first; the files of any other folder."""
         folder, root = Path(path), Path(self.directory)
         if folder.resolve() == root.resolve():
-            reports = sorted([*root.glob("*/report.html"), *root.glob("datasets/*/report.html")], key=_newest_first)
+            patterns = ("*/report.html", "datasets/*/report.html", "campaigns/*/report.html")
+            reports = sorted((file for pattern in patterns for file in root.glob(pattern)), key=_newest_first)
             names = [file.parent.relative_to(root).as_posix() for file in reports]
             links = [(name, f"{quote(name)}/report.html") for name in names]
         else:

@@ -231,8 +231,7 @@ def gather(
     rows = plain(table).to_pylist()
     n_ranked = len(table) - table.column("rank").null_count
     listed = table.slice(0, min(n_ranked, MOST_LISTED))
-    dataset_path = run.dataset / "dataset.parquet"
-    known = FileRef.inspected(dataset_path, check(dataset_path, OF_A_RUN))
+    known = FileRef.inspected(run.known, check(run.known, OF_A_RUN))
     phases = phases_file(config, folder, known, competing).read()
     hull, notes = hull_data(phases, joined([ref.read() for ref in competing], RELAXED), config, identity)
     manifest = read_manifest(run)

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.schema import DiscoverConfig
+from pydantic import ValidationError
+
+from configs.schema import DiscoverConfig, harmless
 from storage.atomic import naming_full_disk, sweep
 from storage.checksums import DamagedFileError
 from storage.documents import read_document, write_document
@@ -29,6 +31,10 @@ class RunBusyError(RuntimeError):
     """Another process is working on the run of this name."""
 
 
+class OtherRunError(ValueError):
+    """The folder of this name holds something with other settings."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where a run keeps its files; the layout is documented in docs/architecture.md."""
@@ -39,6 +45,12 @@ class RunFolder:
     def dataset(self) -> Path:
         """Known crystals: dataset.parquet, rejected.parquet, manifest.json."""
         return self.path / "dataset"
+
+    @property
+    def known(self) -> Path:
+        """Known crystals that candidates are held against: the dataset's, in a campaign with what others found."""
+        with_finds = self.path / "known.parquet"
+        return with_finds if with_finds.is_file() else self.dataset / "dataset.parquet"
 
     def chunk(self, stage: str, number: int) -> Path:
         """The file of one chunk of one stage."""
@@ -104,11 +116,68 @@ def locked(folder: Path) -> Iterator[RunFolder]:
         yield run
 
 
+def identity_of(config: DiscoverConfig) -> dict[str, Any]:
+    """What makes a run the run that it is: the system, and which candidates are drawn in it. All other settings may
+    change in the same folder, as may the number of candidates: what they change is computed anew.
+    """
+    stated = config.model_dump(mode="json", include={"elements", "seed", "conditions", "sample"})
+    del stated["sample"]["n_candidates"]
+    return {**stated, "elements": sorted(stated["elements"])}
+
+
+def refuse_other(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Keep two runs from mixing in one folder.
+
+    Args:
+        folder: where the first one lies.
+        was: settings that tell them apart, of the first.
+        now: the same of the one that is to begin.
+
+    Raises: OtherRunError: if they differ.
+    """
+    if (found := _difference(was, now)) is not None:
+        name, before, after = found
+        raise OtherRunError(
+            f"{folder} holds a run with other settings ({name} is {harmless(before)} there, {harmless(after)} here): "
+            "give this one another name, or remove that folder"
+        )
+
+
+def _difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first setting in which these differ, by its dotted name, and both values."""
+    for name in {**was, **now}:
+        before, after = was.get(name), now.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            if (found := _difference(before, after)) is not None:
+                return f"{name}.{found[0]}", *found[1:]
+        elif before != after:
+            return name, before, after
+    return None
+
+
+def _refuse_other_run(run: RunFolder, config: DiscoverConfig) -> None:
+    stated = read_manifest(run).get("settings")
+    if stated is None:
+        return
+    now = identity_of(config)
+    try:
+        was = identity_of(DiscoverConfig.model_validate(stated))
+    except ValidationError:  # of an earlier version
+        was = {**now, "elements": sorted(stated.get("elements", now["elements"]))}
+    refuse_other(run.path, was, now)
+
+
 @contextmanager
 def open_run(config: DiscoverConfig) -> Iterator[RunFolder]:
-    """Lock the run's folder and write the first part of its manifest; raises as locked."""
+    """Lock the run's folder and write the first part of its manifest.
+
+    Raises:
+        OtherRunError: if a run with another identity lies there; see identity_of.
+        RunBusyError, DiskFullError: as locked.
+    """
     with locked(Path(config.execution.runs_folder) / config.name) as run:
         _remove_unreadable_manifest(run)
+        _refuse_other_run(run, config)
         (run.path / "judged.parquet").unlink(missing_ok=True)  # ranked.parquet of an earlier version
         update_manifest(
             run,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def _rfc3339(seconds: float) -> str:
 
 
 def origin_of(path: Path) -> Origin:
-    """What can be exported at a path: a run's folder, a dataset's folder, or a Parquet file of either's columns.
+    """What can be exported at a path: the folder of a run, a campaign or a dataset, or a Parquet file of their columns.
 
     Raises:
         ExportError: if it is none of these, or a run that is not finished.
@@ -100,6 +100,8 @@ def origin_of(path: Path) -> Origin:
     if path.is_dir():
         if (path / DATASET_FILE).is_file():
             return _dataset(path)
+        if (path / "campaign.json").is_file():
+            return _campaign(path)
         if any((path / name).exists() for name in ("candidates.parquet", MANIFEST_FILE, ".lock")):
             return _run(path)
     if path.is_file():
@@ -164,6 +166,18 @@ def _run(folder: Path) -> Origin:
     written = _rfc3339(run.candidates.stat().st_mtime)
     fields = _candidate_fields(pq.read_schema(run.candidates).names)
     return Origin(run.candidates, f"run {manifest['name']}", fields, written, True, said, several)
+
+
+def _campaign(folder: Path) -> Origin:
+    """Candidates of all systems of a campaign; whatever they share, each system's run says."""
+    table = folder / "candidates.parquet"
+    if _in_use(folder):
+        raise ExportError(
+            f"{folder} is a campaign in progress: wait until it is done, then give the same command again"
+        )
+    if not table.is_file():
+        raise ExportError(f"{folder} holds no finished campaign: run the same campaign again, which goes on from there")
+    return replace(_table(table), title=f"campaign {folder.resolve().name}")
 
 
 def _candidate_fields(columns: Collection[str]) -> tuple[Field, ...]:

@@ -8,9 +8,6 @@ merged of these (tasks.rediscovery.counting), so nothing is relaxed twice.
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -22,18 +19,15 @@ from configs.rediscovery import RediscoveryConfig
 from configs.schema import DiscoverConfig
 from generative.config import RunSampleConfig
 from generative.datasets.filters import chemical_system
-from storage.checksums import DamagedFileError
-from storage.documents import read_document, write_document
 from tasks.discover.known import choose_references
 from tasks.discover.rank import rank_file
 from tasks.discover.relax import relax_chunk_file, relax_chunks, survivors
 from tasks.discover.sample import check_generator, sample_chunk_file, sample_chunks
 from tasks.discover.screen import screen_chunk_file, unique_file
-from tasks.files import OF_A_RUN, ROWS_PER_GROUP, FileRef, key_of, keyed
+from tasks.files import ROWS_PER_GROUP, FileRef, key_of, keyed
 from tasks.loading import PotentialIdentity
 from tasks.rediscovery.proposers import MadeProposer
-
-SECONDS = "seconds.json"
+from tasks.timing import StageSeconds
 
 
 class HiddenSystem(BaseModel):
@@ -83,34 +77,6 @@ class Campaign(BaseModel):
     drawn: int
     rejected: dict[str, int]
     seconds: dict[str, float]
-
-
-class StageSeconds:
-    """Seconds of every file of a folder, noted when it is computed and kept beside it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / SECONDS
-        try:
-            self._noted = read_document(self._file, OF_A_RUN) if self._file.is_file() else {}
-        except DamagedFileError:
-            self._noted = {}
-
-    def __call__(self, stage: str, number: int, compute: Callable[[], FileRef]) -> FileRef:
-        """What `compute` gives; timed, unless it was there."""
-        started = time.monotonic()
-        ref = compute()
-        if not ref.reused:
-            self._noted[f"{stage}/{number}"] = round(time.monotonic() - started, 3)
-            write_document(self._file, self._noted)
-        return ref
-
-    @property
-    def of_stage(self) -> dict[str, float]:
-        """Seconds by stage."""
-        total: dict[str, float] = defaultdict(float)
-        for name, seconds in self._noted.items():
-            total[name.partition("/")[0]] += seconds
-        return {stage: round(seconds, 3) for stage, seconds in total.items()}
 
 
 def run_of(

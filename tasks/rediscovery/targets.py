@@ -40,23 +40,30 @@ class RediscoveryError(ValueError):
     """A benchmark that cannot be made as asked; the message says which setting to change."""
 
 
-def dataset_of(source: FilesSource, workers: int, shared: Path) -> pa.Table:
-    """The crystals of a file or folder, read once for all benchmarks that lie together.
+def dataset_folder(source: FilesSource, workers: int, shared: Path) -> Path:
+    """The dataset that a file or folder of crystals makes, read once for all that lie together.
 
     Args:
         source: the file.
         workers: processes that parse it.
-        shared: folder of what the benchmarks share.
+        shared: folder of what is shared.
     """
     from generative.datasets.ingest import ingest
-    from generative.datasets.manifest import is_whole, read_dataset
+    from generative.datasets.manifest import is_whole
 
     (files,) = source.inputs(resolve).values()
     key = key_of("read", ingest, source=source.model_dump(mode="json"), files=[(f.name, file_digest(f)) for f in files])
     folder = shared / ".datasets" / key[:32]
     if not is_whole(folder):
         ingest(DataConfig(sources=(source,), workers=workers), None, folder, resolve)
-    return read_dataset(folder).table
+    return folder
+
+
+def dataset_of(source: FilesSource, workers: int, shared: Path) -> pa.Table:
+    """The crystals of a file or folder; see dataset_folder."""
+    from generative.datasets.manifest import read_dataset
+
+    return read_dataset(dataset_folder(source, workers, shared)).table
 
 
 def datasets_of(sources: Iterable[FilesSource], config: RediscoveryConfig) -> pa.Table:

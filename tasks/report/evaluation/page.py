@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import importlib.resources
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+from urllib.parse import quote
 
 from generative.metrics.metric import Evaluation
 from tasks.report.dataset.page import PICTURE_STYLE, SECURITY_POLICY
@@ -18,7 +20,7 @@ from tasks.report.run.summary import flattened
 STYLE = (
     PICTURE_STYLE
     + " tr.ours td { font-weight: 600; } .count-table td.text.wide { white-space: normal; min-width: 22em; }"
-    " .settings { margin: 0 0 14px; }"
+    " .settings { margin: 0 0 14px; } #systems td.text, #finds td.text { white-space: nowrap; }"
 )
 
 LEADING = (
@@ -86,8 +88,22 @@ def section(name: str, title: str, hint: str, content: str) -> str:
     return f'<section id="{safe(name)}"><h2>{safe(title)}</h2><p class="hint">{safe(hint)}</p>{content}</section>'
 
 
+class Link(NamedTuple):
+    """A cell of a table that leads to a file beside the page."""
+
+    text: str
+    address: str
+
+
+Cell = str | Link
+
+
 def table_html(
-    head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], caption: str, ours: Sequence[bool] = ()
+    head: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    numeric: Sequence[bool],
+    caption: str,
+    ours: Sequence[bool] = (),
 ) -> str:
     """A table; numeric columns to the right, rows of `ours` set off."""
     kinds = ["num" if right else "text" for right in numeric]
@@ -102,9 +118,13 @@ def table_html(
     )
 
 
-def _cell(text: str, kind: str) -> str:
+def _cell(cell: Cell, kind: str) -> str:
+    text = cell.text if isinstance(cell, Link) else cell
     wide = " wide" if kind == "text" and len(text) > 40 else ""
-    return f'<td class="{kind}{wide}">{safe(text)}</td>'
+    shown = (
+        f'<a href="{safe(quote(cell.address, safe="/#"))}">{safe(text)}</a>' if isinstance(cell, Link) else safe(text)
+    )
+    return f'<td class="{kind}{wide}">{shown}</td>'
 
 
 def comparison_html(comparison: Comparison) -> str:

@@ -1,0 +1,1 @@
+"""Campaigns: many chemical systems, one budget."""
