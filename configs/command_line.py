@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.ingest import IngestConfig, parse_ingest
-from configs.overrides import override
+from configs.overrides import named_by_system, override
 from configs.schema import CONFIG_FOLDER, ConfigError, DiscoverConfig, parse, read_yaml
 
 ORIGIN = "the command line"
@@ -84,10 +84,10 @@ def run_settings(config: str, changes: Mapping[str, Any], assignments: Sequence[
     Raises: ConfigError: as for configs.schema.load.
     """
     file, stated = read_yaml(config)
-    changed = {**stated, **{name: value for name, value in changes.items() if value is not None}}
-    if (elements := changes.get("elements")) and set(elements) != set(stated.get("elements", ())):
-        changed["name"] = changes.get("name") or "-".join(sorted(elements)).lower()
-    return parse(DiscoverConfig, override(changed, assignments or ()), str(file))
+    given = {name: value for name, value in changes.items() if value is not None}
+    changed = override({**stated, **given}, assignments or ())
+    named = [*(f"{name}=" for name in given), *(assignments or ())]
+    return parse(DiscoverConfig, named_by_system(changed, stated, named), str(file))
 
 
 def ingest_settings(

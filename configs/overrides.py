@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.schema import ConfigError, harmless, holds_secret
@@ -33,6 +33,18 @@ def override(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, 
             raise ConfigError(f"--set {shown[:200]!r}: the value is no YAML value; quote it for your shell") from None
         _put(changed, parts, value, shown)
     return changed
+
+
+def named_by_system(changed: dict[str, Any], stated: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Settings of a run under the name of their chemical system, such as 'b-mo-nb', if that is another one than stated
+    and no name has been assigned: results of two systems are not for one folder.
+    """
+    elements, named = changed.get("elements"), any(a.partition("=")[0].strip() == "name" for a in assignments)
+    if not isinstance(elements, list | tuple) or not elements or named or changed.get("name") != stated.get("name"):
+        return changed
+    if set(map(str, elements)) == set(map(str, stated.get("elements") or ())):
+        return changed
+    return {**changed, "name": "-".join(sorted(map(str, elements))).lower()}
 
 
 def _put(settings: dict[str, Any], parts: list[str], value: Any, assignment: str) -> None:

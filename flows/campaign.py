@@ -19,6 +19,7 @@ from prefect import flow, get_run_logger
 
 from configs.campaign import CampaignConfig
 from configs.schema import load
+from flows.changes import Changes, changed, run_name
 from tasks.campaign.folder import begun, recorded_shares
 from tasks.campaign.notifying import notifying
 from tasks.campaign.stages import (
@@ -54,16 +55,18 @@ from tasks.timing import StageSeconds
 SMALL = load(CampaignConfig, "campaign-small")
 
 
-@flow(name="campaign", flow_run_name="campaign-{config.name}", validate_parameters=True)
-def campaign(config: CampaignConfig = SMALL) -> Path:
+@flow(name="campaign", flow_run_name=run_name("campaign"), validate_parameters=True)
+def campaign(config: CampaignConfig = SMALL, changes: Changes = ()) -> Path:
     """Look for new crystals in many chemical systems under one budget.
 
     Args:
         config: systems, proposers, budget; the small shipped campaign by default.
+        changes: what differs from it, as --set takes it.
 
     Returns:
         The campaign's folder, with report.html, campaign.json, finds.parquet, candidates.parquet and systems/.
     """
+    config = changed(config, changes)
     with notifying(config) as notice, begun(config):
         with Workers(config.execution) as workers:
             identity = potential_task(config)

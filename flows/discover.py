@@ -17,6 +17,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 
 from configs.schema import DiscoverConfig, load
+from flows.changes import Changes, changed, run_name
 from tasks.dft.waiting import wait_without_process
 from tasks.discover.ending import finish
 from tasks.discover.judge import identify_judges_task
@@ -30,16 +31,18 @@ from tasks.runners import Workers
 QUICKSTART = load(DiscoverConfig, "quickstart")
 
 
-@flow(name="discover", flow_run_name="discover-{config.name}", validate_parameters=True)
-def discover(config: DiscoverConfig = QUICKSTART) -> Path:
+@flow(name="discover", flow_run_name=run_name("discover"), validate_parameters=True)
+def discover(config: DiscoverConfig = QUICKSTART, changes: Changes = ()) -> Path:
     """Discover new crystals of a chemical system.
 
     Args:
         config: all settings of the run; the shipped quickstart by default.
+        changes: what differs from it, as --set takes it.
 
     Returns:
         The run's folder, with candidates.parquet, report.html, cifs/ and dft/.
     """
+    config = changed(config, changes)
     with open_run(config) as run, Workers(config.execution) as workers:
         folder, clock = run.path, workers.clock
         with clock("ingest"):

@@ -15,6 +15,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 
 from configs.modification import ModifyConfig
+from flows.changes import Changes, changed, run_name
 from tasks.discover.candidates import POLYMORPHS
 from tasks.discover.phonons import best_ranked, candidates_task, phonons_task
 from tasks.discover.polymorphs import modification_task, rank_polymorphs_task
@@ -25,16 +26,18 @@ from tasks.discover.screen import screen_task, unique_task
 from tasks.runners import Workers
 
 
-@flow(name="modify", flow_run_name="modify-{config.name}", validate_parameters=True)
-def modify(config: ModifyConfig) -> Path:
+@flow(name="modify", flow_run_name=run_name("modify"), validate_parameters=True)
+def modify(config: ModifyConfig, changes: Changes = ()) -> Path:
     """Look for polymorphs of lower energy than given crystals.
 
     Args:
         config: crystals, modifier or generator, what is asked, potential.
+        changes: what differs from it, as --set takes it.
 
     Returns:
         The folder of results, with candidates.parquet, modification.json and cifs/.
     """
+    config = changed(config, changes)
     run = config.as_run()
     with locked(config.folder), Workers(config.execution) as workers:
         folder = config.folder

@@ -16,6 +16,7 @@ from prefect import flow, get_run_logger
 
 from configs.rediscovery import RediscoveryConfig
 from configs.schema import load
+from flows.changes import Changes, changed, run_name
 from tasks.discover.run import locked
 from tasks.rediscovery.stages import (
     campaign_task,
@@ -32,16 +33,18 @@ from tasks.runners import Workers
 SMALL = load(RediscoveryConfig, "rediscovery-small")
 
 
-@flow(name="rediscovery", flow_run_name="rediscovery-{config.name}", validate_parameters=True)
-def rediscovery(config: RediscoveryConfig = SMALL) -> Path:
+@flow(name="rediscovery", flow_run_name=run_name("rediscovery"), validate_parameters=True)
+def rediscovery(config: RediscoveryConfig = SMALL, changes: Changes = ()) -> Path:
     """Compare proposers of candidates by the hidden ground states that they find.
 
     Args:
         config: what is hidden, who proposes, budgets; the small shipped benchmark by default.
+        changes: what differs from it, as --set takes it.
 
     Returns:
         The benchmark's folder, with rediscovery.html, rediscovery.json and found.parquet.
     """
+    config = changed(config, changes)
     with locked(config.folder), Workers(config.execution) as workers:
         identity = potential_task(config)
         targets, known = hide_task(config)

@@ -16,6 +16,7 @@ from prefect import flow, get_run_logger
 
 from configs.reproduction import AnyReproduction, ReproductionConfig
 from configs.schema import load
+from flows.changes import Changes, changed, run_name
 from flows.cli.console import sentence_of
 from tasks.papers.results import ReproductionError, ResultKey
 from tasks.papers.stages import paper_of, result_task, table_task
@@ -23,17 +24,19 @@ from tasks.papers.stages import paper_of, result_task, table_task
 DP_CDVAE = load(ReproductionConfig, "reproduce-dp-cdvae")
 
 
-@flow(name="reproduce", flow_run_name="reproduce-{config.name}", validate_parameters=True)
-def reproduce(config: AnyReproduction = DP_CDVAE, document: str | None = None) -> Path:
+@flow(name="reproduce", flow_run_name=run_name("reproduce"), validate_parameters=True)
+def reproduce(config: AnyReproduction = DP_CDVAE, document: str | None = None, changes: Changes = ()) -> Path:
     """Make the tables of a paper again.
 
     Args:
         config: which paper; systems, data sets, budget, stages.
         document: Markdown file between whose marks the tables are put; null puts them nowhere else.
+        changes: what differs from it, as --set takes it.
 
     Returns:
         The folder of the results, with reproduction.html.
     """
+    config = changed(config, changes)
     failures: dict[ResultKey, str] = {}
     paper = paper_of(config)
     for stage in paper.stages:

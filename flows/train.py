@@ -10,22 +10,25 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger
 
+from flows.changes import Changes, changed, run_name
 from generative.training.config import TrainConfig
 from tasks.train.progress import progress_artifact
 from tasks.train.training import train as run_training
 
 
-@flow(name="train", flow_run_name="train-{config.name}", validate_parameters=True)
-def train(config: TrainConfig, runs_folder: str = "runs") -> Path:
+@flow(name="train", flow_run_name=run_name("train"), validate_parameters=True)
+def train(config: TrainConfig, runs_folder: str = "runs", changes: Changes = ()) -> Path:
     """Train a generator; an interrupted training of the same name goes on where it stopped.
 
     Args:
         config: data, sizes and budget of the training.
         runs_folder: the training keeps its files in training/<name> below it.
+        changes: what differs from it, as --set takes it.
 
     Returns:
         The checkpoint folder: model.safetensors and model.json.
     """
+    config = changed(config, changes)
     logger = get_run_logger()
     folder = Path(runs_folder) / "training" / config.name
     checkpoint = run_training(config, folder, [progress_artifact(config)])
