@@ -19,7 +19,8 @@ from configs.command_line import IngestRequest, elements_of, ingest_settings
 from configs.document import document
 from configs.ingest import IngestConfig, parse_ingest
 from configs.overrides import override
-from configs.schema import DiscoverConfig, parse, read_yaml
+from configs.schema import DiscoverConfig, load, parse, read_yaml
+from flows.changes import changed
 from flows.cli.main import app
 from flows.servers.deployments import deployment_names
 from generative.training.config import TrainConfig
@@ -157,10 +158,10 @@ def test_settings_in_examples_are_accepted(text: str) -> None:
 
 
 def test_parameters_given_to_a_deployment_are_accepted() -> None:
-    given = [w for page in PAGES for words in command_lines(page) for w in words if w.startswith("config={")]
-    assert given
+    given = [w for page in PAGES for words in command_lines(page) for w in words if w.startswith("changes=[")]
+    assert len(given) >= 2
     for word in given:
-        parse(DiscoverConfig, yaml.safe_load(word.removeprefix("config=")), "docs")
+        changed(load(DiscoverConfig, "ternary"), yaml.safe_load(word.removeprefix("changes=")))
 
 
 def test_settings_named_in_the_text_exist() -> None:
