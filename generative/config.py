@@ -217,6 +217,10 @@ class AflowSource(NetworkSource):
     )
 
 
+OPTIMADE_PROVIDERS = ("alexandria", "alexandria-pbesol", "mp", "oqmd", "aflow", "jarvis")
+"""Those whose address is known; see datasets/databases/optimade_providers.py."""
+
+
 class OptimadeSource(NetworkSource):
     """Any OPTIMADE provider; `where` is an OPTIMADE filter, such as 'nelements=2 AND nsites<20'."""
 
@@ -236,6 +240,15 @@ class OptimadeSource(NetworkSource):
         "_my_eform}; added to, and before, the known ones",
     )
     page_size: int = Field(100, ge=1, le=10_000, description="records asked for at once")
+
+    @model_validator(mode="after")
+    def _has_an_address(self) -> Self:
+        if self.provider not in OPTIMADE_PROVIDERS and self.endpoint is None:
+            raise ValueError(
+                f"provider {self.provider!r} is not known: expected one of {', '.join(OPTIMADE_PROVIDERS)}, or "
+                "`endpoint` with the address of its OPTIMADE server"
+            )
+        return self
 
 
 Source = Annotated[

@@ -160,6 +160,11 @@ class Campaign:
             raise DamagedCampaignError(str(error)) from None
         except OSError:
             stated = {}
+        if not stated:
+            raise CampaignError(
+                f"{folder} has no DFT jobs: expected a folder with {FILE}; `hullward dft submit` makes one of a "
+                "finished run or of crystals"
+            )
         if (version := stated.get("schema_version")) != SCHEMA_VERSION:
             raise CampaignError(
                 f"{folder} holds no {FILE} of version {SCHEMA_VERSION} (found {version}): expected the folder of a run "

@@ -6,8 +6,9 @@ results are compared and job folders named.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -43,6 +44,10 @@ class EngineConfig(RoomConfig):
         """What the engine decides by the crystal alone and that makes another calculation of it; empty for most."""
         return {}
 
+    def with_potentials_in(self, folders: Sequence[Path]) -> Self:
+        """The same settings, told where potentials lie unless they say so; the same alone for engines without one."""
+        return self
+
 
 class PotentialEngineConfig(EngineConfig):
     """A machine-learned potential in the place of DFT: rehearses a campaign in seconds, with the same records."""
@@ -58,8 +63,14 @@ class PotentialEngineConfig(EngineConfig):
     fmax_ev_per_ang: float = Field(0.05, gt=0, le=1, description="largest force (cell forces included), eV/A")
     max_steps: int = Field(300, ge=1, le=100_000, description="optimiser steps")
     pressure_gpa: float = Field(0.0, ge=-100, le=1000, description="external pressure, GPa")
-    folders: tuple[str, ...] = Field((), description="folders that hold potentials by name")
+    folders: tuple[str, ...] = Field(
+        (), description="folders that hold potentials by name; empty: models/ under HULLWARD_ASSETS, as at submission"
+    )
     device: str = Field("cpu", description="torch device")
+
+    def with_potentials_in(self, folders: Sequence[Path]) -> Self:
+        """The same settings with these folders, if none are named."""
+        return self if self.folders else self.model_copy(update={"folders": tuple(map(str, folders))})
 
     def relaxation(self) -> RelaxConfig:
         """The same as settings of a relaxation."""

@@ -119,7 +119,7 @@ def run_of(config: CampaignConfig, elements: tuple[str, ...], folders: Mapping[s
         FilesSource(path=str(folders[source.model_dump_json()])) if isinstance(source, FilesSource) else source
         for source in config.data.sources
     ]
-    elements_asked = {"n_elements_min": min(n, config.conditions.n_elements_min), "n_elements_max": n}
+    elements_asked = {"n_elements_min": min(n, config.conditions.n_elements(n)[0]), "n_elements_max": n}
     return DiscoverConfig(
         name=name.lower(),
         # Of its own, so that a system's candidates depend neither on its place nor on the others.

@@ -12,6 +12,7 @@ import pyarrow as pa
 from prefect import task
 from prefect.logging import get_run_logger
 
+from configs.paths import model_folders
 from configs.schema import DiscoverConfig
 from generative.crystal.crystals import crystals_of
 from storage.documents import write_document
@@ -129,14 +130,11 @@ def campaign_of(
     config: DiscoverConfig, folder: Path, identity: PotentialIdentity, candidates: FileRef, competing: list[FileRef]
 ) -> Campaign:
     """The DFT campaign of a run whose candidates are ranked; done twice, the same."""
-    from dft.campaign.campaign import make_campaign
-
     relaxed = joined([ref.read() for ref in competing], RELAXED)
     best = [row for row in candidates.read().slice(0, config.dft.top_n).to_pylist() if row["rank"] is not None]
     phases, note = wanted_references(config, identity, relaxed, best)
     wanted = [*wanted_candidates(config, folder, identity, candidates), *phases]
-    root = jobs_folder(config.dft, folder.parent)
-    return make_campaign(folder, config.name, root, config.dft, config.store, wanted, [note] if note else [])
+    return _made(config, folder, wanted, [note] if note else [])
 
 
 def campaign_of_run(folder: Path, dft: DftConfig | None = None) -> Campaign:
@@ -158,7 +156,7 @@ def campaign_of_run(folder: Path, dft: DftConfig | None = None) -> Campaign:
 
 def campaign_of_crystals(table: pa.Table, config: DiscoverConfig, folder: Path) -> Campaign:
     """A DFT campaign of crystals from files, all of them; it has no competing phases but what is among them."""
-    from dft.campaign.campaign import Wanted, make_campaign
+    from dft.campaign.campaign import Wanted
 
     table = survivors(table)
     prefix = "relaxed_" if "relaxed_lattice_ang" in table.column_names else ""
@@ -174,8 +172,17 @@ def campaign_of_crystals(table: pa.Table, config: DiscoverConfig, folder: Path) 
         for row, crystal, before in zip(table.to_pylist(), crystals_of(table, prefix), generated, strict=True)
         if crystal is not None
     ]
+    return _made(config, folder, wanted)
+
+
+def _made(config: DiscoverConfig, folder: Path, wanted: list[Wanted], notes: Sequence[str] = ()) -> Campaign:
+    from dft.campaign.campaign import make_campaign
+
     root = jobs_folder(config.dft, folder.parent)
-    return make_campaign(folder, config.name, root, config.dft, config.store, wanted)
+    # A job is run where the variables of this process need not be set, so it is told the folders themselves.
+    engine = config.dft.engine.with_potentials_in(model_folders())
+    dft = config.dft.model_copy(update={"engine": engine})
+    return make_campaign(folder, config.name, root, dft, config.store, wanted, notes)
 
 
 def submitter_of(campaign: Campaign) -> Submitter:

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from configs.paths import model_folders
 from dft.campaign.campaign import Campaign
 from dft.config import StoreConfig
+from dft.engines.config import PotentialEngineConfig
 from dft.job_folder import read_job, read_record
 from dft.records import DFTRecord
 from dft.stores import open_job_store
@@ -72,6 +74,9 @@ def test_a_run_submits_its_best_candidates_and_the_near_phases_and_ends(begun: A
     assert [job.purpose for job in made.jobs] == ["relaxation"] * 2 + ["reference"] * 3 + ["static"] * 2
     assert {job.formula for job in made.jobs[2:5]} == {"Al", "Ni", "Ti"}
     assert any("DFT jobs are under way and need no process here" in message for _, message in begun.log.said)
+    # A job looks for its potential where this process would, whatever variables it is run with.
+    assert isinstance(made.dft.engine, PotentialEngineConfig)
+    assert made.dft.engine.folders == tuple(map(str, model_folders()))
     first = read_job(made.root / made.keys[0])
     assert first.lineage["rank"] == 1
     assert first.candidate_id == made.jobs[0].candidate_id
@@ -138,6 +143,9 @@ def test_commands_cancel_retry_export_and_import(begun: Any, tmp_path: Path, mon
     assert said_here("cancel", folder)["jobs"] == []  # all are done
     assert said_here("retry", folder)["jobs"] == []
     assert said_here("status", folder, "Al")["jobs"][0]["formula"] == "Al"
+    nothing = CliRunner().invoke(app, ["dft", "status", str(tmp_path / "other")])
+    assert nothing.exit_code == 1
+    assert "has no DFT jobs: expected a folder with campaign.json; `hullward dft submit` makes one" in nothing.stderr
 
 
 def states_of(served: Served, run: str) -> str:

@@ -131,14 +131,9 @@ def provider_of(config: OptimadeSource) -> Provider:
     """The provider a source asks, with the source's own address, label and fields over the known ones.
 
     Raises:
-        SourceError: if the provider is not known and has no `endpoint`, or `fields` names no column of the table.
+        SourceError: if `fields` names no column of the table.
     """
     known = PROVIDERS.get(config.provider)
-    if known is None and config.endpoint is None:
-        raise SourceError(
-            f"provider {config.provider!r} is not known: expected one of {', '.join(PROVIDERS)}, or set `endpoint` to "
-            "the address of its OPTIMADE server"
-        )
     for column in config.fields:
         if column not in (*COLUMNS, THEORETICAL):
             raise SourceError(

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from optimade.filterparser import LarkParser
+from pydantic import ValidationError
 
+from generative.config import OptimadeSource
 from generative.crystal.crystals import Crystal
 from generative.datasets.databases.database import Page
 from generative.datasets.databases.errors import RefusedQueryError
@@ -117,8 +119,8 @@ def test_fields_of_the_settings_come_before_the_known_ones(real: tuple[RealRecor
 
 
 def test_a_provider_of_one_s_own_needs_an_address_and_gets_its_fields_mapped(server: OptimadeServer) -> None:
-    with pytest.raises(SourceError, match="'my-lab' is not known.*alexandria.*endpoint"):
-        database(None, provider="my-lab")
+    with pytest.raises(ValidationError, match="'my-lab' is not known.*alexandria.*endpoint"):
+        OptimadeSource(provider="my-lab")
     asked = database(
         server.url + "/v1/", provider="my-lab", fields={"band_gap_ev": "_alexandria_band_gap"}, page_size=1
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pymatgen.core.structure import Structure
 
-from generative.config import OptimadeSource
+from generative.config import OPTIMADE_PROVIDERS, OptimadeSource
 from generative.datasets.databases.database import Record
 from generative.datasets.databases.optimade_providers import COLUMNS, PROVIDERS, provider_of
 from generative.datasets.records import Form, interpret
@@ -138,6 +138,10 @@ def test_a_bad_record_among_good_ones_is_refused_alone() -> None:
     (batch,) = interpret(iter(raws), asked.name, asked.method, None)
     assert batch.rows.num_rows == 4
     assert {row["source_id"] for row in batch.rejected.to_pylist()} == {entries[2]["id"], entries[4]["id"]}
+
+
+def test_settings_name_the_providers_whose_address_is_known() -> None:
+    assert tuple(PROVIDERS) == OPTIMADE_PROVIDERS
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
