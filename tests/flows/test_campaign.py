@@ -336,7 +336,9 @@ def test_a_repeated_campaign_works_on_the_systems_alone_whose_known_crystals_hav
     assert [done["shares"] for done in again.said["rounds"]] == shares
 
     def of(system: str, files: dict[str, bytes]) -> dict[str, bytes]:
-        return {name: held for name, held in files.items() if name.startswith(f"systems/{system}/")}
+        # The lineage of VASP inputs names the files of known crystals as they are now.
+        own = {name: held for name, held in files.items() if name.startswith(f"systems/{system}/")}
+        return {name: held for name, held in own.items() if "/dft/" not in name}
 
     assert of("al-ni", after) == of("al-ni", before)
     assert of("al-ti", after) != of("al-ti", before)
