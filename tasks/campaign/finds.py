@@ -86,7 +86,8 @@ def _new(finds: pa.Table, worked: Worked, within_ev_per_atom: float) -> pa.Table
     for row in rows:
         if row["rejected_by"] == Stage.DUPLICATE_RELAXED:
             copies[row["duplicate_of"]].append(row["id"])
-    chosen, columns = [], defaultdict(list)
+    chosen: list[int] = []
+    columns: dict[str, list[Any]] = defaultdict(list)
     for number, row in enumerate(rows):
         height = row["e_above_hull_ev_per_atom"]
         group = [row["id"], *copies[row["id"]]]

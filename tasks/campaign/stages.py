@@ -27,11 +27,12 @@ from tasks.campaign.system_rounds import (
 from tasks.campaign.systems import systems_of
 from tasks.files import FileRef
 from tasks.loading import PotentialIdentity, identify
-from tasks.rediscovery.targets import dataset_of
 
 
 def formulas_known(config: CampaignConfig) -> pa.Table:
     """Formula and chemical system of every crystal of the files that the campaign names."""
+    from tasks.rediscovery.targets import dataset_of
+
     columns = ["chemsys", "formula"]
     fields = [pa.field(name, pa.string()) for name in columns]
     files = [source for source in config.data.sources if isinstance(source, FilesSource)]

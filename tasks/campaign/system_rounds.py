@@ -33,7 +33,6 @@ from tasks.discover.sample import RunGenerator, check_generator, chunks_of, gene
 from tasks.discover.screen import screen_chunk_file, unique_table
 from tasks.files import ROWS_PER_GROUP, FileRef, key_of, keyed
 from tasks.loading import PotentialIdentity
-from tasks.rediscovery.targets import dataset_folder
 from tasks.timing import StageSeconds
 
 
@@ -101,6 +100,8 @@ class SystemRound(BaseModel):
 
 def dataset_folders(config: CampaignConfig) -> dict[str, Path]:
     """Where the crystals of each file among the sources lie, by its settings; read once for all campaigns."""
+    from tasks.rediscovery.targets import dataset_folder
+
     shared = config.folder.parent
     files = [source for source in config.data.sources if isinstance(source, FilesSource)]
     return {source.model_dump_json(): dataset_folder(source, config.data.workers, shared) for source in files}
