@@ -32,6 +32,7 @@ from configs.schema import DiscoverConfig
 from flows.cli import campaign as commands
 from generative.crystal.crystals import crystals_of
 from tasks.campaign.allocation import Arm, Tally, even, thompson
+from tasks.discover.report import render_again
 from tasks.discover.run import OtherRunError
 from tasks.discover.sample import draw_chunk
 from tests.flows.conftest import ROOT, Campaign, prefect_client
@@ -251,6 +252,10 @@ def test_the_commands_show_what_the_files_say(ended: Finished, tmp_path: Path) -
     links = re.findall(r'<a href="([^"]+)"', text)
     assert {f"systems/{s.lower()}/report.html" for s in SYSTEMS} <= set(links)
     assert [link for link in links if not (ended.folder / link).is_file()] == []
+
+    # A system is a run like any other.
+    system = ended.folder / "systems" / "al-ni"
+    assert render_again(system) == system / "report.html"
 
     out = tmp_path / "all.jsonl"
     done = runner.invoke(app, ["campaign", "export", str(ended.folder), str(out), "--json"])
