@@ -45,7 +45,7 @@ def lead_of(results: Results) -> list[str]:
         f"{n} chemical systems, {results.relaxations:,} of {results.budget:,} relaxations. A find is a new crystal at "
         f"most {results.within_ev_per_atom:g} eV/atom above the hull of all that is known, by {results.potential}: a "
         "screening energy, not DFT.",
-        f"Ended since {results.ended}." if results.ended else f"Under way: {len(results.rounds)} rounds are done.",
+        f"Ended: {results.ended}." if results.ended else f"Under way: {len(results.rounds)} rounds are done.",
     ]
 
 
