@@ -22,19 +22,18 @@ from configs.schema import load
 from flows.changes import Changes, changed, run_name
 from tasks.campaign.folder import begun, recorded_shares
 from tasks.campaign.notifying import notifying
+from tasks.campaign.results import PAGE, summary_of
 from tasks.campaign.stages import (
-    PAGE,
-    Standing,
     finds_task,
     potential_task,
     ready_task,
     references_task,
     report_task,
     round_task,
-    summary_of,
     system_task,
     systems_task,
 )
+from tasks.campaign.standing import Standing
 from tasks.campaign.system_rounds import (
     ReadySystem,
     SystemRound,

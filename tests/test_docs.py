@@ -15,6 +15,7 @@ import pytest
 import typer.main
 import yaml
 
+from configs.campaign import CampaignConfig
 from configs.command_line import IngestRequest, elements_of, ingest_settings
 from configs.document import document
 from configs.ingest import IngestConfig, parse_ingest
@@ -132,11 +133,8 @@ def test_commands_named_in_the_text_exist() -> None:
 
 def test_deployments_that_are_named_exist() -> None:
     known = set(deployment_names(ROOT / "prefect.yaml"))
-    named = {
-        name
-        for page in PAGES
-        for name in re.findall(r"\b(?:discover|train|ingest|benchmark|dft)/[a-z-]+\b(?![./])", page.read_text())
-    }
+    form = r"\b(?:discover|campaign|train|ingest|benchmark|dft)/[a-z-]+\b(?![./])"
+    named = {name for page in PAGES for name in re.findall(form, page.read_text())}
     assert named <= known
 
 
@@ -150,6 +148,9 @@ def test_settings_md_is_what_the_models_say() -> None:
 )
 def test_settings_in_examples_are_accepted(text: str) -> None:
     settings = yaml.safe_load(text)
+    if {"rule", "systems"} & set(settings):
+        parse(CampaignConfig, settings, "docs")
+        return
     if set(settings) <= set(IngestConfig.model_fields):
         parse_ingest(settings, "docs")
         return

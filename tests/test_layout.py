@@ -80,7 +80,9 @@ def test_flow_files_shadow_no_module_that_something_else_imports() -> None:
             assert file.stem not in sys.builtin_module_names
 
 
-@pytest.mark.parametrize("module", ["flows.discover", "flows.dft_jobs", "flows.train", "flows.rediscovery"])
+@pytest.mark.parametrize(
+    "module", ["flows.discover", "flows.dft_jobs", "flows.train", "flows.rediscovery", "flows.campaign"]
+)
 def test_a_flow_is_imported_without_loading_torch(module: str) -> None:
     heavy = ("torch", "matgl", "chgnet", "lightning")
     code = f"import sys; import {module}; print([m for m in {heavy!r} if m in sys.modules])"

@@ -125,7 +125,7 @@ def _shown(folder: Path, as_json: bool) -> dict[str, Any]:
 
 
 def _tables(results: Results) -> None:
-    from tasks.report.campaign.page import FINDS_HEAD, SYSTEMS_HEAD, finds_lowest_first, lead_of, system_row
+    from tasks.report.campaign.page import SYSTEMS_HEAD, finds_head, finds_lowest_first, lead_of, system_row
 
     typer.echo("\n".join(lead_of(results)) + "\n")
     shown = (
@@ -140,8 +140,9 @@ def _tables(results: Results) -> None:
     )
     rows = [dict(zip(SYSTEMS_HEAD, system_row(place), strict=True)) for place in results.places]
     show_table(rows[:SHOWN], {name: name for name in shown}, _first(rows, "systems"))
+    head = finds_head(results)
     columns = ("formula", "space group", "system", "proposer", "round", "above hull when found, eV/atom", "rank")
-    if finds := [dict(zip(FINDS_HEAD, row, strict=True)) for row in finds_lowest_first(results)]:
+    if finds := [dict(zip(head, row, strict=True)) for row in finds_lowest_first(results)]:
         typer.echo("")
         show_table(finds[:SHOWN], {name: name for name in columns}, _first(finds, "finds"))
 

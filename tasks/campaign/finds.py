@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from configs.campaign import CampaignConfig
 from generative.crystal.crystals import crystals_of, field_of
-from tasks.discover.candidates import RELAXED, Proposer, Stage, plain
+from tasks.discover.candidates import RELAXED, Stage, plain
 from tasks.files import ROWS_PER_GROUP, FileRef, key_of, keyed
 
 SOURCE = "campaign"
@@ -52,6 +52,11 @@ class Worked(Protocol):
         """The same with their ranks."""
 
 
+def name_of(proposed_by: str) -> str:
+    """A proposer's name, of what the column `proposed_by` calls it: 'generator:NAME'."""
+    return proposed_by.partition(":")[2]
+
+
 def no_finds() -> pa.Table:
     """The table of FINDS before the first round."""
     return pa.schema(FINDS).empty_table()
@@ -77,11 +82,12 @@ def _new(finds: pa.Table, worked: Worked, within_ev_per_atom: float) -> pa.Table
     registered = set(finds.column("id").to_pylist())
     place = {name: i for i, name in enumerate(worked.screened.read_columns("id").column("id").to_pylist())}
     copies: dict[str, list[str]] = defaultdict(list)
-    proposer = {row["id"]: str(row["proposed_by"]).removeprefix(Proposer.one_generator("")) for row in rows}
+    proposer = {row["id"]: name_of(row["proposed_by"]) for row in rows}
     for row in rows:
         if row["rejected_by"] == Stage.DUPLICATE_RELAXED:
             copies[row["duplicate_of"]].append(row["id"])
-    chosen, columns = [], defaultdict(list)
+    chosen: list[int] = []
+    columns: dict[str, list[Any]] = defaultdict(list)
     for number, row in enumerate(rows):
         height = row["e_above_hull_ev_per_atom"]
         group = [row["id"], *copies[row["id"]]]

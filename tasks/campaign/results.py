@@ -274,7 +274,7 @@ def summary_of(results: Results) -> str:
     return (
         f"Campaign {results.name}: {len(results.finds)} new crystals within {results.within_ev_per_atom:g} eV/atom of "
         f"the hull by {results.potential} (not DFT) in {results.relaxations} relaxations of {len(results.places)} "
-        f"chemical systems; most per relaxation in {best.system}. Ended since {results.ended}."
+        f"chemical systems; most per relaxation in {best.system}. Ended: {results.ended}."
     )
 
 

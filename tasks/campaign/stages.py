@@ -12,7 +12,7 @@ from configs.campaign import CampaignConfig, elements_of_system
 from generative.config import FilesSource
 from tasks.campaign.finds import finds_file, no_finds, with_new_finds
 from tasks.campaign.folder import record_shares
-from tasks.campaign.results import PAGE, Results, all_candidates, results_of, summary_of, write_results
+from tasks.campaign.results import Results, all_candidates, results_of, write_results
 from tasks.campaign.standing import Standing
 from tasks.campaign.system_rounds import (
     KnownSystem,
@@ -24,16 +24,15 @@ from tasks.campaign.system_rounds import (
     ready_systems,
     work,
 )
-from tasks.campaign.systems import CampaignError, systems_of
+from tasks.campaign.systems import systems_of
 from tasks.files import FileRef
 from tasks.loading import PotentialIdentity, identify
-from tasks.rediscovery.targets import dataset_of
-
-__all__ = ["PAGE", "CampaignError", "Standing", "summary_of"]
 
 
 def formulas_known(config: CampaignConfig) -> pa.Table:
     """Formula and chemical system of every crystal of the files that the campaign names."""
+    from tasks.rediscovery.targets import dataset_of
+
     columns = ["chemsys", "formula"]
     fields = [pa.field(name, pa.string()) for name in columns]
     files = [source for source in config.data.sources if isinstance(source, FilesSource)]

@@ -66,7 +66,8 @@ class Standing:
 
     def found_in(self, number: int) -> int:
         """Finds of a round."""
-        return self.finds.read_columns("round").column("round").to_pylist().count(number)
+        rounds: list[int] = self.finds.read_columns("round").column("round").to_pylist()
+        return rounds.count(number)
 
     def open_arms(self) -> list[Arm]:
         """Those whose proposer still has candidates."""

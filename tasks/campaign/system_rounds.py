@@ -9,7 +9,7 @@ nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,19 +20,19 @@ from pydantic import BaseModel, ConfigDict
 from configs.campaign import CampaignConfig
 from configs.schema import DiscoverConfig
 from generative.config import FilesSource, RunSampleConfig
+from generative.crystal.crystals import crystals_of
 from storage.digests import text_digest
-from tasks.campaign.finds import finds_of_others, known_with_finds
+from tasks.campaign.finds import finds_of_others, known_with_finds, name_of
 from tasks.campaign.systems import CampaignError
-from tasks.discover.candidates import RELAXED, SCREENED, Proposer, table_of
+from tasks.discover.candidates import KEPT, RELAXED, SCREENED, table_of
 from tasks.discover.known import choose_references, ingest_known
 from tasks.discover.rank import rank_file
 from tasks.discover.relax import relax_chunk_file, relax_chunks, survivors
 from tasks.discover.run import RunFolder
-from tasks.discover.sample import check_generator, chunks_of, generators_of, sample_chunk_file
+from tasks.discover.sample import RunGenerator, check_generator, chunks_of, generators_of, sample_chunk_file
 from tasks.discover.screen import screen_chunk_file, unique_table
 from tasks.files import ROWS_PER_GROUP, FileRef, key_of, keyed
 from tasks.loading import PotentialIdentity
-from tasks.rediscovery.targets import dataset_folder
 from tasks.timing import StageSeconds
 
 
@@ -100,6 +100,8 @@ class SystemRound(BaseModel):
 
 def dataset_folders(config: CampaignConfig) -> dict[str, Path]:
     """Where the crystals of each file among the sources lie, by its settings; read once for all campaigns."""
+    from tasks.rediscovery.targets import dataset_folder
+
     shared = config.folder.parent
     files = [source for source in config.data.sources if isinstance(source, FilesSource)]
     return {source.model_dump_json(): dataset_folder(source, config.data.workers, shared) for source in files}
@@ -198,11 +200,11 @@ def ready_systems(systems: Sequence[KnownSystem], relaxed: Sequence[FileRef]) ->
 
 def shared_phases(folder: Path, relaxed: pa.Table) -> FileRef:
     """Relaxed phases, columns RELAXED, in a file beside the systems, named by what it holds."""
-    columns = relaxed.select([f.name for f in RELAXED]).combine_chunks()
-    crystals = [name for name in columns.column("id").to_pylist()]
-    energies = columns.column("energy_ev_per_atom").to_pylist()
-    key = key_of("shared phases", shared_phases, phases=list(zip(crystals, energies, strict=True)))
-    return keyed(RunFolder(folder).shared_references / f"{key[:32]}.parquet", key, lambda: relaxed)
+    phases = relaxed.select([f.name for f in (*RELAXED, *KEPT) if f.name in relaxed.column_names])
+    energies = phases.select(["id", "energy_ev_per_atom"]).to_pylist()
+    crystals = [crystal and crystal.digest for crystal in crystals_of(phases, "relaxed_")]
+    key = key_of("shared phases", shared_phases, energies=energies, crystals=crystals)
+    return keyed(RunFolder(folder).shared_references / f"{key[:32]}.parquet", key, lambda: phases)
 
 
 def work(
@@ -314,45 +316,65 @@ def looked_at(
     )
 
     def compute() -> pa.Table:
-        fields = [field.name for field in SCREENED]
-        before = [survivors(one.looked_at.read()) for one in earlier]
-        alive = pa.concat_tables([table_of([], SCREENED), *before])
-        parts = []
+        alive = pa.concat_tables([table_of([], SCREENED), *(survivors(one.looked_at.read()) for one in earlier)])
+        parts = [table_of([], SCREENED)]
         for generator in generators:
-            label = Proposer.one_generator("")
-            name = generator.proposed_by.removeprefix(label)
+            name = name_of(generator.proposed_by)
             n_before = sum(one.counts.get(name, (0, 0))[0] for one in earlier)
-            chunks = [
-                n for n, c in enumerate(chunks_of(run.sample)) if c.generator.proposed_by == generator.proposed_by
-            ]
-            missing = shares.get(name, 0)
-            first, skipped = divmod(n_before, run.sample.chunk_size)
-            for chunk in chunks[first:] if missing else ():
-                sampled = sample_chunk_file(run, system.folder, system.known, chunk)
-                rows = screen_chunk_file(run, folder, sampled, known).read().slice(skipped)
-                skipped = 0
-                new = unique_table(pa.concat_tables([alive, rows.select(fields)]), run.screen).slice(len(alive))
-                passed = pc.indices_nonzero(pc.is_null(new.column("rejected_by"))).to_pylist()
-                if len(passed) >= missing:
-                    new = new.slice(0, passed[missing - 1] + 1)
+            for new in _next_of(run, system, generator, n_before, shares.get(name, 0), alive, known, folder):
                 parts.append(new)
-                kept = survivors(new)
-                alive = pa.concat_tables([alive, kept])
-                missing -= len(kept)
-                if not missing:
-                    break
-        return pa.concat_tables([table_of([], SCREENED), *parts])
+                alive = pa.concat_tables([alive, survivors(new)])
+        return pa.concat_tables(parts)
 
     return keyed(folder / "looked-at.parquet", key, compute, ROWS_PER_GROUP)
 
 
+def _next_of(
+    run: DiscoverConfig,
+    system: KnownSystem,
+    generator: RunGenerator,
+    n_before: int,
+    missing: int,
+    alive: pa.Table,
+    known: FileRef,
+    folder: Path,
+) -> Iterator[pa.Table]:
+    """The next candidates of one proposer, chunk by chunk, up to the last that it may relax; see looked_at.
+
+    Args:
+        run: settings of the system's run.
+        system: the system.
+        generator: who draws.
+        n_before: candidates of its plan that were looked at before.
+        missing: relaxations that it has.
+        alive: what was relaxed in the system, or is to be in this round, before it.
+        known: what a candidate must differ from.
+        folder: of the round.
+    """
+    fields = [field.name for field in SCREENED]
+    chunks = [n for n, c in enumerate(chunks_of(run.sample)) if c.generator.proposed_by == generator.proposed_by]
+    first, skipped = divmod(n_before, run.sample.chunk_size)
+    for chunk in chunks[first:]:
+        if not missing:
+            return
+        sampled = sample_chunk_file(run, system.folder, system.known, chunk)
+        rows = screen_chunk_file(run, folder, sampled, known).read().select(fields).slice(skipped)
+        skipped = 0
+        new = unique_table(pa.concat_tables([alive, rows]), run.screen).slice(len(alive))
+        passed = pc.indices_nonzero(pc.is_null(new.column("rejected_by"))).to_pylist()
+        if len(passed) >= missing:
+            new = new.slice(0, passed[missing - 1] + 1)
+        kept = survivors(new)
+        alive, missing = pa.concat_tables([alive, kept]), missing - len(kept)
+        yield new
+
+
 def _counts(looked: pa.Table) -> dict[str, tuple[int, int]]:
     """By proposer: candidates, and those that nothing turned away."""
-    label = Proposer.one_generator("")
     every: Counter[str] = Counter()
     passed: Counter[str] = Counter()
     for row in looked.to_pylist():
-        name = row["proposed_by"].removeprefix(label)
+        name = name_of(row["proposed_by"])
         every[name] += 1
         passed[name] += row["rejected_by"] is None
     return {name: (every[name], passed[name]) for name in sorted(every)}

@@ -32,6 +32,7 @@ from configs.schema import DiscoverConfig
 from flows.cli import campaign as commands
 from generative.crystal.crystals import crystals_of
 from tasks.campaign.allocation import Arm, Tally, even, thompson
+from tasks.discover.report import render_again
 from tasks.discover.run import OtherRunError
 from tasks.discover.sample import draw_chunk
 from tests.flows.conftest import ROOT, Campaign, prefect_client
@@ -252,6 +253,10 @@ def test_the_commands_show_what_the_files_say(ended: Finished, tmp_path: Path) -
     assert {f"systems/{s.lower()}/report.html" for s in SYSTEMS} <= set(links)
     assert [link for link in links if not (ended.folder / link).is_file()] == []
 
+    # A system is a run like any other.
+    system = ended.folder / "systems" / "al-ni"
+    assert render_again(system) == system / "report.html"
+
     out = tmp_path / "all.jsonl"
     done = runner.invoke(app, ["campaign", "export", str(ended.folder), str(out), "--json"])
     assert done.exit_code == 0, done.output
@@ -336,7 +341,9 @@ def test_a_repeated_campaign_works_on_the_systems_alone_whose_known_crystals_hav
     assert [done["shares"] for done in again.said["rounds"]] == shares
 
     def of(system: str, files: dict[str, bytes]) -> dict[str, bytes]:
-        return {name: held for name, held in files.items() if name.startswith(f"systems/{system}/")}
+        # The lineage of VASP inputs names the files of known crystals as they are now.
+        own = {name: held for name, held in files.items() if name.startswith(f"systems/{system}/")}
+        return {name: held for name, held in own.items() if "/dft/" not in name}
 
     assert of("al-ni", after) == of("al-ni", before)
     assert of("al-ti", after) != of("al-ti", before)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from configs.campaign import AllocationConfig
-from tasks.campaign.results import Place, Results, Yield
 from tasks.report.campaign.plots import campaign_svg
 from tasks.report.evaluation.markdown import table
 from tasks.report.evaluation.page import Cell, Link, page, pairs, safe, section, table_html, top
 from tasks.report.run.markdown import data_uri
 from tasks.report.run.summary import duration, flattened, number
 from tasks.report.run.tables import escape_markdown
+
+if TYPE_CHECKING:
+    from tasks.campaign.results import Place, Results, Yield
 
 NONE = "–"
 MOST_LISTED = 500
@@ -29,8 +32,10 @@ SYSTEMS_HEAD = (
 )  # fmt: skip
 FINDS_HEAD = (
     "formula", "space group", "system", "proposer", "round", "above hull when found, eV/atom", "above hull at the end",
-    "by the judge", "near hull by DFT, %", "rank", "CIF",
+    "rank", "CIF",
 )  # fmt: skip
+JUDGED_HEAD = ("by the judge", "near hull by DFT, %")
+"""Before the CIF, where a judge was asked."""
 
 
 def lead_of(results: Results) -> list[str]:
@@ -40,7 +45,7 @@ def lead_of(results: Results) -> list[str]:
         f"{n} chemical systems, {results.relaxations:,} of {results.budget:,} relaxations. A find is a new crystal at "
         f"most {results.within_ev_per_atom:g} eV/atom above the hull of all that is known, by {results.potential}: a "
         "screening energy, not DFT.",
-        f"Ended since {results.ended}." if results.ended else f"Under way: {len(results.rounds)} rounds are done.",
+        f"Ended: {results.ended}." if results.ended else f"Under way: {len(results.rounds)} rounds are done.",
     ]
 
 
@@ -72,27 +77,40 @@ def system_row(place: Place) -> tuple[Cell, ...]:
     )  # fmt: skip
 
 
-def find_row(row: dict[str, Any]) -> tuple[Cell, ...]:
+def is_judged(results: Results) -> bool:
+    """Whether a judge has said something of a find."""
+    return any(row["judge_e_above_hull_ev_per_atom"] is not None for row in results.finds)
+
+
+def find_row(row: Mapping[str, Any], judged: bool) -> tuple[Cell, ...]:
     """A line of the table of finds."""
     probability = row["near_hull_probability"]
+    opinion = (
+        number(row["judge_e_above_hull_ev_per_atom"], signed=True) or NONE,
+        NONE if probability is None else f"{100 * probability:.0f}",
+    )
     return (
         row["formula"], str(row["spacegroup"] or NONE), row["system"], row["proposer"], str(row["round"]),
         number(row["e_above_hull_ev_per_atom"], signed=True),
-        number(row["final_e_above_hull_ev_per_atom"], signed=True) or NONE,
-        number(row["judge_e_above_hull_ev_per_atom"], signed=True) or NONE,
-        NONE if probability is None else f"{100 * probability:.0f}",
-        str(row["final_rank"] or NONE), NONE if row["cif"] is None else Link("CIF", row["cif"]),
+        number(row["final_e_above_hull_ev_per_atom"], signed=True) or NONE, str(row["final_rank"] or NONE),
+        *(opinion if judged else ()), NONE if row["cif"] is None else Link("CIF", row["cif"]),
     )  # fmt: skip
+
+
+def finds_head(results: Results) -> tuple[str, ...]:
+    """Headings of finds_lowest_first."""
+    return (*FINDS_HEAD[:-1], *(JUDGED_HEAD if is_judged(results) else ()), FINDS_HEAD[-1])
 
 
 def finds_lowest_first(results: Results) -> list[tuple[Cell, ...]]:
     """The finds, lowest first; at the end by their final height."""
+    judged = is_judged(results)
 
-    def height(row: Any) -> tuple[bool, float]:
+    def height(row: Mapping[str, Any]) -> tuple[bool, float]:
         last = row["final_e_above_hull_ev_per_atom"]
         return bool(results.ended) and last is None, row["e_above_hull_ev_per_atom"] if last is None else last
 
-    return [find_row(dict(row)) for row in sorted(results.finds, key=height)]
+    return [find_row(row, judged) for row in sorted(results.finds, key=height)]
 
 
 def proposer_rows(results: Results, config: AllocationConfig) -> list[tuple[str, ...]]:
@@ -104,7 +122,7 @@ def proposer_rows(results: Results, config: AllocationConfig) -> list[tuple[str,
 
 def round_rows(results: Results) -> list[tuple[str, ...]]:
     """Every round: relaxations, finds, and where most of it went."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for done in results.rounds:
         shares = {system: sum(given.values()) for system, given in done["shares"].items()}
         most = sorted(shares.items(), key=lambda pair: (-pair[1], pair[0]))[:6]
@@ -122,7 +140,7 @@ def campaign_html(results: Results, config: AllocationConfig) -> str:
               (duration(results.seconds["rounds"]) or NONE, "in rounds")]  # fmt: skip
     header = top(f"campaign · {results.name}", "Campaign", lead_of(results), results.notes, counts)
     picture = data_uri(campaign_svg(results), "image/svg+xml")
-    finds = finds_lowest_first(results)
+    head, finds = finds_head(results), finds_lowest_first(results)
     more = f" The first {MOST_LISTED} of {len(finds)}." if len(finds) > MOST_LISTED else ""
     sections = [
         section("systems", "Where to look",
@@ -136,7 +154,7 @@ def campaign_html(results: Results, config: AllocationConfig) -> str:
         section("finds", "What was found",
                 "A crystal that several systems hold stands once, with the one that came to it first; from the next "
                 "round on it is known, and competes, in all others.",
-                table_html(FINDS_HEAD, finds[:MOST_LISTED], [False, True, False, False, *[True] * 6, False],
+                table_html(head, finds[:MOST_LISTED], [False, True, False, False, *[True] * (len(head) - 5), False],
                            f"Lowest first.{more} Without a rank: a copy of lower energy took its place, or the "
                            "campaign is under way.") if finds else "<p>Nothing yet.</p>"),
         section("proposers", "Who found it", "Over all systems; a find is credited to who came to it first.",
@@ -181,7 +199,8 @@ def campaign_markdown(results: Results, config: AllocationConfig) -> str:
     ]
     parts += ["## Where to look", table(SYSTEMS_HEAD[:-1], places, "lrrrrrrrrlrr")]
     if finds := texts(finds_lowest_first(results)[:MOST_IN_ARTIFACT]):
-        parts += ["## What was found", table(FINDS_HEAD[:-1], finds, "lrllrrrrrr")]
+        head = finds_head(results)[:-1]
+        parts += ["## What was found", table(head, finds, "lrll" + "r" * (len(head) - 4))]
     parts += ["## Rounds", _policy(config)]
     parts.append(table(("round", "relaxations", "finds", "most relaxations in"), round_rows(results), "rrrl"))
     return "\n\n".join(filter(None, parts)) + "\n"

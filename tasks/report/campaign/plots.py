@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -10,9 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tasks.campaign.results import Results
 from tasks.report.dataset.plots import BAR, FAINT, INK, MUTED
 from tasks.report.evaluation.plots import bare
+
+if TYPE_CHECKING:
+    from tasks.campaign.results import Results
 
 MOST_SHOWN = 30
 """Systems in the picture of yields; the table has all."""
