@@ -166,7 +166,7 @@ class SystemTraining(lightning.LightningModule):
             for parameter in self.system.parameters():
                 parameter.grad = None  # of other objectives too: what theirs left behind must not be clipped with this
             self.manual_backward(loss.total)
-            self._check(loss.total.detach(), self._clip(turn.objective.parameters), step, batch)
+            self._check(loss.total.detach(), self._clip(turn.objective), step, batch)
             for optimiser in turn.optimisers:
                 wrapped[optimiser].step()
             losses |= _named(turn.objective.name, Loss(loss.total.detach(), loss.parts))
@@ -189,9 +189,9 @@ class SystemTraining(lightning.LightningModule):
             f"lower {rates}, or resume from the last checkpoint"
         )
 
-    def _clip(self, of: Sequence[torch.nn.Parameter]) -> torch.Tensor:
+    def _clip(self, objective: Objective) -> torch.Tensor:
         """Clip the gradient; its norm (its largest value, where values are clipped) before that."""
-        parameters, limit = list(of), self.config.clip_limit
+        parameters, limit = list(objective.parameters), self.config.clip_limit if objective.clips else math.inf
         if self.config.clip == "norm":
             return torch.nn.utils.clip_grad_norm_(parameters, limit)
         gradients = [p.grad for p in parameters if p.grad is not None]
