@@ -344,7 +344,7 @@ class ConditionCDVAE(LatentModel):
         if n == 1:
             return z
         every = Wanted(*(part.repeat_interleave(n, 0) for part in asked))
-        away = misfit(_Fused(self, conditions.repeated(n)), z, every).view(-1, n)
+        away = misfit(_Fused(self, conditions.repeated(n)), z, every).detach().view(-1, n)
         best = away.argmin(1)
         nearest = away.gather(1, best.unsqueeze(1))
         logger.info(
