@@ -134,9 +134,8 @@ def plan(
     asked = _without_targets(config, elements, n_candidates, rng, training_formulas, hull_ev_per_atom)
     if not config.targets:
         return asked
-    made = {
-        request: replace(request, targets=tuple(sorted(config.targets.items()))) for request in dict.fromkeys(asked)
-    }
+    targets = tuple(sorted(config.numbers.items()))
+    made = {request: replace(request, targets=targets) for request in dict.fromkeys(asked)}
     return [made[request] for request in asked]
 
 

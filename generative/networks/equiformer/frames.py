@@ -118,7 +118,11 @@ class EdgeFrames(nn.Module):
 
     @torch.no_grad()
     def forward(self, direction: Tensor) -> Frames:
-        """No gradient goes into the frames, as published."""
+        """No gradient goes into the frames, as published. Nor does mixed precision, which would bend them."""
+        with torch.autocast(direction.device.type, enabled=False):
+            return self._frames(direction)
+
+    def _frames(self, direction: Tensor) -> Frames:
         x, y, z = direction.unbind(1)
         across = torch.hypot(x, y)
         upright = across < 1e-6

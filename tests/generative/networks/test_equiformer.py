@@ -82,6 +82,14 @@ def test_a_frame_lays_its_edge_on_z_at_the_poles_too() -> None:
     )
 
 
+def test_mixed_precision_does_not_bend_the_frames() -> None:
+    direction = nn.functional.normalize(torch.randn(5, 3, generator=rng()))
+    frames = EdgeFrames(2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = frames(direction)
+    assert torch.equal(mixed.into, frames(direction).into)
+
+
 def test_what_an_edge_does_in_its_frame_commutes_with_every_turn_though_orders_are_left_out() -> None:
     """Another frame with the same z differs by a turn about it, which the convolution must not see."""
     with torch.random.fork_rng():
