@@ -193,6 +193,7 @@ def sample_changes(
     spacegroup: int | None = None,
     formation_energy_ev_per_atom: float | None = None,
     sites: Sequence[str] = (),
+    targets: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What to generate: these formulas, these inequivalent sites of a space group, or every stoichiometry of a chemical
     system with all or all but few elements.
@@ -212,7 +213,11 @@ def sample_changes(
     else:
         asked = {"policy": "likely"}
         chosen = list(elements)
-    wished = {"spacegroup": spacegroup, "formation_energy_ev_per_atom": formation_energy_ev_per_atom}
+    wished = {
+        "spacegroup": spacegroup,
+        "formation_energy_ev_per_atom": formation_energy_ev_per_atom,
+        "targets": list(targets),
+    }
     return {"elements": chosen, "conditions": {**asked, **wished}}
 
 

@@ -6,6 +6,7 @@ these defaults (see configs/schema.py for how they are composed and read).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -305,11 +306,12 @@ class GridConfig(RoomConfig):
 class ConditionsConfig(RoomConfig):
     """What is asked of the generator: which compositions, and optionally which symmetry and formation energy."""
 
-    policy: Literal["enumerate", "likely", "given", "grid", "sites", "training"] = Field(
+    policy: Literal["enumerate", "likely", "given", "grid", "open", "sites", "training"] = Field(
         "likely",
         description="likely: stoichiometries of the chemical system up to the limits below, first what a model of "
         "known crystals finds most probable for these elements; enumerate: the same, all in turn; given: the formulas "
-        "listed; grid: each of these in every space group at every energy of `grid`, its smallest cell; sites: each of "
+        "listed; grid: each of these in every space group at every energy of `grid`, its smallest cell; open: "
+        "no composition, as a generator for a property may be asked; sites: each of "
         "these read as inequivalent sites of `spacegroup`, such as TaWB2 for one site of Ta, one of W and two of B, "
         "whose numbers of atoms are left to the generator, so that n_atoms_min and n_atoms_max do not apply (without "
         "formulas: one or two sites of each of n_elements_min to n_elements_max elements, at most 4; without a space "
@@ -358,9 +360,16 @@ class ConditionsConfig(RoomConfig):
     formation_energy_ev_per_atom: float | None = Field(
         None, ge=-6, le=3, description="formation energy to ask for, eV/atom; null leaves it free"
     )
+    targets: tuple[str, ...] = Field(
+        (),
+        description="further numbers to ask for, each NAME=NUMBER of a column that the generator was trained on, such "
+        "as [band_gap_ev=1.5]",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if "formation_energy_ev_per_atom" in self.numbers:
+            raise ValueError("targets holds formation_energy_ev_per_atom, which is a setting of its own: give it there")
         if self.policy in ("given", "grid") and not self.formulas:
             raise ValueError(
                 f"formulas is empty: policy {self.policy!r} needs at least one reduced formula, such as 'Ta2BW'"
@@ -394,6 +403,22 @@ class ConditionsConfig(RoomConfig):
         usual = CELL_ATOMS if n_elements <= FEW_ELEMENTS else CELL_ATOMS_OF_MANY
         at_least = max(4 * size, written, self.n_atoms_min)
         return min(MAX_ATOMS, max(usual, at_least))
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The targets, by name."""
+        return dict(_number_of(target) for target in self.targets)
+
+
+def _number_of(target: str) -> tuple[str, float]:
+    name, _, number = target.partition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not name or not math.isfinite(value):
+        raise ValueError(f"targets holds {target!r}: expected a column and a number, such as band_gap_ev=1.5")
+    return name, value
 
 
 class SamplerSettings(RoomConfig):

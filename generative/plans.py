@@ -12,6 +12,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 
@@ -110,6 +111,8 @@ def plan(
     position if on no other. Without formulas it asks what most crystals are, one or two sites of each element and at
     most SITES_MAX; without a space group every one of these in each of COMMON_GROUPS. It draws nothing.
 
+    Policy 'open' asks for no composition: the same request for all, of energy, space group and targets alone.
+
     Weights w_f by policy: 'enumerate': (elements / atoms of the formula unit)^2, so 1 for 1:1:1, .56 for 2:1:1, .36 for
     five atoms, .14 for eight; real crystals fall off with about the fourth power (1,617 entries of 1:1:1 but 36 per
     formula of eight atoms among the ternaries counted for FORMULA_UNIT_WEIGHTS), and half that exponent leaves the
@@ -128,6 +131,25 @@ def plan(
 
     Raises: PlanError: if no formula is left; the message says which limit emptied the list, and the remedy.
     """
+    asked = _without_targets(config, elements, n_candidates, rng, training_formulas, hull_ev_per_atom)
+    if not config.targets:
+        return asked
+    targets = tuple(sorted(config.numbers.items()))
+    made = {request: replace(request, targets=targets) for request in dict.fromkeys(asked)}
+    return [made[request] for request in asked]
+
+
+def _without_targets(
+    config: ConditionsConfig,
+    elements: Sequence[str],
+    n_candidates: int,
+    rng: np.random.Generator | int,
+    training_formulas: Sequence[str],
+    hull_ev_per_atom: Mapping[str, float] | None,
+) -> list[Request]:
+    """The plan, before what is asked of all alike."""
+    if config.policy == "open":
+        return [Request((), config.spacegroup, config.formation_energy_ev_per_atom)] * n_candidates
     if config.policy == "sites":
         return list(itertools.islice(itertools.cycle(_for_sites(config, elements)), n_candidates))
     weights, units = _cells(config, tuple(elements), tuple(training_formulas))
@@ -176,7 +198,7 @@ def check(config: ConditionsConfig, elements: Sequence[str]) -> None:
         )  # fmt: skip
     if config.policy == "sites":
         _for_sites(config, elements)
-    elif config.policy != "training":
+    elif config.policy not in ("training", "open"):
         _, units = _cells(config, tuple(elements), ())
         if config.policy == "given":
             _say_cells(config, elements, units)

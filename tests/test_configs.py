@@ -118,6 +118,7 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
         "train-adaptive-cell",
         "train-cdvae",
         "train-cgcnn-features",
+        "train-condition-cdvae",
         "train-wyckoff",
         "train-hullward-wyckoff",
         "train-flow",
@@ -135,6 +136,7 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
     }
     assert load(TrainConfig, "train-flow").name == "hullward-flow"
     assert load(TrainConfig, "train-cdvae").kind == "cdvae"
+    assert load(TrainConfig, "train-condition-cdvae").kind == "condition-cdvae-energy"
     assert load(TrainConfig, "train-unet").kind == "unet-flow-uniform"
     assert load(ReproductionConfig, "reproduce-dp-cdvae").name == "dp-cdvae"
     assert load(UNetReproductionConfig, "reproduce-unet").paper == "conditional-unet"

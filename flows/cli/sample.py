@@ -38,6 +38,14 @@ def sample(
     energy: Annotated[
         float | None, typer.Option(metavar="EV_PER_ATOM", help="Formation energy to ask for, eV/atom, such as -0.5.")
     ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=NUMBER",
+            help="Further number to ask for, of a column that the generator was trained on, such as band_gap_ev=1.5; "
+            "may be repeated.",
+        ),
+    ] = None,
     settings: Settings = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -45,7 +53,7 @@ def sample(
     """Draw crystals from the generator, for formulas, for sites of a space group or for a chemical system."""
     from configs.command_line import elements_of, generator_changes, sample_changes, settings_of
 
-    asked = sample_changes(formula or [], elements_of(elements) or [], spacegroup, energy, sites or [])
+    asked = sample_changes(formula or [], elements_of(elements) or [], spacegroup, energy, sites or [], target or [])
     given = {"sample.n_candidates": n, "sample.chunk_size": min(n, 64), "seed": seed}
     config = settings_of({**asked, **given, **generator_changes(checkpoint or [])}, settings)
     with answer(as_json) as give:

@@ -101,11 +101,12 @@ class Generator(System, ABC):
     """Draws a crystal for each request.
 
     Attributes:
-        heeds: what of a request it goes by, as Request.asks names it. What is asked beyond that has no effect.
+        heeds: what of a request it goes by, as Request.asks names it, by its settings perhaps more than its class says.
+            What is asked beyond that has no effect.
         z_max: largest atomic number it knows.
     """
 
-    heeds: ClassVar[frozenset[str]] = frozenset({"composition"})
+    heeds: frozenset[str] = frozenset({"composition"})
     z_max: ClassVar[int] = MAX_Z
 
     @classmethod

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from generative.crystal.batch import CrystalBatch
 from generative.crystal.crystals import Crystal
 from generative.systems.interface import System
+from storage.settings import RoomConfig
 
 if TYPE_CHECKING:
     from generative.training.data import TrainingSet
@@ -44,6 +45,7 @@ class Objective:
         every: it has its turn in one of so many steps, the last of them: a generator that follows five steps of its
             critic has 5.
         optimisers: its own; None makes those that the settings name. Their rates are peaks, scheduled like the others.
+        clips: whether its gradient is clipped as the settings say; a critic's slope is held otherwise.
     """
 
     loss: Callable[[Any, CrystalBatch, torch.Generator, int], Loss]
@@ -51,6 +53,7 @@ class Objective:
     name: str = ""
     every: int = 1
     optimisers: tuple[torch.optim.Optimizer, ...] | None = None
+    clips: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +94,15 @@ class Trainable(System, ABC):
 
     def fit_statistics(self, crystals: Sequence[Crystal], energies_ev_per_atom: Sequence[float | None]) -> None:
         """Set its buffers (means, spreads ...) from the training crystals, once, before the first step."""
+
+    def measure(self, data: TrainingSet) -> None:
+        """As fit_statistics, for a system that measures more of the arranged training set than energies."""
+        self.fit_statistics(data.crystals, data.energies)
+
+    @classmethod
+    def columns(cls, config: RoomConfig) -> tuple[str, ...]:
+        """Columns of numbers that it learns from beside the one that is told as energy, by its settings."""
+        return ()
 
     def finish(self) -> None:
         """Called once after the last step, with the weights that are to be kept."""

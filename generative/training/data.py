@@ -56,6 +56,8 @@ class TrainingSet(Dataset[CrystalBatch]):
         self.bonds = None if bonds is None else list(bonds)
         self.labels: tuple[SiteLabel, ...] = ()
         """Further crystals, of which no coordinates are known; for systems that learn of sites alone."""
+        self.columns: dict[str, list[float | None]] = {}
+        """Further numbers of every crystal, by name; for systems that name such columns."""
 
     def __len__(self) -> int:
         """Number of crystals."""
@@ -107,6 +109,7 @@ class TrainingSet(Dataset[CrystalBatch]):
             None if self.bonds is None else [self.bonds[i] for i in rows],
         )
         chosen.labels = self.labels
+        chosen.columns = {name: [values[i] for i in rows] for name, values in self.columns.items()}
         return chosen
 
     def batches(self, size: int, rng: np.random.Generator | None, like_size: bool = True) -> list[list[int]]:
@@ -253,6 +256,7 @@ def training_set(
     exclude: Collection[str] = (),
     property_name: str | None = "formation_energy_ev_per_atom",
     exclude_formulas: Sequence[str] = (),
+    columns: Sequence[str] = (),
 ) -> TrainingSet:
     """The table's crystals, in Niggli cells, but those of a test set.
 
@@ -261,6 +265,7 @@ def training_set(
         exclude: values of source_id that are left out.
         property_name: as in property_values.
         exclude_formulas: formulas of which every crystal is left out.
+        columns: further properties, as property_name.
 
     Raises: TrainingError: if the table has no property of that name, or a crystal to exclude has no id of its own.
     """
@@ -273,9 +278,11 @@ def training_set(
     source_ids = table.column("source_id").to_pylist()
     rows = [i for i, name in enumerate(source_ids) if name not in hidden]
     kept = without_formulas(table.take(rows), exclude_formulas)
-    return TrainingSet(
+    found = TrainingSet(
         [reduced(c) for c in crystals_of(kept) if c is not None],
         kept.column("spacegroup").to_pylist(),
         property_values(kept, property_name),
         kept.column("id").to_pylist(),
     )
+    found.columns = {name: property_values(kept, name) for name in columns}
+    return found

@@ -237,7 +237,7 @@ def fit(
         raise TrainingError(f"keep is 'yield', but {system.name} draws no crystals: expected 'last' or 'loss'")
     train, held, left_out = _parts(data, held, config, system, folder, cache or folder / "bonds")
     if initial is None:
-        system.fit_statistics(train.crystals, train.energies)
+        system.measure(train)
     module = SystemTraining(system, config, train.batches_per_epoch(config.batch_crystals))
     latest, clock = folder / "resume.ckpt", Clock()
     saved = _saved_state(latest, system, config) if resume and latest.is_file() else None

@@ -57,11 +57,12 @@ class KeepBest(Callback):
         chosen = np.random.default_rng(seed).permutation(len(crystals))[:N_DRAWN]
         self._like = [crystals[i] for i in chosen]
 
-    def score_so_far(self) -> float | None:
-        """Score of the weights kept so far (higher is better), None before the first."""
+    def score_so_far(self, phase: int = 0) -> float | None:
+        """Score of the weights kept so far in a phase of the training (higher is better), None before the first."""
         if not (self._folder / "model.json").is_file():
             return None
-        return float(checkpoints.about(str(self._folder))["training"]["score"])
+        kept = checkpoints.about(str(self._folder))["training"]
+        return float(kept["score"]) if kept.get("phase", 0) == phase else None
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Called after each validation; one whose loss is not finite is never the best."""
@@ -72,8 +73,14 @@ class KeepBest(Callback):
         else:
             system = pl_module.averaged.eval()
             score = valid_and_novel(system, [system.request_like(c) for c in self._like], self._known, self._seed)
-        best = self.score_so_far()
+        phase = pl_module.phase_index
+        best = self.score_so_far(phase)
         if best is None or score > best:
-            about = {"score": score, "rule": self._rule, "step": pl_module.steps_done}
+            about = {
+                "score": score,
+                "rule": self._rule,
+                "step": pl_module.steps_done,
+                **({"phase": phase} if phase else {}),
+            }
             stored = checkpoints.stored_as(pl_module.config.precision)
             checkpoints.save(self._folder, pl_module.averaged, about, stored)

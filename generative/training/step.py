@@ -73,6 +73,8 @@ class SystemTraining(lightning.LightningModule):
         self.metrics: dict[str, float] = {}
         self.plateau = Plateau()
         self.best_loss, self.validations_since_best = math.inf, 0
+        self.phase_index = 0
+        """Of the phase that plateau and best validation are of."""
         self.watched_loss = math.nan
         self.learning_rate = 0.0
         self.steps_done = 0
@@ -143,8 +145,15 @@ class SystemTraining(lightning.LightningModule):
         """The one that the next step belongs to; the last after all steps."""
         return next((p for p in self._phases if p.first <= self.steps_done < p.last), self._phases[-1])
 
+    def _begin_phase(self) -> None:
+        """In a new phase another loss is watched: what was found of the one before does not count."""
+        if (index := self._phases.index(self.phase)) != self.phase_index:
+            self.phase_index, self.plateau = index, Plateau()
+            self.best_loss, self.validations_since_best = math.inf, 0
+
     def training_step(self, batch: CrystalBatch, batch_idx: int) -> None:
         """Every objective that has its turn in this step, then the average of the weights."""
+        self._begin_phase()
         step, phase = self.steps_done, self.phase
         factor = learning_factor(step - phase.first, self.config, phase.last - phase.first) * self.plateau.factor
         rng, epoch = self._step_rng(step, self.global_rank), self.epoch_of(step)
@@ -166,7 +175,7 @@ class SystemTraining(lightning.LightningModule):
             for parameter in self.system.parameters():
                 parameter.grad = None  # of other objectives too: what theirs left behind must not be clipped with this
             self.manual_backward(loss.total)
-            self._check(loss.total.detach(), self._clip(turn.objective.parameters), step, batch)
+            self._check(loss.total.detach(), self._clip(turn.objective), step, batch)
             for optimiser in turn.optimisers:
                 wrapped[optimiser].step()
             losses |= _named(turn.objective.name, Loss(loss.total.detach(), loss.parts))
@@ -189,9 +198,9 @@ class SystemTraining(lightning.LightningModule):
             f"lower {rates}, or resume from the last checkpoint"
         )
 
-    def _clip(self, of: Sequence[torch.nn.Parameter]) -> torch.Tensor:
+    def _clip(self, objective: Objective) -> torch.Tensor:
         """Clip the gradient; its norm (its largest value, where values are clipped) before that."""
-        parameters, limit = list(of), self.config.clip_limit
+        parameters, limit = list(objective.parameters), self.config.clip_limit if objective.clips else math.inf
         if self.config.clip == "norm":
             return torch.nn.utils.clip_grad_norm_(parameters, limit)
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -226,6 +235,7 @@ class SystemTraining(lightning.LightningModule):
 
     def validated(self, measured: Mapping[str, float]) -> None:
         """Take note of a validation: for the rates, for what is best, for an early end."""
+        self._begin_phase()
         self.metrics.update(measured)
         # Of several objectives the last is watched: it is the one that the others serve.
         name = self.phase.turns[-1].objective.name
@@ -252,6 +262,7 @@ class SystemTraining(lightning.LightningModule):
             "validations_since_best": self.validations_since_best,
             "metrics": self.metrics,
             "steps": self.steps_done,
+            "phase": self.phase_index,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -260,5 +271,6 @@ class SystemTraining(lightning.LightningModule):
         self.plateau = Plateau(**saved["plateau"])
         self.best_loss, self.validations_since_best = saved["best_loss"], saved["validations_since_best"]
         self.metrics = dict(saved["metrics"])
+        self.phase_index = int(saved.get("phase", 0))
         # States of earlier versions held Lightning's own count alone.
         self.steps_done = int(saved.get("steps", checkpoint["global_step"] // len(checkpoint["optimizer_states"])))

@@ -118,9 +118,10 @@ def train(
     """
     from generative.datasets.manifest import read_dataset
     from generative.training.data import level_note, training_set
-    from generative.training.loop import system_settings
+    from generative.training.loop import system_settings, trainable_type
 
-    system_settings(config)  # a wrong name is told before hours of download
+    settings = system_settings(config)  # a wrong name is told before hours of download
+    columns = trainable_type(config).columns(settings)
     sweep(folder)
     initial = _initial(config)
     _prepare(config, folder, resume)
@@ -128,7 +129,7 @@ def train(
     if note := level_note(dataset.table, config.property):
         logging.getLogger(__name__).warning(note)
     exclude, formulas = excluded_ids(config, folder), config.exclude_formulas
-    data = training_set(dataset.table, exclude, config.property, formulas)
+    data = training_set(dataset.table, exclude, config.property, formulas, columns)
     if config.labels is not None:
         # A crystal that is there with coordinates would be told its own answer by its label.
         known = dataset.table.column("source_id").to_pylist()
@@ -136,7 +137,7 @@ def train(
     held = None
     if config.validation is not None:
         table = _table(config.validation, config, folder / "validation")
-        held = training_set(table, exclude, config.property, formulas)
+        held = training_set(table, exclude, config.property, formulas, columns)
     fingerprint = dataset.manifest.fingerprint_sha256
     checkpoint = train_on(data, held, config, folder, callbacks, resume, cache, initial, fingerprint)
     add_card(config, folder)

@@ -1,4 +1,4 @@
-"""Members of the CDVAE family where users meet generators: in `discover` and in the benchmark, by their checkpoint."""
+"""Members of the CDVAE family, and ConditionCDVAE+, where users meet generators: in `discover` and in the benchmark."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from generative import checkpoints
 from generative.crystal.crystals import Crystal, crystals_of
 from generative.requests import Request
 from generative.systems.cdvae.family import FAMILY, DPCDVAENa
-from generative.systems.cdvae.system import CDVAE
+from generative.systems.cdvae.latent_model import LatentModel
+from generative.systems.condition_cdvae.system import VARIANTS
 from tasks.discover.sample import draw_chunk
 from tasks.evaluate.benchmark import draw_samples
 from tests.flows.conftest import Campaign, Discover, known_phases
@@ -26,10 +27,11 @@ SAMPLER = {
     "chunk_size": 4,
     "sampler": {"steps_per_level": 1, "level_stride": 10, "stride": 100, "latent_steps": 20},
 }
+ASKING = {**SAMPLER, "sampler": {"steps_per_level": 1, "level_stride": 10, "latent_steps": 20, "screening": 5}}
 CRYSTALS = [Crystal.from_structure(structure) for structure in known_phases().values()]
 
 
-def untrained(kind: type[CDVAE], folder: Path) -> Path:
+def untrained(kind: type[LatentModel], folder: Path) -> Path:
     """A checkpoint whose cells have the sizes of the known phases."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -39,10 +41,10 @@ def untrained(kind: type[CDVAE], folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", FAMILY, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [*FAMILY, *VARIANTS], ids=lambda kind: kind.name)
 def test_discover_and_the_benchmark_draw_from_every_member(kind: Any, campaign: Campaign, tmp_path: Path) -> None:
-    checkpoint = untrained(kind, tmp_path / kind.name)
-    config = campaign.config(tmp_path, sample={**SAMPLER, "checkpoint": str(checkpoint)})
+    checkpoint, sampler = untrained(kind, tmp_path / kind.name), SAMPLER if kind in FAMILY else ASKING
+    config = campaign.config(tmp_path, sample={**sampler, "checkpoint": str(checkpoint)})
     drawn = draw_chunk(config, 0)
     for row, crystal in zip(drawn.to_pylist(), crystals_of(drawn), strict=True):
         assert crystal is not None
@@ -53,7 +55,7 @@ def test_discover_and_the_benchmark_draw_from_every_member(kind: Any, campaign: 
             "reference": str(campaign.folder / "known"),
             "generators": [{"name": kind.name, "checkpoint": str(checkpoint)}],
             "n": 3,
-            "sample": SAMPLER,
+            "sample": sampler,
             "execution": {"runs_folder": str(tmp_path), "torch_threads": 1, "device": "cpu"},
         },
         "test",

@@ -465,3 +465,21 @@ def test_a_grid_asks_every_formula_in_every_group_at_every_energy_from_the_hull_
         plan(config, SYSTEM, 12, 0, hull_ev_per_atom={"TaB2": -0.6})
     free = config.model_copy(update={"grid": GridConfig(n_energies=0)})
     assert {(c.spacegroup, c.formation_energy_ev_per_atom) for c in plan(free, SYSTEM, 4, 0)} == {(None, None)}
+
+
+def test_further_numbers_are_asked_of_every_request_of_a_plan_and_leave_the_rest_as_it_is() -> None:
+    settings = {"policy": "given", "formulas": ["TaB2", "WB"], "formation_energy_ev_per_atom": -0.5}
+    bare = plan(ConditionsConfig(**settings), ["Ta", "W", "B"], 6, 0)
+    told = plan(ConditionsConfig(**settings, targets=("work_function=4.5", "band_gap_ev=1.5")), ["Ta", "W", "B"], 6, 0)
+    assert [replace(r, targets=()) for r in told] == bare
+    assert all(r.targets == (("band_gap_ev", 1.5), ("work_function", 4.5)) for r in told)
+    with pytest.raises(ValueError, match=r"'band_gap_ev': expected a column and a number"):
+        ConditionsConfig(targets=("band_gap_ev",))
+    with pytest.raises(ValueError, match="a setting of its own"):
+        ConditionsConfig(targets=("formation_energy_ev_per_atom=-1",))
+
+
+def test_an_open_plan_asks_for_no_composition() -> None:
+    asked = plan(ConditionsConfig(policy="open", targets=("band_gap_ev=1.5",)), ["Ga", "Se"], 3, 0)
+    assert asked == [Request(targets=(("band_gap_ev", 1.5),))] * 3
+    assert asked[0].asks == {"band_gap_ev"}

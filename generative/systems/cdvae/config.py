@@ -18,17 +18,9 @@ from storage.settings import RoomConfig
 SizeName = Literal["paper", "cpu", "tiny"]
 
 
-class CDVAESampler(SamplerSettings):
-    """How the family decodes a latent vector; the defaults are the published ones."""
+class LatentSampler(SamplerSettings):
+    """How a latent vector is decoded by annealed Langevin dynamics; the defaults are the published ones."""
 
-    reverse: Literal["eq7", "eq6", "ddim"] = Field(
-        "eq7",
-        description="reverse step of DP-CDVAE's diffusion: eq7 is the paper's own, eq6 the standard one, ddim draws no "
-        "noise and takes few steps best",
-    )
-    stride: int = Field(
-        1, ge=1, le=500, description="DP-CDVAE: take every so many-th of the 999 reverse steps; 1 is published"
-    )
     level_stride: int = Field(
         1, ge=1, le=50, description="CDVAE: take every so many-th of the 50 noise levels; 1 is published"
     )
@@ -55,6 +47,19 @@ class CDVAESampler(SamplerSettings):
     latent_rate: float = Field(0.05, gt=0, le=1, description="learning rate of Adam on the latent vector")
     latent_prior: float = Field(
         0.01, ge=0, description="weight of the latent vector's own square length, which keeps it where it was trained"
+    )
+
+
+class CDVAESampler(LatentSampler):
+    """How the family decodes a latent vector; the defaults are the published ones."""
+
+    reverse: Literal["eq7", "eq6", "ddim"] = Field(
+        "eq7",
+        description="reverse step of DP-CDVAE's diffusion: eq7 is the paper's own, eq6 the standard one, ddim draws no "
+        "noise and takes few steps best",
+    )
+    stride: int = Field(
+        1, ge=1, le=500, description="DP-CDVAE: take every so many-th of the 999 reverse steps; 1 is published"
     )
 
     def in_id(self) -> dict[str, Any]:
@@ -125,27 +130,15 @@ SIZES: dict[SizeName, Sizes] = {
 }  # fmt: skip
 
 
-class CDVAEConfig(RoomConfig):
-    """CDVAE: DimeNet++ encodes, GemNet-T predicts the score of Gaussian noise on Cartesian coordinates."""
+class LatentModelConfig(RoomConfig):
+    """What all have that encode a crystal and decode it by heads and a denoiser: losses, their weights and epochs."""
 
-    size: SizeName = Field("cpu", description="widths of the networks: paper (published), cpu, or tiny (for tests)")
     max_atoms: int = Field(20, ge=1, le=MAX_ATOMS, description="most atoms of a cell; published: 20, Carbon-24 24")
-    process: Literal["langevin", "ddpm"] = Field(
-        "langevin", description="langevin: score matching on Cartesian coordinates; ddpm: on fractional ones"
-    )
-    fourier: bool = Field(False, description="the denoiser also sees Fourier features of the noisy coordinates")
-    encode_atom_count: bool = Field(False, description="the encoder also embeds the number of atoms (N_a)")
-    encode_gine: bool = Field(False, description="a second encoder, GINE, beside DimeNet++")
-    atom_count_width: int = Field(256, ge=1, description="width of the embedded number of atoms at size paper")
     lattice_scaling: Literal["standard", "min-max"] = Field(
         "standard", description="how the six numbers of a lattice are scaled before they are compared"
     )
-    recentre: bool = Field(False, description="coordinates are taken relative to their mean")
     images: Literal["paper", "all"] = Field(
         "paper", description="images of an atom searched for neighbours: 27 (published), or all within the cutoff"
-    )
-    predict_energy: bool = Field(
-        False, description="a head predicts the energy from the latent vector, for latent optimisation"
     )
     count_weight: float = Field(1.0, ge=0, description="weight of the number of atoms")
     lattice_weight: float = Field(10.0, ge=0, description="weight of the lattice's six scaled numbers")
@@ -175,15 +168,32 @@ class CDVAEConfig(RoomConfig):
         description="late_epoch, teacher_forcing_epochs, kl_warmup_epochs and denoiser_from_epoch are multiplied by "
         "this: below 1 for a training that is so much shorter than the published 3000 to 4000 epochs",
     )
-    energy_weight: float = Field(1.0, ge=0, description="weight of the predicted energy")
     teacher_forcing_epochs: int = Field(
         1500, ge=0, description="epochs in which the denoiser trains in the true cell; afterwards in the decoded one"
     )
 
 
-def _published(name: str, value: Any) -> Any:
-    """The field of CDVAEConfig, limits and description included, with another default."""
-    field = copy(CDVAEConfig.model_fields[name])
+class CDVAEConfig(LatentModelConfig):
+    """CDVAE: DimeNet++ encodes, GemNet-T predicts the score of Gaussian noise on Cartesian coordinates."""
+
+    size: SizeName = Field("cpu", description="widths of the networks: paper (published), cpu, or tiny (for tests)")
+    process: Literal["langevin", "ddpm"] = Field(
+        "langevin", description="langevin: score matching on Cartesian coordinates; ddpm: on fractional ones"
+    )
+    fourier: bool = Field(False, description="the denoiser also sees Fourier features of the noisy coordinates")
+    encode_atom_count: bool = Field(False, description="the encoder also embeds the number of atoms (N_a)")
+    encode_gine: bool = Field(False, description="a second encoder, GINE, beside DimeNet++")
+    atom_count_width: int = Field(256, ge=1, description="width of the embedded number of atoms at size paper")
+    recentre: bool = Field(False, description="coordinates are taken relative to their mean")
+    predict_energy: bool = Field(
+        False, description="a head predicts the energy from the latent vector, for latent optimisation"
+    )
+    energy_weight: float = Field(1.0, ge=0, description="weight of the predicted energy")
+
+
+def published(name: str, value: Any, of: type[RoomConfig] = CDVAEConfig) -> Any:
+    """The field of a model of settings, limits and description included, with another default."""
+    field = copy(of.model_fields[name])
     field.default = value
     return field
 
@@ -191,45 +201,45 @@ def _published(name: str, value: Any) -> Any:
 class CDVAEFourierConfig(CDVAEConfig):
     """CDVAE whose denoiser sees Fourier features of the coordinates."""
 
-    fourier: bool = _published("fourier", True)
+    fourier: bool = published("fourier", True)
 
 
 class DPCDVAEConfig(CDVAEConfig):
     """DP-CDVAE: the denoiser predicts the noise of a diffusion on fractional coordinates."""
 
-    process: Literal["langevin", "ddpm"] = _published("process", "ddpm")
-    fourier: bool = _published("fourier", True)
-    lattice_scaling: Literal["standard", "min-max"] = _published("lattice_scaling", "min-max")
-    recentre: bool = _published("recentre", True)
-    lattice_weight: float = _published("lattice_weight", 100.0)
-    coordinate_weight: float = _published("coordinate_weight", 1.0)
-    late_coordinate_factor: float = _published("late_coordinate_factor", 10.0)
-    late_epoch: int = _published("late_epoch", 1000)
-    type_weight: float = _published("type_weight", 0.1)
-    teacher_forcing_epochs: int = _published("teacher_forcing_epochs", 400)
+    process: Literal["langevin", "ddpm"] = published("process", "ddpm")
+    fourier: bool = published("fourier", True)
+    lattice_scaling: Literal["standard", "min-max"] = published("lattice_scaling", "min-max")
+    recentre: bool = published("recentre", True)
+    lattice_weight: float = published("lattice_weight", 100.0)
+    coordinate_weight: float = published("coordinate_weight", 1.0)
+    late_coordinate_factor: float = published("late_coordinate_factor", 10.0)
+    late_epoch: int = published("late_epoch", 1000)
+    type_weight: float = published("type_weight", 0.1)
+    teacher_forcing_epochs: int = published("teacher_forcing_epochs", 400)
 
 
 class DPCDVAENaConfig(DPCDVAEConfig):
     """DP-CDVAE that also encodes the number of atoms."""
 
-    encode_atom_count: bool = _published("encode_atom_count", True)
-    recentre: bool = _published("recentre", False)
-    count_weight: float = _published("count_weight", 0.1)
-    late_epoch: int = _published("late_epoch", 800)
-    teacher_forcing_epochs: int = _published("teacher_forcing_epochs", 200)
+    encode_atom_count: bool = published("encode_atom_count", True)
+    recentre: bool = published("recentre", False)
+    count_weight: float = published("count_weight", 0.1)
+    late_epoch: int = published("late_epoch", 800)
+    teacher_forcing_epochs: int = published("teacher_forcing_epochs", 200)
 
 
 class DPCDVAEGineConfig(DPCDVAEConfig):
     """DP-CDVAE with GINE beside DimeNet++."""
 
-    encode_gine: bool = _published("encode_gine", True)
-    recentre: bool = _published("recentre", False)
-    late_epoch: int = _published("late_epoch", 800)
-    teacher_forcing_epochs: int = _published("teacher_forcing_epochs", 200)
+    encode_gine: bool = published("encode_gine", True)
+    recentre: bool = published("recentre", False)
+    late_epoch: int = published("late_epoch", 800)
+    teacher_forcing_epochs: int = published("teacher_forcing_epochs", 200)
 
 
 class DPCDVAENaGineConfig(DPCDVAENaConfig):
     """DP-CDVAE with both."""
 
-    encode_gine: bool = _published("encode_gine", True)
-    atom_count_width: int = _published("atom_count_width", 128)
+    encode_gine: bool = published("encode_gine", True)
+    atom_count_width: int = published("atom_count_width", 128)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,8 @@ from generative.processes.annealed_langevin import Point
 from generative.processes.coordinate_ddpm import Schedule
 from generative.processes.type_noise import corrupted, initial_types, shared_out
 from generative.systems.baselines.stored import failed_sample
-from generative.systems.cdvae.config import CDVAEConfig, CDVAESampler
-from generative.systems.cdvae.networks import Denoiser
+from generative.systems.cdvae.config import CDVAESampler, LatentSampler
+from generative.systems.cdvae.networks import DenoiserNetwork
 from generative.systems.interface import Progress, of_steps
 
 logger = logging.getLogger(__name__)
@@ -72,16 +72,22 @@ def lattice_numbers(lattice_ang: Tensor, n_atoms: Tensor) -> Tensor:
 
 
 class Decoder(Protocol):
-    """What decoding takes of a member of the family; see CDVAE."""
+    """What decoding takes of a system; see LatentModel.
+
+    Attributes:
+        process: langevin: score matching on Cartesian coordinates; ddpm: diffusion of fractional ones.
+        recentre: whether coordinates are taken relative to their mean.
+    """
 
     name: ClassVar[str]
-    config: CDVAEConfig
+    process: Literal["langevin", "ddpm"]
+    recentre: bool
     to_composition: nn.Sequential
     to_lattice: nn.Sequential
-    denoiser: Denoiser
     schedule: Schedule
     levels_ang: Tensor
     type_times: Tensor
+    denoiser: DenoiserNetwork
 
     def lattice(self, numbers: Tensor, n_atoms: Tensor) -> Tensor:
         """Rows of the cells that decoded numbers stand for, (B, 3, 3), angstrom."""
@@ -93,7 +99,7 @@ def decode(
     n_atoms: Tensor,
     fixed: Tensor | None,
     rng: torch.Generator,
-    how: CDVAESampler,
+    how: LatentSampler,
     progress: Progress | None = None,
 ) -> list[Crystal]:
     """One crystal per latent vector.
@@ -144,7 +150,7 @@ def _denoised(
     types: Tensor,
     fixed: Tensor | None,
     rng: torch.Generator,
-    how: CDVAESampler,
+    how: LatentSampler,
     progress: Progress | None,
 ) -> Point:
     """Atoms placed in their cells, types as last named."""
@@ -163,7 +169,7 @@ def _denoised(
         return drawn if fixed is None else torch.where(fixed > 0, fixed, drawn)
 
     shape = (len(crystal), 3)
-    if system.config.process == "langevin":
+    if system.process == "langevin":
         levels = system.levels_ang.flip(0)[:: how.level_stride].flip(0)  # the finest always takes part
         levels_taken = annealed_langevin.levels_down_to(levels, how.stop_below_ang)
         frac = torch.rand(shape, generator=rng, device=rng.device).to(z)
@@ -181,6 +187,7 @@ def _denoised(
             progress=of_steps(progress, len(levels_taken) * how.steps_per_level),
             shown=(lambda types, sigma_ang: noisy(types, _type_level(sigma_ang))) if how.type_noise else None,
         )
+    assert isinstance(how, CDVAESampler), "only the CDVAE family diffuses fractional coordinates"
     n_crystals = len(cells.n_atoms)
     frac = coordinate_ddpm.centred_noise(crystal, n_crystals, rng, z.dtype)
     return coordinate_ddpm.denoise(
@@ -192,7 +199,7 @@ def _denoised(
         rng,
         kind=how.reverse,
         stride=how.stride,
-        recentre=system.config.recentre,
+        recentre=system.recentre,
         progress=of_steps(progress, -(-(N_TIMES - 1) // how.stride)),
         shown=(lambda types, t: noisy(types, float(system.type_times[t]))) if how.type_noise else None,
     )

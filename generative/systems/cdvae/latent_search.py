@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from generative.processes.type_noise import N_TYPES
 from generative.requests import Request
-from generative.systems.cdvae.config import CDVAESampler
+from generative.systems.cdvae.config import LatentSampler
 
 
 class Wanted(NamedTuple):
@@ -24,62 +24,77 @@ class Wanted(NamedTuple):
     Attributes:
         n_atoms: (B,), 0 where open.
         fractions: share of each type among the atoms, (B, 100), all zero where open.
-        energy_ev_per_atom: (B,), NaN where open.
+        properties: in standard deviations of the training set, (B, P), NaN where open.
     """
 
     n_atoms: Tensor
     fractions: Tensor
-    energy_ev_per_atom: Tensor
+    properties: Tensor
 
     @classmethod
-    def of(cls, requests: Sequence[Request], device: torch.device) -> Wanted:
-        """From requests."""
+    def of(cls, requests: Sequence[Request], names: Sequence[str], device: torch.device) -> Wanted:
+        """From requests, the named properties still in their own units."""
         n_atoms = torch.tensor([request.n_atoms for request in requests])
         fractions = torch.zeros(len(requests), N_TYPES)
         for i, request in enumerate(requests):
             for z, n in request.content:
                 fractions[i, z - 1] = n / request.n_atoms
-        asked = [request.formation_energy_ev_per_atom for request in requests]
-        energy = torch.tensor([float("nan") if e is None else e for e in asked])
-        return cls(n_atoms.to(device), fractions.to(device), energy.to(device))
+        asked = [[request.all_targets.get(name, float("nan")) for name in names] for request in requests]
+        properties = torch.tensor(asked).view(len(requests), len(names))
+        return cls(n_atoms.to(device), fractions.to(device), properties.to(device))
+
+    def standardised(self, mean: Tensor, scale: Tensor) -> Wanted:
+        """The same with properties in standard deviations; mean and scale (P,) or scalars."""
+        return self._replace(properties=(self.properties - mean) / scale)
+
+    @property
+    def is_open(self) -> Tensor:
+        """Where nothing is asked, (B,)."""
+        return (self.n_atoms == 0) & self.properties.isnan().all(1)
 
 
-class Readable(Protocol):
-    """Heads that read a latent vector; see CDVAE."""
+class Heads(Protocol):
+    """What is read from latent vectors, (B, L)."""
 
-    to_count: nn.Sequential
-    to_composition: nn.Sequential
-    to_energy: nn.Sequential | None
-    energy_mean: Tensor
-    energy_scale: Tensor
+    def count(self, z: Tensor) -> Tensor:
+        """Logits of the number of atoms, (B, N)."""
 
-    def energy(self, z: Tensor) -> Tensor:
-        """The predicted energy, in standard deviations of the training set, (B,)."""
+    def composition(self, z: Tensor) -> Tensor:
+        """Logits of the composition, (B, 100)."""
+
+    def properties(self, z: Tensor) -> Tensor | None:
+        """In standard deviations of the training set, (B, P); None where no head reads them."""
 
 
-def search_latent(system: Readable, start: Tensor, wanted: Wanted, how: CDVAESampler) -> Tensor:
+def misfit(heads: Heads, z: Tensor, wanted: Wanted, prior: float = 0.0) -> Tensor:
+    """How far the readings of latent vectors are from what is wanted, (B,).
+
+    Cross-entropies of number and composition, plus squared errors of properties in standard deviations; what is open
+    counts nothing. Plus prior / 2 times the square length.
+    """
+    count = functional.cross_entropy(heads.count(z), wanted.n_atoms, reduction="none")
+    composition = -(wanted.fractions * functional.log_softmax(heads.composition(z), -1)).sum(-1)
+    each: Tensor = (wanted.n_atoms > 0) * (count + composition) + 0.5 * prior * z.square().sum(-1)
+    # Read last: the order of the sum shows in the last digits of every result there is.
+    if (properties := heads.properties(z)) is not None:
+        asked = ~wanted.properties.isnan()
+        each = each + (asked * (properties - wanted.properties.nan_to_num()).square()).sum(1)
+    return each
+
+
+def search_latent(heads: Heads, start: Tensor, wanted: Wanted, how: LatentSampler) -> Tensor:
     """Latent vectors near `start` whose heads read what is wanted, (B, L); start itself where all is open.
 
-    Minimises the cross-entropy of number and composition and the squared error of the energy in standard deviations,
-    plus latent_prior / 2 times the square length. Crystals do not see each other: the sum over them is minimised.
+    Minimises the misfit. Crystals do not see each other: the sum over them is minimised.
     """
-    open_in_all = (wanted.n_atoms == 0) & wanted.energy_ev_per_atom.isnan()
-    if how.latent_steps == 0 or bool(open_in_all.all()):
+    if how.latent_steps == 0 or bool(wanted.is_open.all()):
         return start
-    asked = wanted.n_atoms > 0
-    has_energy = ~wanted.energy_ev_per_atom.isnan()
-    energy = (wanted.energy_ev_per_atom.nan_to_num() - system.energy_mean) / system.energy_scale
 
     def cost(z: Tensor) -> Tensor:
-        count = functional.cross_entropy(system.to_count(z), wanted.n_atoms, reduction="none")
-        composition = -(wanted.fractions * functional.log_softmax(system.to_composition(z), -1)).sum(-1)
-        each: Tensor = asked * (count + composition) + 0.5 * how.latent_prior * z.square().sum(-1)
-        if system.to_energy is not None:
-            each = each + has_energy * (system.energy(z) - energy).square()
-        return each.sum()
+        return misfit(heads, z, wanted, how.latent_prior).sum()
 
     *_, moved = _adam(start, cost, how.latent_steps, how.latent_rate)
-    return torch.where(open_in_all.unsqueeze(-1), start, moved)
+    return torch.where(wanted.is_open.unsqueeze(-1), start, moved)
 
 
 def _adam(start: Tensor, cost: Callable[[Tensor], Tensor], n_steps: int, rate: float) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -59,7 +60,38 @@ class Encoder(nn.Module):
         return joined
 
 
-class Denoiser(nn.Module):
+class DenoiserNetwork(nn.Module, ABC):
+    """A noisy crystal and its latent vector to one Cartesian vector per atom and 100 logits of its type."""
+
+    @abstractmethod
+    def neighbours(self, lattice_ang: Tensor, n_atoms: Tensor) -> NeighbourSearch:
+        """The search for neighbours in these cells, made once for as long as they stay."""
+
+    @abstractmethod
+    def forward(
+        self,
+        latent: Tensor,
+        frac: Tensor,
+        types: Tensor,
+        crystal: Tensor,
+        search: NeighbourSearch,
+        time: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """One evaluation.
+
+        Args:
+            latent: (B, L).
+            frac: (A, 3); need not be wrapped.
+            types: atomic numbers 1 to 100, (A,).
+            crystal: (A,).
+            search: of the cells.
+            time: t / T of each crystal, (B,); diffusion only.
+
+        Returns: vectors (A, 3) and logits of types (A, 100).
+        """
+
+
+class Denoiser(DenoiserNetwork):
     """A noisy crystal and its latent vector to one Cartesian vector per atom and 100 logits of its type.
 
     CDVAE's atoms begin as one linear layer of [type, latent], those of DP-CDVAE as a perceptron of
@@ -98,18 +130,7 @@ class Denoiser(nn.Module):
         search: NeighbourSearch,
         time: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """One evaluation.
-
-        Args:
-            latent: (B, L).
-            frac: (A, 3); wrapped for the neighbours, as it is for the Fourier features, which are periodic.
-            types: atomic numbers 1 to 100, (A,).
-            crystal: (A,).
-            search: of the cells.
-            time: t / T of each crystal, (B,); diffusion only.
-
-        Returns: vectors (A, 3) and logits of types (A, 100).
-        """
+        """See DenoiserNetwork; coordinates are wrapped for the neighbours, as for the Fourier features by nature."""
         parts = [self.types(types - 1), latent.index_select(0, crystal)]
         if self.time is not None:
             assert time is not None

@@ -19,8 +19,9 @@ from generative.crystal.crystals import Crystal, reduced
 from generative.systems.cdvae.config import CDVAESampler
 from generative.systems.cdvae.decoding import decode, lattice_numbers
 from generative.systems.cdvae.family import DPCDVAE, FAMILY, DPCDVAEGine, DPCDVAENa, DPCDVAENaGine
-from generative.systems.cdvae.latent_search import Wanted, search_latent
-from generative.systems.cdvae.system import CDVAE, Latent
+from generative.systems.cdvae.latent import Latent
+from generative.systems.cdvae.latent_search import search_latent
+from generative.systems.cdvae.system import CDVAE
 from tests.generative.asking import asked
 
 QUICK = CDVAESampler(steps_per_level=1, level_stride=10, stride=100, latent_steps=5)
@@ -159,7 +160,7 @@ def test_kl_is_that_of_torch_distributions() -> None:
     mean, log_variance = torch.randn(2, 5, 16, generator=rng()).unbind()
     normal = torch.distributions.Normal(mean, torch.exp(0.5 * log_variance))
     expected = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).sum(-1).mean()
-    torch.testing.assert_close(CDVAE._kl(Latent(mean, log_variance)), expected)
+    torch.testing.assert_close(Latent(mean, log_variance).kl(), expected)
 
 
 @pytest.mark.parametrize("kind", [CDVAE, DPCDVAE], ids=lambda kind: kind.name)
@@ -355,7 +356,7 @@ def test_a_latent_vector_is_found_that_reads_what_is_asked() -> None:
         system.train().loss(batch, rng(step), epoch=0).total.backward()
         optimiser.step()
     system.eval()
-    wanted = Wanted.of(asked([[38, 22, 8, 8, 8], [11, 17]], None, [-3.0, None]), torch.device("cpu"))
+    wanted = system.wanted(asked([[38, 22, 8, 8, 8], [11, 17]], None, [-3.0, None]))
     start = torch.randn(2, system.latent_width, generator=rng())
     found = search_latent(system, start, wanted, CDVAESampler(latent_steps=300))
     assert (system.to_count(found)[:, 1:].argmax(-1) + 1).tolist() == [5, 2]
