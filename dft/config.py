@@ -16,7 +16,8 @@ class RelaxConfig(RoomConfig):
     potential: str = Field(
         "M3GNet-MP-2021.2.8-PES",
         description="a registered name, as of dft/potentials/registry.py or another package; or a folder, or any name "
-        "under HULLWARD_ASSETS/models, in matgl's cache, or on matgl's hub",
+        "under HULLWARD_ASSETS/models, in matgl's cache, or on matgl's hub; with '+D3' behind it, as CHGNet+D3, "
+        "dispersion (DFT-D3, zero damping) is added, which layers need",
     )
     fallback: str | None = Field(
         "CHGNet", description="used, and said aloud, when the potential cannot be found; null makes that an error"
