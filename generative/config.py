@@ -149,6 +149,27 @@ class PrototypesSource(SourceConfig):
     per_formula_max: int = Field(6, ge=1, description="prototypes kept per compound's formula, smallest cells first")
 
 
+class BilayersSource(SourceConfig):
+    """Janus III-VI bilayers put together here, relaxed and labelled by the run's potential: a stand-in for J2DH-8. The
+    potential should have dispersion (CHGNet+D3), and `relax.vacuum` must be held.
+    """
+
+    OPENED_BY: ClassVar[str] = "generative.datasets.bilayers:open_bilayers"
+    NEEDS_SCORER: ClassVar[bool] = True
+    kind: Literal["bilayers"] = "bilayers"
+    metals: tuple[Literal["Al", "Ga", "In"], ...] = Field(
+        ("Al", "Ga", "In"), min_length=1, description="metals of the monolayers"
+    )
+    chalcogens: tuple[Literal["S", "Se", "Te"], ...] = Field(
+        ("S", "Se", "Te"), min_length=1, description="chalcogens of the monolayers"
+    )
+    limit: int | None = Field(
+        600, ge=1, description="bilayers drawn of the 19,926 that all these elements make; null takes all"
+    )
+    seed: int = Field(0, ge=0, description="of the order in which they are drawn; a larger limit adds to a smaller one")
+    vacuum_ang: float = Field(20.0, ge=12, le=60, description="vacuum between the slabs, angstrom")
+
+
 class NetworkSource(SourceConfig):
     """What all databases on the network have in common. A run's chemical system and `data.filters` are sent along."""
 
@@ -231,7 +252,7 @@ class OptimadeSource(NetworkSource):
 
 
 Source = Annotated[
-    FilesSource | PrototypesSource | MaterialsProjectSource | AflowSource | OptimadeSource,
+    FilesSource | PrototypesSource | BilayersSource | MaterialsProjectSource | AflowSource | OptimadeSource,
     Field(discriminator="kind"),
 ]
 

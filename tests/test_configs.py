@@ -128,6 +128,7 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
         "judges",
         "reproduce-dp-cdvae",
         "reproduce-unet",
+        "ingest-bilayers",
         *(f"ingest-{name}" for name in INGESTS),
     }
     assert load(TrainConfig, "train-flow").name == "hullward-flow"
