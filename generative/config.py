@@ -70,6 +70,11 @@ class FilterConfig(RoomConfig):
     spacegroups: tuple[int, ...] | None = Field(
         None, description="keep these international space-group numbers (1-230); null keeps all"
     )
+    dimensions: Literal[2, 3] | None = Field(
+        None,
+        description="2 keeps slabs, which have more than 8 A of vacuum in one direction, with their vacuum, and merges "
+        "them whatever its width; 3 keeps crystals without any; null keeps all",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -478,6 +483,11 @@ class ScreenConfig(RoomConfig):
     ltol: float = Field(0.2, gt=0, le=1, description="StructureMatcher fractional length tolerance")
     stol: float = Field(0.3, gt=0, le=1, description="StructureMatcher site tolerance, units of (V/N)^(1/3)")
     angle_tol_deg: float = Field(5.0, gt=0, le=45, description="StructureMatcher angle tolerance, degrees")
+    dimensions: Literal[2, 3] = Field(
+        3,
+        description="2: candidates must be slabs, with more than 8 A of vacuum in one direction and no layers more "
+        "than 5 A apart; they are measured and compared in cells with 10 A of vacuum",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
