@@ -7,7 +7,7 @@ from pymatgen.core.structure import Structure
 from storage import vacuum
 from storage.vacuum import VACUUM_ANG, Vacuum
 
-__all__ = ["VACUUM_ANG", "Vacuum", "find_vacuum", "has_vacuum"]
+__all__ = ["VACUUM_ANG", "Vacuum", "find_vacuum"]
 
 
 def find_vacuum(structure: Structure, above_ang: float = VACUUM_ANG) -> tuple[Vacuum, ...]:
@@ -18,8 +18,3 @@ def find_vacuum(structure: Structure, above_ang: float = VACUUM_ANG) -> tuple[Va
         above_ang: the threshold, A.
     """
     return vacuum.find_vacuum(structure.lattice.matrix, structure.frac_coords, above_ang)
-
-
-def has_vacuum(structure: Structure) -> bool:
-    """Whether a cell has vacuum that a relaxation of the cell would have to do with."""
-    return bool(find_vacuum(structure))
