@@ -129,6 +129,7 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
         "reproduce-dp-cdvae",
         "reproduce-unet",
         "ingest-bilayers",
+        "vdw-bilayers",
         *(f"ingest-{name}" for name in INGESTS),
     }
     assert load(TrainConfig, "train-flow").name == "hullward-flow"
@@ -139,6 +140,7 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
     assert load(RediscoveryConfig, "rediscovery").name == "large"
     assert load(RediscoveryConfig, "rediscovery-small").n_systems == 8
     assert load(JudgesConfig, "judges").labels is not None
+    assert load(DiscoverConfig, "vdw-bilayers").relax.vacuum == "held"
 
 
 @pytest.mark.parametrize("name", INGESTS)

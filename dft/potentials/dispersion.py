@@ -7,8 +7,9 @@ coordination numbers of both atoms by interpolation between reference molecules.
 with IVDW = 11; parameters of PBE. Tables of references, radii and Q are those of tad-dftd3; its own energies are of
 molecules with another damping.
 
-A pair's images are a sum over lattice translations, which no neighbour list has to hold: with a cut-off of 50 A an atom
-of a crystal has some 20,000 neighbours.
+With a cut-off of 50 A an atom of a crystal has some 20,000 neighbours, which no list has to hold: beyond the distance
+up to which neighbours are counted, where nothing is damped any more (to 1e-9), a pair's images are summed as a matrix
+product over lattice translations, with the sum's derivatives. The nearer ones are listed, and left to autograd.
 Units inside: bohr, hartree; at the border angstrom and eV. float64.
 
 Source: Grimme, Antony, Ehrlich and Krieg, J. Chem. Phys. 132, 154104 (2010).
@@ -16,7 +17,7 @@ Source: Grimme, Antony, Ehrlich and Krieg, J. Chem. Phys. 132, 154104 (2010).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -47,26 +48,33 @@ COUNT_CUTOFF_ANG = 40.0 * ANG_PER_BOHR
 """Within which neighbours are counted; the authors'."""
 HEAVIEST = 94
 """References end with plutonium."""
-EDGES_MAX = 1_000_000
-"""Pairs of atoms and images summed at once, some 0.2 GB; a crystal that has more is summed alone."""
+IMAGES_MAX = 1_000_000
+"""Pairs of atoms and translations in memory at once, some 0.1 GB."""
 DENSE_REACH_ANG = 6.0
 """Within which a collapsed cell is told by its neighbours, as networks do."""
 
 
 @dataclass(frozen=True)
 class _Images:
-    """Pairs of atoms of crystals with their images, each pair once.
+    """Pairs of atoms of crystals, each once, with their near images and what their far ones add up to.
 
     Attributes:
         first, second: places of the pairs' atoms in the batch, (P,).
-        pair: of each image, its pair, (E,).
+        between_ang: from the first atom to the nearest images, or near them, of the second, (P, 3).
+        pair: of each near image, its pair, (E,).
         vector_ang: from the first atom to this image of the second, (E, 3).
+        far: sums over far images of 1 / r^6, and of 1 / r^8 for the second term, (P, 2), bohr^-6 and bohr^-8.
+        slope: their derivatives by r^2, times 2: sums of them, of their products with the translation T, (P, 2, 3), and
+            with T_a T_b, (P, 2, 3, 3); bohr.
     """
 
     first: Tensor
     second: Tensor
+    between_ang: Tensor
     pair: Tensor
     vector_ang: Tensor
+    far: Tensor
+    slope: tuple[Tensor, Tensor, Tensor]
 
 
 class D3Zero(nn.Module):
@@ -101,43 +109,40 @@ class D3Zero(nn.Module):
             cell_ang: lattice rows, (B, 3, 3), float64.
             counts: atoms per crystal.
         """
-        energy, forces, virial = cell_ang.new_zeros(len(counts)), torch.zeros_like(cart_ang), torch.zeros_like(cell_ang)
-        for crystals, images in self._batches(cart_ang, cell_ang, counts):
-            vector = images.vector_ang.requires_grad_(True)
-            with torch.enable_grad():
-                per_pair = self._pair_energies(numbers, images) * EV_PER_HARTREE
-                (gradient,) = torch.autograd.grad(per_pair.sum(), vector)
-            crystal = crystals.index_select(0, images.first)
-            energy.index_add_(0, crystal, per_pair.detach())
-            first, second = (atom.index_select(0, images.pair) for atom in (images.first, images.second))
-            forces.index_add_(0, first, gradient).index_add_(0, second, -gradient)
-            outer = vector.detach().unsqueeze(2) * gradient.unsqueeze(1)
-            virial.index_add_(0, crystal.index_select(0, images.pair), outer)
+        crystal = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(cart_ang.device)
+        starts = np.cumsum([0, *counts])
+        images = _joined(
+            [
+                _images_of(cart_ang[start : start + n_atoms], one, int(start))
+                for start, n_atoms, one in zip(starts, counts, cell_ang, strict=False)
+            ]
+        )
+        first, second = numbers[images.first], numbers[images.second]
+        ratio = torch.stack([torch.ones_like(self.q[first]), 3.0 * S8 * self.q[first] * self.q[second]], dim=1)
+        vector = images.vector_ang.requires_grad_(True)
+        far = (images.far * ratio).sum(dim=1)
+        with torch.enable_grad():
+            c6, near = self._near(numbers, images, ratio)
+            per_pair = -EV_PER_HARTREE * c6 * (near + far)
+            (gradient,) = torch.autograd.grad(per_pair.sum(), vector)
+        weight = -EV_PER_HARTREE * c6.detach().unsqueeze(1) * ratio
+        pulled, sheared = _far_slopes(images, weight)
+        per_crystal = crystal.index_select(0, images.first)
+        energy = cell_ang.new_zeros(len(counts)).index_add(0, per_crystal, per_pair.detach())
+        pulled = pulled.index_add(0, images.pair, gradient)
+        forces = torch.zeros_like(cart_ang).index_add(0, images.first, pulled)
+        forces = forces.index_add(0, images.second, -pulled)
+        outer = vector.detach().unsqueeze(2) * gradient.unsqueeze(1)
+        sheared = sheared.index_add(0, images.pair, outer)
+        virial = torch.zeros_like(cell_ang).index_add(0, per_crystal, sheared)
         return {"energy": energy, "forces": forces, "virial": 0.5 * (virial + virial.transpose(1, 2))}
 
-    def _batches(self, cart: Tensor, cell: Tensor, counts: Sequence[int]) -> Iterator[tuple[Tensor, _Images]]:
-        """Each atom's crystal, and the images of as many crystals as may be summed at once."""
-        crystal = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(cart.device)
-        held: list[_Images] = []
-        start = 0
-        for one, n_atoms in enumerate(counts):
-            images = _images_of(cart[start : start + n_atoms], cell[one], start)
-            if held and sum(len(i.pair) for i in held) + len(images.pair) > EDGES_MAX:
-                yield crystal, _joined(held)
-                held = []
-            held.append(images)
-            start += n_atoms
-        if held:
-            yield crystal, _joined(held)
-
-    def _pair_energies(self, numbers: Tensor, images: _Images) -> Tensor:
-        """Hartree, (P,)."""
+    def _near(self, numbers: Tensor, images: _Images, ratio: Tensor) -> tuple[Tensor, Tensor]:
+        """C6 of each pair, hartree bohr^6, and the sum over its near images that it multiplies, (P,) both."""
         squared = (images.vector_ang / ANG_PER_BOHR).square().sum(dim=1)
-        first, second = numbers[images.first], numbers[images.second]
-        near = (squared.detach() < (COUNT_CUTOFF_ANG / ANG_PER_BOHR) ** 2).nonzero().squeeze(1)
-        pair = images.pair[near]
+        first, second, pair = numbers[images.first], numbers[images.second], images.pair
         contact = (self.radius[first] + self.radius[second])[pair]
-        counted = torch.sigmoid(STEEPNESS * (contact / squared[near].sqrt() - 1.0))
+        counted = torch.sigmoid(STEEPNESS * (contact / squared.sqrt() - 1.0))
         # An atom and its own image are one pair of both directions, so each end of it counts for the same atom.
         n_neighbours = torch.zeros(len(numbers), dtype=squared.dtype, device=squared.device)
         n_neighbours = n_neighbours.index_add(0, images.first[pair], counted)
@@ -146,12 +151,10 @@ class D3Zero(nn.Module):
         c6 = torch.einsum("pab,pa,pb->p", self.reference_c6[first, second], weight[images.first], weight[images.second])
         r0 = self.contact[first, second]
         a, b = 6.0 * (SR6 * r0) ** 14, 6.0 * r0**16
-        c8_over_c6 = 3.0 * S8 * self.q[first] * self.q[second]
         r6 = squared**3
         r8 = r6 * squared
-        terms = 1.0 / (r6 + a[images.pair] / r8) + c8_over_c6[images.pair] / (r8 + b[images.pair] / r8)
-        summed = torch.zeros(len(first), dtype=terms.dtype, device=terms.device).index_add(0, images.pair, terms)
-        return -c6 * summed
+        terms = 1.0 / (r6 + a[pair] / r8) + ratio[pair, 1] / (r8 + b[pair] / r8)
+        return c6, torch.zeros(len(first), dtype=terms.dtype, device=terms.device).index_add(0, pair, terms)
 
     def _weights(self, numbers: Tensor, n_neighbours: Tensor) -> Tensor:
         """Of each atom's references, (N, R). The nearest decides the scale, so that none is ever divided by zero."""
@@ -177,24 +180,75 @@ def _images_of(cart_ang: Tensor, cell_ang: Tensor, start: int) -> _Images:
     reach = PAIR_CUTOFF_ANG + torch.linalg.vector_norm(between, dim=1).max()
     within = torch.linalg.vector_norm(translations, dim=1) <= reach
     shifts, translations = shifts[within], translations[within]
-    squared = (between.unsqueeze(1) + translations).square().sum(dim=2)
-    is_own = first == second
     # Of an atom's images at T and -T one is taken.
-    ahead = (
-        shifts @ torch.tensor([4.0 * most.max() ** 2 + 4.0, 2.0 * most.max() + 2.0, 1.0], device=device).double() > 0
+    order = torch.tensor([4.0 * most.max() ** 2 + 4.0, 2.0 * most.max() + 2.0, 1.0], dtype=torch.float64, device=device)
+    ahead = shifts @ order > 0
+    rows = max(1, IMAGES_MAX // len(translations))
+    near, far, slopes = [], [], []
+    for low in range(0, len(between), rows):
+        part = slice(low, low + rows)
+        taken = (first != second)[part].unsqueeze(1) | ahead
+        close, sums, slope = _summed(between[part], translations, taken)
+        near.append(close + torch.tensor([low, 0], device=device))
+        far.append(sums)
+        slopes.append(slope)
+    pair, place = torch.cat(near).unbind(dim=1)
+    return _Images(
+        start + first,
+        start + second,
+        between,
+        pair,
+        between[pair] + translations[place],
+        torch.cat(far),
+        (torch.cat([s[0] for s in slopes]), torch.cat([s[1] for s in slopes]), torch.cat([s[2] for s in slopes])),
     )
-    taken = (squared <= PAIR_CUTOFF_ANG**2) & (~is_own.unsqueeze(1) | ahead)
-    pair, place = taken.nonzero(as_tuple=True)
-    return _Images(start + first, start + second, pair, between[pair] + translations[place])
+
+
+def _summed(
+    between_ang: Tensor, translations_ang: Tensor, taken: Tensor
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """(pair, translation) of near images, (E, 2), and `far` and `slope` of _Images for these pairs."""
+    b, t = between_ang / ANG_PER_BOHR, translations_ang / ANG_PER_BOHR
+    squared = b.square().sum(dim=1, keepdim=True) + t.square().sum(dim=1) + 2.0 * (b @ t.T)
+    is_near = squared < (COUNT_CUTOFF_ANG / ANG_PER_BOHR) ** 2
+    is_far = taken & ~is_near & (squared <= (PAIR_CUTOFF_ANG / ANG_PER_BOHR) ** 2)
+    inverse = torch.where(is_far, 1.0 / squared, 0.0)
+    r6 = inverse**3
+    r8 = r6 * inverse
+    by_square = -6.0 * r8, -8.0 * r8 * inverse  # 2 d/d(r^2) of 1 / r^6 and 1 / r^8
+    outer = (t.unsqueeze(2) * t.unsqueeze(1)).flatten(1)
+    slope = (
+        torch.stack([one.sum(dim=1) for one in by_square], dim=1),
+        torch.stack([one @ t for one in by_square], dim=1),
+        torch.stack([one @ outer for one in by_square], dim=1).unflatten(2, (3, 3)),
+    )
+    return (is_near & taken).nonzero(), torch.stack([r6.sum(dim=1), r8.sum(dim=1)], dim=1), slope
+
+
+def _far_slopes(images: _Images, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivatives of the far images' energy by the pairs' vectors, (P, 3) eV/A, and its virial, (P, 3, 3) eV.
+
+    With r = b + T the derivative of f(r^2) by r is 2 f' (b + T), and the virial 2 f' (b + T)(b + T)^T.
+    """
+    b = images.between_ang / ANG_PER_BOHR
+    plain, by_t, by_tt = (torch.einsum("pk,pk...->p...", weight, one) for one in images.slope)
+    pulled = plain.unsqueeze(1) * b + by_t
+    cross = b.unsqueeze(2) * by_t.unsqueeze(1)
+    sheared = plain.view(-1, 1, 1) * b.unsqueeze(2) * b.unsqueeze(1) + cross + cross.transpose(1, 2) + by_tt
+    return pulled / ANG_PER_BOHR, sheared
 
 
 def _joined(parts: Sequence[_Images]) -> _Images:
     offsets = np.cumsum([0, *(len(part.first) for part in parts)])
+    plain, by_t, by_tt = (torch.cat([part.slope[k] for part in parts]) for k in range(3))
     return _Images(
         torch.cat([part.first for part in parts]),
         torch.cat([part.second for part in parts]),
+        torch.cat([part.between_ang for part in parts]),
         torch.cat([part.pair + int(offset) for part, offset in zip(parts, offsets, strict=False)]),
         torch.cat([part.vector_ang for part in parts]),
+        torch.cat([part.far for part in parts]),
+        (plain, by_t, by_tt),
     )
 
 
