@@ -38,6 +38,8 @@ PURPOSES = {
     "torch-geometric": "the layers of DimeNet; graphs of matgl",
     "chgnet": "the potential CHGNet and its weights",
     "sevenn": "the weights of the potentials SevenNet-0 and SevenNet-l3i5; not imported by us",
+    "tad-dftd3": "reference coefficients of the dispersion DFT-D3",
+    "tad-mctc": "radii of DFT-D3",
     "torch-sim-atomistic": "relaxation of many crystals at once",
     "atomate2": "VASP workflows and their input sets",
     "jobflow": "what atomate2's workflows are made of",

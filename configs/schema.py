@@ -89,6 +89,15 @@ class DiscoverConfig(RoomConfig):
         return self
 
     @model_validator(mode="after")
+    def _slabs_keep_their_vacuum(self) -> Self:
+        if self.screen.dimensions == 2 and self.relax.vacuum == "free":
+            raise ValueError(
+                "screen.dimensions is 2, but relax.vacuum is 'free': a relaxation would do away with the vacuum of "
+                "slabs, so say 'held'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _phonons_have_their_potential(self) -> Self:
         if self.phonons.potential == "judge" and self.judge.potential is None:
             raise ValueError("phonons.potential is 'judge', but judge.potential is null: name a judge, or say 'relax'")

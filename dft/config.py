@@ -16,7 +16,8 @@ class RelaxConfig(RoomConfig):
     potential: str = Field(
         "M3GNet-MP-2021.2.8-PES",
         description="a registered name, as of dft/potentials/registry.py or another package; or a folder, or any name "
-        "under HULLWARD_ASSETS/models, in matgl's cache, or on matgl's hub",
+        "under HULLWARD_ASSETS/models, in matgl's cache, or on matgl's hub; with '+D3' behind it, as CHGNet+D3, "
+        "dispersion (DFT-D3, zero damping) is added, which layers need",
     )
     fallback: str | None = Field(
         "CHGNet", description="used, and said aloud, when the potential cannot be found; null makes that an error"
@@ -39,6 +40,11 @@ class RelaxConfig(RoomConfig):
         description="kept: a crystal relaxes in its space group, is then nudged and released, and relaxes freely; "
         "the lower end goes on",
     )
+    vacuum: Literal["free", "held"] = Field(
+        "free",
+        description="held: the cell of a crystal with vacuum, more than 8 A without atoms, is strained within its "
+        "plane alone; the height across it stays as it is, which for a slab has no equilibrium",
+    )
     symprec_ang: float = Field(
         0.01, gt=0, le=0.5, description="where it is kept: how far an atom of the crystal as given may lie from it, A"
     )
@@ -59,11 +65,21 @@ class RelaxConfig(RoomConfig):
         description="a released crystal that falls by more than this, eV/atom, was no minimum, and its end goes on",
     )
 
+    @model_validator(mode="after")
+    def _no_pressure_on_vacuum(self) -> Self:
+        if self.vacuum == "held" and self.pressure_gpa:
+            raise ValueError(
+                f"pressure_gpa is {self.pressure_gpa:g} where vacuum is held: expected 0, for vacuum bears no pressure"
+            )
+        return self
+
     def criteria(self) -> dict[str, Any]:
         """What decides the outcome of a relaxation beside potential and crystals, for keys."""
         left_out = {"potential", "fallback", "chunk_size"}
         if self.symmetry == "free":  # and the rest of its settings decides nothing
             left_out |= {name for name in type(self).model_fields if name.startswith(("sym", "release_"))}
+        if self.vacuum == "free":
+            left_out.add("vacuum")
         return self.model_dump(mode="json", exclude=left_out)
 
 

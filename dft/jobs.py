@@ -20,7 +20,7 @@ from pymatgen.core.structure import Structure
 
 from dft.config import InputsConfig, Preset
 from dft.inputs.presets import maker
-from dft.inputs.vacuum import has_vacuum
+from dft.inputs.slabs import slab_settings
 from dft.stored_classes import check_classes, nowhere
 from dft.structures import grouped
 from storage.digests import text_digest
@@ -51,7 +51,7 @@ def relaxation_flow(
     store holds its jobs once.
 
     Equal elements stand together in the jobs' crystal, whatever their order in `structure`. The cell of a slab is held,
-    since its vacuum must stay (dft/inputs/vacuum.py).
+    since its vacuum must stay (dft/inputs/slabs.py).
 
     Args:
         structure: the crystal to relax; ordered.
@@ -69,10 +69,10 @@ def relaxation_flow(
     check_classes(dict(lineage or {}), f"lineage of candidate {candidate_id}", nowhere)
     name = f"{candidate_id} {preset.value}{' static' if is_static else ''}"
     structure = grouped(structure)
-    is_cell_held = not is_static and has_vacuum(structure)
-    first: Any = maker(preset, config, is_static=is_static, is_cell_held=is_cell_held)
+    slab = slab_settings(structure, preset, is_static=is_static)
+    first: Any = maker(preset, config, is_static=is_static, slab=slab)
     if preset is Preset.MP_RELAX and not is_static:
-        second: Any = maker(preset, config, is_cell_held=is_cell_held)
+        second: Any = maker(preset, config, slab=slab)
         second.copy_vasp_kwargs = _MP_COPIED_FILES
         flow = MPGGADoubleRelaxMaker(name, relax_maker1=first, relax_maker2=second).make(structure)
     else:

@@ -79,6 +79,11 @@ class FilterConfig(RoomConfig):
     spacegroups: tuple[int, ...] | None = Field(
         None, description="keep these international space-group numbers (1-230); null keeps all"
     )
+    dimensions: Literal[2, 3] | None = Field(
+        None,
+        description="2 keeps slabs, which have more than 8 A of vacuum in one direction, with their vacuum, and merges "
+        "them whatever its width; 3 keeps crystals without any; null keeps all",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -156,6 +161,27 @@ class PrototypesSource(SourceConfig):
     n_elements_max: int = Field(3, ge=1, le=4, description="most distinct elements in a decorated prototype")
     n_atoms_max: int = Field(12, ge=1, le=MAX_ATOMS, description="most atoms in the prototype's primitive cell")
     per_formula_max: int = Field(6, ge=1, description="prototypes kept per compound's formula, smallest cells first")
+
+
+class BilayersSource(SourceConfig):
+    """Janus III-VI bilayers put together here, relaxed and labelled by the run's potential: a stand-in for J2DH-8. The
+    potential should have dispersion (CHGNet+D3), and `relax.vacuum` must be held.
+    """
+
+    OPENED_BY: ClassVar[str] = "generative.datasets.bilayers:open_bilayers"
+    NEEDS_SCORER: ClassVar[bool] = True
+    kind: Literal["bilayers"] = "bilayers"
+    metals: tuple[Literal["Al", "Ga", "In"], ...] = Field(
+        ("Al", "Ga", "In"), min_length=1, description="metals of the monolayers"
+    )
+    chalcogens: tuple[Literal["S", "Se", "Te"], ...] = Field(
+        ("S", "Se", "Te"), min_length=1, description="chalcogens of the monolayers"
+    )
+    limit: int | None = Field(
+        600, ge=1, description="bilayers drawn of the 19,926 that all these elements make; null takes all"
+    )
+    seed: int = Field(0, ge=0, description="of the order in which they are drawn; a larger limit adds to a smaller one")
+    vacuum_ang: float = Field(20.0, ge=12, le=60, description="vacuum between the slabs, angstrom")
 
 
 class NetworkSource(SourceConfig):
@@ -253,7 +279,7 @@ class OptimadeSource(NetworkSource):
 
 
 Source = Annotated[
-    FilesSource | PrototypesSource | MaterialsProjectSource | AflowSource | OptimadeSource,
+    FilesSource | PrototypesSource | BilayersSource | MaterialsProjectSource | AflowSource | OptimadeSource,
     Field(discriminator="kind"),
 ]
 
@@ -539,6 +565,11 @@ class ScreenConfig(RoomConfig):
     ltol: float = Field(0.2, gt=0, le=1, description="StructureMatcher fractional length tolerance")
     stol: float = Field(0.3, gt=0, le=1, description="StructureMatcher site tolerance, units of (V/N)^(1/3)")
     angle_tol_deg: float = Field(5.0, gt=0, le=45, description="StructureMatcher angle tolerance, degrees")
+    dimensions: Literal[2, 3] = Field(
+        3,
+        description="2: candidates must be slabs, with more than 8 A of vacuum in one direction and no layers more "
+        "than 5 A apart; they are measured and compared in cells with 10 A of vacuum",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

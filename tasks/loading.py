@@ -76,10 +76,10 @@ def potential_code(config: RelaxConfig) -> tuple[str, ...]:
 
     Returns: Names of modules, as tasks.files.key_of takes them.
     """
-    from dft.potentials.registry import place_of
+    from dft.potentials.registry import fallback_of, modules_of
 
-    named = [name for name in (config.potential, config.fallback) if name is not None]
-    return tuple(sorted({place_of(name).partition(":")[0] for name in named}))
+    named = [config.potential, fallback_of(config.potential, config.fallback)]
+    return tuple(sorted(frozenset().union(*(modules_of(name) for name in named if name is not None))))
 
 
 def identify(config: RelaxConfig, execution: ExecutionConfig) -> PotentialIdentity:

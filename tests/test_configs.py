@@ -132,6 +132,8 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
         "judges",
         "reproduce-dp-cdvae",
         "reproduce-unet",
+        "ingest-bilayers",
+        "vdw-bilayers",
         *(f"ingest-{name}" for name in INGESTS),
     }
     assert load(TrainConfig, "train-flow").name == "hullward-flow"
@@ -145,6 +147,7 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
     assert load(JudgesConfig, "judges").labels is not None
     assert load(CampaignConfig, "campaign-small").systems == ("Ti-B", "Nb-B", "Nb-Ti-B")
     assert load(CampaignConfig, "campaign-borides").name == "borides"
+    assert load(DiscoverConfig, "vdw-bilayers").relax.vacuum == "held"
 
 
 @pytest.mark.parametrize("name", INGESTS)

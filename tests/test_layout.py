@@ -176,9 +176,9 @@ def _reaching(name: str, graph: Mapping[str, set[str]]) -> set[str]:
 @pytest.mark.parametrize(
     ("start", "at_import", "in_all"),
     [
-        ("flows.discover", 46, 206),  # with queues, formats, odds of compositions, the judge and all the report draws
+        ("flows.discover", 46, 210),  # with queues, formats, odds of compositions, the judge and all the report draws
         ("generative.checkpoints", 22, 22),  # systems are loaded by their names
-        ("configs.schema", 11, 12),
+        ("configs.schema", 11, 14),
         ("storage.documents", 4, 4),
     ],
 )

@@ -209,7 +209,11 @@ class VaspEngineConfig(EngineConfig):
         return 10.0 if self.preset is Preset.DP_CDVAE_10GPA else 0.0
 
     def follows_from(self, structure: Structure, *, is_static: bool) -> dict[str, Any]:
-        """That the cell of a slab is held."""
-        from dft.inputs.vacuum import has_vacuum
+        """That the cell of a slab is held, and what `vdw` says of its mesh and its dipole."""
+        from dft.inputs.slabs import slab_settings
 
-        return {"cell": "held"} if not is_static and has_vacuum(structure) else {}
+        slab = slab_settings(structure, self.preset, is_static=is_static)
+        if slab is None:
+            return {}
+        across = {} if slab.mesh is None else {"across": "one k-point", "dipole": slab.is_polar}
+        return {**({} if is_static else {"cell": "held"}), **across}

@@ -39,8 +39,8 @@ from dft.engines.vasp_walltime import TimeLimit, time_limit
 from dft.inputs.folder import InputsError, check_elements, crystal_notes
 from dft.inputs.incar_tags import physics_tags, shown
 from dft.inputs.presets import departures, incar_of
+from dft.inputs.slabs import slab_settings
 from dft.inputs.user_settings import UserSettingsError, check_incar_updates
-from dft.inputs.vacuum import has_vacuum
 from dft.inputs.written_settings import text_of, written_digest, written_incar
 from dft.job_folder import FLOW, Job, Purpose
 from dft.jobs import flow_json, relaxation_flow
@@ -156,8 +156,8 @@ class VaspEngine:
     def _expected_incar(self, job: Job) -> Incar:
         """The preset's tags for the job's crystal, without any from outside."""
         structure, is_static = grouped(job.structure), job.purpose is Purpose.STATIC
-        is_cell_held = not is_static and has_vacuum(structure)
-        return incar_of(structure, self.config.preset, self._inputs(), is_static=is_static, is_cell_held=is_cell_held)
+        slab = slab_settings(structure, self.config.preset, is_static=is_static)
+        return incar_of(structure, self.config.preset, self._inputs(), is_static=is_static, slab=slab)
 
     def _checked_settings(self, job: Job) -> tuple[str, ...]:
         """Notes on the crystal's inputs; refuses what this machine's settings of atomate2 would change in them."""

@@ -23,8 +23,9 @@ from pymatgen.io.vasp.inputs import Kpoints, PmgVaspPspDirError, Potcar
 from dft.config import InputsConfig, Preset
 from dft.inputs.incar_tags import physics_tags, shown
 from dft.inputs.presets import departures, incar_of, maker, potcar_functional
+from dft.inputs.slabs import slab_settings
 from dft.inputs.user_settings import UserSettingsError, check_incar_updates, check_potcar_family
-from dft.inputs.vacuum import VACUUM_ANG, find_vacuum, has_vacuum
+from dft.inputs.vacuum import VACUUM_ANG, find_vacuum
 from dft.inputs.written_settings import first_text, written_digest, written_incar
 from dft.jobs import flow_json, relaxation_flow
 from dft.structures import StructureError, grouped, plain_structure
@@ -168,7 +169,7 @@ def _write_vasp_files(structure: Structure, preset: Preset, config: InputsConfig
     notes: list[str] = []
     with _WARNINGS_LOCK, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        expected = incar_of(structure, preset, config, is_cell_held=has_vacuum(structure))
+        expected = incar_of(structure, preset, config, slab=slab_settings(structure, preset))
         notes += check_incar_updates(expected, preset.value)
         try:
             _write_set(structure, preset, config, folder, potcar_spec=False)
@@ -206,9 +207,12 @@ def _vacuum_notes(structure: Structure, preset: Preset, mesh: Kpoints | None) ->
     others = f" (and {len(slabs) - 1} more directions)" if len(slabs) > 1 else ""
     notes = [
         f"{widest.width_ang:.1f} A of vacuum {widest.where}{others}, more than {VACUUM_ANG:g} A: the cell is held "
-        "(ISIF 2) and atoms alone are relaxed, since a standard VASP cannot hold one axis; the lattice within the slab "
-        "stays as it came"
+        "(ISIF 2) and atoms alone are relaxed, since older versions of VASP cannot hold one axis; the lattice within "
+        "the slab stays as it came"
     ]
+    own = slab_settings(structure, preset)
+    if own is not None and own.is_polar:
+        notes.append(f"its faces differ: the dipole between its images is corrected (LDIPOL) {widest.where}")
     for axis in sorted({slab.axis for slab in slabs if slab.axis is not None}):
         if mesh is not None and len(mesh.kpts) == 1 and (divisions := int(mesh.kpts[0][axis])) > 1:
             notes.append(
@@ -230,7 +234,7 @@ def _unused(structure: Structure) -> list[str]:
 def _write_set(structure: Structure, preset: Preset, config: InputsConfig, folder: Path, potcar_spec: bool) -> None:
     write_vasp_input_set(
         structure,
-        maker(preset, config, is_cell_held=has_vacuum(structure)).input_set_generator,
+        maker(preset, config, slab=slab_settings(structure, preset)).input_set_generator,
         directory=folder,
         potcar_spec=potcar_spec,
         clean_prev=False,  # atomate2 would clean the current directory, not `directory`

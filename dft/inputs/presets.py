@@ -21,6 +21,7 @@ from pymatgen.io.vasp.sets import MPRelaxSet
 
 from dft.config import InputsConfig, Preset
 from dft.inputs.incar_tags import changed, physics_tags
+from dft.inputs.slabs import MESH_DENSITY_ANG3, SlabSettings
 
 KBAR_PER_GPA = 10.0
 
@@ -49,7 +50,7 @@ _CHOSEN_HERE: dict[str, Any] = {
 }
 """INCAR tags of the paper presets that their papers leave open; None removes a tag that atomate2 would write."""
 
-_MP_DENSITY = {"reciprocal_density": 64}
+_MP_DENSITY = {"reciprocal_density": MESH_DENSITY_ANG3}
 
 _MP_EDITION: dict[str, Any] = {
     "ALGO": "Fast",
@@ -107,14 +108,11 @@ def protocol(preset: Preset) -> Protocol | None:
 _STATIC: dict[str, Any] = {"NSW": 0, "IBRION": -1}
 """Energy, forces and stress of the crystal as it is; all else as in the preset's relaxation."""
 
-_CELL_HELD: dict[str, Any] = {"ISIF": 2}
-"""Atoms move and the cell does not. A standard VASP cannot hold one lattice vector of a relaxation and free two."""
-
 _IONIC = frozenset({"NSW", "IBRION", "ISIF", "EDIFFG", "POTIM"})
 
 
 def maker(
-    preset: Preset, config: InputsConfig, *, is_static: bool = False, is_cell_held: bool = False
+    preset: Preset, config: InputsConfig, *, is_static: bool = False, slab: SlabSettings | None = None
 ) -> BaseVaspMaker:
     """An atomate2 maker of one relaxation (cell and positions).
 
@@ -124,15 +122,17 @@ def maker(
         preset: which settings.
         config: its `potcar_functional` holds for all presets but mp-relax.
         is_static: nothing moves.
-        is_cell_held: positions alone are relaxed.
+        slab: what a crystal with vacuum has of its own; see dft.inputs.slabs.
 
     Returns: A maker whose relaxation, when it ends unconverged, is kept and flagged rather than raised as an error. It
         takes no tag from the settings of atomate2 on the machine where it runs (dft/inputs/user_settings.py).
     """
     made: Any = copy.deepcopy(_built(preset, config.potcar_functional))
-    if is_static or is_cell_held:
-        tags = made.input_set_generator.user_incar_settings
-        made.input_set_generator.user_incar_settings = {**tags, **(_STATIC if is_static else _CELL_HELD)}
+    if is_static or slab is not None:
+        own = {**(_STATIC if is_static else {}), **(slab.incar if slab is not None else {})}
+        made.input_set_generator.user_incar_settings = {**made.input_set_generator.user_incar_settings, **own}
+        if slab is not None and slab.mesh is not None:
+            made.input_set_generator.user_kpoints_settings = slab.mesh
     built: BaseVaspMaker = made
     return built
 
@@ -174,10 +174,10 @@ def incar_of(
     config: InputsConfig,
     *,
     is_static: bool = False,
-    is_cell_held: bool = False,
+    slab: SlabSettings | None = None,
 ) -> Incar:
     """The INCAR of a preset for one crystal, without any tag from outside."""
-    generator = maker(preset, config, is_static=is_static, is_cell_held=is_cell_held).input_set_generator
+    generator = maker(preset, config, is_static=is_static, slab=slab).input_set_generator
     written = generator.get_input_set(structure, potcar_spec=True).incar
     return Incar.from_str(Incar(written).get_str())  # as it is read back
 

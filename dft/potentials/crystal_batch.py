@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,12 +16,13 @@ from dft.potentials.interface import CrystalModel
 from dft.potentials.isolation import isolation_reason
 from dft.potentials.release import HeldCrystal
 from dft.potentials.symmetry import SpaceGroup
+from storage.vacuum import VACUUM_ANG, find_vacuum
 
 
 @dataclass
 class BatchCrystal:
     """A crystal on its way through the batch; `group` is that of one that keeps it, `held` its end there once it is
-    released.
+    released. `across` holds the unit vectors, columns, (3, k), along which a cell with vacuum may not be strained.
     """
 
     index: int
@@ -33,6 +34,7 @@ class BatchCrystal:
     initial_energy_ev_per_atom: float | None = None
     group: SpaceGroup | None = None
     held: HeldCrystal | None = None
+    across: Tensor | None = None
 
 
 def admitted(index: int, structure: Structure, model: CrystalModel) -> BatchCrystal | str:
@@ -59,6 +61,42 @@ def admitted(index: int, structure: Structure, model: CrystalModel) -> BatchCrys
         torch.from_numpy(cart).to(device),
         abs(volume),
     )
+
+
+def with_vacuum_held(crystal: BatchCrystal) -> BatchCrystal:
+    """The crystal, to be strained in no direction in which it has vacuum; as it is, if it has none."""
+    lattice = crystal.cell_ang.cpu().numpy()
+    found = find_vacuum(lattice, crystal.cart_ang.cpu().numpy() @ np.linalg.inv(lattice))
+    if not found:
+        return crystal
+    directions = np.array([vacuum.direction(lattice) for vacuum in found])
+    # A slab has one direction, a wire two; of planes that show the same vacuum askew the widest came first.
+    across: list[np.ndarray] = []
+    for direction in directions:
+        rest = direction - sum((one * (one @ direction) for one in across), start=np.zeros(3))
+        if np.linalg.norm(rest) > 1e-6:
+            across.append(rest / np.linalg.norm(rest))
+    return replace(crystal, across=torch.from_numpy(np.array(across).T.copy()).to(crystal.cell_ang.device))
+
+
+def in_plane_of(crystals: Sequence[BatchCrystal]) -> Tensor | None:
+    """Projections, (B, 3, 3), onto the directions in which each cell may be strained; None where all may be in all."""
+    if all(crystal.across is None for crystal in crystals):
+        return None
+    rows = [torch.eye(3, dtype=c.cell_ang.dtype, device=c.cell_ang.device) for c in crystals]
+    return torch.stack(
+        [row if c.across is None else row - c.across @ c.across.T for row, c in zip(rows, crystals, strict=True)]
+    )
+
+
+def vacuum_fault(crystal: BatchCrystal, cart_ang: Tensor, cell_ang: Tensor) -> str:
+    """Why a crystal whose vacuum was held is none with vacuum any more; empty if it is one, or was not held."""
+    if crystal.across is None:
+        return ""
+    lattice = cell_ang.cpu().numpy()
+    if find_vacuum(lattice, cart_ang.cpu().numpy() @ np.linalg.inv(lattice)):
+        return ""
+    return f"less than {VACUUM_ANG:g} A of its vacuum are left: the slab has grown into it, or came apart"
 
 
 def take_from(waiting: list[BatchCrystal], atoms_max: int, n_atoms: int) -> list[BatchCrystal]:

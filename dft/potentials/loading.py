@@ -19,7 +19,7 @@ from pymatgen.core.periodic_table import Element
 from dft.potentials.check import CheckResult, check_model
 from dft.potentials.errors import PotentialError, PotentialNotFoundError
 from dft.potentials.interface import Asked, CrystalModel, Reading
-from dft.potentials.registry import hint, loader_of, registered
+from dft.potentials.registry import fallback_of, hint, loader_of, registered
 from dft.results import EnergyScheme
 
 logger = logging.getLogger(__name__)
@@ -57,9 +57,10 @@ def load_potential(
 
     Args:
         name: a registered name (dft.potentials.registry), a folder, or a name looked up in `search`, matgl's cache and
-            matgl's hub.
+            matgl's hub; with '+D3' behind it dispersion is added (dft.potentials.dispersion).
         fallback: used, and said in the notes and the log, if `name` cannot be found; None makes that an error.
-            A potential that is found but computes wrong energies is refused, never replaced.
+            Where `name` has dispersion the fallback has it too. A potential that is found but computes wrong energies
+            is refused, never replaced.
         search: folders that hold potentials by name.
         device: 'cpu', 'cuda', ...
 
@@ -68,6 +69,7 @@ def load_potential(
         PotentialError: if every reading of the potential deviates from the known crystals, or it cannot be read at all.
     """
     target = torch.device(device)
+    fallback = fallback_of(name, fallback)
     try:
         return _load(name, search, target)
     except PotentialNotFoundError as error:

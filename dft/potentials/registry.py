@@ -37,9 +37,29 @@ UNREGISTERED = "dft.potentials.matgl:readings"
 
 REGISTRY = Registry("potential", GROUP, POTENTIALS, PotentialError)
 
+DISPERSION = "+D3"
+"""Behind the name of any potential: with the dispersion of DFT-D3, zero damping, added to it."""
+_WITH_DISPERSION = "dft.potentials.dispersion:readings"
+
+
+def without_dispersion(name: str) -> str | None:
+    """The potential to which dispersion is added, of 'CHGNet+D3' CHGNet; None where none is asked for."""
+    head, tail = name[: -len(DISPERSION)], name[-len(DISPERSION) :]
+    return head if head and tail.casefold() == DISPERSION.casefold() else None
+
+
+def fallback_of(name: str, fallback: str | None) -> str | None:
+    """What stands in for a potential: for one with dispersion another with it, without which no layers hold."""
+    if fallback is None or without_dispersion(name) is None or without_dispersion(fallback) is not None:
+        return fallback
+    return fallback + DISPERSION
+
 
 def registered(name: str) -> str | None:
     """The registered name that is meant, whatever its upper and lower case; None if there is none."""
+    if (base := without_dispersion(name)) is not None:
+        known = registered(base)
+        return None if known is None else known + DISPERSION
     if name in REGISTRY.places:
         return name
     return next((known for known in REGISTRY.places if known.casefold() == name.casefold()), None)
@@ -47,8 +67,17 @@ def registered(name: str) -> str | None:
 
 def place_of(name: str) -> str:
     """'module:loader' of the potential of this name, registered or not."""
+    if without_dispersion(name) is not None:
+        return _WITH_DISPERSION
     known = registered(name)
     return UNREGISTERED if known is None else REGISTRY.places[known]
+
+
+def modules_of(name: str) -> frozenset[str]:
+    """Modules that load the potential of this name: of one with dispersion, its own too."""
+    base = without_dispersion(name)
+    own = frozenset({place_of(name).partition(":")[0]})
+    return own if base is None else own | modules_of(base)
 
 
 def loader_of(name: str) -> Loader:
@@ -57,7 +86,10 @@ def loader_of(name: str) -> Loader:
     Raises: PotentialError: if the package that registered it cannot be loaded, or names no function.
     """
     known = registered(name)
-    found = imported(UNREGISTERED) if known is None else REGISTRY.load(known)
+    if without_dispersion(name) is not None:
+        found = imported(_WITH_DISPERSION)
+    else:
+        found = imported(UNREGISTERED) if known is None else REGISTRY.load(known)
     if not callable(found):
         raise PotentialError(f"{known!r} is registered as {place_of(name)}: expected a function that loads a potential")
     return cast("Loader", found)

@@ -19,7 +19,16 @@ from torch import Tensor
 from torch_sim.state import SimState
 
 from dft.config import RelaxConfig
-from dft.potentials.crystal_batch import BatchCrystal, admitted, isolation_of, sim_state, take_from
+from dft.potentials.crystal_batch import (
+    BatchCrystal,
+    admitted,
+    in_plane_of,
+    isolation_of,
+    sim_state,
+    take_from,
+    vacuum_fault,
+    with_vacuum_held,
+)
 from dft.potentials.fire import FireState, fire_step
 from dft.potentials.interface import CrystalModel
 from dft.potentials.loading import LoadedPotential
@@ -67,6 +76,9 @@ def relax(
 
     With `config.symmetry` "kept" each crystal relaxes in its space group first and is then released
     (dft.potentials.release); one without symmetry, or of which spglib makes nothing, relaxes freely at once.
+
+    With `config.vacuum` "held" a cell with vacuum (storage.vacuum) is strained within its plane alone, and its height
+    across the plane stays as it is. One whose layers move apart until no vacuum is left has exploded.
 
     Args:
         structures: ordered crystals, any size; one with more atoms than `config.batch_atoms_max` runs alone.
@@ -157,19 +169,27 @@ class _Relaxer:
                 self.waiting.append(crystal)
         self.batch: list[BatchCrystal] = []
         self.projection: Projection | None = None
+        self.in_plane: Tensor | None = None
         self.state: FireState | None = None
         self.neighbours: NeighbourLists = model.neighbour_lists()
 
+    def _entering(self, index: int, structure: Structure) -> BatchCrystal | str:
+        """The crystal as tensors, its vacuum held if that is asked for; or the reason why there is none."""
+        crystal = admitted(index, structure, self.model)
+        if self.config.vacuum == "free" or isinstance(crystal, str):
+            return crystal
+        return with_vacuum_held(crystal)
+
     def _admitted(self, index: int, structure: Structure) -> BatchCrystal | str:
         """The crystal as it enters: as it is, or on the sites of its group, if that is to be kept."""
-        crystal = admitted(index, structure, self.model)
+        crystal = self._entering(index, structure)
         if self.config.symmetry == "free" or isinstance(crystal, str):
             return crystal
         found = in_its_group(structure, self.config.symprec_ang, self.model.device)
         if found is None:
             return crystal
         group, symmetric = found
-        crystal = admitted(index, symmetric, self.model)
+        crystal = self._entering(index, symmetric)
         return crystal if isinstance(crystal, str) else replace(crystal, group=group)
 
     def run(self) -> list[Relaxation]:
@@ -222,6 +242,7 @@ class _Relaxer:
     def _project(self) -> None:
         groups = [crystal.group for crystal in self.batch]
         self.projection = Projection(groups, [len(c.numbers) for c in self.batch]) if any(groups) else None
+        self.in_plane = in_plane_of(self.batch)
 
     def _forces(self) -> _Forces | None:
         """The model on the batch; None if crystals had to be thrown out, which leaves the others for another try."""
@@ -249,6 +270,9 @@ class _Relaxer:
             forces, stress = self.projection.forces(forces), self.projection.stress(stress)
         volume = torch.linalg.det(cell).abs()
         pressure = self.pressure * torch.eye(3, dtype=cell.dtype, device=cell.device)
+        if self.in_plane is not None:
+            stress = self.in_plane @ stress @ self.in_plane
+            pressure = self.pressure * self.in_plane
         virial = -volume.view(-1, 1, 1) * (stress + pressure)
         per_atom = forces.square().sum(dim=1).sqrt()
         # scatter_reduce's maximum passes NaN on, which the guards below look for
@@ -317,6 +341,8 @@ class _Relaxer:
                 self._record(crystal, RelaxStatus.EXPLODED, None, f"the largest force is {fmax[i]:.3g} eV/A {at}")
             elif n_isolated[i] and self._is_at_its_end(crystal, fmax[i], cell_fmax[i]):
                 self._record(crystal, RelaxStatus.ISOLATED, None, f"{at}, {self._isolation(i, crystal, forces)}")
+            elif self._is_at_its_end(crystal, fmax[i], cell_fmax[i]) and (fault := self._vacuum_fault(i, crystal)):
+                self._record(crystal, RelaxStatus.EXPLODED, None, f"{at} {fault}")
             elif max(fmax[i], cell_fmax[i]) < self._limit(crystal):
                 self._record(crystal, RelaxStatus.CONVERGED, (i, forces), "")
             elif crystal.n_steps >= config.max_steps:
@@ -342,11 +368,20 @@ class _Relaxer:
         return min(config.fmax_ev_per_ang, config.symmetric_fmax_ev_per_ang)
 
     def _isolation(self, place: int, crystal: BatchCrystal, forces: _Forces) -> str:
+        own, cart, cell = self._geometry(place, crystal)
+        return isolation_of(crystal, cart, cell, forces.n_neighbours[own], self.model)
+
+    def _vacuum_fault(self, place: int, crystal: BatchCrystal) -> str:
+        _, cart, cell = self._geometry(place, crystal)
+        return vacuum_fault(crystal, cart, cell)
+
+    def _geometry(self, place: int, crystal: BatchCrystal) -> tuple[slice, Tensor, Tensor]:
+        """Its atoms' places in the batch, their positions (n, 3), and its lattice rows."""
         assert self.state is not None
         cart, cell = self.state.geometry()
         start = int(self.state.n_atoms[:place].sum())
         own = slice(start, start + len(crystal.numbers))
-        return isolation_of(crystal, cart[own], cell[place], forces.n_neighbours[own], self.model)
+        return own, cart[own], cell[place]
 
     def _record(
         self, crystal: BatchCrystal, status: RelaxStatus, final: tuple[int, _Forces] | None, reason: str
@@ -358,6 +393,8 @@ class _Relaxer:
             energy = float(forces.energy_ev[i]) / len(crystal.numbers)
             fmax = float(forces.fmax[i])
             pressure = self.pressure * torch.eye(3, dtype=torch.float64, device=forces.stress.device)
+            if self.in_plane is not None:
+                pressure = self.pressure * self.in_plane[i]
             stress = float((forces.stress[i] + pressure).abs().max()) * GPA_PER_EV_ANG3
         self._settle(
             crystal,
@@ -371,7 +408,7 @@ class _Relaxer:
         if crystal.held is not None:
             end = judged(crystal.held, end, self.config)
         elif crystal.group is not None and end.structure is not None and end.status is RelaxStatus.CONVERGED:
-            start = admitted(crystal.index, nudged(end.structure, self.config.release_displacement_ang), self.model)
+            start = self._entering(crystal.index, nudged(end.structure, self.config.release_displacement_ang))
             assert not isinstance(start, str)
             self.waiting.append(replace(start, held=HeldCrystal(crystal.group, end)))
             return
@@ -380,14 +417,10 @@ class _Relaxer:
         self.results[crystal.index] = end
 
     def _structure(self, place: int, crystal: BatchCrystal) -> Structure:
-        assert self.state is not None
-        cart, cell = self.state.geometry()
-        start = int(self.state.n_atoms[:place].sum())
-        rows = cart[start : start + len(crystal.numbers)].cpu().numpy()
+        _, cart, cell = self._geometry(place, crystal)
         species = [site.specie.symbol for site in self.structures[crystal.index]]
-        return Structure(
-            Lattice(cell[place].cpu().numpy()), species, rows, coords_are_cartesian=True, to_unit_cell=True
-        )
+        rows, lattice = cart.cpu().numpy(), Lattice(cell.cpu().numpy())
+        return Structure(lattice, species, rows, coords_are_cartesian=True, to_unit_cell=True)
 
     def _report(self) -> None:
         if self.progress is not None:

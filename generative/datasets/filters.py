@@ -9,6 +9,9 @@ import pyarrow.compute as pc
 from pymatgen.core.composition import Composition
 
 from generative.config import FilterConfig
+from generative.crystal.crystals import Crystal, crystals_of
+from generative.screening.slabs import slab
+from storage.vacuum import find_vacuum
 
 
 def chemical_system(table: pa.Table, elements: Sequence[str]) -> pa.Table:
@@ -52,7 +55,17 @@ def apply_filters(table: pa.Table, filters: FilterConfig) -> pa.Table:
     if filters.spacegroups is not None:
         wanted = pa.array(sorted(set(filters.spacegroups)), type=pa.int16())
         keep = pc.and_(keep, pc.is_in(table.column("spacegroup"), value_set=wanted))
-    return table.filter(keep)
+    table = table.filter(keep)
+    if filters.dimensions is None:
+        return table
+    kept = [_has_dimensions(crystal, filters.dimensions) for crystal in crystals_of(table)]
+    return table.filter(pa.array(kept, type=pa.bool_()))
+
+
+def _has_dimensions(crystal: Crystal | None, dimensions: int) -> bool:
+    if crystal is None:
+        return False
+    return slab(crystal) is not None if dimensions == 2 else not find_vacuum(crystal.lattice_ang, crystal.frac)
 
 
 def without_formulas(table: pa.Table, formulas: Sequence[str]) -> pa.Table:

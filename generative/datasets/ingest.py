@@ -118,7 +118,7 @@ def ingest(
                     unmerged.add(rows)
             tallies.append(tally)
         if unmerged is not None:
-            _merge(unmerged.close(), writer, tallies)
+            _merge(unmerged.close(), writer, tallies, config.filters.dimensions or 3)
         manifest = Manifest(
             sources=tuple(tally.record() for tally in tallies),
             elements=None if elements is None else tuple(sorted(set(elements))),
@@ -233,11 +233,11 @@ class _Unmerged:
         return self._path
 
 
-def _merge(path: Path, writer: DatasetWriter, tallies: Sequence[_Tally]) -> None:
+def _merge(path: Path, writer: DatasetWriter, tallies: Sequence[_Tally], dimensions: int) -> None:
     from generative.datasets.merging import find_copies, merged
     from generative.screening.matching import Tolerances
 
-    copies = find_copies(path, Tolerances.of(0.2, 0.3, 5.0))
+    copies = find_copies(path, Tolerances.of(0.2, 0.3, 5.0, dimensions))
     for rows in merged(path, copies):
         writer.add(rows, rejected_of("", []))
     # By place, not by name: rows of a dataset read from a file keep the names of the sources it was made from.

@@ -161,11 +161,13 @@ class _Search:
         self.failures: dict[int, str] = {}
         self._source = source
         self._judge = Judge(tolerances)
+        self._dimensions = tolerances.dimensions
 
     def look_through(self, rows: np.ndarray, crystals: Sequence[Crystal | None]) -> None:
         """Settle the rows of one formula, given in table order with their crystals."""
         there = [(int(row), crystal) for row, crystal in zip(rows, crystals, strict=True) if crystal is not None]
-        reduced = ReferenceSet([str(row) for row, _ in there], [crystal for _, crystal in there])
+        given = ReferenceSet([str(row) for row, _ in there], [crystal for _, crystal in there])
+        reduced = given.comparable(self._dimensions)
         source = self._source[[row for row, _ in there]]
         kept: list[int] = []
         for index, (row, _) in enumerate(there):

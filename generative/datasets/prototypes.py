@@ -67,10 +67,14 @@ class Scorer(Protocol):
 
     Attributes:
         name: level of theory, such as 'M3GNet-MP-2021.2.8-PES'; column `method` of the rows.
+        fingerprint: of all that decides its results; the same for the same crystals where it is the same.
     """
 
     @property
     def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
 
     def __call__(self, structures: list[Structure]) -> list[ScoredCrystal]:
         """One result per structure, in order."""

@@ -2,8 +2,9 @@
 
 Two crystals are the same if StructureMatcher.fit says so at the given tolerances, all else at its defaults: primitive
 and Niggli reduction, volumes scaled to be equal, no supercell attempts, elements compared (crystals here carry no
-oxidation states). fit is neither symmetric nor transitive, so "same" is defined as StructureMatcher.group_structures
-does: the earlier crystal is the first argument, and a crystal belongs to the first group whose first member it fits.
+oxidation states). Where the tolerances say so, slabs are put into cells of one vacuum first. fit is neither symmetric
+nor transitive, so "same" is defined as StructureMatcher.group_structures does: the earlier crystal is the first
+argument, and a crystal belongs to the first group whose first member it fits.
 
 The verdicts come from native code that follows pymatgen step by step (reduction, native.fit), spares what a proof
 shows to be refused (native.placement_bound), and leaves to pymatgen itself every pair on which rounding could decide.
@@ -41,6 +42,7 @@ from generative.screening.reduction import (
     reduce_crystals,
 )
 from generative.screening.references import FormulaKey, ReferenceSet, Shelf, formula_key
+from generative.screening.slabs import comparable
 from generative.screening.tolerances import Tolerances
 
 __all__ = [
@@ -149,6 +151,7 @@ def group(crystals: Sequence[Crystal], tolerances: Tolerances, workers: int = 1)
         workers: threads; the result does not depend on it.
     """
     judge = Judge(tolerances)
+    crystals = [comparable(crystal, tolerances.dimensions) for crystal in crystals]
     cells = reduce_crystals(crystals, workers)
     failures = {index: cell.fault for index, cell in enumerate(cells) if cell.crystal is None}
     first_members = list(range(len(crystals)))
@@ -224,6 +227,8 @@ def find_known(
         workers: threads; the result does not depend on it.
     """
     judge, rms_judge = Judge(tolerances), Judge(tolerances)
+    references = references.comparable(tolerances.dimensions)
+    crystals = [comparable(crystal, tolerances.dimensions) for crystal in crystals]
     keys = [formula_key(crystal) for crystal in crystals]
     compared = [index for index, key in enumerate(keys) if len(references.with_formula(key))]
     cells = dict(zip(compared, reduce_crystals([crystals[i] for i in compared], workers), strict=True))
@@ -292,6 +297,9 @@ def pairwise_rms(
     if len(first) != len(second):
         raise ValueError(f"{len(first)} first crystals beside {len(second)} second: expected pairs")
     judge = Judge(tolerances)
+    if tolerances.dimensions != 3:
+        as_compared = {id(crystal): comparable(crystal, tolerances.dimensions) for crystal in (*first, *second)}
+        first, second = ([as_compared[id(crystal)] for crystal in side] for side in (first, second))
     distinct = {id(crystal): crystal for crystal in (*first, *second)}
     readied = dict(zip(distinct, _ready(list(distinct.values()), workers), strict=True))
     rms = np.full(len(first), np.nan)

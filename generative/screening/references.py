@@ -13,6 +13,7 @@ import numpy as np
 from generative.crystal.crystals import Crystal, crystals_of
 from generative.screening.pair_fits import CellStack, Kind, kind_of, stack_cells
 from generative.screening.reduction import ReducedCell, reduce_crystal, reduce_crystals
+from generative.screening.slabs import comparable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,6 +51,7 @@ class ReferenceSet:
         self._crystals = list(crystals)
         self._reduced: dict[int, ReducedCell] = {}
         self._shelves: dict[FormulaKey, dict[Kind, Shelf]] = {}
+        self._comparable: dict[int, ReferenceSet] = {}
         self._lock = threading.Lock()
         self._buckets: dict[FormulaKey, list[int]] = defaultdict(list)
         for index, crystal in enumerate(self._crystals):
@@ -62,6 +64,16 @@ class ReferenceSet:
         named = zip(table.column("id").to_pylist(), crystals, strict=True)
         pairs = [(name, crystal) for name, crystal in named if crystal is not None]
         return cls([name for name, _ in pairs], [crystal for _, crystal in pairs])
+
+    def comparable(self, dimensions: int) -> ReferenceSet:
+        """The same crystals as they are compared (generative.screening.slabs); itself where that changes none."""
+        if dimensions == 3:
+            return self
+        with self._lock:
+            if dimensions not in self._comparable:
+                crystals = [comparable(crystal, dimensions) for crystal in self._crystals]
+                self._comparable[dimensions] = ReferenceSet(self._ids, crystals)
+            return self._comparable[dimensions]
 
     def __getstate__(self) -> dict[str, object]:
         """All but the lock, which no process can hand to another."""

@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 
 from generative.config import ELEMENTS, ScreenConfig
 from generative.crystal.crystals import Crystal, wrap_unit
+from generative.screening.slabs import comparable, slab_fault
 
 MAX_VECTOR_ANG = 100.0
 """Longest cell vector accepted, angstrom: the longest among 31,000 Materials Project and WBM cells of up to 52 atoms is
@@ -53,7 +54,8 @@ def check(crystal: Crystal | Structure, config: ScreenConfig) -> Validity:
     """Verdict on one crystal, whatever its numbers: never raises on bad ones.
 
     The bounds are checked in this order, and the first that fails is the reason: ordered sites, shapes, known elements,
-    finite numbers, handedness, vector lengths, volume per atom, cell angles as given, shortest distance.
+    finite numbers, handedness, vector lengths, volume per atom, cell angles as given, shortest distance. Where slabs
+    are asked for, that it is one comes after finite numbers, and the rest is of the slab in its standard cell.
     """
     if isinstance(crystal, Structure):
         try:
@@ -63,6 +65,10 @@ def check(crystal: Crystal | Structure, config: ScreenConfig) -> Validity:
     reason = _unusable(crystal)
     if reason:
         return Validity(False, reason, math.nan, math.nan)
+    if config.dimensions == 2:
+        if reason := slab_fault(crystal):
+            return Validity(False, reason, math.nan, math.nan)
+        crystal = comparable(crystal, 2)
     lattice = np.asarray(crystal.lattice_ang, dtype=float)
     frac = np.asarray(crystal.frac, dtype=float)
     with np.errstate(over="ignore", invalid="ignore"):  # 1e200 A is too long, not a warning

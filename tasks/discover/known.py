@@ -45,6 +45,13 @@ class PotentialScorer:
         """Level of theory of the energies."""
         return str(self._loaded.method)
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the potential and of what decides its relaxations."""
+        relax = self._config.relax
+        code: tuple[Entry, ...] = (PotentialScorer, *potential_code(relax))
+        return key_of("scorer", *code, potential=self._loaded.fingerprint, relax=relax.criteria())
+
     def __call__(self, structures: list[Structure]) -> list[ScoredCrystal]:
         """Relaxed with the run's settings."""
         from dft.potentials.relaxation import relax

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
+from storage.vacuum import slab_of
 from tasks.report.palette import RGB, covalent_radius_ang, drawn_radius_ang, element_colours
 
 FloatArray = NDArray[np.float64]
@@ -34,6 +36,12 @@ BLOCK_ANG = 5.0
 LARGEST_BLOCK = 100
 """Atoms; beyond it cells are not repeated."""
 
+SLAB_WIDTH_ANG = 9.0
+"""Slabs are repeated to about this width in their plane, and never across their vacuum, of which little is drawn."""
+
+SHOWN_VACUUM_ANG = 3.0
+"""Vacuum that is drawn of a slab's cell: so that one sees where it ends, and what it is made of."""
+
 LARGEST_CONVENTIONAL_CELL = 72
 """Atoms; a larger conventional cell is too crowded to read, so the cell is drawn as it was given."""
 
@@ -52,6 +60,7 @@ class Scene:
         radii_ang: drawn radius of each symbol.
         repeats: how many cells are drawn along each axis; the edges outline one.
         conventional: whether the conventional, symmetrised cell is drawn rather than the one given.
+        vacuum_ang: vacuum of a slab, of which SHOWN_VACUUM_ANG are drawn; None for crystals without.
     """
 
     positions_ang: FloatArray
@@ -63,6 +72,7 @@ class Scene:
     radii_ang: tuple[float, ...]
     repeats: tuple[int, int, int]
     conventional: bool
+    vacuum_ang: float | None = None
 
     @property
     def extent_ang(self) -> float:
@@ -84,6 +94,24 @@ def conventional_cell(structure: Structure, symprec_ang: float = 0.1) -> tuple[S
     if len(cell) > max(LARGEST_CONVENTIONAL_CELL, len(structure)):
         return structure, False
     return cell, True
+
+
+def slab_cell(structure: Structure) -> tuple[Structure, float] | None:
+    """A slab in a cell with little vacuum, across which the third vector is upright, and the vacuum it has; or None."""
+    slab = slab_of(structure.lattice.matrix, structure.frac_coords)
+    if slab is None:
+        return None
+    lattice, frac = slab.with_vacuum(SHOWN_VACUUM_ANG)
+    a_ang, b_ang = np.linalg.norm(slab.plane_ang, axis=1)
+    gamma = float(np.degrees(np.arccos(np.clip(slab.plane_ang[0] @ slab.plane_ang[1] / (a_ang * b_ang), -1.0, 1.0))))
+    upright = Lattice.from_parameters(a_ang, b_ang, float(np.linalg.norm(lattice[2])), 90.0, 90.0, gamma)
+    return Structure(upright, structure.species, frac, to_unit_cell=True), slab.vacuum.width_ang
+
+
+def _slab_repeats(cell: Structure) -> tuple[int, int, int]:
+    """How often to repeat a slab in its plane."""
+    a, b = (min(4, max(1, round(SLAB_WIDTH_ANG / length))) for length in cell.lattice.abc[:2])
+    return (a, b, 1) if a * b * len(cell) <= LARGEST_BLOCK else (1, 1, 1)
 
 
 def _repeats(cell: Structure) -> tuple[int, int, int]:
@@ -144,8 +172,13 @@ def build_scene(structure: Structure, palette_elements: Sequence[str] = ()) -> S
     """
     if not structure.is_ordered:
         raise ValueError(f"{structure.formula} is disordered, expected one element per site: order it before drawing")
-    cell, conventional = conventional_cell(structure)
-    repeats = _repeats(cell)
+    slab = slab_cell(structure)
+    if slab is None:
+        (cell, conventional), vacuum_ang = conventional_cell(structure), None
+        repeats = _repeats(cell)
+    else:
+        (cell, vacuum_ang), conventional = slab, False
+        repeats = _slab_repeats(cell)
     block = cell.make_supercell(repeats, in_place=False)
     frac, labels = _with_face_copies(block)
     lattice = block.lattice
@@ -166,6 +199,7 @@ def build_scene(structure: Structure, palette_elements: Sequence[str] = ()) -> S
         radii_ang=tuple(drawn_radius_ang(s) for s in symbols),
         repeats=repeats,
         conventional=conventional,
+        vacuum_ang=vacuum_ang,
     )
 
 

@@ -113,3 +113,21 @@ def test_a_disordered_crystal_is_refused_by_name() -> None:
     structure = Structure(Lattice.cubic(4.0), [{"Al": 0.5, "Ti": 0.5}], [[0, 0, 0]])
     with pytest.raises(ValueError, match="disordered"):
         crystal_png(structure)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slab_lies_flat_and_wide_with_little_of_its_vacuum(axis: int) -> None:
+    """GaSe in 30 A of vacuum along any vector: one layer high, its Ga-Se and Ga-Ga bonds and no others."""
+    lattice = Lattice.hexagonal(3.8, 34.8)
+    heights = np.array([0.0, 1.2, 3.6, 4.8]) / 34.8 + 0.93  # through the cell's face
+    frac = np.column_stack([[[1 / 3, 2 / 3], [0, 0], [0, 0], [1 / 3, 2 / 3]], heights])
+    order = np.roll([0, 1, 2], axis - 2)
+    scene = build_scene(Structure(Lattice(lattice.matrix[order]), ["Se", "Ga", "Ga", "Se"], frac[:, order]))
+    assert scene.repeats == (2, 2, 1)
+    assert scene.vacuum_ang == pytest.approx(30.0)
+    height = scene.positions_ang[:, 2]
+    assert np.ptp(height) == pytest.approx(4.8, abs=1e-6)
+    assert np.unique(height.round(4)).size == 4
+    assert np.ptp(scene.edges_ang[..., 2]) == pytest.approx(7.8, abs=1e-6)
+    bonds = np.linalg.norm(np.diff(scene.positions_ang[scene.bonds], axis=1)[:, 0], axis=1)
+    assert set(bonds.round(2)) == {2.4, 2.5}
