@@ -101,9 +101,8 @@ def _table_one(found: Found) -> Table:
         "is ours, the paper's is not published."
     )
     dataset, ours = found.config.data.name, OurNumbers(found.results)
-    table = paper_beside_ours(
-        found, "generate", dataset, Beside("Table 1", hint, TABLE_ONE, PaperNumbers(), ours, name_of)
-    )
+    beside = Beside("Table 1", hint, TABLE_ONE, PaperNumbers(), ours, name_of)
+    table = _with_shipped(paper_beside_ours(found, "generate", dataset, beside))
     rows = []
     for system in ("pgcgm", "cdvae"):
         stated = [PaperNumbers().number("generate", dataset, system, "", metric) for metric in TABLE_ONE]
@@ -111,6 +110,12 @@ def _table_one(found: Found) -> Table:
         cells = [EMPTY if number is None else value_text(number.value, unit) for number, unit in pairs]
         rows.append((name_of(system), "paper", *cells, "", ""))
     return replace(table, rows=(*table.rows, *rows), ours=(*table.ours, False, False))
+
+
+def _with_shipped(table: Table) -> Table:
+    """The table, in which `wyckoff` is not without a network but shipped with one."""
+    rows = tuple((*row[:-1], "shipped checkpoint") if row[:2] == ("wyckoff", "ours") else row for row in table.rows)
+    return replace(table, rows=rows)
 
 
 def _known(found: Found) -> Table:
@@ -125,7 +130,7 @@ def _known(found: Found) -> Table:
     )
     ours = OurNumbers(found.results)
     beside = Beside("Known structures", hint, KNOWN, PaperNumbers(), ours, name_of)
-    return paper_beside_ours(found, "known", found.config.data.name, beside)
+    return _with_shipped(paper_beside_ours(found, "known", found.config.data.name, beside))
 
 
 def _structures(found: Found) -> Table:
@@ -194,11 +199,15 @@ def _of_candidate(pair: list[Measured | None]) -> Iterator[str]:
         yield with_error(one)
         yield EMPTY if one is None else f"{_in_mev(one.metric.value):.0f}"
     lowest = first.metric.settings["lowest_phonon_thz"]
-    yield EMPTY if lowest is None else f"{float(lowest):.2f}"
+    yield _number(None if lowest is None else float(lowest), 2)
 
 
 def _both_units(value: float | None) -> tuple[str, str]:
     return (EMPTY, EMPTY) if value is None else (value_text(value, "kJ/mol"), f"{_in_mev(value):.0f}")
+
+
+def _number(value: float | None, digits: int) -> str:
+    return EMPTY if value is None else f"{value:.{digits}f}"
 
 
 def _in_mev(kj_per_mol: float) -> float:
@@ -210,8 +219,8 @@ def _best(found: Found) -> Table:
     rows = tuple(
         (
             key.dataset, name_of(key.system), str(one["rank"]), one["formula"], str(one["spacegroup_symbol"]),
-            f"{one['e_above_hull_ev_per_atom']:.3f}", f"{one['formation_energy_ev_per_atom']:.3f}",
-            EMPTY if one["lowest_phonon_thz"] is None else f"{one['lowest_phonon_thz']:.2f}",
+            _number(one["e_above_hull_ev_per_atom"], 3), _number(one["formation_energy_ev_per_atom"], 3),
+            _number(one["lowest_phonon_thz"], 2),
         )
         for key, result in found.made("compounds")
         for one in result.budget["best"]
