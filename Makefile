@@ -32,7 +32,7 @@ help:
 	@echo "make train      the shipped generators again: the symmetric one in minutes, the flow in two parts (needs HULLWARD_ASSETS)"
 	@echo "make reproduce-dp-cdvae   the tables of DP-CDVAE, paper beside ours (needs HULLWARD_ASSETS, or DATA=FOLDER)"
 	@echo "make reproduce-unet       the figures of conditional generation and modification (needs HULLWARD_ASSETS)"
-	@echo "make reproduce-adaptive-cell  the results of the adaptive-cell paper (needs HULLWARD_ASSETS; a day)"
+	@echo "make reproduce-adaptive-cell  the results of the adaptive-cell paper (needs HULLWARD_ASSETS, or CHECKPOINT=FOLDER too)"
 	@echo "make lock       the lock files again, after a change of pyproject.toml (UPGRADE=1: newest allowed versions)"
 	@echo "make audit      known advisories for every pin (exits 1 where there are any, 69 where not every pin is answered for)"
 

@@ -95,7 +95,7 @@ def _test_crystals(path: str, workers: int, folder: Path) -> Symmetric:
 
 
 def test_features(config: AdaptiveCellReproductionConfig) -> np.ndarray:
-    """Features of the test set by the shipped network, (n, f), computed once a process: minutes for MP-20."""
+    """Features of the test set by the shipped network, (n, f), computed once a process."""
     return _test_features(config.data.test, config.workers, config.folder)
 
 
