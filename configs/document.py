@@ -13,6 +13,12 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from configs.adaptive_cell_reproduction import (
+    AdaptiveCellReproductionConfig,
+    CompoundsConfig,
+    KnownStructuresConfig,
+    SiteData,
+)
 from configs.campaign import CampaignConfig, ElementList, SystemsRule
 from configs.dft_jobs import DftJobsConfig
 from configs.evaluation import BenchmarkConfig, EvaluateConfig, GeneratorEntry, JudgeConfig
@@ -134,6 +140,15 @@ deployments. `training` holds settings of a training; `sample` and `execution` a
 [conditional-unet.md](conditional-unet.md#the-papers-figures) says what is measured.
 """
 
+ADAPTIVE_CELL_REPRODUCTION = """\
+# A reproduction of the adaptive-cell model
+
+For `hullward reproduce FILE.yaml` with `paper: adaptive-cell`, and the parameter `config` of the `reproduce`
+deployments. `training` holds settings of a training; `sample`, `execution`, and `relax`, `data`, `hull` and `phonons`,
+which stand in `known` and `compounds`, are those of a run.
+[adaptive-cell.md](adaptive-cell.md#the-papers-results) says what is measured.
+"""
+
 MODIFICATION = """\
 # A modification
 
@@ -173,6 +188,10 @@ def document() -> str:
     parts.append(_table(GroundStateConfig, "ground_state.", skip=("relax",)))
     parts += [UNET_REPRODUCTION, _table(UNetReproductionConfig, "", skip=("training", "sample", "execution"))]
     parts.append(_table(PolymorphData, "datasets."))
+    nested = ("training", "sample", "execution", "known", "compounds")
+    parts += [ADAPTIVE_CELL_REPRODUCTION, _table(AdaptiveCellReproductionConfig, "", skip=nested)]
+    parts += [_table(SiteData, "datasets."), _table(KnownStructuresConfig, "known.", skip=("relax",))]
+    parts.append(_table(CompoundsConfig, "compounds.", skip=("data", "relax", "hull", "phonons")))
     parts += [MODIFICATION, _table(ModifyConfig, "", skip=("sample", "screen", "relax", "phonons", "execution"))]
     return "\n".join(parts)
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
+from configs.adaptive_cell_reproduction import AdaptiveCellReproductionConfig
 from configs.comparison import ComparisonConfig, NamedEntry
 from configs.schema import ConfigError
 from configs.unet_reproduction import UNetReproductionConfig
@@ -105,7 +106,7 @@ class ReproductionConfig(ComparisonConfig[DatasetEntry]):
         return "eq7" if system.startswith("dp-") else "langevin"
 
 
-AnyReproduction = ReproductionConfig | UNetReproductionConfig
+AnyReproduction = ReproductionConfig | UNetReproductionConfig | AdaptiveCellReproductionConfig
 """Of every paper that can be made again."""
 
 

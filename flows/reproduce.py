@@ -2,6 +2,7 @@
 
     dp-cdvae:          train, regressor -> reconstruct, generate -> ground-state -> table
     conditional-unet:  train -> generate, modify -> table
+    adaptive-cell:     train -> generate, known, compounds -> table
 
 A stage that fails is named in the table with its reason, and the others go on; the run then fails at its end. What is
 done is kept: the same run goes on after a kill, and another choice of systems or stages adds to the same table.

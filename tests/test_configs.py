@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pymatgen.core.composition import Composition
 
+from configs.adaptive_cell_reproduction import AdaptiveCellReproductionConfig
 from configs.campaign import CampaignConfig
 from configs.command_line import IngestRequest, ingest_settings, run_settings, sample_changes, settings_of
 from configs.dft_jobs import DftJobsConfig
@@ -35,7 +36,7 @@ from storage.settings import RoomConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("flows", "tasks", "configs", "generative", "dft", "storage")
-RUNS = ("quickstart", "ternary", "binary", "perovskite", "ta-w-b")
+RUNS = ("quickstart", "ternary", "binary", "perovskite", "ta-w-b", "cu-si-k")
 INGESTS = ("materials-project", "aflow", "optimade")
 KEY = "Zq7PlantedKeyNobodyShouldSee"
 BAD: list[tuple[dict[str, Any], tuple[str, ...]]] = [
@@ -134,6 +135,7 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
         "reproduce-unet",
         "ingest-bilayers",
         "vdw-bilayers",
+        "reproduce-adaptive-cell",
         *(f"ingest-{name}" for name in INGESTS),
     }
     assert load(TrainConfig, "train-flow").name == "hullward-flow"
@@ -142,6 +144,12 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
     assert load(TrainConfig, "train-unet").kind == "unet-flow-uniform"
     assert load(ReproductionConfig, "reproduce-dp-cdvae").name == "dp-cdvae"
     assert load(UNetReproductionConfig, "reproduce-unet").paper == "conditional-unet"
+    # What is compared is the network of the preset that trains it alone.
+    reproduced = load(AdaptiveCellReproductionConfig, "reproduce-adaptive-cell").training_of_model()
+    alone = load(TrainConfig, "train-adaptive-cell")
+    assert (reproduced.system, reproduced.exclude) == (alone.system, alone.exclude)
+    assert [s.path for s in reproduced.data.sources] == [s.path for s in alone.data.sources]  # type: ignore[union-attr]
+    assert (reproduced.max_steps, reproduced.adam_lr, reproduced.ema) == (alone.max_steps, alone.adam_lr, alone.ema)
     assert load(RediscoveryConfig, "rediscovery").name == "large"
     assert load(RediscoveryConfig, "rediscovery-small").n_systems == 8
     assert load(JudgesConfig, "judges").labels is not None
@@ -175,6 +183,7 @@ def test_prefect_deploys_the_shipped_settings() -> None:
     files |= {"small": "rediscovery-small", "large": "rediscovery"}
     files |= {"borides": "campaign-borides", "borides-small": "campaign-small"}
     files |= {"dp-cdvae": "reproduce-dp-cdvae", "conditional-unet": "reproduce-unet"}
+    files |= {"adaptive-cell": "reproduce-adaptive-cell"}
     assert set(deployed) == {*files, "submit", "collect", "metastable"}
     assert ModifyConfig.model_validate(deployed["metastable"]["parameters"]["config"]).limit == 10
     # A step that comes due while another is at work would find nothing to do.
@@ -201,6 +210,7 @@ def test_prefect_deploys_the_shipped_settings() -> None:
         EvaluateConfig,
         BenchmarkConfig,
         ReproductionConfig,
+        AdaptiveCellReproductionConfig,
         ModifyConfig,
         DftJobsConfig,
         RediscoveryConfig,

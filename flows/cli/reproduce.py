@@ -11,8 +11,7 @@ from flows.cli.console import answer, guarded, show_table
 from flows.cli.shared_options import AsJson, Debug, Settings
 
 if TYPE_CHECKING:
-    from configs.reproduction import ReproductionConfig
-    from configs.unet_reproduction import UNetReproductionConfig
+    from configs.reproduction import AnyReproduction
 
 SHOWN = {"text": "the paper says", "dataset": "data", "numbers": "our numbers", "verdict": "here", "remark": "remark"}
 """Columns of the table on the terminal, with their headings."""
@@ -26,7 +25,7 @@ def register(app: typer.Typer) -> None:
 @guarded
 def reproduce(
     config: Annotated[
-        str, typer.Argument(help="YAML file, reproduce-dp-cdvae or reproduce-unet.")
+        str, typer.Argument(help="YAML file, reproduce-dp-cdvae, reproduce-unet or reproduce-adaptive-cell.")
     ] = "reproduce-dp-cdvae",
     data: Annotated[
         Path | None,
@@ -41,7 +40,7 @@ def reproduce(
         typer.Option(
             metavar="A,B",
             help="Only these of train, regressor, ceiling, reconstruct, generate, ground-state (dp-cdvae), train, "
-            "generate, modify (unet); none: tables alone.",
+            "generate, modify (unet), train, generate, known, compounds (adaptive-cell); none: tables alone.",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the folder of results.")] = None,
@@ -53,7 +52,7 @@ def reproduce(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Train, draw, judge: a paper's tables (DP-CDVAE; conditional generation), paper beside ours, claim by claim."""
+    """Train, draw, judge: a paper's tables (DP-CDVAE; AIRI; adaptive cells), paper beside ours, claim by claim."""
     from configs.overrides import override
     from configs.reproduction import model_of, with_choice, with_official_files
     from configs.schema import parse, read_yaml
@@ -84,7 +83,7 @@ def _names(text: str | None) -> list[str] | None:
     return [] if text == "none" else [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _summary(config: ReproductionConfig | UNetReproductionConfig, as_json: bool) -> dict[str, Any]:
+def _summary(config: AnyReproduction, as_json: bool) -> dict[str, Any]:
     """What was found; shown as a table unless it is wanted as JSON."""
     import json
 

@@ -93,9 +93,10 @@ class Claim:
         stage: that measures it.
         dataset: on which.
         metric: as the numbers name it.
-        high: (system, reverse) of what lies higher; under 'at least' and 'within' all that is spoken of.
+        high: (system, reverse) of what lies higher; under all other kinds all that is spoken of.
         low: (system, reverse) of what lies lower; under 'within' the one that is compared with.
-        kind: 'order': each of `high` lies above each of `low`; 'at least' a limit; 'within' a limit of `low`.
+        kind: 'order': each of `high` lies above each of `low`; 'at least' or 'at most' a limit; 'within' a limit of
+            `low`.
         limit: see kind.
     """
 
@@ -106,7 +107,7 @@ class Claim:
     metric: str
     high: tuple[tuple[str, str], ...]
     low: tuple[tuple[str, str], ...] = ()
-    kind: Literal["order", "at least", "within"] = "order"
+    kind: Literal["order", "at least", "at most", "within"] = "order"
     limit: float = 0.0
 
 
@@ -138,6 +139,9 @@ def verdict_of(claim: Claim, numbers: Numbers, name_of: NameOf) -> Finding:
     if claim.kind == "at least":
         name, worst = min(high, key=lambda item: item[1].value)
         return _finding(worst.value - claim.limit, worst.error, f"{_text(worst)} ({name})", without, BEYOND)
+    if claim.kind == "at most":
+        name, worst = max(high, key=lambda item: item[1].value)
+        return _finding(claim.limit - worst.value, worst.error, f"{_text(worst)} ({name})", without, BEYOND)
     if claim.kind == "within":
         base_name, base = low[0]
         name, far = max(high, key=lambda item: abs(item[1].value - base.value))

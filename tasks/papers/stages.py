@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 PAPERS = {
     "dp-cdvae": "tasks.papers.dp_cdvae.stages:DPCDVAE",
     "conditional-unet": "tasks.papers.unet.stages:ConditionalUNet",
+    "adaptive-cell": "tasks.papers.adaptive_cell.stages:AdaptiveCellPaper",
 }
 """What a configuration names as its paper -> the class that makes it again, loaded when it is named."""
 

@@ -103,9 +103,6 @@ def learned_from(checkpoint: str) -> tuple[list[str], list[str]]:
 
 def formulas_of_checkpoints(config: RediscoveryConfig) -> set[str]:
     """Formulas that some checkpoint has learned from; see learned_from for what is raised."""
-    from generative.datasets.records import formula_of
-    from generative.datasets.site_labels import read_site_labels
-
     crystals: dict[str, None] = {}
     formulas: set[str] = set()
     for entry in config.proposers:
@@ -113,13 +110,24 @@ def formulas_of_checkpoints(config: RediscoveryConfig) -> set[str]:
             continue
         named, labels = (list(entry.seen), []) if entry.seen is not None else learned_from(entry.checkpoint)
         crystals |= dict.fromkeys(named)
-        for path in labels:
-            found, _ = read_site_labels(resolve(path))
-            formulas |= {formula_of([z for z, n in label.counts.items() for _ in range(n)]) for label in found}
+        formulas |= formulas_in_labels(labels)
     for path in crystals:
-        table = dataset_of(FilesSource(path=path), config.workers, config.shared_folder)
-        formulas |= set(pc.unique(table.column("formula")).to_pylist())
+        formulas |= formulas_in(path, config.workers, config.shared_folder)
     return formulas
+
+
+def formulas_in(path: str, workers: int, shared: Path) -> set[str]:
+    """Reduced formulas of the crystals of a file; arguments as of dataset_of."""
+    return set(pc.unique(dataset_of(FilesSource(path=path), workers, shared).column("formula")).to_pylist())
+
+
+def formulas_in_labels(paths: Iterable[str]) -> set[str]:
+    """Reduced formulas of files of crystals without coordinates."""
+    from generative.datasets.records import formula_of
+    from generative.datasets.site_labels import read_site_labels
+
+    labels = [label for path in paths for label in read_site_labels(resolve(path))[0]]
+    return {formula_of([z for z, n in label.counts.items() for _ in range(n)]) for label in labels}
 
 
 def choose_targets(reference: pa.Table, known: pa.Table, seen: Collection[str], config: RediscoveryConfig) -> pa.Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -51,6 +51,7 @@ def make_baseline(
     out: Path,
     settings: dict[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    spacegroups: Sequence[int | None] | None = None,
 ) -> MadeBaseline:
     """Write the checkpoint of a baseline.
 
@@ -60,6 +61,7 @@ def make_baseline(
         out: the checkpoint folder that appears.
         settings: fields of the baseline's settings that differ from the defaults.
         progress: called with (crystals whose space group is known, all).
+        spacegroups: of the dataset's crystals in order, where spglib has told them already; None asks it.
 
     Raises: BaselineError: if there is no such baseline or setting, or a dataset where none belongs, or none where one
         does.
@@ -70,7 +72,7 @@ def make_baseline(
     try:
         if dataset is None:
             return _without_crystals(name, out, settings or {})
-        return _with_crystals(name, dataset, out, settings or {}, progress)
+        return _with_crystals(name, dataset, out, settings or {}, progress, spacegroups)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -107,7 +109,12 @@ def _fingerprint(table: pa.Table) -> str:
 
 
 def _with_crystals(
-    name: str, dataset: str, out: Path, settings: dict[str, Any], progress: Callable[[int, int], None] | None
+    name: str,
+    dataset: str,
+    out: Path,
+    settings: dict[str, Any],
+    progress: Callable[[int, int], None] | None,
+    spacegroups: Sequence[int | None] | None,
 ) -> MadeBaseline:
     from generative.checkpoints import save
     from generative.crystal.crystals import crystals_of
@@ -119,8 +126,8 @@ def _with_crystals(
     crystals = [crystal for crystal in crystals_of(table) if crystal is not None]
     if not crystals:
         raise BaselineError(f"{dataset} holds no crystal: expected at least one")
-    groups = []
-    for n_done, crystal in enumerate(crystals, start=1):
+    groups = list(spacegroups or ())
+    for n_done, crystal in enumerate(crystals if spacegroups is None else (), start=1):
         # Not the table's column: sources state groups at tolerances of their own.
         groups.append(spacegroup_of(crystal))
         if progress is not None:
