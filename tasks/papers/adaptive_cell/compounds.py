@@ -134,7 +134,8 @@ def paper_formula(dataset: str) -> str:
 
 
 def _is_crystal(table: pa.Table, name: str) -> bool:
-    return pa.types.is_list(table.schema.field(name).type) or pa.types.is_large_list(table.schema.field(name).type)
+    kind = table.schema.field(name).type
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def metrics_of(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from configs.adaptive_cell_reproduction import AdaptiveCellReproductionConfig
-from configs.schema import ScreenConfig
+from generative.config import ScreenConfig
 from generative.crystal.crystals import Crystal, crystals_of
 from generative.metrics.shares import percentage
 from generative.metrics.validity import verdicts

@@ -76,8 +76,8 @@ class AdaptiveCellPaper(Paper[AdaptiveCellReproductionConfig]):
         elif stage == "generate":
             yield from (ResultKey(stage, dataset, system) for system in (*config.systems, COPIES))
         elif stage == "known":
-            chosen = (system for system in config.systems if system in config.known.systems)
-            yield from (ResultKey(stage, dataset, system) for system in chosen)
+            asked_known = [system for system in config.systems if system in config.known.systems]
+            yield from (ResultKey(stage, dataset, system) for system in asked_known)
         else:
             names = [name_of_chemistry(elements) for elements in config.compounds.chemistries]
             chosen = [system for system in config.systems if system in config.compounds.systems]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import ScreenConfig
+from generative.config import ScreenConfig
 from generative.crystal.crystals import Crystal
 from generative.metrics.adaptive_cell import PROTOCOL, Activations, adaptive_cell
 from generative.metrics.distributions import Property, frechet, property_values, wasserstein

@@ -170,8 +170,8 @@ def _compounds(found: Found) -> Table:
             ours.append(False)
         for key, result in found.made("compounds", dataset=name):
             for which, suffix in (("the paper's formula", ""), ("lowest of all", ", best of all")):
-                pair = [result.measured(metric + suffix) for metric in _ENERGIES]
-                rows.append((system, name_of(key.system), which, *_of_candidate(pair), f"{result.budget['n']:,}"))
+                measured = [result.measured(metric + suffix) for metric in _ENERGIES]
+                rows.append((system, name_of(key.system), which, *_of_candidate(measured), f"{result.budget['n']:,}"))
                 ours.append(True)
     potential = found.config.compounds.relax.potential
     hint = (
