@@ -220,7 +220,7 @@ def _summed(
     slope = (
         torch.stack([one.sum(dim=1) for one in by_square], dim=1),
         torch.stack([one @ t for one in by_square], dim=1),
-        torch.stack([one @ outer for one in by_square], dim=1).reshape(-1, 2, 3, 3),
+        torch.stack([one @ outer for one in by_square], dim=1).reshape(len(b), 2, 3, 3),
     )
     return (is_near & taken).nonzero(), torch.stack([r6.sum(dim=1), r8.sum(dim=1)], dim=1), slope
 
