@@ -17,8 +17,8 @@ from tasks.ingest.stages import scorer_of
 def test_gallium_selenide_binds_by_a_few_tenths_of_an_electronvolt_at_the_distance_of_its_bulk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The gap is that of bulk, 3.0 to 3.2 A. The energy is held at what potential and dispersion give together; 2DMatPedia
-    has 0.17 eV for each pair of faces by optB88-vdW. Chalcogens on each other bind less.
+    """The gap is that of bulk, 3.0 to 3.2 A. The energy is held at what potential and dispersion give together;
+    2DMatPedia has 0.17 eV for each pair of faces by optB88-vdW. Chalcogens on each other bind less.
     """
     _, settings = read_yaml("ingest-bilayers")
     config = parse_ingest(settings, "ingest-bilayers")
