@@ -89,18 +89,18 @@ def test_rock_salt_and_perovskite_are_learned_and_come_in_the_group_that_is_aske
     asked = [
         Request.for_sites({"Na": 1, "Cl": 1}, 225),
         Request.for_sites({"Sr": 1, "Ti": 1, "O": 1}, 221),
-    ] * 10
-    drawn = trained().sample(asked, rng(5), AdaptiveCellSampler(steps_per_level=12))
+    ] * 20
+    drawn = trained().sample(asked, rng(5), AdaptiveCellSampler(steps_per_level=30, at_once=True, batch_crystals=40))
     alive = [(c, request) for c, request in zip(drawn, asked, strict=True) if np.isfinite(c.lattice_ang).all()]
     assert [group_of(c) for c, _ in alive] == [request.spacegroup for _, request in alive]
     matcher = StructureMatcher(ltol=0.2, stol=0.3, angle_tol=5)
-    truths = [ROCK_SALT.to_structure(), PEROVSKITE.to_structure()] * 10
+    truths = [ROCK_SALT.to_structure(), PEROVSKITE.to_structure()] * 20
     matches = [
         np.isfinite(c.frac).all() and matcher.fit(truth, c.to_structure())
         for c, truth in zip(drawn, truths, strict=True)
     ]
-    # Of 80 samples 75 matched. What fails is another occupation of the group, such as Na2Cl for NaCl.
-    assert np.mean(matches) >= 0.8
+    # Of 120 samples 115 matched. What fails is another occupation of the group, such as Na2Cl for NaCl.
+    assert np.mean(matches) > 0.9
 
 
 def test_at_every_level_where_something_can_be_told_the_losses_lie_below_those_of_no_answer() -> None:
