@@ -434,6 +434,9 @@ def test_every_system_that_can_be_trained_is_trained_by_its_name(data: TrainingS
     system, record = fit(data.subset(range(30)), settings, tmp_path)
     assert system.name == kind
     assert record["steps"] == 2
-    assert math.isfinite(record["metrics"]["val_loss"])
+    # Losses on held-out crystals are of the phase that came last; an adversary has none called val_loss.
+    validated = {name: value for name, value in record["metrics"].items() if name.startswith("val_")}
+    assert validated
+    assert all(map(math.isfinite, validated.values()))
     checkpoints.save(tmp_path / "kept", system, record, dtype=torch.float32)
     assert_same(checkpoints.load(str(tmp_path / "kept")).system, system)
