@@ -124,7 +124,8 @@ def _carried_out(arguments: Sequence[str], quiet: bool) -> None:
     """
     from configs.schema import ConfigError
 
-    process = subprocess.Popen(
+    last: deque[str] = deque(maxlen=20)
+    with subprocess.Popen(
         [sys.executable, "-m", "flows.cli", *arguments],
         env=_environment(),
         stdin=subprocess.DEVNULL,
@@ -132,27 +133,30 @@ def _carried_out(arguments: Sequence[str], quiet: bool) -> None:
         stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
-    )
-    last: deque[str] = deque(maxlen=20)
-    try:
-        for line in process.stderr or ():
-            last.append(line.rstrip())
-            if not quiet:
-                sys.stderr.write(line)
-                sys.stderr.flush()
-        code = process.wait()
-    except BaseException:
-        process.send_signal(signal.SIGINT)
+    ) as process:
         try:
-            process.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        raise
+            for line in process.stderr or ():
+                last.append(line.rstrip())
+                if not quiet:
+                    sys.stderr.write(line)
+                    sys.stderr.flush()
+            code = process.wait()
+        except BaseException:
+            _stop(process)
+            raise
     if code:
         said = [line.removeprefix(SAID) for line in last if line.startswith(SAID)]
         sentence = said[-1] if said else " ".join(list(last)[-1:]) or f"the run ended with exit code {code}"
         raise ConfigError(sentence) if code == WRONG_SETTINGS else RunFailedError(sentence)
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """End it as Ctrl-C does; what is done by then stays."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _environment() -> dict[str, str]:

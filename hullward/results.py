@@ -33,7 +33,8 @@ def data_frame(table: pa.Table) -> pd.DataFrame:
         "int64": pd.Int64Dtype(),
         "bool": pd.BooleanDtype(),
     }
-    return table.select(kept).to_pandas(types_mapper=lambda kind: kinds.get(str(kind)))
+    frame: pd.DataFrame = table.select(kept).to_pandas(types_mapper=lambda kind: kinds.get(str(kind)))
+    return frame
 
 
 def structures_of(table: pa.Table, prefix: str = "") -> dict[str, Structure]:

@@ -96,11 +96,11 @@ class Run:
 
     @cached_property
     def hull(self) -> Drawing:
-        """The convex hull with the ranked candidates on it: a picture, and interactive figures."""
-        from tasks.report.run.ranked_rows import hull_of_phases, report_candidates
+        """The convex hull with the candidates of the report on it: a picture, and interactive figures."""
+        from tasks.report.run.ranked_rows import MOST_LISTED, hull_of_phases, report_candidates
 
         hull = hull_of_phases(self._phases, self.elements, self.manifest["potential"]["method"])
-        return draw_hull(hull, list(report_candidates(self._ranked, {})))
+        return draw_hull(hull, list(report_candidates(self._ranked.slice(0, MOST_LISTED), {})))
 
     def draw(self, candidate: str | int = 1, size_px: int = 360) -> Drawing:
         """A picture of one candidate as relaxed, by its rank or id.

@@ -192,16 +192,14 @@ def test_samples_from_memory_are_judged_as_those_of_a_file(files: Path, tmp_path
     assert found.samples["id"].tolist() == ["a", "b", "c"]
     crystals = hullward.screen({"a": caesium_chloride(), "b": rock_salt(4.3)}, [titanium()])
     crystals.save(tmp_path / "samples.parquet")
-    theirs = runner.invoke(
-        app,
-        ["evaluate", str(tmp_path / "samples.parquet"), "--out", str(tmp_path / "of-file"), "--json"],
-    )
+    judged_by = ["--reference", str(files / "known"), "--out", str(tmp_path / "of-file"), "--json"]
+    theirs = runner.invoke(app, ["evaluate", str(tmp_path / "samples.parquet"), *judged_by])
     assert theirs.exit_code == 0, theirs.stderr
-    ours = hullward.evaluate(crystals, out=tmp_path / "of-memory-again")
-    stated = [m for e in json.loads(theirs.stdout)["evaluations"] for m in e["metrics"]]
-    assert [(m["name"], m["value"]) for m in stated] == [
-        (row["figure"], row["value"]) for row in rows_of(ours.to_pandas())
-    ]
+    rows = rows_of(hullward.evaluate(crystals, files / "known", out=tmp_path / "of-memory-again").to_pandas())
+    stated = json.loads(theirs.stdout)["figures"]
+    assert [row["figure"] for row in rows] == [metric["name"] for metric in stated]
+    for row, metric in zip(rows, stated, strict=True):
+        assert row["value"] == (None if metric["value"] is None else pytest.approx(metric["value"]))
 
 
 def test_a_run_is_read_as_tables_crystals_and_pictures(finished: Run) -> None:
