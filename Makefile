@@ -19,7 +19,7 @@ INSTALLED := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 HASHED := $(PIP) install --no-deps --require-hashes
 TORCH := $(shell sed -nE 's/^(torch==[^ ]+).*/\1/p' requirements.lock)
-ROOMS := flows tasks generative dft configs storage tests
+ROOMS := hullward flows tasks generative dft configs storage tests
 
 help:
 	@echo "make discover   a whole run: ranked new crystals with VASP inputs (CONFIG=quickstart)"

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.evaluation import EvaluateConfig
 from configs.ingest import IngestConfig, parse_ingest
-from configs.overrides import named_by_system, override
+from configs.overrides import merged, named_by_system, override
 from configs.schema import CONFIG_FOLDER, ConfigError, DiscoverConfig, parse, read_yaml
 
 ORIGIN = "the command line"
@@ -54,21 +55,28 @@ def elements_of(text: str | None) -> list[str] | None:
     return None if text is None else [part for part in re.split(r"[-,\s]+", text) if part]
 
 
-def settings_of(changes: Mapping[str, Any], assignments: Sequence[str] | None) -> DiscoverConfig:
+def settings_of(
+    changes: Mapping[str, Any],
+    assignments: Sequence[str] | None,
+    settings: Mapping[str, Any] | None = None,
+    origin: str = ORIGIN,
+) -> DiscoverConfig:
     """The defaults with these changes ('sample.n_candidates': 32, 'seed': 1; None changes nothing), then assignments.
+
+    Args:
+        changes: what options say.
+        assignments: 'sample.n_candidates=32', made last.
+        settings: as in a settings file; options go before them.
+        origin: named in errors.
 
     Raises: ConfigError: naming the field, the value, and what is allowed.
     """
-    settings: dict[str, Any] = {}
-    for name, value in changes.items():
-        room, _, field = name.partition(".")
-        if value is None:
-            continue
-        if field:
-            settings.setdefault(room, {})[field] = value
-        else:
-            settings[room] = value
-    return parse(DiscoverConfig, override(settings, assignments or ()), ORIGIN)
+    stated = merged(settings or {}, _given(changes))
+    return parse(DiscoverConfig, override(stated, assignments or ()), origin)
+
+
+def _given(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in changes.items() if value is not None}
 
 
 def potential_changes(name: str | None) -> dict[str, Any]:
@@ -76,16 +84,22 @@ def potential_changes(name: str | None) -> dict[str, Any]:
     return {} if name is None else {"relax": {"potential": name, "fallback": None}}
 
 
-def run_settings(config: str, changes: Mapping[str, Any], assignments: Sequence[str] | None) -> DiscoverConfig:
-    """The settings of a run from a YAML file, with top-level changes (None changes nothing) and assignments.
+def run_settings(
+    config: str,
+    changes: Mapping[str, Any],
+    assignments: Sequence[str] | None,
+    settings: Mapping[str, Any] | None = None,
+) -> DiscoverConfig:
+    """The settings of a run from a YAML file, with settings that go before its own, changes as in `settings_of` that go
+    before both, and assignments.
 
     A run of other elements than the file's is named by its system, such as 'b-mo-nb', unless a name is given.
 
     Raises: ConfigError: as for configs.schema.load.
     """
     file, stated = read_yaml(config)
-    given = {name: value for name, value in changes.items() if value is not None}
-    changed = override({**stated, **given}, assignments or ())
+    given = {**(settings or {}), **_given(changes)}
+    changed = override(merged(merged(stated, settings or {}), _given(changes)), assignments or ())
     named = [*(f"{name}=" for name in given), *(assignments or ())]
     return parse(DiscoverConfig, named_by_system(changed, stated, named), str(file))
 
@@ -219,6 +233,47 @@ def sample_changes(
         "targets": list(targets),
     }
     return {"elements": chosen, "conditions": {**asked, **wished}}
+
+
+def draw_settings(
+    asked: Mapping[str, Any],
+    n: int,
+    seed: int,
+    checkpoints: Sequence[str],
+    assignments: Sequence[str] | None,
+    settings: Mapping[str, Any] | None = None,
+    origin: str = ORIGIN,
+) -> DiscoverConfig:
+    """Settings of a draw without a run.
+
+    Args:
+        asked: what to generate, of sample_changes.
+        n: crystals.
+        seed: of every draw.
+        checkpoints: who draws, as in generator_changes.
+        assignments: as in settings_of, as the last two are.
+        settings: as in a settings file.
+        origin: named in errors.
+
+    Raises: ConfigError: as settings_of.
+    """
+    given = {"sample.n_candidates": n, "sample.chunk_size": max(1, min(n, 64)), "seed": seed}
+    return settings_of({**asked, **given, **generator_changes(checkpoints)}, assignments, settings, origin)
+
+
+def evaluation_settings(
+    stated: Mapping[str, Any],
+    potential: str | None,
+    assignments: Sequence[str] | None,
+    settings: Mapping[str, Any] | None = None,
+    origin: str = ORIGIN,
+) -> EvaluateConfig:
+    """Settings of an evaluation: what options state (None states nothing), over settings, then assignments.
+
+    Raises: ConfigError: naming the field, the value, and what is allowed.
+    """
+    given = merged(settings or {}, _given({**stated, **potential_changes(potential)}))
+    return parse(EvaluateConfig, override(given, assignments or ()), origin)
 
 
 def generator_changes(checkpoints: Sequence[str]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ PURPOSES = {
     "safetensors": "weights that are read without running code",
     "numpy": "arrays",
     "scipy": "assignment, linear programs and distributions in hulls and metrics",
-    "pandas": "kept below 3, which matminer refuses; not imported by us",
+    "pandas": "results as data frames; kept below 3, which matminer refuses",
     "pyarrow": "tables of candidates and datasets",
     "pydantic": "settings and their checks",
     "pyyaml": "settings files",

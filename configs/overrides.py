@@ -35,6 +35,25 @@ def override(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, 
     return changed
 
 
+def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with these put in; the ones given are left as they are.
+
+    Args:
+        settings: as read from YAML.
+        changes: of the same form, or by dotted names: {"sample": {"n_candidates": 32}}, {"sample.n_candidates": 32}.
+            Settings within settings are merged, anything else replaced.
+    """
+    changed = copy.deepcopy(dict(settings))
+    for name, value in changes.items():
+        first, _, rest = str(name).partition(".")
+        put, here = ({rest: value} if rest else value), changed.get(first)
+        if isinstance(put, Mapping):
+            changed[first] = merged(here if isinstance(here, Mapping) else {}, put)
+        else:
+            changed[first] = copy.deepcopy(put)
+    return changed
+
+
 def named_by_system(changed: dict[str, Any], stated: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """Settings of a run under the name of their chemical system, such as 'b-mo-nb', if that is another one than stated
     and no name has been assigned: results of two systems are not for one folder.

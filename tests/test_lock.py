@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 from configs.installation import LOCK, PURPOSES, ROOT, page, pins_of, project_requirements
 
 CUDA_LOCK = ROOT / "requirements-cuda.lock"
-ROOMS = ("flows", "tasks", "generative", "dft", "configs", "storage")
+ROOMS = ("hullward", "flows", "tasks", "generative", "dft", "configs", "storage")
 DIGEST = re.compile(r" {4}--hash=sha256:[0-9a-f]{64}( \\)?")
 PIN = re.compile(r"[a-z0-9][a-z0-9._-]*==[A-Za-z0-9.!+-]+( ; [^\\]+)? \\")
 
@@ -98,7 +98,7 @@ def imports() -> Iterator[tuple[str, str]]:
 
 NOT_OURS_TO_BRING = {"gpaw"}
 """Found where a DFT engine is installed, not brought by us."""
-NOT_IMPORTED = {"pandas", "mongomock", "sqlalchemy", "sevenn"}
+NOT_IMPORTED = {"mongomock", "sqlalchemy", "sevenn"}
 """Declared for their versions, or the files in their wheels, alone; the comments of pyproject.toml say why."""
 OF_TESTS = {"mongomock-ng"}
 

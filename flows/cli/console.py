@@ -54,7 +54,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
-ROOMS = frozenset({"flows", "tasks", "configs", "generative", "dft", "storage"})
+ROOMS = frozenset({"hullward", "flows", "tasks", "configs", "generative", "dft", "storage"})
 SETTINGS_FAULTS = frozenset({"ConfigError", "PlanError"})
 """Failures whose remedy is another setting. By name: to import them would load the rooms for a usage message."""
 

@@ -64,10 +64,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """How good generated crystals are, by the protocols of the field, beside what papers report."""
-    from configs.command_line import ORIGIN, potential_changes
-    from configs.evaluation import EvaluateConfig
-    from configs.overrides import override
-    from configs.schema import parse
+    from configs.command_line import evaluation_settings
 
     stated = {
         "samples": samples,
@@ -84,10 +81,8 @@ def evaluate(
         "seed": seed,
         "energies": energies or None,
         "regressor": regressor,
-        **potential_changes(potential),
     }
-    given = {name: value for name, value in stated.items() if value is not None}
-    config = parse(EvaluateConfig, override(given, settings or []), ORIGIN)
+    config = evaluation_settings(stated, potential, settings)
     with answer(as_json) as give:
         from tasks.evaluate.stages import evaluate as run
 

@@ -32,15 +32,14 @@ def hull(
     with answer(as_json) as give:
         from generative.datasets.origins import origin_counts
         from tasks.discover.known import cut_of
-        from tasks.discover.own_files import place_on_hull, with_refused
+        from tasks.discover.own_files import set_on_hull
 
         read, known = read_crystals(files), read_crystals([reference]).table
         say(f"phases to compete with: {origin_counts(known)}")
         say_potential(config)
         with progress_bar("relaxed", as_json) as bar:
-            placed = place_on_hull(read.table, known, config, bar)
+            placed = set_on_hull(read.table, known, config, bar, read.refused).placed
         cut = cut_of(placed)
-        placed = with_refused(placed, read.refused, "hull_note")
         finish(placed, out, PLACED, as_json, give, competing_phases=None if cut is None else cut.as_dict())
         if cut is not None and cut.note:
             say(cut.note)

@@ -26,7 +26,6 @@ def read_crystals(paths: list[str]) -> ReadFiles:
 
 def say_potential(config: DiscoverConfig) -> None:
     """Say which potential the energies come from, and what they are worth."""
-    from tasks.loading import identify
+    from tasks.discover.own_files import energies_by
 
-    identity = identify(config.relax, config.execution)
-    say(f"energies by {identity.method}, a machine-learned potential: screening energies, not DFT")
+    say(energies_by(config))

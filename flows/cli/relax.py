@@ -29,13 +29,12 @@ def relax(
 
     config = settings_of(potential_changes(potential), settings)
     with answer(as_json) as give:
-        from tasks.discover.own_files import plain_rows, relax_crystals, with_refused, write_crystals
+        from tasks.discover.own_files import plain_rows, relax_crystals, write_crystals
 
         read = read_crystals(files)
         say_potential(config)
         with progress_bar("relaxed", as_json) as bar:
-            relaxed = relax_crystals(read.table, config, bar)
-        relaxed = with_refused(relaxed, read.refused, "relax_reason", relax_status="failed")
+            relaxed = relax_crystals(read.table, config, bar, read.refused)
         write_crystals(relaxed, out, "relaxed_")
         rows = plain_rows(relaxed)
         finish(relaxed, None, with_reasons(rows[:SHOWN], RELAXED), as_json, give)

@@ -34,6 +34,12 @@ def with_verdicts(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [row if o is None else {**row, "within": percent(o.probability), "opinions": verdict(o)} for row, o in said]
 
 
+def ranked_view(ranked: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], Mapping[str, str]]:
+    """The first rows of a ranked table with their remarks, and the columns that are shown of them."""
+    shown = with_verdicts(in_groups(ranked[:SHOWN]))
+    return shown, with_phonons(ranked, with_groups(shown, with_opinions(shown, RANKED)))
+
+
 def run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
     """What a run has found; shown as a table unless it is wanted as JSON."""
     from storage.tables import read_table
@@ -46,7 +52,7 @@ def run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
     from tasks.report.run.model import ProposerYield
     from tasks.report.run.opinions import counts_sentence, opinion_of, probability_sentence
     from tasks.report.run.proposers import HEAD, proposer_rows
-    from tasks.report.run.ranked_rows import RankedRow
+    from tasks.report.run.ranked_rows import RankedRow, ranked_sentence
     from tasks.report.run.summary import counts_of
 
     table = read_table(folder / "candidates.parquet", OF_A_RUN)
@@ -57,9 +63,8 @@ def run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
     report = folder / "report.html"
     if not as_json:
         head = f"; the first {SHOWN}" if len(ranked) > SHOWN else ""
-        shown = with_verdicts(in_groups(ranked[:SHOWN]))
-        columns = with_phonons(ranked, with_groups(shown, with_opinions(shown, RANKED)))
-        show_table(shown, columns, f"{_counts(table)}{head}")
+        shown, columns = ranked_view(ranked)
+        show_table(shown, columns, f"{ranked_sentence(table)}{head}")
         opinions = [opinion_of(row) for row in ranked]
         for said in filter(None, (counts_sentence(opinions), probability_sentence(opinions))):
             typer.echo(f"\n{said}")
@@ -92,21 +97,6 @@ def run_summary(folder: Path, as_json: bool) -> dict[str, Any]:
         "phases_by_origin": manifest["phases_by_origin"],
         "candidates": [{key: row.get(key) for key in keys} for row in ranked],
     }
-
-
-def _counts(table: pa.Table) -> str:
-    """'114 of 128 candidates ranked', or the same of generated ones with the stable prototypes beside them."""
-    from tasks.discover.candidates import Proposer
-
-    rows = table.select(["rank", "proposed_by"]).to_pylist()
-    ours = [row for row in rows if row["proposed_by"] == Proposer.PROTOTYPE]
-    generated = [row for row in rows if row["proposed_by"] != Proposer.PROTOTYPE]
-    n_ranked = sum(row["rank"] is not None for row in generated)
-    if not ours:
-        return f"{n_ranked} of {len(generated)} candidates ranked"
-    n_ours = sum(row["rank"] is not None for row in ours)
-    total = n_ranked + n_ours
-    return f"{total} candidates ranked: {n_ranked} of {len(generated)} generated, {n_ours} stable prototypes"
 
 
 def finish(

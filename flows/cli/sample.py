@@ -51,11 +51,10 @@ def sample(
     debug: Debug = False,
 ) -> None:
     """Draw crystals from the generator, for formulas, for sites of a space group or for a chemical system."""
-    from configs.command_line import elements_of, generator_changes, sample_changes, settings_of
+    from configs.command_line import draw_settings, elements_of, sample_changes
 
     asked = sample_changes(formula or [], elements_of(elements) or [], spacegroup, energy, sites or [], target or [])
-    given = {"sample.n_candidates": n, "sample.chunk_size": min(n, 64), "seed": seed}
-    config = settings_of({**asked, **given, **generator_changes(checkpoint or [])}, settings)
+    config = draw_settings(asked, n, seed, checkpoint or [], settings)
     with answer(as_json) as give:
         from tasks.discover.own_files import plain_rows, sample_crystals, write_crystals
 

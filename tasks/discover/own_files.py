@@ -206,17 +206,28 @@ def with_refused(table: pa.Table, refused: Sequence[tuple[str, str]], column: st
     return pa.concat_tables([table, pa.Table.from_pylist(rows, schema=table.schema)])
 
 
-def relax_crystals(table: pa.Table, config: DiscoverConfig, progress: Progress | None = None) -> pa.Table:
+def energies_by(config: DiscoverConfig) -> str:
+    """Which potential the energies come from, and what they are worth, in a sentence."""
+    method = identify(config.relax, config.execution).method
+    return f"energies by {method}, a machine-learned potential: screening energies, not DFT"
+
+
+def relax_crystals(
+    table: pa.Table,
+    config: DiscoverConfig,
+    progress: Progress | None = None,
+    refused: Sequence[tuple[str, str]] = (),
+) -> pa.Table:
     """Relax the crystals that no stage has turned away; columns RELAXED with the formula and the crystal as given.
 
-    What is no crystal is a failed row behind the others.
+    What is no crystal is a failed row behind the others, and so is what was refused: id and reason of each.
     """
     given = as_candidates(survivors(table))
     relaxed = relax_table(given, config, progress)
     for name in ("formula", *(field.name for field in STRUCTURE_FIELDS)):
         if name not in relaxed.column_names:
             relaxed = relaxed.append_column(given.schema.field(name), given.column(name))
-    return with_refused(relaxed, left_out(survivors(table)), "relax_reason", relax_status="failed")
+    return with_refused(relaxed, [*left_out(survivors(table)), *refused], "relax_reason", relax_status="failed")
 
 
 def _relaxed(table: pa.Table, config: DiscoverConfig, progress: Progress | None) -> pa.Table:
@@ -237,9 +248,36 @@ def systems_of(table: pa.Table, prefix: str = "") -> list[tuple[str, ...]]:
     return [tuple(sorted({ELEMENTS[z - 1] for z in c.atomic_numbers})) if c is not None else () for c in crystals]
 
 
+@dataclass(frozen=True)
+class OnHull:
+    """Crystals on the hull of known phases.
+
+    Attributes:
+        placed: columns PLACED, lowest above the hull first; what was refused is behind. cut_of it tells what was left
+            out of the hull.
+        relaxed: the crystals, relaxed.
+        competing: the competing phases, relaxed.
+    """
+
+    placed: pa.Table
+    relaxed: pa.Table
+    competing: pa.Table
+
+
 def place_on_hull(
     table: pa.Table, known: pa.Table, config: DiscoverConfig, progress: Progress | None = None
 ) -> pa.Table:
+    """The table `placed` of `set_on_hull`."""
+    return set_on_hull(table, known, config, progress).placed
+
+
+def set_on_hull(
+    table: pa.Table,
+    known: pa.Table,
+    config: DiscoverConfig,
+    progress: Progress | None = None,
+    refused: Sequence[tuple[str, str]] = (),
+) -> OnHull:
     """Energy above the hull of the known phases, every crystal in its own chemical system.
 
     Args:
@@ -247,8 +285,7 @@ def place_on_hull(
         known: competing phases, a dataset; those that competing_phases_of chooses are relaxed, unless all are already.
         config: potential, relaxation, most competing phases.
         progress: told of every relaxation, of competing phases first.
-
-    Returns: Columns PLACED, lowest above the hull first; cut_of it tells what was left out of the hull.
+        refused: id and reason of records that are no crystals.
     """
     from pymatgen.core.composition import Composition
 
@@ -259,7 +296,8 @@ def place_on_hull(
     # Phases that are relaxed already cost nothing more: the hull takes them all.
     chosen = known if _is_relaxed(known, config) else competing_phases_of(known, systems, config.hull.references_max)
     pressure = config.relax.pressure_gpa
-    phases = phases_of(_relaxed(chosen, config, progress), pressure)
+    competing = _relaxed(chosen, config, progress)
+    phases = phases_of(competing, pressure)
     relaxed = _relaxed(table, config, progress)
     hulls = {system: CompetingHull(phases, system) for system in systems}
     rows = []
@@ -280,7 +318,8 @@ def place_on_hull(
             }
         rows.append(placed)
     rows.sort(key=lambda r: (r["e_above_hull_ev_per_atom"] is None, r["e_above_hull_ev_per_atom"] or 0.0, r["id"]))
-    return with_cut(table_of(rows, PLACED), cut_of(chosen))
+    placed = with_refused(table_of(rows, PLACED), refused, "hull_note")
+    return OnHull(with_cut(placed, cut_of(chosen)), relaxed, competing)
 
 
 def write_inputs_of(table: pa.Table, source: Sequence[str], out: Path, config: DiscoverConfig) -> list[dict[str, Any]]:

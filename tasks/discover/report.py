@@ -156,9 +156,7 @@ def hull_data(
     phases: pa.Table, competing: pa.Table, config: DiscoverConfig, identity: PotentialIdentity
 ) -> tuple[HullData, list[str]]:
     """Competing phases with formation energies and origins, and sentences about what is missing."""
-    from pymatgen.core.composition import Composition
-
-    from tasks.report.run.model import HullData, HullPhase
+    from tasks.report.run.ranked_rows import hull_of_phases
 
     hull = competing_hull(competing, config)
     notes = []
@@ -172,23 +170,7 @@ def hull_data(
         first = next((phase for phase in hull.phases_without_energy if phase.reason), None)
         why = "" if first is None else f"; {first.id}: {first.reason}"
         notes.append(f"Competing phases left out of the hull, for their relaxation gave no energy: {names}{tail}{why}.")
-    drawn = []
-    for row in phases.to_pylist():
-        if row["e_above_hull_ev_per_atom"] is None:
-            continue
-        fractions = Composition(row["formula"]).fractional_composition.get_el_amt_dict()
-        drawn.append(
-            HullPhase(
-                id=row["id"],
-                formula=row["formula"],
-                fractions={str(symbol): float(x) for symbol, x in fractions.items()},
-                formation_energy_ev_per_atom=row["formation_energy_ev_per_atom"] or 0.0,
-                e_above_hull_ev_per_atom=row["e_above_hull_ev_per_atom"],
-                stable=row["on_hull"],
-                origin=row["origin"],
-            )
-        )
-    return HullData(elements=config.elements, phases=tuple(drawn), level_of_theory=identity.method), notes
+    return hull_of_phases(phases, config.elements, identity.method), notes
 
 
 def origin_notes(phases: pa.Table) -> list[str]:

@@ -155,7 +155,8 @@ def _difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, An
     return None
 
 
-def _refuse_other_run(run: RunFolder, config: DiscoverConfig) -> None:
+def refuse_other_run(run: RunFolder, config: DiscoverConfig) -> None:
+    """Nothing if the folder is empty or holds this very run. Raises: OtherRunError: if it holds another."""
     stated = read_manifest(run).get("settings")
     if stated is None:
         return
@@ -177,7 +178,7 @@ def open_run(config: DiscoverConfig) -> Iterator[RunFolder]:
     """
     with locked(Path(config.execution.runs_folder) / config.name) as run:
         _remove_unreadable_manifest(run)
-        _refuse_other_run(run, config)
+        refuse_other_run(run, config)
         (run.path / "judged.parquet").unlink(missing_ok=True)  # ranked.parquet of an earlier version
         update_manifest(
             run,

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from generative.datasets.formats.parsing import one_line
 from generative.datasets.limits import MAX_LINE_CHARACTERS, MAX_RECORD_ATOMS
 from generative.datasets.origins import stated_origin
 from generative.datasets.records import Form, RawRecord
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 _COUNT = re.compile(r"\s*[0-9]{1,18}\s*")
 _KEY = re.compile(r"(?<![^\s=\"'])([^\s=\"']++)\s*+=")
@@ -133,13 +136,7 @@ def _read(frame: list[str]) -> tuple[Crystal, dict[str, Any]]:
             f"not readable as extended XYZ ({type(error).__name__}: {one_line(error)}): expected "
             'Lattice="..." Properties=species:S:1:pos:R:3 and one line per atom'
         ) from None
-    if not atoms.pbc.all() or not atoms.cell.array.any():
-        has = "no lattice" if not atoms.cell.array.any() else f"pbc {' '.join('FT'[int(p)] for p in atoms.pbc)}"
-        raise RecordError(f"the frame has {has}: expected a crystal, periodic in all three directions")
-    try:
-        frac = np.linalg.solve(atoms.cell.array.T, atoms.positions.T).T
-    except np.linalg.LinAlgError:
-        raise RecordError("the lattice vectors lie in a plane: expected three that span a volume") from None
+    crystal = crystal_of_atoms(atoms)
     results = {} if atoms.calc is None else atoms.calc.results
     stated = {
         str(name): value.item() if isinstance(value, np.generic) else value
@@ -148,4 +145,20 @@ def _read(frame: list[str]) -> tuple[Crystal, dict[str, Any]]:
     }
     if "energy" in results and not isinstance(stated.get("energy"), int | float):
         raise RecordError(f"energy is {str(results['energy'])[:80]!r}: expected the total energy of the cell, eV")
-    return Crystal(np.array(atoms.cell.array), wrapped(frac), atomic_numbers_of(atoms.numbers)), stated
+    return crystal, stated
+
+
+def crystal_of_atoms(atoms: Atoms) -> Crystal:
+    """The crystal of ASE's atoms, in the order of the atoms.
+
+    Raises:
+        RecordError: if they are not periodic in all three directions, or no crystal otherwise.
+    """
+    if not atoms.pbc.all() or not atoms.cell.array.any():
+        has = "no lattice" if not atoms.cell.array.any() else f"pbc {' '.join('FT'[int(p)] for p in atoms.pbc)}"
+        raise RecordError(f"the frame has {has}: expected a crystal, periodic in all three directions")
+    try:
+        frac = np.linalg.solve(atoms.cell.array.T, atoms.positions.T).T
+    except np.linalg.LinAlgError:
+        raise RecordError("the lattice vectors lie in a plane: expected three that span a volume") from None
+    return Crystal(np.array(atoms.cell.array), wrapped(frac), atomic_numbers_of(atoms.numbers))

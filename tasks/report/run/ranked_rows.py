@@ -1,20 +1,23 @@
-"""The ranked rows of candidates.parquet as the report shows, counts and lists them; ranked rows come first in it."""
+"""The rows of candidates.parquet and phases.parquet as the report shows, counts and lists them; ranked candidates come
+first in theirs.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
+from pymatgen.core.composition import Composition
 
 from dft.results import KeptSymmetry
 from generative.crystal.crystals import crystals_of
 from tasks.discover.candidates import Proposer, plain
 from tasks.report.run.cif_files import cif_path
 from tasks.report.run.kept_symmetry import kept_of
-from tasks.report.run.model import ReportCandidate
+from tasks.report.run.model import HullData, HullPhase, ReportCandidate
 from tasks.report.run.opinions import opinion_of
 
 MOST_LISTED = 1000
@@ -87,6 +90,33 @@ def report_candidates(
         )
 
 
+def hull_of_phases(phases: pa.Table, elements: Sequence[str], method: str) -> HullData:
+    """The competing phases that have a place on their hull, as the report draws them.
+
+    Args:
+        phases: columns of phases.parquet.
+        elements: the chemical system, in the order of the axes.
+        method: level of theory.
+    """
+    drawn = []
+    for row in phases.to_pylist():
+        if row["e_above_hull_ev_per_atom"] is None:
+            continue
+        fractions = Composition(row["formula"]).fractional_composition.get_el_amt_dict()
+        drawn.append(
+            HullPhase(
+                id=row["id"],
+                formula=row["formula"],
+                fractions={str(symbol): float(x) for symbol, x in fractions.items()},
+                formation_energy_ev_per_atom=row["formation_energy_ev_per_atom"] or 0.0,
+                e_above_hull_ev_per_atom=row["e_above_hull_ev_per_atom"],
+                stable=row["on_hull"],
+                origin=row["origin"],
+            )
+        )
+    return HullData(elements=tuple(elements), phases=tuple(drawn), level_of_theory=method)
+
+
 def all_candidates(table: pa.Table, folders: Mapping[str, str | None]) -> Iterator[ReportCandidate]:
     """Every ranked row; few of them in memory at once, for a crystal as a Structure takes tens of kilobytes."""
     n_ranked = len(table) - table.column("rank").null_count
@@ -102,3 +132,16 @@ def write_listing(table: pa.Table, file: Path) -> None:
     n_ranked = len(table) - table.column("rank").null_count
     write_csv(plain(table).slice(0, n_ranked), temporary)
     os.replace(temporary, file)
+
+
+def ranked_sentence(table: pa.Table) -> str:
+    """'114 of 128 candidates ranked', or the same of generated ones with the stable prototypes beside them."""
+    rows = table.select(["rank", "proposed_by"]).to_pylist()
+    ours = [row for row in rows if row["proposed_by"] == Proposer.PROTOTYPE]
+    generated = [row for row in rows if row["proposed_by"] != Proposer.PROTOTYPE]
+    n_ranked = sum(row["rank"] is not None for row in generated)
+    if not ours:
+        return f"{n_ranked} of {len(generated)} candidates ranked"
+    n_ours = sum(row["rank"] is not None for row in ours)
+    total = n_ranked + n_ours
+    return f"{total} candidates ranked: {n_ranked} of {len(generated)} generated, {n_ours} stable prototypes"
