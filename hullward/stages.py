@@ -39,6 +39,7 @@ def sample(
     checkpoint: str | Path | Sequence[str | Path] = (),
     spacegroup: int | None = None,
     formation_energy_ev_per_atom: float | None = None,
+    targets: Mapping[str, float] | None = None,
     settings: Mapping[str, Any] | None = None,
     changes: Sequence[str] = (),
 ) -> Crystals:
@@ -53,6 +54,7 @@ def sample(
         checkpoint: folder of a generator; without, the one shipped. Of several each draws an equal share.
         spacegroup: international number to ask for.
         formation_energy_ev_per_atom: to ask for.
+        targets: further numbers to ask for, of columns that the generator was trained on: {"band_gap_ev": 1.5}.
         settings: further settings as in a settings file, such as {"sample": {"sampler": {"n_steps": 20}}}.
         changes: the same as --set takes them, made last: ["sample.sampler.n_steps=20"].
 
@@ -61,8 +63,9 @@ def sample(
     from configs.command_line import draw_settings, sample_changes
     from tasks.discover.own_files import sample_crystals
 
+    wished = [f"{name}={value}" for name, value in (targets or {}).items()]
     asked = sample_changes(
-        _listed(formulas), _elements(elements) or [], spacegroup, formation_energy_ev_per_atom, _listed(sites)
+        _listed(formulas), _elements(elements) or [], spacegroup, formation_energy_ev_per_atom, _listed(sites), wished
     )
     config = draw_settings(asked, n, seed, _listed(checkpoint), changes, settings, ORIGIN)
     return Crystals(sample_crystals(config), {"id": "id", "formula": "formula", "n_atoms": "atoms"})
