@@ -11,10 +11,12 @@ from typing import Any
 
 from configs.evaluation import EvaluateConfig
 from configs.ingest import IngestConfig, parse_ingest
-from configs.overrides import merged, named_by_system, override
+from configs.overrides import merged, name_of_system, named_by_system, override
+from configs.paths import AssetError, resolve
 from configs.schema import CONFIG_FOLDER, ConfigError, DiscoverConfig, parse, read_yaml
 
 ORIGIN = "the command line"
+SYSTEM = re.compile(r"[A-Z][a-z]?(-[A-Z][a-z]?)*")
 DATABASES = ("materials-project", "aflow")
 """Databases that are named by their kind alone; an OPTIMADE provider is named as 'optimade:alexandria'."""
 
@@ -84,6 +86,25 @@ def potential_changes(name: str | None) -> dict[str, Any]:
     return {} if name is None else {"relax": {"potential": name, "fallback": None}}
 
 
+def _settings_named(what: str) -> tuple[str, dict[str, Any]]:
+    """Where settings come from, and the settings: of a file, of those shipped, or of a chemical system."""
+    if SYSTEM.fullmatch(what) is None or Path(what).exists():
+        file, stated = read_yaml(what)
+        return str(file), stated
+    _, stated = read_yaml("ternary")
+    sources = [source for source in stated["data"]["sources"] if _is_here(source)]
+    elements = elements_of(what) or []
+    return what, {**stated, "elements": elements, "name": name_of_system(elements), "data": {"sources": sources}}
+
+
+def _is_here(source: Mapping[str, Any]) -> bool:
+    try:
+        resolve(source.get("path", ""))
+    except AssetError:
+        return False
+    return True
+
+
 def run_settings(
     config: str,
     changes: Mapping[str, Any],
@@ -93,15 +114,17 @@ def run_settings(
     """The settings of a run from a YAML file, with settings that go before its own, changes as in `settings_of` that go
     before both, and assignments.
 
-    A run of other elements than the file's is named by its system, such as 'b-mo-nb', unless a name is given.
+    A run of other elements than the file's is named by its system, such as 'b-mo-nb', unless a name is given. A
+    chemical system in the place of a file, such as 'Nb-Mo-B', has the settings of `ternary` and, of its sources of
+    known crystals, those that are on this machine: decorated prototypes at least.
 
     Raises: ConfigError: as for configs.schema.load.
     """
-    file, stated = read_yaml(config)
+    origin, stated = _settings_named(config)
     given = {**(settings or {}), **_given(changes)}
     changed = override(merged(merged(stated, settings or {}), _given(changes)), assignments or ())
     named = [*(f"{name}=" for name in given), *(assignments or ())]
-    return parse(DiscoverConfig, named_by_system(changed, stated, named), str(file))
+    return parse(DiscoverConfig, named_by_system(changed, stated, named), origin)
 
 
 def ingest_settings(

@@ -54,6 +54,11 @@ def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     return changed
 
 
+def name_of_system(elements: Sequence[Any]) -> str:
+    """What a run of a chemical system is called, such as 'b-mo-nb'."""
+    return "-".join(sorted(map(str, elements))).lower()
+
+
 def named_by_system(changed: dict[str, Any], stated: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """Settings of a run under the name of their chemical system, such as 'b-mo-nb', if that is another one than stated
     and no name has been assigned: results of two systems are not for one folder.
@@ -63,7 +68,7 @@ def named_by_system(changed: dict[str, Any], stated: Mapping[str, Any], assignme
         return changed
     if set(map(str, elements)) == set(map(str, stated.get("elements") or ())):
         return changed
-    return {**changed, "name": "-".join(sorted(map(str, elements))).lower()}
+    return {**changed, "name": name_of_system(elements)}
 
 
 def _put(settings: dict[str, Any], parts: list[str], value: Any, assignment: str) -> None:

@@ -7,7 +7,6 @@ its own a run can be interrupted at once, and leaves nothing behind but its fold
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from hullward.run import Run, load_run
 if TYPE_CHECKING:
     from configs.schema import DiscoverConfig
 
-SYSTEM = re.compile(r"[A-Z][a-z]?(-[A-Z][a-z]?)*")
 SAID = "hullward: "
 """What a command's own sentence on a failure begins with."""
 
@@ -56,8 +54,8 @@ def discover(
     again it goes on from what is done.
 
     Args:
-        what: a chemical system, such as "Li-Fe-P-O", with the settings of the quickstart; the name of shipped settings,
-            such as "ternary"; or a YAML file.
+        what: a chemical system, such as "Li-Fe-P-O", with the settings of `ternary` and the known crystals of its that
+            are on this machine; the name of shipped settings, such as "ternary"; or a YAML file.
         elements: another chemical system than that of the settings.
         n_candidates: how many to draw.
         name: of the run and of its folder; without, another system has its own.
@@ -102,17 +100,15 @@ def _config_of(
     changes: Sequence[str],
 ) -> DiscoverConfig:
     """The settings as the command would have them. Raises: ConfigError: as for configs.command_line.run_settings."""
-    from configs.command_line import elements_of, potential_changes, run_settings
+    from configs.command_line import SYSTEM, elements_of, potential_changes, run_settings
     from configs.schema import ConfigError
 
-    is_system = SYSTEM.fullmatch(what) is not None and not Path(what).is_file()
-    if is_system and elements is not None:
+    if elements is not None and SYSTEM.fullmatch(what) is not None:
         raise ConfigError(f"two chemical systems, {what} and {elements}: expected one")
-    asked = what if is_system else elements
-    chosen = elements_of(asked) if isinstance(asked, str) or asked is None else list(asked)
+    chosen = elements_of(elements) if isinstance(elements, str) or elements is None else list(elements)
     stated = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
     options = {**stated, "elements": chosen, **potential_changes(potential)}
-    return run_settings("quickstart" if is_system else what, options, list(changes), settings)
+    return run_settings(what, options, list(changes), settings)
 
 
 def _carried_out(arguments: Sequence[str], quiet: bool) -> None:

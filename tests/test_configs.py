@@ -29,7 +29,7 @@ from configs.reproduction import ReproductionConfig
 from configs.schema import ConfigError, DiscoverConfig, load, parse
 from configs.unet_reproduction import UNetReproductionConfig
 from dft.config import StoreConfig
-from generative.config import ELEMENTS, FilterConfig, SampleConfig
+from generative.config import ELEMENTS, FilesSource, FilterConfig, SampleConfig
 from generative.systems.cdvae.config import CDVAESampler
 from generative.training.config import TrainConfig
 from storage.settings import RoomConfig
@@ -255,6 +255,25 @@ def test_a_single_setting_of_another_form_is_refused(assignment: str) -> None:
         return
     with pytest.raises(ConfigError, match="--set"):
         override(settings, [assignment])
+
+
+def test_a_chemical_system_alone_has_the_known_crystals_that_are_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HULLWARD_ASSETS", str(tmp_path))
+    bare = run_settings("Nb-Mo-B", {"seed": 3}, ["sample.n_candidates=5"])
+    assert (bare.name, bare.elements, bare.seed) == ("b-mo-nb", ("Nb", "Mo", "B"), 3)
+    assert [source.kind for source in bare.data.sources] == ["prototypes"]
+    assert bare.sample.n_candidates == 5
+    for source in load(DiscoverConfig, "ternary").data.sources:
+        if isinstance(source, FilesSource):
+            (tmp_path / source.path.removeprefix("assets:")).parent.mkdir(exist_ok=True)
+            (tmp_path / source.path.removeprefix("assets:")).touch()
+    assert run_settings("Li-Fe-P-O", {}, None).data == load(DiscoverConfig, "ternary").data
+    assert run_settings("Li", {"name": "lithium"}, None).name == "lithium"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Ta").write_text("name: of-a-file")
+    assert run_settings("Ta", {}, None).name == "of-a-file"
 
 
 def test_a_run_of_other_elements_than_the_files_is_named_by_its_system_unless_it_has_a_name() -> None:

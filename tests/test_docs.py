@@ -16,7 +16,7 @@ import typer.main
 import yaml
 
 from configs.campaign import CampaignConfig
-from configs.command_line import IngestRequest, elements_of, ingest_settings
+from configs.command_line import IngestRequest, elements_of, ingest_settings, run_settings
 from configs.document import document
 from configs.ingest import IngestConfig, parse_ingest
 from configs.overrides import override
@@ -96,20 +96,17 @@ def test_a_command_line_is_understood(words: list[str]) -> None:
     given = command.make_context(words[0], words[1:]).params
     assignments = list(given.get("settings") or ())
     if words[0] == "discover":
-        settings = shipped(given["config"])
-        if given["elements"]:
-            settings["elements"] = given["elements"].split("-")
-        if given["name"]:
-            settings["name"] = given["name"]
-        parse(DiscoverConfig, override(settings, assignments), "docs")
+        named = given["config"] or given["elements"] or "quickstart"
+        named = "quickstart" if named.endswith(".yaml") else named  # a user's own, which is not there
+        run_settings(named, {"name": given["name"], "elements": elements_of(given["elements"])}, assignments)
     elif words[0] == "train":
         parse(TrainConfig, override(shipped(given["config"], "train-flow"), assignments), "docs")
     elif words[0] == "ingest":
-        named = [source for source in given["sources"] if not source.endswith(".yaml")] or ["ingest-aflow"]
+        sources = [source for source in given["sources"] if not source.endswith(".yaml")] or ["ingest-aflow"]
         options = {name: given[name] for name in ("method", "potential", "limit", "where", "endpoint", "name")}
         flags = {name: given[name] for name in ("refresh", "merge")}
         asked = IngestRequest(elements=elements_of(given["elements"]), **options, **flags)
-        ingest_settings(named, asked, assignments)
+        ingest_settings(sources, asked, assignments)
 
 
 def shipped(config: str, default: str = "quickstart") -> dict[str, Any]:

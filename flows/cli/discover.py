@@ -19,8 +19,12 @@ def register(app: typer.Typer) -> None:
 @guarded
 def discover(
     config: Annotated[
-        str, typer.Argument(help="YAML file, or quickstart, ternary, binary, perovskite, ta-w-b.")
-    ] = "quickstart",
+        str | None,
+        typer.Argument(
+            metavar="[SETTINGS]",
+            help="A chemical system, such as Nb-Mo-B; a YAML file; or quickstart, ternary, binary, perovskite, ta-w-b.",
+        ),
+    ] = None,
     settings: Settings = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the run and of its folder; without, another system has its own.")
@@ -35,7 +39,9 @@ def discover(
     from flows.cli.console import hush_engine
     from flows.cli.prefect_client import prefect_client
 
-    parsed = run_settings(config, {"name": name, "seed": seed, "elements": elements_of(elements)}, settings)
+    chosen = elements_of(elements)
+    what = config or ("-".join(chosen) if chosen else "quickstart")
+    parsed = run_settings(what, {"name": name, "seed": seed, "elements": chosen}, settings)
     with answer(as_json) as give, prefect_client() as client:
         from flows.discover import discover as flow
 
