@@ -9,10 +9,11 @@ from typing import Any
 from configs.adaptive_cell_reproduction import AdaptiveCellReproductionConfig
 from generative.config import ScreenConfig
 from generative.crystal.crystals import Crystal, crystals_of
+from generative.datasets.checks import spacegroup_of
 from generative.metrics.shares import percentage
 from generative.metrics.validity import verdicts
 from tasks.papers.adaptive_cell.asked import drawing_inputs, drawn, known_structures, sites_text
-from tasks.papers.adaptive_cell.table_one import group_of, has_composition, matches
+from tasks.papers.adaptive_cell.table_one import has_composition, matches
 from tasks.papers.results import Made, Measured, Progress, ResultKey, share_error
 from tasks.papers.samples import Drawn, relaxed
 
@@ -63,7 +64,7 @@ def recover(config: AdaptiveCellReproductionConfig, key: ResultKey, progress: Pr
         }
         for number, (name, crystal) in enumerate(zip(asked.ids, asked.crystals, strict=True))
     }
-    in_group = sum(group_of(found.crystals[i]) == groups[i] for i in rows)
+    in_group = sum(spacegroup_of(found.crystals[i]) == groups[i] for i in rows)
     metrics = metrics_of(structures, len(rows), in_group, n_samples)
     return Made(metrics, {**found.sampling, "n_relaxed": len(distinct), "structures": structures})
 

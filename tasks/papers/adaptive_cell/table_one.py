@@ -9,6 +9,7 @@ import numpy as np
 
 from generative.config import ScreenConfig
 from generative.crystal.crystals import Crystal
+from generative.datasets.checks import SYMPREC_ANG, spacegroup_of
 from generative.metrics.adaptive_cell import PROTOCOL, Activations, adaptive_cell
 from generative.metrics.distributions import Property, frechet, property_values, wasserstein
 from generative.metrics.generation import Prints, prints_of
@@ -17,9 +18,6 @@ from generative.metrics.network_features import load_network, network_features
 from generative.metrics.shares import percentage
 from generative.metrics.validity import verdicts
 from tasks.papers.results import Measured, bootstrap_error, share_error
-
-SYMPREC_ANG = 0.01
-"""At which a crystal's group is told, as where it is drawn."""
 
 
 def table_one(
@@ -99,7 +97,7 @@ def as_asked(
     """
     valid = verdicts(samples).structure
     rows = [i for i, sound in enumerate(valid) if sound]
-    in_group = sum(group_of(samples[i]) == groups[i] for i in rows)
+    in_group = sum(spacegroup_of(samples[i]) == groups[i] for i in rows)
     composed = [i for i in rows if has_composition(samples[i], asked[i])]
     matched = matches([samples[i] for i in composed], [asked[i] for i in composed], workers)
     counts = (
@@ -110,13 +108,6 @@ def as_asked(
     )
     settings = {"symprec_ang": SYMPREC_ANG}
     return tuple(share_error(percentage(PROTOCOL, name, hits, n, settings)) for name, hits, n in counts)
-
-
-def group_of(crystal: Crystal) -> int | None:
-    """The crystal's space group by spglib."""
-    from dft.potentials.ground_state import symmetry
-
-    return (symmetry(crystal.to_structure(), SYMPREC_ANG) or (None,))[0]
 
 
 def has_composition(crystal: Crystal, like: Crystal) -> bool:
