@@ -43,10 +43,10 @@ def discover(config: DiscoverConfig = QUICKSTART, changes: Changes = ()) -> Path
         The run's folder, with candidates.parquet, report.html, cifs/ and dft/.
     """
     config = changed(config, changes)
+    check_generator(config)
     with open_run(config) as run, Workers(config.execution) as workers:
         folder, clock = run.path, workers.clock
         with clock("ingest"):
-            check_generator(config)
             potential = identify_task(config)
             judges = identify_judges_task(config, folder)
             known = ingest_task(config, folder, potential)

@@ -416,6 +416,14 @@ class ConditionsConfig(RoomConfig):
         low = min(3, of) if self.n_elements_min is None else self.n_elements_min
         return (min(low, self.n_elements_max or low), self.n_elements_max or max(low, min(MOST_ELEMENTS, of)))
 
+    def settled(self, n_elements: int) -> Self:
+        """The same limits, stated where they follow from a chemical system of so many elements; most atoms of listed
+        formulas, which follow from each, are left open.
+        """
+        fewest, most = self.n_elements(n_elements)
+        atoms = self.n_atoms_max if self.formulas else self.atoms_max(n_elements)
+        return self.model_copy(update={"n_elements_min": fewest, "n_elements_max": most, "n_atoms_max": atoms})
+
     def atoms_max(self, n_elements: int, listed: tuple[int, int] | None = None) -> int:
         """Most atoms in a cell.
 

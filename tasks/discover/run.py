@@ -120,7 +120,8 @@ def identity_of(config: DiscoverConfig) -> dict[str, Any]:
     """What makes a run the run that it is: the system, and which candidates are drawn in it. All other settings may
     change in the same folder, as may the number of candidates: what they change is computed anew.
     """
-    stated = config.model_dump(mode="json", include={"elements", "seed", "conditions", "sample"})
+    settled = config.model_copy(update={"conditions": config.conditions.settled(len(config.elements))})
+    stated = settled.model_dump(mode="json", include={"elements", "seed", "conditions", "sample"})
     del stated["sample"]["n_candidates"]
     return {**stated, "elements": sorted(stated["elements"])}
 
@@ -138,9 +139,13 @@ def refuse_other(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -
     if (found := _difference(was, now)) is not None:
         name, before, after = found
         raise OtherRunError(
-            f"{folder} holds a run with other settings ({name} is {harmless(before)} there, {harmless(after)} here): "
+            f"{folder} holds a run with other settings ({name} is {_shown(before)} there, {_shown(after)} here): "
             "give this one another name, or remove that folder"
         )
+
+
+def _shown(value: Any) -> Any:
+    return "null" if value is None else harmless(value)
 
 
 def _difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:

@@ -104,7 +104,9 @@ class AdaptiveCellPaper(Paper[AdaptiveCellReproductionConfig]):
     def begin(self, key: ResultKey, settings: TrainConfig, folder: Path, callbacks: Sequence[Callback]) -> Path:
         """See Paper.begin; a checkpoint that is there is copied, so that the results keep what made them."""
         if self.config.checkpoint is not None:
-            return Path(shutil.copytree(self.config.checkpoint, folder / "model"))
+            from generative.checkpoints import locate
+
+            return Path(shutil.copytree(locate(self.config.checkpoint), folder / "model"))
         from tasks.train.training import train
 
         return train(settings, folder, callbacks, cache=self.config.folder / self.config.data.name / "descriptions")

@@ -24,6 +24,7 @@ def config(runs: Path, **changes: Any) -> DiscoverConfig:
     "changes",
     [
         {"elements": ["B", "W", "Ta"]},
+        {"conditions": {"n_elements_min": 3, "n_elements_max": 3, "n_atoms_max": 16}},  # as earlier versions state it
         {"sample": {"n_candidates": 1024}},
         {"relax": {"fmax_ev_per_ang": 0.2, "potential": "CHGNet"}},
         {"screen": {"min_distance_ang": 1.0}},
@@ -49,7 +50,7 @@ def test_a_run_goes_on_in_its_folder_with_what_leaves_its_draws_as_they_are(
         ({"seed": 3}, "seed is 0 there, 3 here"),
         ({"conditions": {"n_atoms_max": 12}}, "conditions.n_atoms_max is 16 there, 12 here"),
         ({"sample": {"checkpoint": "package:hullward-flow"}}, "sample.checkpoint is package:hullward-wyckoff there"),
-        ({"sample": {"sampler": {"n_steps": 7}}}, "sample.sampler.n_steps is None there, 7 here"),
+        ({"sample": {"sampler": {"n_steps": 7}}}, "sample.sampler.n_steps is null there, 7 here"),
     ],
 )
 def test_a_run_of_other_draws_is_refused_with_one_sentence_and_the_folder_is_left_as_it_is(
@@ -67,7 +68,7 @@ def test_a_run_of_other_draws_is_refused_with_one_sentence_and_the_folder_is_lef
 def test_a_setting_that_is_no_longer_stated_is_another_one_too(tmp_path: Path) -> None:
     with open_run(config(tmp_path, sample={"sampler": {"n_steps": 7}})):
         pass
-    with pytest.raises(OtherRunError, match="n_steps is 7 there, None here"), open_run(config(tmp_path)):
+    with pytest.raises(OtherRunError, match="n_steps is 7 there, null here"), open_run(config(tmp_path)):
         raise AssertionError("opened")
 
 
