@@ -225,7 +225,7 @@ def at_work_in(folder: Path) -> list[int]:
 
 
 def test_before_the_time_limit_vasp_is_asked_to_end_and_the_next_run_goes_on(machine: Machine) -> None:
-    folder = machine.folder(wall_time_s=60, wall_time_margin_s=59)
+    folder = machine.folder(wall_time_s=60, wall_time_margin_s=57)
     process = machine.start(folder, FAKE_VASP_STEP_S="0.5")
     process.communicate(timeout=120)
     assert process.returncode == 1

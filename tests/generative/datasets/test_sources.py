@@ -29,6 +29,7 @@ from generative.datasets.sources import SourceBatch, SourceError, Surroundings, 
 DUMPED = {
     "files": "5f59f852a87291a9",
     "prototypes": "ed61e693aa7284a7",
+    "bilayers": "12fd18e8bda54ced",
     "materials-project": "f9a227c0fde03907",
     "aflow": "aed5cba58dc93c2d",
     "optimade": "d876594fc398d155",
@@ -51,7 +52,7 @@ def test_each_kind_is_opened_by_its_settings_which_stay_as_they_are(model: type[
     assert source.kind == config.model_dump()["kind"]
     assert isinstance(source, Harvest) == isinstance(config, NetworkSource)
     assert hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16] == DUMPED[source.kind]
-    assert (source.kind == "prototypes") == config.NEEDS_SCORER
+    assert (source.kind in ("prototypes", "bilayers")) == config.NEEDS_SCORER
 
 
 def test_what_a_source_lacks_is_one_sentence() -> None:
