@@ -83,8 +83,8 @@ def claims(dataset: str, chemistries: Sequence[str]) -> Iterator[Claim]:
         yield of_table_one(text, metric, high=others, low=model)
         text = f"{feature}: training structures are nearer to the test set"
         yield of_table_one(text, metric, low=copies)
-    text = "Samples have the space group that was asked for (all of them)"
-    yield Claim(text, "section 4", "generate", dataset, "asked space group", model, kind="at least", limit=100.0)
+    text = "Samples have the space group that was asked for (99 % at least)"
+    yield Claim(text, "section 4", "generate", dataset, "asked space group", model, kind="at least", limit=99.0)
     text = "Known structures that it has not seen are recovered (11 of 36; a tenth at least)"
     yield Claim(text, "section 5.3", "known", dataset, "recovered", model, kind="at least", limit=10.0)
     yield from (claim for name in chemistries if name in PAPER_COMPOUNDS for claim in _of_chemistry(name))
