@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
@@ -192,6 +193,32 @@ class Run:
     log: RunLog
 
 
+@contextmanager
+def command_of(
+    words: list[str], config: BaseModel, folder: Path, environment: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A command on these settings in a process group of its own, its words in folder/log; killed at the end, if still
+    there.
+    """
+    settings = folder / "settings.yaml"
+    settings.write_text(config.model_dump_json(), encoding="utf-8")  # JSON is YAML
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", *words, str(settings)],
+            cwd=folder,
+            env={**environment, "PYTHONPATH": str(ROOT)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 class Discover:
     """Runs the flow: called, in this process, keeping its log; `running`, as `hullward discover` in one of its own."""
 
@@ -200,24 +227,9 @@ class Discover:
 
     @contextmanager
     def running(self, config: DiscoverConfig, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-        """The command in a process group of its own, its words in folder/log; killed at the end, if still there."""
-        settings = folder / "settings.yaml"
-        settings.write_text(config.model_dump_json(), encoding="utf-8")  # JSON is YAML
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "flows.cli", "discover", str(settings)],
-                cwd=folder,
-                env={**self.environment, "PYTHONPATH": str(ROOT)},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
+        """The command in a process group of its own; see command_of."""
+        with command_of(["discover"], config, folder, self.environment) as process:
             yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
     def __call__(self, config: DiscoverConfig) -> Run:
         from flows.discover import discover

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +30,7 @@ from tasks.campaign.allocation import Arm, Tally, even, thompson
 from tasks.discover.report import render_again
 from tasks.discover.run import OtherRunError
 from tasks.discover.sample import draw_chunk
-from tests.flows.conftest import ROOT, Campaign, prefect_client
+from tests.flows.conftest import Campaign, command_of, prefect_client
 from tests.flows.many_systems import made
 from tests.flows.test_killed_runs import wait_until
 
@@ -275,35 +270,13 @@ def test_a_system_without_a_crystal_of_an_element_stops_the_campaign_before_it_r
     assert not list(tmp_path.rglob("rounds/*/relax"))
 
 
-@contextmanager
-def running(config: CampaignConfig, folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """`hullward campaign run` in a process group of its own, its words in folder/log."""
-    settings = folder / "settings.yaml"
-    settings.write_text(config.model_dump_json(), encoding="utf-8")  # JSON is YAML
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "campaign", "run", str(settings)],
-            cwd=folder,
-            env={**environment, "PYTHONPATH": str(ROOT)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 @pytest.mark.slow
 def test_a_campaign_killed_twice_ends_with_the_bytes_of_one_that_was_not(
     ended: Finished, campaign: Campaign, prefect_environment: dict[str, str], tmp_path: Path
 ) -> None:
     config = made(campaign, tmp_path / "runs")
     for pattern in ("systems/*/rounds/00001/relax/*.parquet", "systems/al-ti/cifs/*"):
-        with running(config, tmp_path, prefect_environment) as process:
+        with command_of(["campaign", "run"], config, tmp_path, prefect_environment) as process:
             wait_until(lambda p=pattern: any(True for _ in config.folder.glob(p)), process, tmp_path / "log")  # type: ignore[misc]
             os.killpg(process.pid, signal.SIGKILL)
             assert process.wait() == -signal.SIGKILL
