@@ -53,9 +53,9 @@ def test_steps_of_a_batch_beside_one_crystal_at_a_time(size: str, n_sites: tuple
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
     prepare_processor()
-    described = (WyckoffCrystal.of(crystal) for crystal in real_crystals("mp_20_val", 300, 20))
+    described = (WyckoffCrystal.of(crystal) for crystal in real_crystals("mp_20_val", 3000, 20))
     chosen = [SiteCrystal.of(one) for one in described if one.signature.spacegroup >= 16]
-    chosen = [one for one in chosen if n_sites[0] <= len(one.frac) <= n_sites[1]][:32]
+    chosen = [one for one in chosen if n_sites[0] <= len(one.frac) <= n_sites[1]][:128]
     given = packed(chosen)
     state = state_of(given["group"], given["n_sites"], given["site_frac"], given["cell"])
     state = state.moved(torch.randn(state.frac.shape, generator=torch.Generator().manual_seed(0)))
