@@ -9,6 +9,7 @@ from pydantic import Field
 
 from configs.adaptive_cell_reproduction import AdaptiveCellReproductionConfig
 from configs.comparison import ComparisonConfig, NamedEntry
+from configs.condition_reproduction import ConditionReproductionConfig
 from configs.schema import ConfigError
 from configs.unet_reproduction import UNetReproductionConfig
 from dft.config import RelaxConfig
@@ -106,7 +107,9 @@ class ReproductionConfig(ComparisonConfig[DatasetEntry]):
         return "eq7" if system.startswith("dp-") else "langevin"
 
 
-AnyReproduction = ReproductionConfig | UNetReproductionConfig | AdaptiveCellReproductionConfig
+AnyReproduction = (
+    ReproductionConfig | UNetReproductionConfig | AdaptiveCellReproductionConfig | ConditionReproductionConfig
+)
 """Of every paper that can be made again."""
 
 

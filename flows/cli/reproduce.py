@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 @guarded
 def reproduce(
     config: Annotated[
-        str, typer.Argument(help="YAML file, reproduce-dp-cdvae, reproduce-unet or reproduce-adaptive-cell.")
+        str, typer.Argument(help="YAML file, or reproduce-dp-cdvae, -unet, -adaptive-cell or -condition-cdvae.")
     ] = "reproduce-dp-cdvae",
     data: Annotated[
         Path | None,
@@ -40,7 +40,8 @@ def reproduce(
         typer.Option(
             metavar="A,B",
             help="Only these of train, regressor, ceiling, reconstruct, generate, ground-state (dp-cdvae), train, "
-            "generate, modify (unet), train, generate, known, compounds (adaptive-cell); none: tables alone.",
+            "generate, modify (unet), train, generate, known, compounds (adaptive-cell), train, judge, ceiling, "
+            "reconstruct, generate, relax, energies, formulas, latents (condition-cdvae); none: tables alone.",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the folder of results.")] = None,
@@ -52,7 +53,7 @@ def reproduce(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Train, draw, judge: a paper's tables (DP-CDVAE; AIRI; adaptive cells), paper beside ours, claim by claim."""
+    """Train, draw, judge: a paper's tables (DP-CDVAE, AIRI, adaptive cells, ConditionCDVAE+) beside ours, by claims."""
     from configs.overrides import override
     from configs.reproduction import model_of, with_choice, with_official_files
     from configs.schema import parse, read_yaml

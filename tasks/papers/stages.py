@@ -56,6 +56,7 @@ PAPERS = {
     "dp-cdvae": "tasks.papers.dp_cdvae.stages:DPCDVAE",
     "conditional-unet": "tasks.papers.unet.stages:ConditionalUNet",
     "adaptive-cell": "tasks.papers.adaptive_cell.stages:AdaptiveCellPaper",
+    "condition-cdvae": "tasks.papers.condition_cdvae.stages:ConditionCDVAEPaper",
 }
 """What a configuration names as its paper -> the class that makes it again, loaded when it is named."""
 

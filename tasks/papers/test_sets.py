@@ -1,4 +1,4 @@
-"""Files of crystals made ready for a reproduction: checked, in the cells of the trainings, kept as a keyed table."""
+"""Files of crystals made ready for a reproduction: checked, kept as a dataset or as a table in the trainings' cells."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from configs.paths import resolve
-from generative.config import FilesSource
+from generative.config import DataConfig, FilesSource, FilterConfig
 from generative.crystal.crystals import Crystal, crystals_of, structure_columns
+from generative.datasets.ingest import ingest
+from generative.datasets.manifest import is_whole, read_dataset
+from storage.atomic import write_text
 from tasks.files import key_of, keyed
 from tasks.papers.results import locked
 
@@ -47,6 +50,26 @@ def digest_of_file(path: str) -> str:
     from generative.datasets.files import Files
 
     return Files(FilesSource(path=path), resolve(path)).database_version() or ""
+
+
+def ingested(files: Sequence[str], target: Path, max_atoms: int, workers: int) -> tuple[pa.Table, str]:
+    """Checked crystals of files with all that is stated of them, and the dataset's digest; ingested once.
+
+    Args: files, folders or datasets; folder that the dataset is kept in; most atoms of a cell; processes.
+    """
+    data = DataConfig(
+        sources=tuple(FilesSource(path=path) for path in files),
+        filters=FilterConfig(n_atoms_max=max_atoms),
+        workers=workers,
+    )
+    asked = data.model_dump_json(exclude={"workers"})
+    marker = target.with_suffix(".json")
+    with locked(target.parent):
+        if not marker.is_file() or marker.read_bytes() != asked.encode() or not is_whole(target):
+            ingest(data, None, target, resolve)
+            write_text(marker, asked)
+    dataset = read_dataset(target)
+    return dataset.table, dataset.manifest.fingerprint_sha256
 
 
 def made_ready(file: str, kept_as: Path, max_atoms: int, property_name: str) -> CrystalSet:

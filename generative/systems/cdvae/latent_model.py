@@ -307,10 +307,27 @@ class LatentModel(Generator, Trainable):
 
         Args: n; rng of all draws; settings and batch_crystals as in reconstruct.
         """
+        return self.answered([Request()] * n, rng, settings, batch_crystals)
+
+    @torch.no_grad()
+    def answered(
+        self,
+        requests: Sequence[Request],
+        rng: torch.Generator,
+        settings: LatentSampler | None = None,
+        batch_crystals: int = 64,
+    ) -> list[Crystal]:
+        """Decode latent vectors drawn for requests: one crystal for each, in order.
+
+        Unlike `sample` it forces nothing: atoms are as many, and of the elements, that the latent vector says. So it
+        shows what a model has understood of a formula.
+
+        Args: requests; rng of all draws; settings and batch_crystals as in reconstruct.
+        """
         how = settings or self.sampler_type()
         results: list[Crystal] = []
-        for rows in _chunks(range(n), batch_crystals):
-            heard = self.answers([Request()] * len(rows), rng, how)
+        for rows in _chunks(range(len(requests)), batch_crystals):
+            heard = self.answers([requests[i] for i in rows], rng, how)
             results += decode(self, heard, self._likeliest_counts(heard), None, rng, how)
         return results
 

@@ -15,26 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
-from configs.paths import resolve
 from configs.unet_reproduction import COPY, SAME, PolymorphData, UNetReproductionConfig
-from generative.config import DataConfig, FilesSource, FilterConfig
 from generative.crystal.crystals import Crystal
 from generative.crystal.standard_setting import in_standard_settings
-from generative.datasets.ingest import ingest
-from generative.datasets.manifest import is_whole, read_dataset
 from generative.datasets.polymorphs import PairRule, PairSet, formula_split, generation_targets
 from generative.metrics.reconstruction_sets import airi_accuracy
 from generative.metrics.shares import percentage
 from generative.requests import Request
 from generative.training.config import TrainConfig
 from generative.training.data import TrainingError, TrainingSet, training_set
-from storage.atomic import write_text
 from tasks.papers import trainings
-from tasks.papers.results import Made, Measured, NotReadyError, Progress, ResultKey, digest_of, locked, share_error
+from tasks.papers.results import Made, Measured, NotReadyError, Progress, ResultKey, digest_of, share_error
 from tasks.papers.samples import Plan, in_chunks
 from tasks.papers.stages import Measurement, Paper
+from tasks.papers.test_sets import ingested
 
 if TYPE_CHECKING:
     import torch
@@ -92,12 +87,12 @@ def parts_of(config: UNetReproductionConfig, entry: PolymorphData, task: Task) -
 def _parts(words: str, folder: str, share: float, seed: int, workers: int) -> Parts:
     entry = json.loads(words)
     kept_in, name = Path(folder), entry["property_name"]
-    table, digest = _table(entry["files"], kept_in / "crystals", entry["max_atoms"], workers)
+    table, digest = ingested(entry["files"], kept_in / "crystals", entry["max_atoms"], workers)
     if entry["test"] is None:
         pool = training_set(table, (), name)
         train, test = (pool.subset(rows) for rows in formula_split(pool.crystals, share, seed))
     else:
-        tested, other = _table([entry["test"]], kept_in / "test-crystals", entry["max_atoms"], workers)
+        tested, other = ingested([entry["test"]], kept_in / "test-crystals", entry["max_atoms"], workers)
         digest += other
         train = training_set(table, tested.column("source_id").to_pylist(), name)
         test = training_set(tested, (), name)
@@ -107,23 +102,6 @@ def _parts(words: str, folder: str, share: float, seed: int, workers: int) -> Pa
     word = json.dumps([digest, train.ids, test.ids]).encode()
     test.crystals = in_standard_settings(test.crystals, workers, kept_in / "settings")
     return Parts(train, test, hashlib.sha256(word).hexdigest())
-
-
-def _table(files: Sequence[str], target: Path, max_atoms: int, workers: int) -> tuple[pa.Table, str]:
-    """Checked crystals of files with their energies and space groups, and the table's digest; ingested once."""
-    data = DataConfig(
-        sources=tuple(FilesSource(path=path) for path in files),
-        filters=FilterConfig(n_atoms_max=max_atoms),
-        workers=workers,
-    )
-    asked = data.model_dump_json(exclude={"workers"})
-    marker = target.with_suffix(".json")
-    with locked(target.parent):
-        if not marker.is_file() or marker.read_bytes() != asked.encode() or not is_whole(target):
-            ingest(data, None, target, resolve)
-            write_text(marker, asked)
-    dataset = read_dataset(target)
-    return dataset.table, dataset.manifest.fingerprint_sha256
 
 
 @dataclass(frozen=True)

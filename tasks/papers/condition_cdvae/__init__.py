@@ -1,0 +1,1 @@
+"""ConditionCDVAE+ (Gao et al., Sci. Rep. 2025) made again."""
