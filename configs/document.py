@@ -20,6 +20,13 @@ from configs.adaptive_cell_reproduction import (
     SiteData,
 )
 from configs.campaign import CampaignConfig, ElementList, SystemsRule
+from configs.condition_reproduction import (
+    ConditionData,
+    ConditionReproductionConfig,
+    EnergiesConfig,
+    FormulasConfig,
+    RelaxationsConfig,
+)
 from configs.dft_jobs import DftJobsConfig
 from configs.evaluation import BenchmarkConfig, EvaluateConfig, GeneratorEntry, JudgeConfig
 from configs.ingest import IngestConfig
@@ -149,6 +156,14 @@ which stand in `known` and `compounds`, are those of a run.
 [adaptive-cell.md](adaptive-cell.md#the-papers-results) says what is measured.
 """
 
+CONDITION_REPRODUCTION = """\
+# A reproduction of ConditionCDVAE+
+
+For `hullward reproduce FILE.yaml` with `paper: condition-cdvae`, and the parameter `config` of the `reproduce`
+deployments. `training`, `flow` and `judge` hold settings of a training; `sample`, `execution` and `relax` are those
+of a run. [condition-cdvae.md](condition-cdvae.md#the-papers-results) says what is measured.
+"""
+
 MODIFICATION = """\
 # A modification
 
@@ -192,6 +207,10 @@ def document() -> str:
     parts += [ADAPTIVE_CELL_REPRODUCTION, _table(AdaptiveCellReproductionConfig, "", skip=nested)]
     parts += [_table(SiteData, "datasets."), _table(KnownStructuresConfig, "known.", skip=("relax",))]
     parts.append(_table(CompoundsConfig, "compounds.", skip=("data", "relax", "hull", "phonons")))
+    nested = ("training", "flow", "judge", "sample", "execution", "relaxations", "energies", "formulas")
+    parts += [CONDITION_REPRODUCTION, _table(ConditionReproductionConfig, "", skip=nested)]
+    parts += [_table(ConditionData, "datasets."), _table(RelaxationsConfig, "relaxations.", skip=("relax",))]
+    parts += [_table(EnergiesConfig, "energies.", skip=("relax",)), _table(FormulasConfig, "formulas.")]
     parts += [MODIFICATION, _table(ModifyConfig, "", skip=("sample", "screen", "relax", "phonons", "execution"))]
     return "\n".join(parts)
 

@@ -136,6 +136,7 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
         "ingest-bilayers",
         "vdw-bilayers",
         "reproduce-adaptive-cell",
+        "reproduce-condition-cdvae",
         *(f"ingest-{name}" for name in INGESTS),
     }
     assert load(TrainConfig, "train-flow").name == "hullward-flow"
@@ -183,7 +184,7 @@ def test_prefect_deploys_the_shipped_settings() -> None:
     files |= {"small": "rediscovery-small", "large": "rediscovery"}
     files |= {"borides": "campaign-borides", "borides-small": "campaign-small"}
     files |= {"dp-cdvae": "reproduce-dp-cdvae", "conditional-unet": "reproduce-unet"}
-    files |= {"adaptive-cell": "reproduce-adaptive-cell"}
+    files |= {"adaptive-cell": "reproduce-adaptive-cell", "condition-cdvae": "reproduce-condition-cdvae"}
     assert set(deployed) == {*files, "submit", "collect", "metastable"}
     assert ModifyConfig.model_validate(deployed["metastable"]["parameters"]["config"]).limit == 10
     # A step that comes due while another is at work would find nothing to do.

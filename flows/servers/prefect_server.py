@@ -8,6 +8,7 @@ processes at once, and the run has to tell this server that it has crashed. Sett
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import select
@@ -18,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.servers.own_host import is_own_host, is_own_origin
@@ -59,6 +61,17 @@ class OwnPagesOnly:
         return is_own_origin(asked_by[0] if asked_by else None, hosts[0], self.port)
 
 
+@contextmanager
+def one_at_a_time(home: Path) -> Iterator[None]:
+    """Servers that share a folder begin one after the other: two that make its database at once fail, one or both."""
+    descriptor = os.open(home / ".server-starts", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def wait_for_the_end(parent: int) -> None:
     """Return when nobody holds the other end of standard input any more, or the parent is another process."""
     # Both: a process that the parent forked may hold the pipe after its death.
@@ -86,6 +99,10 @@ def main() -> None:
     from prefect.settings import get_current_settings
 
     class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            with one_at_a_time(get_current_settings().home):
+                await super().startup(sockets)
+
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
             yield

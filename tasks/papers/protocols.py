@@ -172,6 +172,7 @@ def ground_state_metrics(made: Relaxations, workers: int = 1, seed: int = 0) -> 
     )
     of_enthalpy = ground_state(under_pressure, workers)
     columns = {name: _known(evaluation, name) for name in ("rms", "dv_ang3_per_atom", "de_ev_per_atom")}
+    columns |= _means(made)
     metrics = [_ground_state_error(metric, columns, seed) for metric in evaluation.metrics]
     enthalpy = {"de_ev_per_atom": _known(of_enthalpy, "de_ev_per_atom")}
     for metric in of_enthalpy.metrics:
@@ -179,6 +180,16 @@ def ground_state_metrics(made: Relaxations, workers: int = 1, seed: int = 0) -> 
             made_ = _ground_state_error(metric, enthalpy, seed)
             metrics.append(replace(made_, metric=replace(metric, name=metric.name.replace("dE", "dH"))))
     return tuple(metrics)
+
+
+def _means(made: Relaxations) -> dict[str, np.ndarray]:
+    """What the means of steps and of energy drops are of."""
+    drop = np.asarray(made.initial_energy_ev_per_atom, dtype=float) - np.asarray(made.energy_ev_per_atom, dtype=float)
+    atoms = np.array([0 if crystal is None else len(crystal.atomic_numbers) for crystal in made.generated])
+    steps = np.asarray(made.n_steps, dtype=float)[np.asarray(made.converged, dtype=bool)]
+    seen = ~np.asarray(made.isolated, dtype=bool) if made.isolated is not None else np.ones(len(drop), dtype=bool)
+    found = {"mean steps": steps, "mean energy drop": drop[seen], "mean energy drop per cell": (drop * atoms)[seen]}
+    return {name: values[np.isfinite(values)] for name, values in found.items()}
 
 
 def _enthalpies(
@@ -208,6 +219,8 @@ def _ground_state_error(metric: Metric, columns: Mapping[str, np.ndarray], seed:
         return share_error(metric)
     if metric.name == "mean rms":
         return mean_error(metric, columns["rms"].tolist())
+    if metric.name in columns:
+        return mean_error(metric, columns[metric.name].tolist())
     kind, _, how = metric.name.partition(" ")
     column = {"dV": "dv_ang3_per_atom", "dE": "de_ev_per_atom"}.get(kind, "")
     if how != "rms" or column not in columns:
