@@ -13,11 +13,13 @@ import torch
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from configs.modification import ModifyConfig
 from configs.schema import parse
 from generative import checkpoints
 from generative.crystal.crystals import Crystal, crystals_of
+from generative.metrics.validity import unreadable
 from generative.systems.baselines.substitution import PrototypeSubstitution
 from generative.systems.unet.modifier import ModifierConfig, RegressionModifier
 from tasks.discover.candidates import CANDIDATES, POLYMORPHS
@@ -101,6 +103,29 @@ def stages(config: ModifyConfig) -> Stages:
     sources, done = relaxed(given_ref, True), relaxed(unique, False)
     ranked = rank_polymorphs_file(config, folder, known, unique, done, sources)
     return Stages(given_ref, proposed, unique, done, sources, ranked)
+
+
+def test_an_adaptive_cell_model_proposes_polymorphs_of_the_crystal_s_own_group_and_atoms(folder: Path) -> None:
+    changes = {
+        "sample": {
+            "checkpoint": "package:hullward-adaptive-cell",
+            "sampler": {"steps_per_level": 4, "at_once": True, "template_noise_ang": 0.15},
+        },
+        "n_candidates": 2,
+        "relax": {"potential": "CHGNet", "max_steps": 2},
+    }
+    config = parse(ModifyConfig, settings(folder, **changes), "test")
+    made = stages(config)
+    crystals = [crystal for ref in made.proposed for crystal in crystals_of(ref.read())]
+    groups = [
+        SpacegroupAnalyzer(crystal.to_structure(), 0.01).get_space_group_number()
+        for crystal in crystals
+        if crystal is not None and not unreadable(crystal)
+    ]
+    assert len(crystals) == 4
+    assert groups
+    assert set(groups) <= {221, 225}
+    assert len(made.ranked.read()) == 4
 
 
 def test_the_ground_state_is_found_below_a_metastable_crystal_and_nothing_below_itself(folder: Path) -> None:

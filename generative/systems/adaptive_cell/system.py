@@ -224,8 +224,9 @@ class AdaptiveCell(Generator, Modifier, Trainable):
                     progress(min(1.0, done / len(possible)))
             left = [i for i in left if found[i] is None]
         if left:
-            said = "; ".join(f"{n} because {reason}" for reason, n in reasons.most_common() if n)
-            logger.warning("%d of %d samples are no crystals of their space group: %s", len(left), len(requests), said)
+            logger.warning(
+                "%d of %d samples are no crystals of their space group: %s", len(left), len(requests), _said(reasons)
+            )
         return [
             failed_sample(one_of_each_site(request)) if crystal is None else crystal
             for crystal, request in zip(found, requests, strict=True)
@@ -271,10 +272,14 @@ class AdaptiveCell(Generator, Modifier, Trainable):
         """
         how = own_settings(AdaptiveCellSampler, settings)
         found = [failed_sample(crystal.atomic_numbers.tolist()) for crystal in crystals]
-        reasons = self.refusals(crystals)
-        known = [i for i, reason in enumerate(reasons) if not reason]
+        refusals = self.refusals(crystals)
+        reasons: Counter[str] = Counter(refusal for refusal in refusals if refusal)
+        known = [i for i, reason in enumerate(refusals) if not reason]
         described = dict(zip(known, self._described.of([crystals[i] for i in known]), strict=True))
         asked = [i for i in known if changes[i].spacegroup in (None, described[i].signature.spacegroup)]
+        reasons["another space group than the crystal's is asked for, and this modifier keeps it"] = len(known) - len(
+            asked
+        )
         device = self.network.embedding.element.weight.device
         first = int((self.levels.position_ang < how.template_noise_ang).sum().clamp_max(self.config.n_levels - 1))
         for begin in range(0, len(asked), how.batch_crystals):
@@ -284,11 +289,17 @@ class AdaptiveCell(Generator, Modifier, Trainable):
             state = state.moved(how.template_noise_ang * normal(tuple(state.frac.shape), state.frac, rng))
             numbers = given["site_numbers"].to(device)
             drawn = self._walked(state, numbers, rng, how, how.steps_per_level, first)
-            for i, (crystal, _) in zip(rows, drawn, strict=True):
-                if crystal is not None and content_of(crystal.atomic_numbers) == content_of(crystals[i].atomic_numbers):
+            for i, (crystal, reason) in zip(rows, drawn, strict=True):
+                if crystal is None:
+                    reasons[reason] += 1
+                elif content_of(crystal.atomic_numbers) != content_of(crystals[i].atomic_numbers):
+                    reasons["its sites have parted or met, so that its composition is another"] += 1
+                else:
                     found[i] = crystal
             if progress is not None:
                 progress((begin + len(rows)) / len(asked))
+        if n := reasons.total():
+            logger.warning("%d of %d samples are no polymorphs: %s", n, len(crystals), _said(reasons))
         return found
 
 
@@ -322,6 +333,10 @@ class NetworkEstimates(Estimates):
         graph = multigraph(state.frac, state.lattice_ang, state.sites, self._system.config.n_neighbours)
         answer: Tensor = self._system.network(self._numbers, torch.full_like(self._numbers, level), graph)
         return graph, answer
+
+
+def _said(reasons: Counter[str]) -> str:
+    return "; ".join(f"{n} because {reason}" for reason, n in reasons.most_common() if n)
 
 
 def _batches(

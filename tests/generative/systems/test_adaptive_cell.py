@@ -119,10 +119,13 @@ def test_at_every_level_where_something_can_be_told_the_losses_lie_below_those_o
     assert (cell < 0.4).all()
 
 
-def test_a_template_comes_back_from_noise_in_its_group_and_composition() -> None:
+def test_a_template_comes_back_from_noise_in_its_group_and_composition_and_the_others_have_reasons(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     found = trained().modify(
         [PEROVSKITE, ROCK_SALT], [Change(), Change(spacegroup=62)], rng(1), AdaptiveCellSampler(steps_per_level=12)
     )
+    assert "1 of 2 samples are no polymorphs: 1 because another space group" in caplog.text
     assert group_of(found[0]) == 221
     assert StructureMatcher().fit(PEROVSKITE.to_structure(), found[0].to_structure())
     assert np.isnan(found[1].frac).all()
