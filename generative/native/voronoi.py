@@ -6,8 +6,8 @@ after a few cuts. pymatgen tessellates the whole sphere by Qhull and reads off o
 
 What makes equality provable: CrystalNN rounds bond weights to 0.001 and reads nothing else of the Voronoi cell, so two
 computations that agree to 1e-9 give the same bonds, unless a weight lies as close as that to the middle between two
-roundings. Such sites, and those whose cell is not closed or reaches the search radius, get a status other than PLACED
-and belong to pymatgen.
+roundings. Such sites, and those whose cell is not surely closed or reaches the search radius, get a status other than
+PLACED and belong to pymatgen. Where the cell is surely open the search radius grows as pymatgen lets it grow.
 
 Source: O'Keeffe, Acta Cryst. A 35 (1979) 772 (solid angles); Pan et al., Inorg. Chem. 60 (2021) 1590 (CrystalNN).
 Conventions: angstrom, lattice vectors are rows.
@@ -22,7 +22,9 @@ import numpy as np
 from storage.native_code import compiled_raising
 
 CUTOFF_ANG = 7.0
-"""CrystalNN's search radius; it doubles it where the cell is not closed, which is left to pymatgen."""
+"""CrystalNN's search radius; it doubles it where the cell is not closed, as at the face of a slab."""
+_ROOM_ANG, _STEP_ANG = 0.01, 0.001
+"""Beyond the longest diagonal of the cell: where pymatgen gives up, and what its last radius is then set to."""
 DISTANCE_LOW_ANG, DISTANCE_HIGH_ANG = 0.5, 1.0
 """Beyond the sum of radii, a bond's weight falls from 1 to 0 between these."""
 
@@ -38,7 +40,8 @@ STATUS_NAMES = (
 )
 """Why a site is left to pymatgen, by status."""
 
-_SQUARE_ANG = 1e3  # half edge of the uncut face; a vertex left out there means an open cell
+_SQUARE_ANG = 1e3  # half edge of the uncut face; a vertex left out there may mean an open cell
+_FAR_SQUARE_ANG = 1e7  # the same for who wants to be sure: cells of a few atoms end in needles of thousands of A
 _CLOSED_ANG = 50.0  # no vertex of a cell that is surely closed lies farther out
 _ON_PLANE_ANG = 1e-10  # a vertex that near to a plane is not cut off by it
 _MIN_AREA_ANG2 = 1e-14  # faces of less have a weight below 1e-9
@@ -49,9 +52,9 @@ _MAX_VERTICES = 64
 
 @compiled_raising
 def neighbours(
-    matrix: np.ndarray, frac: np.ndarray, site: int
+    matrix: np.ndarray, frac: np.ndarray, site: int, cutoff_ang: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
-    """All images of atoms within CUTOFF_ANG of a site, nearest first.
+    """All images of atoms within a radius of a site, nearest first.
 
     Returns:
         vectors from the site, (k, 3), angstrom; their lengths, (k,); index of the atom in the cell, (k,); the cell it
@@ -63,12 +66,12 @@ def neighbours(
     volume = abs(np.sum(matrix[0] * cross[0]))
     reach = np.empty(3, np.int64)
     for axis in range(3):
-        reach[axis] = int(CUTOFF_ANG * math.sqrt(np.sum(cross[axis] ** 2)) / volume) + 2
+        reach[axis] = int(cutoff_ang * math.sqrt(np.sum(cross[axis] ** 2)) / volume) + 2
     home = frac[site, 0] * matrix[0] + frac[site, 1] * matrix[1] + frac[site, 2] * matrix[2]
     found = [(0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0)]
     found.pop()
     status = PLACED
-    limit = (CUTOFF_ANG + 1e-8) ** 2
+    limit = (cutoff_ang + 1e-8) ** 2
     for atom in range(len(frac)):
         for i in range(-reach[0], reach[0] + 1):
             a = frac[atom, 0] + i
@@ -98,18 +101,18 @@ def neighbours(
 
 
 @compiled_raising
-def _uncut(normal: np.ndarray, height: float, polygon: np.ndarray) -> None:
-    """Four corners of a huge square on a plane, in order around the normal, written into `polygon`."""
+def _uncut(normal: np.ndarray, height: float, square_ang: float, polygon: np.ndarray) -> None:
+    """Four corners of a huge square of this half edge on a plane, around the normal, written into `polygon`."""
     helper = np.zeros(3)
     helper[np.argmin(np.abs(normal))] = 1.0
     u = np.cross(normal, helper)
     u /= math.sqrt(np.sum(u * u))
     v = np.cross(normal, u)
     centre = height * normal
-    polygon[0] = centre + _SQUARE_ANG * (u + v)
-    polygon[1] = centre + _SQUARE_ANG * (v - u)
-    polygon[2] = centre - _SQUARE_ANG * (u + v)
-    polygon[3] = centre + _SQUARE_ANG * (u - v)
+    polygon[0] = centre + square_ang * (u + v)
+    polygon[1] = centre + square_ang * (v - u)
+    polygon[2] = centre - square_ang * (u + v)
+    polygon[3] = centre + square_ang * (u - v)
 
 
 @compiled_raising
@@ -163,16 +166,19 @@ def _measure(polygon: np.ndarray, n: int, height: float) -> tuple[float, float, 
 
 
 @compiled_raising
-def voronoi_faces(vectors: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+def voronoi_faces(
+    vectors: np.ndarray, lengths: np.ndarray, square_ang: float = _SQUARE_ANG
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Faces of the origin's Voronoi cell among points given nearest first.
 
     Args:
         vectors: (k, 3), angstrom.
         lengths: of the vectors, ascending, (k,).
+        square_ang: half edge of faces before they are cut.
 
     Returns:
         per face the index of its point, (f,); solid angle, (f,); area, (f,), A^2; radius of the cell's farthest vertex,
-        angstrom, infinite if the cell is not surely closed.
+        angstrom: infinite if the cell is open, NaN if it cannot be told.
     """
     n = len(vectors)
     normals = vectors / lengths.reshape(-1, 1)
@@ -182,13 +188,13 @@ def voronoi_faces(vectors: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray,
     radius = 0.0
     polygon, spare = np.empty((_MAX_VERTICES, 3)), np.empty((_MAX_VERTICES, 3))
     for face in range(n):
-        _uncut(normals[face], heights[face], polygon)
+        _uncut(normals[face], heights[face], square_ang, polygon)
         n_vertices = 4
         for other in range(n):
             if other != face:
                 n_vertices = _cut(polygon, n_vertices, normals[other], heights[other], spare)
             if n_vertices == -1:
-                return points[:0], angles[:0], areas[:0], np.inf
+                return points[:0], angles[:0], areas[:0], np.nan
             if n_vertices < 3:
                 break
         if n_vertices < 3:
@@ -198,8 +204,11 @@ def voronoi_faces(vectors: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray,
         if area > _MIN_AREA_ANG2:
             points[n_faces], angles[n_faces], areas[n_faces] = face, solid_angle, area
             n_faces += 1
-    closed = n_faces > 3 and radius < _CLOSED_ANG
-    return points[:n_faces], angles[:n_faces], areas[:n_faces], radius if closed else np.inf
+    if n_faces < 4 or radius > 0.99 * square_ang:
+        radius = np.inf
+    elif radius >= _CLOSED_ANG:
+        radius = np.nan
+    return points[:n_faces], angles[:n_faces], areas[:n_faces], radius
 
 
 @compiled_raising
@@ -254,14 +263,31 @@ def _cell(
     matrix: np.ndarray, frac: np.ndarray, site: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray], int]:
     """A site's neighbours (vectors, lengths, atoms, images), its faces (points, angles, areas), and a status."""
-    vectors, lengths, atoms, images, status = neighbours(matrix, frac, site)
-    n = len(vectors) if status == PLACED else 0
-    points, angles, areas, radius = voronoi_faces(vectors[:n], lengths[:n])
-    if status == PLACED and radius == np.inf:
+    cutoff_ang, last_ang = CUTOFF_ANG, _longest_diagonal(matrix) + _ROOM_ANG
+    while True:
+        vectors, lengths, atoms, images, status = neighbours(matrix, frac, site, cutoff_ang)
+        n = len(vectors) if status == PLACED else 0
+        points, angles, areas, radius = voronoi_faces(vectors[:n], lengths[:n])
+        if status != PLACED or radius != np.inf or cutoff_ang >= last_ang:
+            break
+        if voronoi_faces(vectors, lengths, _FAR_SQUARE_ANG)[3] != np.inf:
+            break
+        cutoff_ang = min(2 * cutoff_ang, last_ang + _STEP_ANG)
+    if status == PLACED and not radius < np.inf:
         status = OPEN_CELL
-    elif status == PLACED and lengths[-1] > CUTOFF_ANG - 1e-6 and 2 * radius > CUTOFF_ANG - 1e-6:
+    elif status == PLACED and lengths[-1] > cutoff_ang - 1e-6 and 2 * radius > cutoff_ang - 1e-6:
         status = AT_CUTOFF
     return vectors, lengths, atoms, images, (points, angles, areas), status
+
+
+@compiled_raising
+def _longest_diagonal(matrix: np.ndarray) -> float:
+    """Of the four diagonals of a cell, angstrom."""
+    longest = 0.0
+    for i, j, k in ((1, 1, 1), (-1, 1, 1), (1, -1, 1), (1, 1, -1)):
+        along = i * matrix[0] + j * matrix[1] + k * matrix[2]
+        longest = max(longest, math.sqrt(np.sum(along * along)))
+    return longest
 
 
 @compiled_raising

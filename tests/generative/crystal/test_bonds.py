@@ -16,6 +16,7 @@ from pymatgen.core.lattice import Lattice
 from generative.crystal import bonds
 from generative.crystal.bonds import Bonds, crystal_nn_bonds, pack_bonds
 from generative.crystal.crystals import Crystal
+from generative.datasets.bilayers import monolayers, start_of
 from generative.native import voronoi as kernel
 from tests.real_crystals import built, in_space_group, real_crystals
 
@@ -72,6 +73,18 @@ def test_special_crystals_have_the_bonds_of_pymatgen(name):
 def test_real_crystals_have_the_bonds_of_pymatgen(name, atoms_max):
     crystals = real_crystals(name, 70, atoms_max)
     assert [edges_of(found) for found in crystal_nn_bonds(crystals)] == [by_pymatgen(c) for c in crystals]
+
+
+def test_sites_at_the_faces_of_slabs_have_the_bonds_of_pymatgen_and_are_placed_here():
+    """Where vacuum leaves a Voronoi cell open, the search radius grows as pymatgen's does."""
+    slabs = list(real_crystals("c2db_val", 12, 8))
+    layers = monolayers(("Ga", "In"), ("S", "Se"))
+    for number, height_ang in enumerate((12.0, 20.0, 35.0)):
+        made = start_of(layers[number], height_ang)
+        slabs.append(Crystal(made.lattice.matrix, made.frac_coords, np.array(made.atomic_numbers, dtype=np.int16)))
+    assert [edges_of(found) for found in crystal_nn_bonds(slabs)] == [by_pymatgen(slab) for slab in slabs]
+    left = sum(len(bonds._compiled_bonds(slab)[1]) for slab in slabs)
+    assert left < 0.1 * sum(len(slab.frac) for slab in slabs)
 
 
 @pytest.mark.parametrize("seed", range(3))

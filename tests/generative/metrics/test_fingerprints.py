@@ -83,6 +83,7 @@ def test_special_crystals_have_matminers_site_fingerprints(name):
         ("wbm_val", 25, 6),
         ("mpts_52_val", 20, 8),
         ("carbon_24_test", 6, 8),
+        ("c2db_test", 8, 4),
     ],
 )
 def test_real_crystals_have_matminers_site_fingerprints(name, n, atoms_max):
@@ -150,6 +151,11 @@ def test_voronoi_faces_are_those_of_qhull(seed):
 def test_a_cell_that_is_open_on_one_side_is_told_apart():
     points = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1]])
     assert kernel.voronoi_faces(points, np.ones(5))[3] == np.inf
+    needle = np.vstack([points, [[1, 0, -5e-4], [-1, 0, -5e-4], [0, 1, -5e-4], [0, -1, -5e-4]]])  # ends at 2,000 A
+    lengths = np.linalg.norm(needle, axis=1)
+    order = np.argsort(lengths, kind="stable")
+    assert kernel.voronoi_faces(needle[order], lengths[order])[3] == np.inf
+    assert np.isnan(kernel.voronoi_faces(needle[order], lengths[order], 1e7)[3])
     closed = np.vstack([points, [0, 0, -1]])
     assert kernel.voronoi_faces(closed, np.ones(6))[3] == pytest.approx(np.sqrt(3) / 2)
 
