@@ -197,7 +197,7 @@ def _symmetrised(structure: Structure, config: PhononConfig) -> Structure:
     if not structure.is_ordered or not np.isfinite(structure.lattice.matrix).all():
         raise PhononError(f"no phonons of {structure.formula}: expected an ordered crystal with finite lattice vectors")
     try:
-        return _plain(SpacegroupAnalyzer(_plain(structure), symprec=config.symprec_ang).get_refined_structure())
+        return _plain(SpacegroupAnalyzer(_plain(structure), config.symprec_ang, -1).get_refined_structure())
     except (SymmetryUndeterminedError, ValueError, TypeError) as error:  # spglib hands on None for what it gives up on
         raise PhononError(
             f"spglib finds no space group of {structure.formula} within {config.symprec_ang} A ({error}): atoms "

@@ -88,7 +88,7 @@ def conventional_cell(structure: Structure, symprec_ang: float = 0.1) -> tuple[S
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            cell = SpacegroupAnalyzer(structure, symprec=symprec_ang).get_conventional_standard_structure()
+            cell = SpacegroupAnalyzer(structure, symprec_ang, -1).get_conventional_standard_structure()
         except Exception:  # spglib and pymatgen raise a dozen types here; a picture is never worth a run
             return structure, False
     if len(cell) > max(LARGEST_CONVENTIONAL_CELL, len(structure)):

@@ -179,3 +179,18 @@ def test_symmetry_is_found_through_the_noise_of_a_relaxation() -> None:
     noisy = Structure(clean.lattice, clean.species, clean.cart_coords + noise_ang, coords_are_cartesian=True)
     assert symmetry(noisy, symprec_ang=0.1) == (225, "Fm-3m")
     assert symmetry(noisy, symprec_ang=1e-4) != (225, "Fm-3m")
+
+
+@pytest.mark.parametrize(("strain", "number"), [(0.0, 221), (0.01, 221), (0.04, 166), (-0.04, 166)])
+def test_a_cube_drawn_out_along_its_diagonal_is_rhombohedral_beyond_the_tolerance_of_distances(
+    strain: float, number: int
+) -> None:
+    """At 4 A and 1 % no atom leaves its place by 0.1 A; at 4 % the edges differ from a cube's by 0.16 A."""
+    along = np.ones((3, 3)) / 3
+    cell = 4.0 * (np.eye(3) + strain * along)
+    perovskite = Structure(
+        cell, ["Ba", "Ti", "O", "O", "O"], [[0, 0, 0], [0.5] * 3, [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+    )
+    found = symmetry(perovskite, 0.1)
+    assert found is not None
+    assert found[0] == number
