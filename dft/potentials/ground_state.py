@@ -205,8 +205,8 @@ def symmetry(structure: Structure, symprec_ang: float = 0.1) -> tuple[int, str] 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # spglib's, on its own change of error handling
-            # By distances alone: with pymatgen's angle tolerance of 5 degrees a cube drawn out along its diagonal by 4 %
-            # is a cube.
+            # By distances alone: within pymatgen's angle tolerance of 5 degrees a cube drawn out along its diagonal by
+            # 4 % is still one.
             analyzer = SpacegroupAnalyzer(structure, symprec=symprec_ang, angle_tolerance=-1)
             return int(analyzer.get_space_group_number()), str(analyzer.get_space_group_symbol())
     except (SymmetryUndeterminedError, ValueError, TypeError):  # spglib hands on None for what it gives up on
