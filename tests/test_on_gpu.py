@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from generative.systems.cdvae.family import FAMILY
 from tests.benchmarks import family_on_gpu, on_gpu
+from tests.benchmarks.systems_on_gpu import check_adaptive_cell, check_condition_cdvae
 
 
 def test_single_precision_agrees_with_double_in_every_member() -> None:
@@ -26,6 +27,14 @@ def test_single_precision_agrees_with_double_in_every_member() -> None:
         assert min(row.values()) > 0, name
         assert max(row.values()) < 1e-3, name
     assert on_gpu.family_rows(found | {n: {**r, "generated": 1} for n, r in found.items()}).count("\n") == len(FAMILY)
+
+
+def test_adaptive_cells_and_condition_cdvae_answer_in_single_precision_as_in_double() -> None:
+    (edges,) = check_adaptive_cell("cpu", "tiny").values()
+    assert 0 < edges < 1e-4
+    found = check_condition_cdvae("cpu", "tiny")
+    assert (found["reconstructed"], found["asked"]) == (12, 12)
+    assert all(0 < found[name] < 1e-4 for name in ("latent", "heard", "vectors", "types"))
 
 
 def test_both_precisions_see_the_same_noise() -> None:

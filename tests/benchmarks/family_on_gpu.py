@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from configs.reproduction import ReproductionConfig
+from configs.reproduction import AnyReproduction
 from generative.crystal.bonds import crystal_nn_bonds
 from generative.crystal.crystals import Crystal, reduced
 from generative.systems.cdvae.config import CDVAESampler
@@ -28,8 +28,8 @@ from generative.systems.cdvae.decoding import Cells
 from generative.systems.cdvae.family import FAMILY
 from generative.systems.cdvae.system import CDVAE
 from generative.training.callbacks import save_state
-from tasks.papers.dp_cdvae.stages import DPCDVAE, training_key
 from tasks.papers.results import NotReadyError, Result, ResultKey
+from tasks.papers.stages import paper_of
 
 PIECE_BYTES = 15 << 20
 RESULTS_BYTES = 56 << 20
@@ -44,6 +44,13 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float(
         (found.detach().cpu().double() - expected.detach().double()).norm() / expected.detach().double().norm()
     )
+
+
+def with_all_layers(network: torch.nn.Module) -> None:
+    """Draw what starts at zero: DimeNet++'s last layers would hide all before them."""
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter.data, std=0.1)
 
 
 def strained_crystals(n: int = 12) -> list[Crystal]:
@@ -80,9 +87,7 @@ def check_family(device: str, size: str) -> dict[str, dict[str, float]]:
     for kind in FAMILY:
         torch.manual_seed(0)
         system = kind(kind.config_type.model_validate({"size": size}))
-        for parameter in system.parameters():
-            if not parameter.any():  # DimeNet++'s last layers start at zero, and would hide all before them
-                torch.nn.init.normal_(parameter.data, std=0.1)
+        with_all_layers(system)
         system.fit_statistics(crystals, [None] * len(crystals))
         expected = _outputs(copy.deepcopy(system).double(), crystals, bonds)
         there = copy.deepcopy(system).to(device)
@@ -94,11 +99,12 @@ def check_family(device: str, size: str) -> dict[str, dict[str, float]]:
             "reconstructed": there.eval().reconstruct(crystals, rng, quick, bonds, batch_crystals=8),
             "generated": there.generate(len(crystals), rng, quick, batch_crystals=8),
         }
-        found[kind.name] = {**errors, **{name: sum(map(_is_sound, made)) for name, made in drawn.items()}}
+        found[kind.name] = {**errors, **{name: sum(map(is_sound, made)) for name, made in drawn.items()}}
     return found
 
 
-def _is_sound(crystal: Crystal) -> bool:
+def is_sound(crystal: Crystal) -> bool:
+    """Whether its numbers are a crystal's."""
     return bool(np.isfinite(crystal.frac).all() and abs(np.linalg.det(crystal.lattice_ang)) > 0.1)
 
 
@@ -153,7 +159,7 @@ class Interrupt(Callback):
             raise OutOfTimeError(f"at step {pl_module.steps_done} of {pl_module.config.max_steps}")
 
 
-def reproduce(config: ReproductionConfig, minutes: float) -> dict[str, Any]:
+def reproduce(config: AnyReproduction, minutes: float) -> dict[str, Any]:
     """Work on the stages in order until the time is over; what came of each."""
     end = time.monotonic() + 60 * minutes
     said: dict[str, Any] = {}
@@ -162,7 +168,7 @@ def reproduce(config: ReproductionConfig, minutes: float) -> dict[str, Any]:
         if time.monotonic() > end and done < total:
             raise OutOfTimeError(f"{what}: {done} of {total}")
 
-    paper = DPCDVAE(config)
+    paper = paper_of(config)
     for stage in paper.stages:
         for key in paper.keys(stage) if stage in config.stages else ():
             try:
@@ -202,10 +208,11 @@ class _Pieces(io.RawIOBase):
         return len(data)
 
 
-def _wanted(config: ReproductionConfig) -> Iterator[tuple[int, int, Path]]:
+def _wanted(config: AnyReproduction) -> Iterator[tuple[int, int, Path]]:
     """Files worth taking home: (rank, bytes, path). Bonds, datasets and states of finished trainings are made again."""
-    chosen = [training_key(entry.name, system) for entry in config.datasets for system in ("", *config.systems)]
-    finished = {key.folder(config) for key in chosen if _is_finished(key, config)}
+    paper = paper_of(config)
+    trained = [key for stage in paper.trainings for key in paper.keys(stage)]
+    finished = {key.folder(config) for key in trained if _is_finished(key, config)}
     for path in sorted(config.folder.rglob("*")):
         inside = path.relative_to(config.folder).parts
         if not path.is_file() or any(part.startswith(".") or part == "bonds" for part in inside):
@@ -216,11 +223,11 @@ def _wanted(config: ReproductionConfig) -> Iterator[tuple[int, int, Path]]:
             yield 2, path.stat().st_size, path
 
 
-def _is_finished(key: ResultKey, config: ReproductionConfig) -> bool:
+def _is_finished(key: ResultKey, config: AnyReproduction) -> bool:
     return Result.read(key.file(config)) is not None
 
 
-def pack(config: ReproductionConfig, out: Path) -> list[str]:
+def pack(config: AnyReproduction, out: Path) -> list[str]:
     """Write the results as pieces of a tar file; the files that did not fit, smallest first: models, then states."""
     for old in out.glob("results-*"):
         old.unlink()
@@ -237,7 +244,7 @@ def pack(config: ReproductionConfig, out: Path) -> list[str]:
     return left_out
 
 
-def unpack(pieces: Path, config: ReproductionConfig) -> None:
+def unpack(pieces: Path, config: AnyReproduction) -> None:
     """Put packed results where they were, unless this machine has results of its own.
 
     Raises: SystemExit: if the folder holds no pieces.

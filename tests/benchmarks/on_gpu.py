@@ -5,8 +5,8 @@
         --reproduce configs/presets/reproduce-dp-cdvae.yaml --systems dp-cdvae --datasets perov-5 [--resume-from
         EARLIER]
 
-check      The generator's velocities, energies of potentials, and every member of the CDVAE family on the GPU in single
-           precision against the processor in double.
+check      The generator's velocities, energies of potentials, every member of the CDVAE family, the adaptive-cell model
+           and ConditionCDVAE+ on the GPU in single precision against the processor in double.
 benchmark  `pytest -m benchmark`, whose tests measure each device they see.
 train      For --minutes: the shipped generator (resumed from --out if it was interrupted), scored. With --reproduce the
            stages of a reproduction at --size instead, results in --work. Out of time it keeps its state; the same
@@ -31,13 +31,14 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from configs.paths import model_folders
-from configs.reproduction import ReproductionConfig, with_choice
+from configs.reproduction import AnyReproduction, model_of, with_choice
 from configs.schema import load, parse, read_yaml
 from generative import checkpoints
 from generative.crystal.batch import CrystalBatch
 from generative.requests import Request
 from generative.training.config import TrainConfig
 from tests.benchmarks.family_on_gpu import check_family, family_rows, pack, relative_error, reproduce, unpack
+from tests.benchmarks.systems_on_gpu import check_adaptive_cell, check_condition_cdvae
 
 PARTS = ("check", "benchmark", "train")
 
@@ -110,7 +111,7 @@ def train(settings: str, minutes: float, out: Path, device: str) -> dict[str, An
     return dict(checkpoints.about(str(folder))["training"])
 
 
-def reproduction_of(arguments: argparse.Namespace) -> ReproductionConfig:
+def reproduction_of(arguments: argparse.Namespace) -> AnyReproduction:
     """The reproduction that is asked for, at the chosen size, on the chosen device, in the work folder."""
     file, stated = read_yaml(arguments.reproduce)
     chosen = [None if text is None else text.split(",") for text in (arguments.systems, arguments.datasets)]
@@ -121,7 +122,7 @@ def reproduction_of(arguments: argparse.Namespace) -> ReproductionConfig:
         "runs_folder": str(arguments.work),
         "torch_threads": arguments.threads,
     }
-    return parse(ReproductionConfig, {**stated, "size": arguments.size, "execution": execution}, str(file))
+    return parse(model_of(stated), {**stated, "size": arguments.size, "execution": execution}, str(file))
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------
@@ -143,6 +144,8 @@ def check(arguments: argparse.Namespace) -> dict[str, Any]:
         "generator, relative error of velocities": lambda: check_generator(arguments.device),
         "potentials, largest energy differences (eV/atom)": lambda: check_potentials(arguments.device),
         "family, relative errors": lambda: check_family(arguments.device, arguments.size),
+        "adaptive cell, relative errors": lambda: check_adaptive_cell(arguments.device, arguments.size),
+        "ConditionCDVAE+, relative errors": lambda: check_condition_cdvae(arguments.device, arguments.size),
     }
     table: dict[str, Any] = {}
     for name, call in made.items():
