@@ -80,6 +80,7 @@ class PotentialEngineConfig(EngineConfig):
             fmax_ev_per_ang=self.fmax_ev_per_ang,
             max_steps=self.max_steps,
             pressure_gpa=self.pressure_gpa,
+            vacuum="free" if self.pressure_gpa else "held",  # as DFT's inputs hold the cell of a slab
         )
 
 
