@@ -332,7 +332,7 @@ def _report_parts(
 
 def _generators(config: DiscoverConfig) -> dict[str, Any]:
     """What the manifest keeps of who drew: the digest of the only checkpoint, or several generators by their names."""
-    from generative.checkpoints import digest
+    from generative.checkpoints import digest, heeds_of
 
     if not config.sample.generators:
         return {"generators": {}, "generator_sha256": digest(config.sample.checkpoint)}
@@ -342,7 +342,7 @@ def _generators(config: DiscoverConfig) -> dict[str, Any]:
                 "checkpoint": one.settings.checkpoint,
                 "sha256": digest(one.settings.checkpoint),
                 "share": one.share,
-                "heeds": sorted(one.kind.heeds),
+                "heeds": sorted(heeds_of(one.settings.checkpoint)),
             }
             for one in generators_of(config.sample)
         },
