@@ -27,11 +27,12 @@ from tasks.discover.phases import competing_hull, counted, phases_file
 from tasks.discover.phonons import phonon_figures
 from tasks.discover.run import RunFolder, generator_digests, read_manifest, update_manifest
 from tasks.discover.sample import generators_of
+from tasks.discover.second_opinion import judged_phases
 from tasks.files import OF_A_RUN, FileRef
 from tasks.loading import PotentialIdentity
 
 if TYPE_CHECKING:
-    from tasks.report.run.model import HullData, ProposerYield, Rejection, ReportInputs, StageYield
+    from tasks.report.run.model import HullData, JudgedPhase, ProposerYield, Rejection, ReportInputs, StageYield
 
 FUNNEL = (
     ("valid", (Stage.VALIDITY, Stage.COMPOSITION), "screen"),
@@ -153,9 +154,13 @@ def rejections_of(rows: list[dict[str, Any]]) -> list[Rejection]:
 
 
 def hull_data(
-    phases: pa.Table, competing: pa.Table, config: DiscoverConfig, identity: PotentialIdentity
+    phases: pa.Table,
+    competing: pa.Table,
+    config: DiscoverConfig,
+    identity: PotentialIdentity,
+    judged: Mapping[str, JudgedPhase] | None = None,
 ) -> tuple[HullData, list[str]]:
-    """Competing phases with formation energies and origins, and sentences about what is missing."""
+    """Competing phases with formation energies, origins and the judge's opinion, and what is missing in sentences."""
     from tasks.report.run.ranked_rows import hull_of_phases
 
     hull = competing_hull(competing, config)
@@ -170,7 +175,7 @@ def hull_data(
         first = next((phase for phase in hull.phases_without_energy if phase.reason), None)
         why = "" if first is None else f"; {first.id}: {first.reason}"
         notes.append(f"Competing phases left out of the hull, for their relaxation gave no energy: {names}{tail}{why}.")
-    return hull_of_phases(phases, config.elements, identity.method), notes
+    return hull_of_phases(phases, config.elements, identity.method, judged), notes
 
 
 def origin_notes(phases: pa.Table) -> list[str]:
@@ -215,10 +220,11 @@ def gather(
     listed = table.slice(0, min(n_ranked, MOST_LISTED))
     known = FileRef.inspected(run.known, check(run.known, OF_A_RUN))
     phases = phases_file(config, folder, known, competing).read()
-    hull, notes = hull_data(phases, joined([ref.read() for ref in competing], RELAXED), config, identity)
     manifest = read_manifest(run)
     dataset, generators = manifest["dataset"], manifest.get("generators", {})
     judges = [PotentialIdentity.model_validate(said) for said in manifest.get("judges", [])]
+    judged = judged_phases(config, folder, judges[0]) if judges else {}
+    hull, notes = hull_data(phases, joined([ref.read() for ref in competing], RELAXED), config, identity, judged)
     replaced = identity.notes[:1] if identity.stands_in_for(config.relax.potential) else ()
     cut = [note] if (note := (manifest.get("competing_phases") or {}).get("note")) else []
     failed = [f"No VASP inputs for {o.candidate_id}: {o.reason}" for o in inputs if o.folder is None]

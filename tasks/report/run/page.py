@@ -28,6 +28,7 @@ from tasks.report.run.page_sections import (
     provenance_section,
     yield_section,
 )
+from tasks.report.run.phase_table import phase_section
 from tasks.report.run.phonons import phonon_section
 from tasks.report.run.proposers import proposer_section
 from tasks.report.run.second_opinion import opinion_section
@@ -59,6 +60,7 @@ def report_html(inputs: ReportInputs) -> str:
             hull_section(inputs),
             gallery_section(inputs),
             candidate_section(inputs),
+            phase_section(inputs),
             opinion_section(inputs.ranked),
             phonon_section(inputs.phonons, inputs.potential_method),
             asked_section(inputs.asked, inputs.best_of_formulas, inputs.potential_method),
