@@ -138,6 +138,16 @@ def lineage_stated(row: Mapping[str, Any], report: ReportInputs, manifest: Mappi
     }
 
 
+def _matches(candidate: ReportCandidate) -> Iterator[NearKnown]:
+    """What screening and ranking found it to be like."""
+    from tasks.report.candidate.model import NearKnown
+
+    if candidate.known_match:
+        yield NearKnown(candidate.known_match, candidate.formula, candidate.spacegroup_number, "the same crystal")
+    if candidate.prototype_match:
+        yield NearKnown(candidate.prototype_match, candidate.formula, None, "the prototype's structure type")
+
+
 def write_page(report: ReportInputs, candidate: ReportCandidate, row: Mapping[str, Any], folder: Path) -> Path:
     """Write one candidate's page below the run's folder.
 
@@ -160,7 +170,10 @@ def write_page(report: ReportInputs, candidate: ReportCandidate, row: Mapping[st
         candidate=candidate,
         cif=cif_text(candidate.structure, candidate.id, comments),
         lineage=lineage,
-        nearest=nearest_known(candidate.structure, read_table(run.known, OF_A_RUN), report.tolerances),
+        nearest=(
+            *_matches(candidate),
+            *nearest_known(candidate.structure, read_table(run.known, OF_A_RUN), report.tolerances),
+        ),
         jobs=jobs_of(folder, candidate.id),
         phonons=phonons,
     )

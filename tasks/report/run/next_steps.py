@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,10 +68,15 @@ def next_steps(inputs: ReportInputs) -> list[Step]:
     steps.append(
         Step(
             "The table in Python",
-            f"python -c {shlex.quote(f'import hullward; print(hullward.load_run({inputs.run_folder!r}).to_pandas())')}",
+            f"python -c {shlex.quote(_in_python(inputs.run_folder))}",
         )
     )
     return steps
+
+
+def _in_python(folder: str) -> str:
+    # JSON's double quotes are Python's too, and stand in a shell's single ones.
+    return f"import hullward; print(hullward.load_run({json.dumps(folder)}).to_pandas())"
 
 
 def next_section(inputs: ReportInputs) -> str:
