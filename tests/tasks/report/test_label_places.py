@@ -28,8 +28,8 @@ def test_no_name_covers_another_even_where_points_crowd(seed: int) -> None:
 def far_phases(n: int, origin: str, height: float) -> tuple[HullPhase, ...]:
     return tuple(
         HullPhase(
-            id=f"{origin}:{height}-{i}", formula="TiAlN", fractions={"Ti": 1 / 3, "Al": 1 / 3, "N": 1 / 3}, stable=False,
-            formation_energy_ev_per_atom=height - 1.2, e_above_hull_ev_per_atom=height, origin=origin,
+            id=f"{origin}:{height}-{i}", formula="TiAlN", fractions={"Ti": 1 / 3, "Al": 1 / 3, "N": 1 / 3},
+            stable=False, formation_energy_ev_per_atom=height - 1.2, e_above_hull_ev_per_atom=height, origin=origin,
         )
         for i in range(n)
     )  # fmt: skip
