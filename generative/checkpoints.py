@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load as deserialised
 from safetensors.torch import save as serialised
 
@@ -172,6 +173,18 @@ def generator_type(checkpoint: str) -> type[Generator]:
     if not issubclass(kind, Generator):
         raise CheckpointError(f"{checkpoint}: {kind.name} draws no crystals: name the checkpoint of a generator")
     return kind
+
+
+def heeds_of(checkpoint: str) -> frozenset[str]:
+    """What of a request the generator of a checkpoint goes by, as Request.asks names it.
+
+    Raises: CheckpointError: if it holds no generator, or one whose settings this version does not know.
+    """
+    kind = generator_type(checkpoint)
+    try:
+        return kind.heeds_with(kind.config_type.model_validate(about(checkpoint)["config"]))
+    except ValidationError as error:
+        raise CheckpointError(f"{checkpoint}: {' '.join(str(error).split())[:300]}") from None
 
 
 def load(checkpoint: str, device: torch.device | str = "cpu") -> Checkpoint:

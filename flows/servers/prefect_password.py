@@ -43,7 +43,10 @@ def password_of(home: Path) -> str:
 def write_environment(home: Path, api: str) -> Path:
     """A file for `.` in a shell, which names the server and reads the password where it lies; returns its path."""
     password = shlex.quote(str(home.resolve() / PASSWORD))
-    text = f'export PREFECT_API_URL={api}\nexport PREFECT_API_AUTH_STRING="$(cat {password})"\n'
+    # Without it the links that Prefect prints open its older pages, not those that the server opens with.
+    page = f"{api.removesuffix('/api')}/v2"
+    named = f"export PREFECT_API_URL={api}\nexport PREFECT_UI_URL={page}\n"
+    text = f'{named}export PREFECT_API_AUTH_STRING="$(cat {password})"\n'
     file = home / ENVIRONMENT
     _write_private(home / f".{ENVIRONMENT}-{os.getpid()}", text).replace(file)
     return file

@@ -110,6 +110,11 @@ class Generator(System, ABC):
     z_max: ClassVar[int] = MAX_Z
 
     @classmethod
+    def heeds_with(cls, config: RoomConfig) -> frozenset[str]:
+        """What it goes by with these settings, of its config_type: known of a checkpoint without its weights."""
+        return cls.heeds
+
+    @classmethod
     def request_like(cls, crystal: Crystal) -> Request:
         """What it is asked where a known crystal would be the answer, as for a test: the crystal's composition."""
         return Request.for_atoms(crystal.atomic_numbers)

@@ -20,6 +20,7 @@ from generative.datasets.origins import LABELS, Origin
 from storage.atomic import write_text
 from storage.checksums import check
 from storage.tables import read_table
+from tasks.discover.candidate_page import chosen_row, with_pages, write_best_pages, write_page
 from tasks.discover.candidates import RELAXED, Proposer, Stage, joined, plain
 from tasks.discover.input_notes import shared_notes
 from tasks.discover.inputs import InputsOutcome
@@ -27,11 +28,12 @@ from tasks.discover.phases import competing_hull, counted, phases_file
 from tasks.discover.phonons import phonon_figures
 from tasks.discover.run import RunFolder, generator_digests, read_manifest, update_manifest
 from tasks.discover.sample import generators_of
+from tasks.discover.second_opinion import judged_phases
 from tasks.files import OF_A_RUN, FileRef
 from tasks.loading import PotentialIdentity
 
 if TYPE_CHECKING:
-    from tasks.report.run.model import HullData, ProposerYield, Rejection, ReportInputs, StageYield
+    from tasks.report.run.model import HullData, JudgedPhase, ProposerYield, Rejection, ReportInputs, StageYield
 
 FUNNEL = (
     ("valid", (Stage.VALIDITY, Stage.COMPOSITION), "screen"),
@@ -153,9 +155,13 @@ def rejections_of(rows: list[dict[str, Any]]) -> list[Rejection]:
 
 
 def hull_data(
-    phases: pa.Table, competing: pa.Table, config: DiscoverConfig, identity: PotentialIdentity
+    phases: pa.Table,
+    competing: pa.Table,
+    config: DiscoverConfig,
+    identity: PotentialIdentity,
+    judged: Mapping[str, JudgedPhase] | None = None,
 ) -> tuple[HullData, list[str]]:
-    """Competing phases with formation energies and origins, and sentences about what is missing."""
+    """Competing phases with formation energies, origins and the judge's opinion, and what is missing in sentences."""
     from tasks.report.run.ranked_rows import hull_of_phases
 
     hull = competing_hull(competing, config)
@@ -170,7 +176,7 @@ def hull_data(
         first = next((phase for phase in hull.phases_without_energy if phase.reason), None)
         why = "" if first is None else f"; {first.id}: {first.reason}"
         notes.append(f"Competing phases left out of the hull, for their relaxation gave no energy: {names}{tail}{why}.")
-    return hull_of_phases(phases, config.elements, identity.method), notes
+    return hull_of_phases(phases, config.elements, identity.method, judged), notes
 
 
 def origin_notes(phases: pa.Table) -> list[str]:
@@ -215,10 +221,11 @@ def gather(
     listed = table.slice(0, min(n_ranked, MOST_LISTED))
     known = FileRef.inspected(run.known, check(run.known, OF_A_RUN))
     phases = phases_file(config, folder, known, competing).read()
-    hull, notes = hull_data(phases, joined([ref.read() for ref in competing], RELAXED), config, identity)
     manifest = read_manifest(run)
     dataset, generators = manifest["dataset"], manifest.get("generators", {})
     judges = [PotentialIdentity.model_validate(said) for said in manifest.get("judges", [])]
+    judged = judged_phases(config, folder, judges[0]) if judges else {}
+    hull, notes = hull_data(phases, joined([ref.read() for ref in competing], RELAXED), config, identity, judged)
     replaced = identity.notes[:1] if identity.stands_in_for(config.relax.potential) else ()
     cut = [note] if (note := (manifest.get("competing_phases") or {}).get("note")) else []
     failed = [f"No VASP inputs for {o.candidate_id}: {o.reason}" for o in inputs if o.folder is None]
@@ -261,7 +268,7 @@ def gather(
         yields=tuple(yields_of(rows, config.hull.stable_ev_per_atom, seconds)),
         proposers=tuple(yields_by_proposer(rows, list(generators)) if generators else ()),
         rejected=tuple(rejections_of(rows)),
-        candidates=tuple(report_candidates(listed, _input_folders(inputs), n_ranked)),
+        candidates=tuple(with_pages(report_candidates(listed, _input_folders(inputs), n_ranked))),
         counts=counts_of([RankedRow.of(row) for row in rows if row["rank"] is not None]),
         listing_path=LISTING if n_ranked > MOST_LISTED else "",
         asked=asked_figures(rows),
@@ -276,7 +283,7 @@ def gather(
 def write_run_report(
     report: ReportInputs, run: RunFolder, table: pa.Table, inputs: list[InputsOutcome], seconds: dict[str, float]
 ) -> Path:
-    """report.html, the CIFs of the ranked candidates, and their list where the report does not hold all.
+    """report.html, pages of the best, the CIFs of all ranked, and their list where the report does not hold all.
 
     Stage times and yields go into the manifest.
     """
@@ -315,6 +322,7 @@ def write_run_report(
         },
     )
     write_text(run.path / "settings.json", json.dumps(dict(report.settings), indent=2, sort_keys=True) + "\n")
+    write_best_pages(report, plain(table).slice(0, len(report.candidates)).to_pylist(), run.path)
     return write_report(report, run.path / "report.html")
 
 
@@ -332,7 +340,7 @@ def _report_parts(
 
 def _generators(config: DiscoverConfig) -> dict[str, Any]:
     """What the manifest keeps of who drew: the digest of the only checkpoint, or several generators by their names."""
-    from generative.checkpoints import digest
+    from generative.checkpoints import digest, heeds_of
 
     if not config.sample.generators:
         return {"generators": {}, "generator_sha256": digest(config.sample.checkpoint)}
@@ -342,7 +350,7 @@ def _generators(config: DiscoverConfig) -> dict[str, Any]:
                 "checkpoint": one.settings.checkpoint,
                 "sha256": digest(one.settings.checkpoint),
                 "share": one.share,
-                "heeds": sorted(one.kind.heeds),
+                "heeds": sorted(heeds_of(one.settings.checkpoint)),
             }
             for one in generators_of(config.sample)
         },
@@ -372,18 +380,40 @@ def finished_run(folder: Path) -> tuple[DiscoverConfig, PotentialIdentity, FileR
     return DiscoverConfig.model_validate(manifest["settings"]), identity, candidates, competing
 
 
-def render_again(folder: Path) -> Path:
-    """Write report.html and the CIFs of a finished run once more, from its files alone; nothing is computed.
-
-    Raises: RunUnfinishedError: if the folder holds no run that came to its report.
-    """
+def _gathered(folder: Path) -> tuple[ReportInputs, FileRef, list[InputsOutcome], dict[str, float]]:
+    """The report of a finished run, its candidates, what became of their inputs, and the stages' seconds."""
     config, identity, candidates, competing = finished_run(folder)
     manifest = read_manifest(RunFolder(folder))
     inputs = [InputsOutcome.model_validate(outcome) for outcome in manifest["report"]["inputs"]]
     # The ranking was called "hull" in runs of earlier versions.
     seconds = {"rank" if stage == "hull" else stage: value for stage, value in manifest["stage_seconds"].items()}
-    report = gather(config, folder, identity, candidates, competing, inputs, seconds)
+    return gather(config, folder, identity, candidates, competing, inputs, seconds), candidates, inputs, seconds
+
+
+def render_again(folder: Path) -> Path:
+    """Write report.html and the CIFs of a finished run once more, from its files alone; nothing is computed.
+
+    Raises: RunUnfinishedError: if the folder holds no run that came to its report.
+    """
+    report, candidates, inputs, seconds = _gathered(folder)
     return write_run_report(report, RunFolder(folder), candidates.read(), inputs, seconds)
+
+
+def render_candidate(folder: Path, name: str) -> Path:
+    """Write the page of one candidate of a finished run, from its files alone, by its id or the beginning of it.
+
+    Raises:
+        RunUnfinishedError: if the folder holds no run that came to its report.
+        NoCandidateError: if no ranked candidate has this id, or several begin so.
+    """
+    from tasks.report.run.ranked_rows import report_candidates
+
+    report, candidates, inputs, _ = _gathered(folder)
+    table = candidates.read()
+    row = chosen_row(table, name, folder)
+    place = table.column("id").to_pylist().index(row["id"])
+    (candidate,) = report_candidates(table.slice(place, 1), _input_folders(inputs), report.n_ranked)
+    return write_page(report, candidate, row, folder)
 
 
 @task(name="report")

@@ -18,17 +18,21 @@ from prefect.logging import get_run_logger
 
 from configs.schema import DiscoverConfig
 from generative.crystal.crystals import Crystal, crystals_of
+from storage.checksums import check
+from storage.tables import read_table
 from tasks.discover.candidates import JUDGED, NEAR_HULL_EV_PER_ATOM, RANKED, RELAXED, Proposer, joined, plain, table_of
 from tasks.discover.judge_choice import BOUND, PHASE, judged_as
 from tasks.discover.phases import hull_energy
 from tasks.discover.rank import MIN_ENERGY_DIGITS
+from tasks.discover.relax import relax_chunks
 from tasks.discover.run import RunFolder
-from tasks.files import ROWS_PER_GROUP, FileRef, key_of, keyed
+from tasks.files import OF_A_RUN, ROWS_PER_GROUP, FileRef, key_of, keyed
 from tasks.loading import PotentialIdentity
 
 if TYPE_CHECKING:
     from dft.hull.convex_hull import CompetingHull
     from dft.potentials.calibration import Calibration
+    from tasks.report.run.model import JudgedPhase
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,29 @@ def judged_hull(
         if row["role"] == PHASE and (one := judged.get(row["id"])) is not None
     ]
     return CompetingHull(phases, elements)
+
+
+def judged_phases(config: DiscoverConfig, folder: Path, judge: PotentialIdentity) -> dict[str, JudgedPhase]:
+    """Where the judge puts the competing phases that it was asked for, by id, from the files of a finished run."""
+    from tasks.report.run.model import JudgedPhase
+
+    chosen_file = folder / "judge" / "chosen.parquet"
+    if not chosen_file.is_file():
+        return {}
+    chosen = FileRef.inspected(chosen_file, check(chosen_file, OF_A_RUN))
+    chunks = relax_chunks(chosen, config.relaxed_by(config.judge.potential))
+    files = [RunFolder(folder).chunk("judge/0", chunk) for chunk in chunks]
+    relaxed = joined([read_table(file, OF_A_RUN) for file in files if file.is_file()], RELAXED)
+    judged = judged_crystals(relaxed, judge, config.relax.pressure_gpa)
+    hull = judged_hull(plain(chosen.read()).to_pylist(), judged, judge.method, config.elements)
+    return {
+        phase.id: JudgedPhase(
+            hull.place(phase.composition, phase.energy_ev_per_atom, phase.method).formation_energy_ev_per_atom,
+            max(0.0, height),
+        )
+        for phase in hull.phases
+        if (height := hull.phases_above_hull()[phase.id]) is not None
+    }
 
 
 class _Bench:

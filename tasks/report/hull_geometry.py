@@ -6,17 +6,26 @@ Axes: composition is a point of the simplex of the system's elements; height is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 
 from generative.datasets.origins import LABELS, Origin
-from tasks.discover.candidates import Proposer
+from tasks.discover.candidates import NEAR_HULL_EV_PER_ATOM, Proposer
 from tasks.report.run.model import HullData, HullPhase, ReportCandidate
 
 FloatArray = NDArray[np.float64]
+
+FAR_ABOVE_EV_PER_ATOM = 0.5
+"""Above the hull by more than this, at most, nothing has room beside a height; see shown_hull."""
+
+ALWAYS_SHOWN = 10
+"""The lowest candidates have room whatever their height."""
+
+TETRAHEDRON = np.array([[0, 0, 0], [1, 0, 0], [0.5, np.sqrt(3) / 2, 0], [0.5, np.sqrt(3) / 6, np.sqrt(2 / 3)]])
+"""Corners of the quaternary tetrahedron, edges of one: the last element on top."""
 
 TRIANGLE = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(3) / 2]])
 """Corners of the ternary triangle: first element lower left, second lower right, third on top."""
@@ -40,7 +49,7 @@ class PhaseStyle:
         origin: value of generative.datasets.origins.Origin.
         label: in legends, followed by 'stable' or 'above the hull'.
         marker: matplotlib's.
-        symbol, symbol_3d: plotly's; in three dimensions it knows few.
+        symbol, symbol_3d: plotly's; in three dimensions it draws letters, and few that every machine has.
         part: of the traces of stable phases, by which the page colours them.
         colour: of stable phases; None is the ink of the picture.
     """
@@ -57,8 +66,8 @@ class PhaseStyle:
 PHASE_STYLES = (
     PhaseStyle(Origin.REPORTED.value, "reported", "o", "circle", "circle", "known"),
     PhaseStyle(Origin.HYPOTHETICAL.value, "computed only", "s", "square", "square", "known"),
-    PhaseStyle(Origin.UNSTATED.value, "in a database", "D", "diamond", "cross", "known"),
-    PhaseStyle(Origin.PROTOTYPE.value, "prototype", "^", "triangle-up", "x", "prototype", PROTOTYPE_COLOUR),
+    PhaseStyle(Origin.UNSTATED.value, "in a database", "D", "diamond", "diamond", "known"),
+    PhaseStyle(Origin.PROTOTYPE.value, "prototype", "^", "triangle-up", "square", "prototype", PROTOTYPE_COLOUR),
 )
 
 
@@ -114,6 +123,49 @@ def placed_candidates(candidates: Sequence[ReportCandidate], hull: HullData) -> 
         if np.isfinite(formation) and np.isfinite(above):
             placed.append(PlacedCandidate(candidate, fraction_vector(fractions, hull.elements), formation, above))
     return sorted(placed, key=lambda p: (-p.e_above_hull_ev_per_atom, p.candidate.id))
+
+
+@dataclass(frozen=True)
+class ShownHull:
+    """What of a hull has room in a picture with an energy for an axis.
+
+    Attributes:
+        hull: with the phases that are drawn; all stable ones are.
+        placed: candidates that are drawn, worst first.
+        left_out: how many of what are not, and beyond which height, one sentence; or empty.
+    """
+
+    hull: HullData
+    placed: list[PlacedCandidate]
+    left_out: str
+
+
+def shown_hull(hull: HullData, placed: Sequence[PlacedCandidate]) -> ShownHull:
+    """Without what lies so far above the hull that the hull itself would be a line beside it.
+
+    Room is left above the hull for as much as it is deep, from 0.1 to FAR_ABOVE_EV_PER_ATOM; for prototypes, of which
+    there are hundreds, for 0.1; for the ALWAYS_SHOWN lowest candidates, whatever they need.
+    """
+    depth = max((-p.formation_energy_ev_per_atom for p in hull.phases if p.stable), default=0.0)
+    ceiling = round(float(np.clip(depth, NEAR_HULL_EV_PER_ATOM, FAR_ABOVE_EV_PER_ATOM)), 2)
+    lowest = sorted(p.e_above_hull_ev_per_atom for p in placed)[:ALWAYS_SHOWN]
+    roof = max(ceiling, *lowest) if lowest else ceiling
+    limits = {style.origin: ceiling for style in PHASE_STYLES} | {Origin.PROTOTYPE.value: NEAR_HULL_EV_PER_ATOM}
+
+    def is_drawn(phase: HullPhase) -> bool:
+        return phase.stable or phase.e_above_hull_ev_per_atom <= limits[phase.origin]
+
+    drawn = tuple(phase for phase in hull.phases if is_drawn(phase))
+    near = [p for p in placed if p.e_above_hull_ev_per_atom <= roof]
+    lost = [phase.origin == Origin.PROTOTYPE for phase in hull.phases if not is_drawn(phase)]
+    counts = (
+        (sum(lost), "prototype", NEAR_HULL_EV_PER_ATOM),
+        (len(lost) - sum(lost), "known phase", ceiling),
+        (len(placed) - len(near), "candidate", roof),
+    )
+    parts = [f"{n} {noun}{'s' * (n > 1)} by more than {limit:.2g} eV/atom" for n, noun, limit in counts if n]
+    left_out = f"Above the hull and not drawn: {', '.join(parts)}" if parts else ""
+    return ShownHull(replace(hull, phases=drawn), near, left_out)
 
 
 def triangle_xy(fractions: FloatArray) -> FloatArray:
@@ -184,3 +236,13 @@ def one_per_composition(phases: Sequence[HullPhase]) -> list[HullPhase]:
         if phase.stable:
             best.setdefault(phase.formula, phase)
     return [best[formula] for formula in sorted(best)]
+
+
+MOST_NAMES = 24
+"""Stable compounds named in a picture, the deepest; a pointer over the others tells their names."""
+
+
+def named_phases(hull: HullData) -> list[HullPhase]:
+    """The stable compounds that a picture names, deepest first."""
+    compounds = [p for p in one_per_composition(hull.phases) if sum(f > 0 for f in p.fractions.values()) > 1]
+    return sorted(compounds, key=lambda p: (p.formation_energy_ev_per_atom, p.id))[:MOST_NAMES]

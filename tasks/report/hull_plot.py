@@ -21,19 +21,18 @@ from tasks.report.hull_geometry import (
     PlacedCandidate,
     colour_limit_ev_per_atom,
     lower_facets,
-    one_per_composition,
+    named_phases,
     phase_arrays,
     placed_candidates,
+    shown_hull,
     tie_lines,
     triangle_xy,
 )
+from tasks.report.label_places import label_offsets, label_size_px
 from tasks.report.png import figure_png
 from tasks.report.run.model import HullData, HullPhase, ReportCandidate
 
 INK, MUTED, FAINT = "#20242c", "#7b8494", "#d9dde4"
-MOST_LABELS = 24
-"""Stable phases named in the picture; beyond it the deepest ones are named, and the page's hover names all."""
-
 LABEL_POINTS = 9.5
 
 
@@ -53,6 +52,10 @@ def hull_png(hull: HullData, candidates: Sequence[ReportCandidate], width_px: in
     figure = Figure(figsize=(width_in, width_in * (0.80 if len(hull.elements) == 3 else 0.66)), dpi=dpi)
     axes = figure.add_axes((0.02, 0.03, 0.84, 0.94) if len(hull.elements) == 3 else (0.11, 0.12, 0.75, 0.78))
     placed = placed_candidates(candidates, hull)
+    if len(hull.elements) != 3:
+        shown = shown_hull(hull, placed)
+        hull, placed = shown.hull, shown.placed
+        figure.text(0.01, 0.008, shown.left_out, fontsize=7.0, color=MUTED)
     norm = Normalize(0.0, colour_limit_ev_per_atom(placed))
     colours = LinearSegmentedColormap.from_list("hull", list(COLOUR_STOPS))
     draw = {2: _binary, 3: _ternary}.get(len(hull.elements), _scatter)
@@ -123,7 +126,7 @@ def _ternary(axes: Axes, hull: HullData, placed: Sequence[PlacedCandidate], norm
         strict=True,
     ):
         axes.text(corner[0], corner[1], symbol, ha=align, va="center", fontsize=14, fontweight="bold", color=INK)
-    compounds = [p for p in one_per_composition(hull.phases) if len(_parts(p)) > 1]
+    compounds = named_phases(hull)
     anchors = triangle_xy(phase_arrays(compounds, hull.elements)[0])
     crowd = np.vstack([xy, *([triangle_xy(np.array([p.fractions for p in placed]))] if placed else [])])
     _labels(axes, compounds, anchors, crowd)
@@ -147,7 +150,7 @@ def _binary(axes: Axes, hull: HullData, placed: Sequence[PlacedCandidate], norm:
     _dress(
         axes, f"atomic fraction of {second_element} in {first_element}–{second_element}", "formation energy (eV/atom)"
     )
-    compounds = [p for p in one_per_composition(hull.phases) if len(_parts(p)) > 1]
+    compounds = named_phases(hull)
     chosen = phase_arrays(compounds, hull.elements)
     _labels(axes, compounds, np.column_stack([chosen[0][:, 1], chosen[1]]), everything)
 
@@ -161,13 +164,9 @@ def _scatter(axes: Axes, hull: HullData, placed: Sequence[PlacedCandidate], norm
         _points(axes, spots, placed, norm, colours)
     axes.margins(0.08)
     _dress(axes, "formation energy (eV/atom)", "energy above hull (eV/atom)")
-    stable = [p for p in one_per_composition(hull.phases) if len(_parts(p)) > 1]
+    stable = named_phases(hull)
     anchors = np.array([[p.formation_energy_ev_per_atom, p.e_above_hull_ev_per_atom] for p in stable]).reshape(-1, 2)
     _labels(axes, stable, anchors, np.vstack([xy, spots]))
-
-
-def _parts(phase: HullPhase) -> list[str]:
-    return [symbol for symbol, amount in phase.fractions.items() if amount > 0]
 
 
 def _dress(axes: Axes, x_label: str, y_label: str) -> None:
@@ -227,42 +226,19 @@ def _marker_key(figure: Figure, hull: HullData, placed: Sequence[PlacedCandidate
 
 
 def _labels(axes: Axes, phases: Sequence[HullPhase], anchors: FloatArray, crowd: FloatArray) -> None:
-    """Name the phases beside their dots; each takes the freest of sixteen places around it, deepest phases first."""
-    figure = axes.figure
+    """Name the phases beside their dots; each takes the freest place around it, deepest phases first."""
+    letter_px = LABEL_POINTS * axes.figure.dpi / 72
     to_pixels = axes.transData
-    pixels_per_point = figure.dpi / 72
+    points = to_pixels.transform(anchors) if len(anchors) else anchors
     dots = to_pixels.transform(crowd) if len(crowd) else np.empty((0, 2))
-    taken: list[FloatArray] = []
-    order = sorted(range(len(phases)), key=lambda i: (phases[i].formation_energy_ev_per_atom, phases[i].id))
-    for index in order[:MOST_LABELS]:
-        anchor = to_pixels.transform(anchors[index])
-        plain_length = len(re.sub(r"\d", "", phases[index].formula)) + 0.7 * len(
-            re.findall(r"\d", phases[index].formula)
-        )
-        size = np.array([0.68 * plain_length + 0.3, 1.5]) * LABEL_POINTS * pixels_per_point
-        best: tuple[float, FloatArray] | None = None
-        for ring, distance in enumerate((11.0, 21.0)):
-            for turn in range(8):
-                angle = np.pi / 2 - turn * np.pi / 4
-                direction = np.array([np.cos(angle), np.sin(angle)])
-                middle = anchor + direction * (distance * pixels_per_point + size / 2 * np.abs(direction) * 0.85)
-                box = np.array([middle - size / 2, middle + size / 2])
-                cost = 0.4 * ring + 0.01 * turn + 6.0 * sum(_overlap(box, other) for other in taken)
-                cost += 1.0 * float(np.sum(np.all((dots > box[0] - 3) & (dots < box[1] + 3), axis=1)))
-                if best is None or cost < best[0]:
-                    best = (cost, middle)
-        assert best is not None
-        middle = best[1]
-        taken.append(np.array([middle - size / 2, middle + size / 2]))
-        spot = to_pixels.inverted().transform(middle)
+    sizes = np.array([label_size_px(phase.formula, letter_px) for phase in phases]).reshape(-1, 2)
+    offsets = label_offsets(points, sizes, dots, letter_px)
+    for phase, point, offset in zip(phases, points, offsets, strict=True):
+        spot, anchor = to_pixels.inverted().transform([point + offset, point])
+        if np.hypot(*offset) > 2.5 * letter_px:
+            axes.plot(*np.array([anchor, spot]).T, color=MUTED, linewidth=0.6, zorder=3.5)
         axes.text(
-            spot[0], spot[1], mathtext_formula(phases[index].formula), ha="center", va="center", fontsize=LABEL_POINTS,
+            spot[0], spot[1], mathtext_formula(phase.formula), ha="center", va="center", fontsize=LABEL_POINTS,
             color=INK, zorder=8,
             bbox={"boxstyle": "round,pad=0.12", "facecolor": "white", "alpha": 0.78, "linewidth": 0},
         )  # fmt: skip
-
-
-def _overlap(a: FloatArray, b: FloatArray) -> float:
-    """Shared area of two boxes as a share of the first, 0 to 1."""
-    shared = np.clip(np.minimum(a[1], b[1]) - np.maximum(a[0], b[0]), 0.0, None)
-    return float(np.prod(shared) / np.prod(a[1] - a[0]))

@@ -26,13 +26,16 @@ function coloured(figure) {
   for (const trace of copy.data) {
     if (trace.meta === "tie") trace.line.color = tone("--tie");
     if (trace.meta === "known") Object.assign(trace.marker, { color: ink, line: { width: 1, color: ink } });
-    if (trace.meta === "other") Object.assign(trace.marker, { color: card, line: { width: 1, color: tone("--faint") } });
+    const faint = tone("--faint"), solid = trace.type === "scatter3d";
+    if (trace.meta === "other") Object.assign(trace.marker, { color: solid ? faint : card, line: { width: 1, color: faint } });
     if (trace.meta === "candidate" || trace.meta === "key") trace.marker.line.color = dark || shownFigure === "space" ? ink : card;
     if (trace.textfont) trace.textfont.color = ink;
   }
   copy.layout.font.color = ink;
   copy.layout.hoverlabel = { ...copy.layout.hoverlabel, bgcolor: card, bordercolor: tone("--line"), font: { color: ink } };
-  for (const note of copy.layout.annotations || []) Object.assign(note, { bgcolor: `${card}c8`, font: { ...note.font, color: ink } });
+  const notes = [...(copy.layout.annotations || []), ...(copy.layout.scene?.annotations || [])];
+  for (const note of notes) Object.assign(note, { bgcolor: `${card}c8`, arrowcolor: tone("--faint"), font: { ...note.font, color: ink } });
+  Object.assign(copy.layout.modebar, { color: tone("--faint"), activecolor: ink });
   if (window.innerWidth < 640) beneath(copy);
   return copy;
 }
@@ -110,6 +113,7 @@ if (table) {
     cell.querySelector("button")?.addEventListener("click", () => sortBy(column, cell.getAttribute("aria-sort") === "ascending"));
   });
   document.querySelectorAll(".filters input").forEach((input) => input.addEventListener("input", filterRows));
+  document.getElementById("all-columns").addEventListener("input", (event) => table.classList.toggle("every", event.target.checked));
   table.tBodies[0].addEventListener("click", (event) => {
     const row = event.target.closest("tr");
     if (!event.target.closest("a") && row.dataset.id) inspect(row.dataset.id);

@@ -9,6 +9,7 @@ import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,3 +212,16 @@ def view_rotation(azimuth_deg: float, elevation_deg: float) -> FloatArray:
     tilt = np.array([[1.0, 0.0, 0.0], [0.0, np.cos(e), -np.sin(e)], [0.0, np.sin(e), np.cos(e)]])
     rotation: FloatArray = tilt @ to_screen @ turn
     return rotation
+
+
+def scene_json(scene: Scene) -> dict[str, Any]:
+    """A scene with the short keys that crystals.js reads: p(ositions), k(inds), b(onds), e(dges), s(ymbols), c, r."""
+    return {
+        "p": [[round(float(v), 3) for v in row] for row in scene.positions_ang],
+        "k": [int(k) for k in scene.kinds],
+        "b": [[int(i), int(j)] for i, j in scene.bonds],
+        "e": [[[round(float(v), 3) for v in point] for point in edge] for edge in scene.edges_ang],
+        "s": list(scene.symbols),
+        "c": [list(colour) for colour in scene.colours],
+        "r": [round(radius, 3) for radius in scene.radii_ang],
+    }

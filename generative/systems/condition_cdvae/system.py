@@ -103,12 +103,18 @@ class ConditionCDVAE(LatentModel):
     def __init__(self, config: ConditionCDVAEConfig) -> None:
         sizes = SIZES[config.size]
         super().__init__(config, sizes.latent, sizes.hidden)
-        self.heeds = self.heeds | frozenset(config.conditions)
+        self.heeds = self.heeds_with(config)
         n_values, n_examples = len(config.properties), N_EXAMPLES if config.conditions else 0
         self.register_buffer("property_mean", torch.zeros(n_values))
         self.register_buffer("property_scale", torch.ones(n_values))
         self.register_buffer("example_fractions", torch.zeros(n_examples, N_TYPES))
         self.register_buffer("example_values", torch.zeros(n_examples, n_values))
+
+    @classmethod
+    def heeds_with(cls, config: RoomConfig) -> frozenset[str]:
+        """Besides compositions the columns it was conditioned on."""
+        assert isinstance(config, ConditionCDVAEConfig)
+        return cls.heeds | frozenset(config.conditions)
 
     def new_encoder(self) -> Encoder:
         """EquiformerV2 over bonds."""

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote
 
 from tasks.discover.candidates import Proposer
-from tasks.report.hull_interactive import html_formula
+from tasks.report.hull_traces import html_formula
 from tasks.report.run.kept_symmetry import any_kept, change_on_release_ev_per_atom, group_name, remark, verdict
 from tasks.report.run.model import ReportCandidate, ReportInputs
 from tasks.report.run.opinions import any_judged, percent
-from tasks.report.run.summary import NEAR_HULL_EV_PER_ATOM, any_phonons, is_number, number, prototype_name
+from tasks.report.run.sources import linked_entry, page_of
+from tasks.report.run.summary import NEAR_HULL_EV_PER_ATOM, any_phonons, is_number, number, prototype_name, safe
 
 NONE = '<span class="none">\u2013</span>'
-
-
-def safe(text: object) -> str:
-    """Text as it stands, in HTML and in its attributes."""
-    return html.escape(str(text), quote=True)
 
 
 def space_group(candidate: ReportCandidate) -> str:
@@ -38,6 +33,7 @@ class Column:
     label: str
     unit: str = ""  # HTML
     kind: Literal["number", "text"] = "number"
+    further: bool = False  # shown with all columns only: the others fit on a page of 1150 px
 
 
 PHONON = Column("phonon", "Lowest phonon", "THz, negative: imaginary")
@@ -48,7 +44,8 @@ KEPT = Column("kept", "In its space group", "\u0394E on release, eV/atom", "text
 
 JUDGE = Column("judge", "Above hull by the judge", "eV/atom")
 CHANCE = Column("chance", f"Within {NEAR_HULL_EV_PER_ATOM:g} eV/atom by DFT", "probability")
-"""Only in a run with a judge, and the second where its errors were measured."""
+JUDGE_FORMATION = Column("judge_formation", "Formation energy by the judge", "eV/atom")
+"""Only in a run with a judge, and the probability where the judge's errors were measured."""
 
 COLUMNS = (
     Column("rank", "Rank"),
@@ -57,18 +54,20 @@ COLUMNS = (
     JUDGE,
     CHANCE,
     Column("formation", "Formation energy", "eV/atom"),
+    JUDGE_FORMATION,
     Column("spacegroup", "Space group"),
-    Column("delta_e", "\u0394E on relaxing", "eV/atom"),
-    Column("delta_v", "\u0394V on relaxing", "\u00c5\u00b3/atom"),
-    Column("rms", "RMS displacement", "(V/atom)<sup>1/3</sup>"),
     KEPT,
     PHONON,
-    Column("status", "Relaxation", "steps", "text"),
     Column("known", "In a database", "matched id", "text"),
-    Column("prototype", "Prototype", "structure type", "text"),
-    Column("smact", "SMACT", "charge-neutral", "text"),
-    Column("decomposition", "Decomposes into", "atomic fractions", "text"),
     Column("files", "Files", kind="text"),
+    Column("decomposition", "Decomposes into", "atomic fractions", "text", further=True),
+    Column("prototype", "Prototype", "structure type", "text", further=True),
+    Column("status", "Relaxation", "steps", "text", further=True),
+    Column("delta_e", "\u0394E on relaxing", "eV/atom", further=True),
+    Column("delta_v", "\u0394V on relaxing", "\u00c5\u00b3/atom", further=True),
+    Column("rms", "RMS displacement", "(V/atom)<sup>1/3</sup>", further=True),
+    Column("smact", "SMACT", "charge-neutral", "text", further=True),
+    Column("notes", "Notes", kind="text", further=True),
 )
 
 
@@ -77,6 +76,9 @@ def _columns(candidates: Sequence[ReportCandidate]) -> list[Column]:
         PHONON: any_phonons(candidates),
         KEPT: any_kept(c.kept for c in candidates),
         JUDGE: any_judged(c.opinion for c in candidates),
+        JUDGE_FORMATION: any(
+            c.opinion is not None and c.opinion.formation_energy_ev_per_atom is not None for c in candidates
+        ),
         CHANCE: any(c.opinion is not None and c.opinion.probability is not None for c in candidates),
     }
     return [column for column in COLUMNS if shown.get(column, True)]
@@ -112,9 +114,19 @@ def _judge(c: ReportCandidate) -> tuple[str, str]:
     if c.opinion is None:
         return "", NONE
     exact, shown = _figure(c.opinion.e_above_hull_ev_per_atom)
-    tag = ' <span class="tag plain">opinions differ</span>' if c.opinion.agree is False else ""
-    notes = "; ".join(filter(None, (c.opinion.note, c.opinion.hull_note)))
-    return exact, shown + tag + (f'<br><span class="small">{safe(notes)}</span>' if notes else "")
+    tag = '<br><span class="tag plain">opinions differ</span>' if c.opinion.agree is False else ""
+    mark = f' <abbr title="{safe(notes)}">*</abbr>' if (notes := _judges_notes(c)) else ""
+    return exact, shown + mark + tag
+
+
+def _judges_notes(c: ReportCandidate) -> str:
+    return "" if c.opinion is None else "; ".join(filter(None, (c.opinion.note, c.opinion.hull_note)))
+
+
+def _known(c: ReportCandidate) -> tuple[str, str]:
+    if not c.known_match:
+        return "0", "new"
+    return "1" + safe(c.known_match), linked_entry(c.known_match)
 
 
 def _chance(c: ReportCandidate) -> tuple[str, str]:
@@ -127,14 +139,18 @@ def _prototype(c: ReportCandidate) -> tuple[str, str]:
         return "", NONE
     name = safe(prototype_name(c))
     offered = '<span class="tag plain">offered</span> ' if c.proposed_by == Proposer.PROTOTYPE else ""
-    return name, f"{offered}<span class='small'>{name}</span>"
+    page = page_of(c.prototype_match)
+    shown = name if page is None else f'<a href="{safe(page)}" rel="noreferrer">{name}</a>'
+    return name, f"{offered}<span class='small'>{shown}</span>"
 
 
 def _cells(c: ReportCandidate) -> dict[str, tuple[str, str]]:
     """(sorting value, HTML) of each column."""
-    files = [_link(c.cif_path, "CIF")] if c.cif_path else []
+    files = [_link(c.page_path, "Page")] if c.page_path else []
+    files += [_link(c.cif_path, "CIF")] if c.cif_path else []
     files += [_link(c.inputs_path + "/", "VASP")] if c.inputs_path else []
-    note = f'<br><span class="small">{safe(c.hull_note)}</span>' if c.hull_note else ""
+    judged = None if c.opinion is None else c.opinion.formation_energy_ev_per_atom
+    notes = safe("; ".join(filter(None, (c.hull_note, _judges_notes(c), c.phonon_note))))
     status = f'<span class="{"tag" if c.relax_status == "converged" else "tag plain"}">{safe(c.relax_status)}</span>'
     smact = {None: ("", NONE), True: ("1", "yes"), False: ("0", "no")}[c.smact_valid]
     return {
@@ -158,13 +174,12 @@ def _cells(c: ReportCandidate) -> dict[str, tuple[str, str]]:
             safe(f"{c.relax_status} {c.relax_steps:06d}"),
             f"{status} <span class='small'>{c.relax_steps}</span>",
         ),
-        "known": (
-            "1" + safe(c.known_match) if c.known_match else "0",
-            safe(c.known_match) if c.known_match else "new",
-        ),
+        "known": _known(c),
         "prototype": _prototype(c),
         "smact": smact,
-        "decomposition": (safe(c.decomposition), (safe(c.decomposition) or NONE) + note),
+        "decomposition": (safe(c.decomposition), safe(c.decomposition) or NONE),
+        "judge_formation": _figure(judged),
+        "notes": (notes, notes or NONE),
         "files": ("", " &middot; ".join(files) or NONE),
     }
 
@@ -187,7 +202,7 @@ def candidate_section(inputs: ReportInputs) -> str:
         order = ' aria-sort="ascending"' if column.key == "rank" else ""
         heads.append(
             f'<th scope="col" data-column="{column.key}" data-kind="{column.kind}" data-label="{said}"'
-            f"{number_class}{order}>{label}{unit}</th>"
+            f"{' data-further' * column.further}{number_class}{order}>{label}{unit}</th>"
         )
     rows = "\n".join(_row(c, columns) for c in inputs.ranked)
     title, listed = "All candidates", ""
@@ -200,13 +215,14 @@ def candidate_section(inputs: ReportInputs) -> str:
         )
     return (
         f'<section id="all"><h2>{title}</h2><p class="hint">Click a heading to sort, a row to see the '
-        f"crystal.{listed}</p>"
+        f"crystal and all its numbers.{listed}</p>"
         '<div class="filters" role="search"><label><span>Find</span><input type="search" id="filter-text" '
         'placeholder="formula, id, space group"></label>'
         '<label><span>Energy above hull at most</span><input type="number" id="filter-energy" step="0.01" '
         'aria-label="Energy above hull at most, eV/atom"><span>eV/atom</span></label>'
         '<label><input type="checkbox" id="filter-new">new only</label>'
         '<label><input type="checkbox" id="filter-converged">converged only</label>'
+        '<label><input type="checkbox" id="all-columns">all columns</label>'
         f'<output id="filter-count" aria-live="polite">{len(inputs.candidates)} of {len(inputs.candidates)} '
         f"shown</output>"
         '</div><div class="card scroll" role="region" aria-label="Candidate table" tabindex="0">'
@@ -237,11 +253,13 @@ def _row(c: ReportCandidate, columns: Sequence[Column]) -> str:
             "spacegroup": "line",
             "status": "line",
             "kept": "line",
-            "files": "line",
+            "known": "wrap",
+            "notes": "wrap",
         }
         name = names.get(column.key, "num" if column.kind == "number" else "")
         cells.append(
-            f'<td data-column="{column.key}" data-value="{value}"{f" class={name}" if name else ""}>{text}</td>'
+            f'<td data-column="{column.key}" data-value="{value}"{" data-further" * column.further}'
+            f"{f' class={name}' if name else ''}>{text}</td>"
         )
     energy = repr(float(above)) if above is not None and is_number(above) else ""
     return (

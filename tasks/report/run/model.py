@@ -67,6 +67,14 @@ class Rejection:
     count: int
 
 
+@dataclass(frozen=True)
+class JudgedPhase:
+    """A competing phase by the judge's own energies, eV/atom; as HullPhase."""
+
+    formation_energy_ev_per_atom: float | None
+    e_above_hull_ev_per_atom: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class HullPhase:
     """A competing phase on or above the convex hull.
@@ -79,6 +87,8 @@ class HullPhase:
         e_above_hull_ev_per_atom: distance to the hull of all competing phases, eV/atom, >= 0.
         stable: whether it is a vertex of that hull.
         origin: where it comes from (generative.datasets.origins).
+        same_as: of a prototype, id of the known crystal that it is; None of the others.
+        judged: what the judge says of it; None where it was not judged.
     """
 
     id: str
@@ -88,6 +98,8 @@ class HullPhase:
     e_above_hull_ev_per_atom: float
     stable: bool
     origin: str = Origin.UNSTATED.value
+    same_as: str | None = None
+    judged: JudgedPhase | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +125,7 @@ class SecondOpinion:
         method: the judge.
         first_rank: rank before it, by the potential that relaxed all.
         e_above_hull_ev_per_atom: on the hull of its own energies; None where it has none.
+        formation_energy_ev_per_atom: from the elements, by its own energies; None where it has none.
         decomposition: competing phases it would decompose into by the judge; may be empty.
         change_ev_per_atom: energy above hull, judge less first opinion; None without both.
         agree: whether they differ by no more than their errors as measured; None where these are not known.
@@ -126,6 +139,7 @@ class SecondOpinion:
     method: str
     first_rank: int
     e_above_hull_ev_per_atom: float | None
+    formation_energy_ev_per_atom: float | None = None
     decomposition: str = ""
     change_ev_per_atom: float | None = None
     agree: bool | None = None
@@ -163,6 +177,7 @@ class ReportCandidate:
         smact_valid: charge neutrality by SMACT; None if not asked.
         cif_path: path of its CIF, relative to the run folder.
         inputs_path: path of its VASP inputs, relative to the run folder; None if none were written.
+        page_path: path of its own page, relative to the run folder; empty if it has none.
         hull_note: why a hull value is missing or degraded; may be empty.
         lowest_phonon_thz: lowest phonon frequency, negative for an imaginary one; None where none were computed.
         dynamically_stable: whether no phonon is imaginary; None where none were computed.
@@ -191,6 +206,7 @@ class ReportCandidate:
     smact_valid: bool | None = None
     cif_path: str = ""
     inputs_path: str | None = None
+    page_path: str = ""
     hull_note: str = ""
     lowest_phonon_thz: float | None = None
     dynamically_stable: bool | None = None

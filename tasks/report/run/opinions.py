@@ -17,6 +17,7 @@ def opinion_of(row: Mapping[str, Any]) -> SecondOpinion | None:
         method=row["judge_method"],
         first_rank=row["first_rank"],
         e_above_hull_ev_per_atom=row["judge_e_above_hull_ev_per_atom"],
+        formation_energy_ev_per_atom=row["judge_formation_energy_ev_per_atom"],
         decomposition=row["judge_decomposition"] or "",
         change_ev_per_atom=row["opinion_change_ev_per_atom"],
         agree=row["opinions_agree"],

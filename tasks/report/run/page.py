@@ -7,18 +7,17 @@ one, and a content security policy forbids the rest. Identical inputs give ident
 from __future__ import annotations
 
 import html
-import importlib.resources
-import json
 from pathlib import Path
-from typing import Any
 
 from plotly.offline import get_plotlyjs
 
 from storage.atomic import write_text
+from tasks.report.html_parts import asset, data_element
 from tasks.report.hull_interactive import hull_figures
 from tasks.report.run.asked import asked_section
 from tasks.report.run.candidate_table import candidate_section
 from tasks.report.run.model import ReportInputs
+from tasks.report.run.next_steps import next_section
 from tasks.report.run.page_sections import (
     dialog,
     explanation_section,
@@ -28,10 +27,11 @@ from tasks.report.run.page_sections import (
     provenance_section,
     yield_section,
 )
+from tasks.report.run.phase_table import phase_section
 from tasks.report.run.phonons import phonon_section
 from tasks.report.run.proposers import proposer_section
 from tasks.report.run.second_opinion import opinion_section
-from tasks.report.scene import Scene, build_scene
+from tasks.report.scene import build_scene, scene_json
 
 MOST_CRYSTALS = 300
 """Crystals that can be turned on the page, by rank: about 4 kB each."""
@@ -59,12 +59,14 @@ def report_html(inputs: ReportInputs) -> str:
             hull_section(inputs),
             gallery_section(inputs),
             candidate_section(inputs),
+            phase_section(inputs),
             opinion_section(inputs.ranked),
             phonon_section(inputs.phonons, inputs.potential_method),
             asked_section(inputs.asked, inputs.best_of_formulas, inputs.potential_method),
             yield_section(inputs),
             proposer_section(inputs.proposers),
             explanation_section(inputs),
+            next_section(inputs),
             provenance_section(inputs),
             "</main>",
             "<footer>Written by Hullward. This file needs no network; links to CIF files and VASP inputs work while it "
@@ -78,13 +80,13 @@ def report_html(inputs: ReportInputs) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f'<meta http-equiv="Content-Security-Policy" content="{SECURITY_POLICY}">',
             f"<title>{html.escape(inputs.system)} \u2013 {html.escape(inputs.run_name)} \u2013 Hullward</title>",
-            f"<style>{_asset('report.css')}</style></head>",
+            f"<style>{asset('report.css')}</style></head>",
             f'<body><div class="page">{body}</div>',
             dialog(),
-            _data("scenes", scenes),
-            _data("figures", hull_figures(inputs.hull, inputs.ranked)),
+            data_element("scenes", scenes),
+            data_element("figures", hull_figures(inputs.hull, inputs.ranked)),
             f"<script>{get_plotlyjs()}</script>",
-            f"<script>{_asset('crystals.js')}\n{_asset('report.js')}</script>",
+            f"<script>{asset('crystals.js')}\n{asset('report.js')}</script>",
             "</body></html>\n",
         ]
     )
@@ -94,26 +96,3 @@ def write_report(inputs: ReportInputs, path: Path) -> Path:
     """Write the page to `path`, whole or not at all, and return it."""
     write_text(path, report_html(inputs))
     return path
-
-
-def scene_json(scene: Scene) -> dict[str, Any]:
-    """A scene with the short keys that crystals.js reads: p(ositions), k(inds), b(onds), e(dges), s(ymbols), c, r."""
-    return {
-        "p": [[round(float(v), 3) for v in row] for row in scene.positions_ang],
-        "k": [int(k) for k in scene.kinds],
-        "b": [[int(i), int(j)] for i, j in scene.bonds],
-        "e": [[[round(float(v), 3) for v in point] for point in edge] for edge in scene.edges_ang],
-        "s": list(scene.symbols),
-        "c": [list(colour) for colour in scene.colours],
-        "r": [round(radius, 3) for radius in scene.radii_ang],
-    }
-
-
-def _asset(name: str) -> str:
-    return (importlib.resources.files("tasks.report") / name).read_text(encoding="utf-8")
-
-
-def _data(name: str, value: Any) -> str:
-    """JSON in a script element that no value can close: every '<' is written as its escape."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=True).replace("<", "\\u003c")
-    return f'<script type="application/json" id="{name}">{text}</script>'

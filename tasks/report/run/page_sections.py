@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from tasks.discover.candidates import Proposer
 from tasks.report.hull_geometry import phase_counts, placed_candidates
-from tasks.report.hull_interactive import html_formula
+from tasks.report.hull_traces import html_formula
 from tasks.report.palette import element_colours
 from tasks.report.run import opinions
-from tasks.report.run.candidate_table import safe, space_group
+from tasks.report.run.candidate_table import space_group
 from tasks.report.run.kept_symmetry import any_kept, counts_sentence
 from tasks.report.run.model import ReportInputs
 from tasks.report.run.summary import (
@@ -19,6 +19,7 @@ from tasks.report.run.summary import (
     flattened,
     number,
     proposers,
+    safe,
     summarise,
     theory_warning,
 )
@@ -82,11 +83,11 @@ def hull_section(inputs: ReportInputs) -> str:
     left_out = f" {_count(missing, 'candidate')} without hull numbers left out." if missing else ""
     if inputs.n_left_out:
         left_out += f" Shown are the {len(inputs.candidates)} candidates of the table below."
-    switch = ""
-    if len(inputs.hull.elements) == 3:
+    switch, flat = "", {3: "Triangle", 4: "Energies"}.get(len(inputs.hull.elements))
+    if flat is not None:
         switch = (
             '<div class="switch" role="group" aria-label="View of the hull">'
-            '<button type="button" class="pill" data-figure="plane" aria-pressed="true">Triangle</button>'
+            f'<button type="button" class="pill" data-figure="plane" aria-pressed="true">{flat}</button>'
             '<button type="button" class="pill" data-figure="space" aria-pressed="false">3D</button></div>'
         )
     return (

@@ -17,7 +17,7 @@ from generative.crystal.crystals import crystals_of
 from tasks.discover.candidates import Proposer, plain
 from tasks.report.run.cif_files import cif_path
 from tasks.report.run.kept_symmetry import kept_of
-from tasks.report.run.model import HullData, HullPhase, ReportCandidate
+from tasks.report.run.model import HullData, HullPhase, JudgedPhase, ReportCandidate
 from tasks.report.run.opinions import opinion_of
 
 MOST_LISTED = 1000
@@ -90,13 +90,16 @@ def report_candidates(
         )
 
 
-def hull_of_phases(phases: pa.Table, elements: Sequence[str], method: str) -> HullData:
+def hull_of_phases(
+    phases: pa.Table, elements: Sequence[str], method: str, judged: Mapping[str, JudgedPhase] | None = None
+) -> HullData:
     """The competing phases that have a place on their hull, as the report draws them.
 
     Args:
         phases: columns of phases.parquet.
         elements: the chemical system, in the order of the axes.
         method: level of theory.
+        judged: what the judge says of some of them, by id.
     """
     drawn = []
     for row in phases.to_pylist():
@@ -112,6 +115,8 @@ def hull_of_phases(phases: pa.Table, elements: Sequence[str], method: str) -> Hu
                 e_above_hull_ev_per_atom=row["e_above_hull_ev_per_atom"],
                 stable=row["on_hull"],
                 origin=row["origin"],
+                same_as=row["same_as"],
+                judged=(judged or {}).get(row["id"]),
             )
         )
     return HullData(elements=tuple(elements), phases=tuple(drawn), level_of_theory=method)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,11 @@ from tasks.discover.candidates import NEAR_HULL_EV_PER_ATOM as NEAR_HULL_EV_PER_
 from tasks.discover.candidates import Proposer
 from tasks.report.hull_geometry import ON_HULL_EV_PER_ATOM
 from tasks.report.run.model import Counts, ReportCandidate, ReportInputs
+
+
+def safe(text: object) -> str:
+    """Text as it stands, in HTML and in its attributes."""
+    return html.escape(str(text), quote=True)
 
 
 class Ranked(Protocol):

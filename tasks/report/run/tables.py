@@ -122,6 +122,7 @@ def candidate_rows(candidates: Sequence[ReportCandidate]) -> list[dict[str, Any]
         o = c.opinion
         return {
             "above hull by the judge (eV/atom)": "" if o is None else rounded(o.e_above_hull_ev_per_atom, 4),
+            "formation energy by the judge (eV/atom)": "" if o is None else rounded(o.formation_energy_ev_per_atom, 4),
             "probability within 0.1 eV/atom by DFT": "" if o is None else rounded(o.probability, 3),
             "opinions": "" if o is None else verdict_of_opinion(o),
             "rank before the judge": "" if o is None else o.first_rank,

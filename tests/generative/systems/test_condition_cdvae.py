@@ -116,6 +116,7 @@ def test_every_variant_learns_reconstructs_generates_and_comes_back_from_its_che
     loaded = checkpoints.load(str(tmp_path / "model")).system
     assert type(loaded) is type(system)
     assert loaded.heeds >= {"composition", *system.config.conditions}
+    assert checkpoints.heeds_of(str(tmp_path / "model")) == loaded.heeds  # told without the weights
     assert [c.digest for c in system.eval().reconstruct(CRYSTALS, rng(), QUICK, batch_crystals=3)] == [
         c.digest for c in loaded.reconstruct(CRYSTALS, rng(), QUICK, batch_crystals=3)
     ]

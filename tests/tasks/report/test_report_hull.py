@@ -14,8 +14,9 @@ from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core.composition import Composition
 
 from tasks.report.hull_geometry import lower_facets, phase_arrays, tie_lines
-from tasks.report.hull_interactive import html_formula, hull_figures
+from tasks.report.hull_interactive import hull_figures
 from tasks.report.hull_plot import hull_png
+from tasks.report.hull_traces import html_formula
 from tasks.report.png import PNG_LIMIT_BYTES
 from tasks.report.run.model import HullData, HullPhase, ReportInputs
 

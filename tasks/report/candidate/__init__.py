@@ -1,0 +1,1 @@
+"""The page of one candidate, to be sent to somebody."""
