@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.console import answer, guarded
+from flows.cli.console import answer, begin, guarded
+from flows.cli.plan import plan_instead
 from flows.cli.results import run_summary
-from flows.cli.shared_options import AsJson, Debug, Elements, Settings
+from flows.cli.shared_options import AsJson, Debug, DryRun, Elements, Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +32,7 @@ def discover(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     elements: Elements = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -42,6 +44,11 @@ def discover(
     chosen = elements_of(elements)
     what = config or ("-".join(chosen) if chosen else "quickstart")
     parsed = run_settings(what, {"name": name, "seed": seed, "elements": chosen}, settings)
+    if dry_run:
+        plan_instead(parsed, as_json)
+        return
+    system, n = "-".join(parsed.elements), parsed.sample.n_candidates
+    begin(f"{n} candidates of {system} into {parsed.execution.runs_folder}/{parsed.name}")
     with answer(as_json) as give, prefect_client() as client:
         from flows.discover import discover as flow
 

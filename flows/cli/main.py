@@ -23,6 +23,7 @@ from flows.cli import (
     inputs,
     modify,
     optimade,
+    plan,
     relax,
     report,
     reproduce,
@@ -32,7 +33,7 @@ from flows.cli import (
 )
 
 COMMANDS = (
-    *(discover, campaign, ingest, modify, train),
+    *(plan, discover, campaign, ingest, modify, train),
     *(sample, screen, relax, hull, inputs),
     *(evaluate, baseline, benchmark, reproduce),
     *(optimade, dft, report, deploy),

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.console import answer, guarded, show_table
-from flows.cli.shared_options import AsJson, Debug, Settings
+from flows.cli.console import answer, begin, guarded, show_table
+from flows.cli.plan import plan_instead
+from flows.cli.shared_options import AsJson, Debug, DryRun, Settings
 
 if TYPE_CHECKING:
     from configs.reproduction import AnyReproduction
@@ -49,6 +50,7 @@ def reproduce(
         Path | None, typer.Option(metavar="FILE", help="Put the tables between the marks of this Markdown file too.")
     ] = None,
     settings: Settings = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -67,6 +69,10 @@ def reproduce(
     stated = with_choice(stated, _names(systems), _names(datasets), _names(stages))
     stated = override(stated, settings or [])
     parsed = parse(model_of(stated), stated, str(file))
+    if dry_run:
+        plan_instead(parsed, as_json)
+        return
+    begin(f"the tables of {parsed.paper} into {parsed.folder}")
     with answer(as_json) as give, prefect_client() as client:
         from flows.reproduce import reproduce as flow
 

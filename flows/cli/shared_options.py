@@ -12,6 +12,9 @@ Settings = Annotated[
 ]
 Elements = Annotated[str | None, typer.Option(metavar="SYSTEM", help="Chemical system, such as Ta-W-B.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output, and nothing else there.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, with what, how long it takes; do nothing.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 Out = Annotated[Path, typer.Option(help="Where the result goes: a file ending in .parquet, or a folder (CIFs).")]
 OutTable = Annotated[Path | None, typer.Option(help="Keep the result as a Parquet file.")]
