@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.cli.completion import presets
 from flows.cli.console import answer, begin, guarded, progress_bar, show_table
 from flows.cli.plan import plan_instead
-from flows.cli.shared_options import AsJson, Debug, DryRun, Settings
+from flows.cli.shared_options import AsJson, Debug, DryRun, set_option
 
 if TYPE_CHECKING:
     from tasks.campaign.results import Results
@@ -38,9 +39,13 @@ def register(app: typer.Typer) -> None:
 @guarded
 def run(
     config: Annotated[
-        str, typer.Argument(help="YAML file, campaign-small (minutes) or campaign-borides (an hour or so).")
+        str,
+        typer.Argument(
+            autocompletion=presets("campaign"),
+            help="YAML file, campaign-small (minutes) or campaign-borides (an hour or so).",
+        ),
     ] = "campaign-small",
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("budget.relaxations=240")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the campaign and of its folder.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     dry_run: DryRun = False,

@@ -156,7 +156,7 @@ def labelled_bar(title: str, hidden: bool, unit: str = "", *, remaining: bool = 
 
 @contextmanager
 def progress_bar(title: str, hidden: bool) -> Iterator[NotedProgress]:
-    """A bar with one label; gives a function of (done, in all), and perhaps a note behind the label. See labelled_bar."""
+    """A bar with one label; gives a function of (done, in all), perhaps with a note. See labelled_bar."""
     if not hidden and not sys.stderr.isatty():
         with Teller(title, say) as lines:
             yield lines

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.completion import presets
 from flows.cli.console import answer, begin, guarded
 from flows.cli.plan import plan_instead
 from flows.cli.results import run_summary
-from flows.cli.shared_options import AsJson, Debug, DryRun, Elements, Settings
+from flows.cli.shared_options import AsJson, Debug, DryRun, Elements, set_option
 
 
 def register(app: typer.Typer) -> None:
@@ -22,11 +23,12 @@ def discover(
     config: Annotated[
         str | None,
         typer.Argument(
+            autocompletion=presets(),
             metavar="[SETTINGS]",
             help="A chemical system, such as Nb-Mo-B; a YAML file; or quickstart, ternary, binary, perovskite, ta-w-b.",
         ),
     ] = None,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("sample.n_candidates=32")] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the run and of its folder; without, another system has its own.")
     ] = None,

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.cli.completion import presets
 from flows.cli.console import SOURCES, answer, guarded, labelled_bar, say, show_table
 from flows.cli.plan import shown
-from flows.cli.shared_options import AsJson, Debug, DryRun, Elements, Potential, Settings
+from flows.cli.shared_options import AsJson, Debug, DryRun, Elements, Potential, set_option
 
 if TYPE_CHECKING:
     from configs.ingest import IngestConfig
     from generative.datasets.manifest import Manifest
-    from storage.progress import SourceProgress
 
 READ = {**SOURCES, "n_merged": "merged"}
 RELEASE = {"release": "release"}
@@ -32,6 +31,7 @@ def ingest(
     sources: Annotated[
         list[str],
         typer.Argument(
+            autocompletion=presets("ingest"),
             metavar="SOURCE...",
             help="Files, folders, 'prototypes', 'materials-project', 'aflow', 'optimade:alexandria'; or one settings "
             "file (.yaml), or the name of one shipped.",
@@ -57,7 +57,7 @@ def ingest(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the dataset.")] = None,
     potential: Potential = None,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("data.workers=4")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

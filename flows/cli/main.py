@@ -31,6 +31,8 @@ from flows.cli import (
     screen,
     train,
 )
+from flows.cli.completion import prepare, script
+from flows.cli.examples import add_examples
 
 COMMANDS = (
     *(plan, discover, campaign, ingest, modify, train),
@@ -49,6 +51,14 @@ app = typer.Typer(
 )
 for command in COMMANDS:
     command.register(app)
+add_examples(app)
+prepare()
+
+
+def _completion(shell: str | None) -> None:
+    if shell is not None:
+        typer.echo(script(shell))
+        raise typer.Exit
 
 
 def _version(show: bool) -> None:
@@ -62,6 +72,15 @@ def _version(show: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    completion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHELL",
+            callback=_completion,
+            is_eager=True,
+            help='Write what bash, zsh or fish reads to complete commands: eval "$(hullward --completion bash)".',
+        ),
+    ] = None,
 ) -> None:
     pass
 

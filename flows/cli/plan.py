@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.console import answer, guarded
-from flows.cli.shared_options import AsJson, Debug, Settings
+from flows.cli.shared_options import AsJson, Debug, set_option
 
 if TYPE_CHECKING:
     from configs.kinds import Plannable
@@ -30,7 +30,7 @@ def plan(
             "training, an ingest, a reproduction.",
         ),
     ],
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("sample.n_candidates=32")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

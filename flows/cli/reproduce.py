@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.cli.completion import presets
 from flows.cli.console import answer, begin, guarded, show_table
 from flows.cli.plan import plan_instead
-from flows.cli.shared_options import AsJson, Debug, DryRun, Settings
+from flows.cli.shared_options import AsJson, Debug, DryRun, set_option
 
 if TYPE_CHECKING:
     from configs.reproduction import AnyReproduction
@@ -26,7 +27,11 @@ def register(app: typer.Typer) -> None:
 @guarded
 def reproduce(
     config: Annotated[
-        str, typer.Argument(help="YAML file, reproduce-dp-cdvae, reproduce-unet or reproduce-adaptive-cell.")
+        str,
+        typer.Argument(
+            autocompletion=presets("reproduce"),
+            help="YAML file, reproduce-dp-cdvae, reproduce-unet or reproduce-adaptive-cell.",
+        ),
     ] = "reproduce-dp-cdvae",
     data: Annotated[
         Path | None,
@@ -49,7 +54,7 @@ def reproduce(
     docs: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Put the tables between the marks of this Markdown file too.")
     ] = None,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("sample.chunk_size=64")] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     debug: Debug = False,

@@ -9,7 +9,7 @@ import typer
 from flows.cli.console import answer, guarded, progress_bar, show_table
 from flows.cli.plan import shown
 from flows.cli.results import SHOWN
-from flows.cli.shared_options import AsJson, Debug, DryRun, Elements, Out, Settings
+from flows.cli.shared_options import AsJson, Debug, DryRun, Elements, Out, set_option
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +47,7 @@ def sample(
             "may be repeated.",
         ),
     ] = None,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("sample.sampler.temperature=0.8")] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     debug: Debug = False,

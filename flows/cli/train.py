@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.completion import presets
 from flows.cli.console import answer, guarded, progress_bar
 from flows.cli.plan import shown
-from flows.cli.shared_options import AsJson, Debug, DryRun, Settings
+from flows.cli.shared_options import AsJson, Debug, DryRun, set_option
 
 
 def register(app: typer.Typer) -> None:
@@ -19,9 +20,11 @@ def register(app: typer.Typer) -> None:
 
 @guarded
 def train(
-    config: Annotated[str, typer.Argument(help="YAML file of a training, or train-flow.")],
+    config: Annotated[
+        str, typer.Argument(autocompletion=presets("train"), help="YAML file of a training, or train-flow.")
+    ],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Working folder; the checkpoint appears in it.")],
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("max_steps=500")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where an interrupted training stopped.")] = True,
     dry_run: DryRun = False,
     as_json: AsJson = False,
