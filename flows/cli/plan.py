@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.console import answer, guarded
+from flows.cli.console import answer, guarded, progress_bar
 from flows.cli.shared_options import AsJson, Debug, set_option
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ def plan(
     with answer(as_json) as give:
         from tasks.plans.choice import plan_of
 
-        told = [_told(plan_of(config), as_json) for config in parsed]
+        with progress_bar("looking at what is here", as_json):
+            plans = [plan_of(config) for config in parsed]
+        told = [_told(one, as_json) for one in plans]
         give(told[0] if len(told) == 1 else told)
 
 
@@ -55,7 +57,8 @@ def plan_instead(config: Plannable, as_json: bool) -> None:
 def shown(planned: Callable[[], Plan], as_json: bool) -> Plan:
     """Make a plan and show it."""
     with answer(as_json) as give:
-        found = planned()
+        with progress_bar("looking at what is here", as_json):
+            found = planned()
         give(_told(found, as_json))
     return found
 

@@ -55,8 +55,12 @@ def dataset_folder(source: FilesSource, workers: int, shared: Path) -> Path:
     key = key_of("read", ingest, source=source.model_dump(mode="json"), files=[(f.name, file_digest(f)) for f in files])
     folder = shared / ".datasets" / key[:32]
     if not is_whole(folder):
+        from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
+
         refuse_to_compute(folder)
-        ingest(DataConfig(sources=(source,), workers=workers), None, folder, resolve)
+        with Progress(f"read-{Path(source.path).name}", f"reading {source.path}") as progress:
+            data = DataConfig(sources=(source,), workers=workers)
+            ingest(data, None, folder, resolve, progress=progress.labelled)
     return folder
 
 

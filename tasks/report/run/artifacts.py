@@ -7,10 +7,10 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 from urllib.parse import quote
 from uuid import UUID
 
@@ -38,6 +38,8 @@ UPDATE_INTERVAL_S = 2.0
 """Progress is sent at most this often: every update is a write to the server's database."""
 
 logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 
 def artifact_key(*parts: str) -> str:
@@ -166,6 +168,14 @@ class Progress:
         self._sent_at = now
         per_cent = 100.0 * min(max(done / total, 0.0), 1.0) if total > 0 else 0.0
         self._send(per_cent, f"{self._description}: {note}" if note else self._description)
+
+    def over(self, parts: Sequence[Callable[[], R]]) -> list[R]:
+        """What each of these gives, told as so many parts of the work."""
+        done = []
+        for count, part in enumerate(parts, start=1):
+            done.append(part())
+            self.update(count, len(parts))
+        return done
 
     def labelled(self, what: str, done: int, total: int | None) -> None:
         """The same with what is being done, such as a source of records; a storage.progress.SourceProgress."""
