@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +13,13 @@ import pyarrow as pa
 
 from configs.paths import resolve
 from configs.schema import DiscoverConfig
-from storage.checksums import DamagedFileError
 from tasks.discover.judge import judge_names
-from tasks.discover.known import competing_phases, known_file, network_of, references_file
-from tasks.discover.relax import relax_chunk_file, relax_chunks
+from tasks.discover.known import competing_phases, known_file, network_of
 from tasks.discover.run import RunFolder, read_manifest, refuse_other_run
-from tasks.discover.sample import asked_in, check_generator, generators_of, known_hull, sample_chunk_file, sample_chunks
-from tasks.discover.screen import screen_chunk_file, unique_file
-from tasks.files import FileRef, NotYetThereError, only_looking
+from tasks.discover.sample import asked_in, check_generator, generators_of, known_hull
+from tasks.files import FileRef
 from tasks.loading import PotentialIdentity
+from tasks.plans.done import Done, Found, there
 from tasks.plans.potentials import absent, planned_potential
 from tasks.plans.rates import added, at_once, rates
 from tasks.plans.record import Plan, Stage, UsedPotential, Written
@@ -50,36 +47,6 @@ class Known:
     sources: tuple[Looked, ...] = ()
     n_made: int = 0
     dataset: FileRef | None = None
-
-
-@dataclass
-class Found:
-    """Chunks of a stage that are there, by their numbers; None for those that are not."""
-
-    chunks: list[FileRef | None] = field(default_factory=list)
-
-    @property
-    def n_done(self) -> int:
-        """How many are there."""
-        return sum(ref is not None for ref in self.chunks)
-
-    @property
-    def left(self) -> float:
-        """The part that is left to do."""
-        return 1 - self.n_done / len(self.chunks) if self.chunks else 1.0
-
-    @property
-    def all(self) -> list[FileRef] | None:
-        """Every chunk, if none is missing."""
-        there = [ref for ref in self.chunks if ref is not None]
-        return there if len(there) == len(self.chunks) else None
-
-
-def there(stage: Callable[[], FileRef]) -> FileRef | None:
-    """What a stage would find done; None where it would compute."""
-    with suppress(NotYetThereError, DamagedFileError), only_looking():
-        return stage()
-    return None
 
 
 def plan_run(config: DiscoverConfig) -> Plan:
@@ -237,98 +204,58 @@ def _stages(
     potentials: Sequence[UsedPotential],
 ) -> list[Stage]:
     """The stages of the run with what is done of them, and the time of the rest."""
-    measured, n = rates(), config.sample.n_candidates
-    done = _done(config, folder, identity, known)
-    sampled, screened, relaxed, competing = done
-    n_passing, relaxer, execution = round(n * measured.passes), potentials[0].used, config.execution
+    measured, n, size = rates(), config.sample.n_candidates, config.relax.chunk_size
+    done = Done(config, folder, identity, known.dataset)
+    n_passing, relaxer = round(n * measured.passes), potentials[0].used
     atoms = sum(request.n_atoms for _, request in requests) / max(1, len(requests)) or measured.atoms_of_a_phase
-
-    def relaxing(crystals: float, size: float, kind: str, found: Found) -> float | None:
-        whole = measured.relaxation_s(relaxer, config.relax, [crystals * size], kind)
-        return at_once(None if whole is None else whole * found.left, execution, len(found.chunks))
-
+    of_phase = measured.atoms_of_a_phase
     by_generator = Counter(name for name, _ in requests)
-    drawing = [
-        measured.drawing_s(one, by_generator.get(one.proposed_by, n if not requests else 0))
-        for one in generators_of(config.sample)
-    ]
-    drawn = added(*drawing)
-    n_phase_chunks, n_chunks = -(-n_phases // config.relax.chunk_size), -(-n_passing // config.relax.chunk_size)
-    competing.chunks += [None] * (n_phase_chunks - len(competing.chunks))
-    relaxed.chunks += [None] * (n_chunks - len(relaxed.chunks))
-    made_s = measured.relaxation_s(relaxer, config.relax, [known.n_made * measured.atoms_of_a_phase], "phase")
-    n_read = sum(one.n_read for one in known.sources)
-    ingest_s = added(
-        measured.seconds_of("record_read", n_read), measured.seconds_of("prototype_made", known.n_made), made_s
-    )
-    is_known = known.dataset is not None
+    drawing = [measured.drawing_s(one, by_generator[one.proposed_by] or n) for one in generators_of(config.sample)]
+    relaxing, competing, scoring = (
+        measured.relaxation_s(relaxer, config.relax, [n_atoms], kind)
+        for n_atoms, kind in (
+            (n_passing * atoms, "candidate"), (n_phases * of_phase, "phase"), (known.n_made * of_phase, "phase")
+        )
+    )  # fmt: skip
+    reading = measured.seconds_of("record_read", sum(one.n_read for one in known.sources))
     once_s = measured.seconds_of("start") + len(potentials) * measured.seconds_of("potential")
+    is_known = Found([known.dataset])
+
+    def stage(name: str, work: str, seconds: float | None, found: Found, n_parts: int) -> Stage:
+        n_parts = len(found.parts) or n_parts
+        left = at_once(None if seconds is None else seconds * found.left, config.execution, n_parts)
+        return Stage(name, work, left, n_parts, found.n_done)
+
     found = [
         Stage("start", "potentials loaded and checked", once_s),
-        Stage("ingest", "known crystals", 0.0 if is_known else ingest_s, 1, int(is_known)),
-        Stage("sample", f"{n} candidates", None if drawn is None else drawn * sampled.left,
-              len(sampled.chunks), sampled.n_done),
-        Stage("screen", f"{n} candidates", measured.seconds_of("screen", n) * screened.left,
-              len(screened.chunks), screened.n_done),
-        Stage("relax", f"about {n_passing} candidates", relaxing(n_passing, atoms, "candidate", relaxed),
-              len(relaxed.chunks), relaxed.n_done),
-        Stage("competing", f"about {n_phases} phases",
-              relaxing(n_phases, measured.atoms_of_a_phase, "phase", competing),
-              len(competing.chunks), competing.n_done),
-        Stage("rank", f"about {n_passing} candidates", measured.seconds_of("rank", n_passing)),
+        stage("ingest", "known crystals",
+              added(reading, measured.seconds_of("prototype_made", known.n_made), scoring), is_known, 1),
+        stage("sample", f"{n} candidates", added(*drawing), done.sampled, 1),
+        stage("screen", f"{n} candidates", measured.seconds_of("screen", n), done.screened, 1),
+        stage("relax", f"about {n_passing} candidates", relaxing, done.relaxed, -(-n_passing // size)),
+        stage("competing", f"about {n_phases} phases", competing, done.competing, -(-n_phases // size)),
+        stage("rank", f"about {n_passing} candidates", measured.seconds_of("rank", n_passing), done.ranked, 1),
     ]  # fmt: skip
-    return found + _last_stages(config, potentials, n_phases, n_passing, atoms)
-
-
-def _last_stages(
-    config: DiscoverConfig, potentials: Sequence[UsedPotential], n_phases: int, n_passing: int, atoms: float
-) -> list[Stage]:
-    """What is computed of the best alone."""
-    measured, judge = rates(), config.judge
-    found = []
     if len(potentials) > 1:
-        own = min(judge.n_best, n_passing)
+        judge, own = config.judge, min(config.judge.n_best, n_passing)
         phases = max(0, min(judge.crystals_max - own, n_phases))
-        sizes = [own * atoms, phases * measured.atoms_of_a_phase]
-        how = config.relaxed_by(judge.potential).relax
-        seconds = added(*(measured.relaxation_s(one.used, how, sizes, "candidate") for one in potentials[1:]))
-        found.append(Stage("judge", f"{own} best and at most {phases} phases, {judge.steps_max} steps", seconds))
+        how, crystals = config.relaxed_by(judge.potential).relax, [own * atoms, phases * of_phase]
+        seconds = added(*(measured.relaxation_s(one.used, how, crystals, "candidate") for one in potentials[1:]))
+        work = f"{own} best and at most {phases} phases, {judge.steps_max} steps"
+        found.append(stage("judge", work, seconds, done.judged, -(-(own + phases) // judge.chunk_size)))
     if n_best := config.phonons.n_best:
-        found.append(Stage("phonons", f"{n_best} best", measured.seconds_of("phonons", n_best)))
-    inputs = min(config.inputs.top_n, n_passing)
-    found.append(Stage("inputs", f"of {inputs} best", measured.seconds_of("inputs", inputs)))
-    found.append(Stage("report", "page, CIFs, tables", measured.seconds_of("report")))
-    if config.dft.run:
-        found.append(Stage("dft", f"jobs of the best by {config.dft.engine.name}", None))
-    return found
+        found.append(stage("phonons", f"{n_best} best", measured.seconds_of("phonons", n_best), done.phonons, n_best))
+    return [*found, *_endings(config, min(config.inputs.top_n, n_passing))]
 
 
-def _done(
-    config: DiscoverConfig, folder: Path, identity: PotentialIdentity | None, known: Known
-) -> tuple[Found, Found, Found, Found]:
-    """Chunks that are there of: sampling, screening, relaxation of candidates, of competing phases."""
-    n_chunks = len(sample_chunks(config))
-    sampled, screened, relaxed, competing = (Found() for _ in range(4))
-    dataset = known.dataset
-    if dataset is None or identity is None:
-        sampled.chunks, screened.chunks = [None] * n_chunks, [None] * n_chunks
-        return sampled, screened, relaxed, competing
-    sampled.chunks = [there(lambda n=n: sample_chunk_file(config, folder, dataset, n)) for n in range(n_chunks)]
-    screened.chunks = [
-        None if ref is None else there(lambda ref=ref: screen_chunk_file(config, folder, ref, dataset))
-        for ref in sampled.chunks
+def _endings(config: DiscoverConfig, n_inputs: int) -> list[Stage]:
+    """What is always made again."""
+    measured = rates()
+    found = [
+        Stage("inputs", f"of {n_inputs} best", measured.seconds_of("inputs", n_inputs)),
+        Stage("report", "page, CIFs, tables", measured.seconds_of("report")),
     ]
-    if (every := screened.all) and (unique := there(lambda: unique_file(config, folder, every))) is not None:
-        relaxed.chunks = [
-            there(lambda n=n: relax_chunk_file(config, folder, identity, unique, n, shared=False))
-            for n in relax_chunks(unique, config)
-        ]
-    if (phases := there(lambda: references_file(config, folder, dataset))) is not None:
-        competing.chunks = [
-            there(lambda n=n: relax_chunk_file(config, folder, identity, phases, n, shared=True))
-            for n in relax_chunks(phases, config)
-        ]
-    return sampled, screened, relaxed, competing
+    return [*found, Stage("dft", f"jobs of the best by {config.dft.engine.name}", None)] if config.dft.run else found
 
 
 def _writes(config: DiscoverConfig, folder: Path) -> tuple[Written, ...]:

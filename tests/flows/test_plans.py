@@ -51,7 +51,7 @@ def test_a_plan_tells_the_formulas_that_are_drawn_and_finds_all_done_afterwards(
         assert plan.details["known"]["n_crystals"] == len(pq.read_table(finished.folder / "dataset/dataset.parquet"))
     assert {name: n for name, (n, _) in done(new).items() if n} == {}
     assert {name for name, (n, parts) in done(again).items() if n == parts} == set(done(again))
-    assert set(done(again)) == {"ingest", "sample", "screen", "relax", "competing"}
+    assert set(done(again)) == {"ingest", "sample", "screen", "relax", "competing", "rank"}
     assert new.seconds is not None
     assert again.seconds is not None
     assert again.seconds < new.seconds
