@@ -261,4 +261,4 @@ def hush_engine() -> None:
 
 def begin(what: str) -> None:
     """The first line of a long command, before anything heavy is loaded: Prefect and torch take seconds to come."""
-    say(f"hullward: {what}; loading")
+    say(f"{what}; loading")

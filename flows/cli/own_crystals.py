@@ -28,6 +28,6 @@ def say_potential(config: DiscoverConfig) -> None:
     """Say which potential the energies come from, and what they are worth."""
     from tasks.discover.own_files import energies_by
 
-    with progress_bar(f"loading and checking {config.relax.potential}", hidden=False):
+    with progress_bar("loading and checking the potential", hidden=False):
         said = energies_by(config)
     say(said)

@@ -86,7 +86,7 @@ def _files_as_named(config: CampaignConfig) -> dict[str, Path]:
         with only_looking():
             return dataset_folders(config)
     except NotYetThereError:
-        return {one.model_dump_json(): resolve(one.path) for one in config.data.sources if isinstance(one, FilesSource)}
+        return {one.model_dump_json(): Path(one.path) for one in config.data.sources if isinstance(one, FilesSource)}
 
 
 def _known(config: CampaignConfig, systems: list[tuple[str, ...]]) -> tuple[int, int, list[str]]:

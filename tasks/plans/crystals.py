@@ -52,11 +52,11 @@ def plan_modification(config: ModifyConfig) -> Plan:
     """
     check_proposer(config)
     given, refused = given_crystals(config)
-    n_given = len(given) - len(refused)
+    sizes = [float(len(numbers)) for numbers in given.column("atomic_numbers").to_pylist() if numbers]
+    n_given = len(sizes)
     n = n_given * config.n_candidates
     relaxer = planned_potential("relaxation", config.relax)
     measured = rates()
-    sizes = [float(len(numbers)) for numbers in given.column("atomic_numbers").to_pylist() if numbers]
     chunks = -(-n // config.relax.chunk_size)
     candidates_s = measured.relaxation_s(
         relaxer.used, config.relax, [config.n_candidates * measured.passes * sum(sizes)], "candidate"

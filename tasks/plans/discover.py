@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,7 @@ def _known(config: DiscoverConfig, folder: Path, identity: PotentialIdentity | N
     from generative.datasets.ingest import look_through
     from generative.datasets.table import DATASET_SCHEMA
 
-    if identity is not None and (ref := there(lambda: known_file(config, folder, identity))) is not None:
+    if identity is not None and (ref := there(partial(known_file, config, folder, identity))) is not None:
         return Known(ref.read(), dataset=ref)
     looked = tuple(look_through(config.data, config.elements, resolve, network_of(folder)))
     tables = [one.rows for one in looked if one.rows is not None]

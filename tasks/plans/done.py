@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from configs.schema import DiscoverConfig
@@ -82,12 +83,9 @@ class Done:
         self.relaxed, self.competing, self.ranked, self.judged, self.phonons = (Found() for _ in range(5))
         if identity is None or dataset is None:
             return
-        self.sampled = Found([there(lambda i=i: sample_chunk_file(config, folder, dataset, i)) for i in range(n)])
+        self.sampled = Found([there(partial(sample_chunk_file, config, folder, dataset, i)) for i in range(n)])
         self.screened = Found(
-            [
-                ref and there(lambda ref=ref: screen_chunk_file(config, folder, ref, dataset))
-                for ref in self.sampled.parts
-            ]
+            [ref and there(partial(screen_chunk_file, config, folder, ref, dataset)) for ref in self.sampled.parts]
         )
         if (phases := there(lambda: references_file(config, folder, dataset))) is not None:
             self.competing = _relaxed(config, folder, identity, phases, shared=True)
@@ -120,9 +118,7 @@ class Done:
             if (chosen := there(lambda: chosen_file(config, folder, ranked, competing))) is None:
                 return
             wanted = opinions_wanted(config, judges, chosen)
-            self.judged = Found(
-                [there(lambda one=one: judge_chunk_file(config, folder, one, chosen)) for one in wanted]
-            )
+            self.judged = Found([there(partial(judge_chunk_file, config, folder, one, chosen)) for one in wanted])
             if not (judged := self.judged.all):
                 return
             opinions = [identity, *judges]
@@ -131,7 +127,7 @@ class Done:
         if final is not None:
             self.phonons = Found(
                 [
-                    there(lambda row=row, crystal=crystal: phonon_file(config, folder, identity, row["id"], crystal))
+                    there(partial(phonon_file, config, folder, identity, row["id"], crystal))
                     for row, crystal in best(final, config.phonons.n_best)
                 ]
             )
@@ -142,7 +138,7 @@ def _relaxed(
 ) -> Found:
     return Found(
         [
-            there(lambda n=n: relax_chunk_file(config, folder, identity, source, n, shared))
+            there(partial(relax_chunk_file, config, folder, identity, source, n, shared))
             for n in relax_chunks(source, config)
         ]
     )

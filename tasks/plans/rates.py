@@ -68,7 +68,7 @@ class Rates(BaseModel):
             atoms: of each crystal.
             kind: of `steps`.
         """
-        per_atom_ms = self.evaluation_ms_per_atom.get(without_dispersion(potential) or registered(potential) or "")
+        per_atom_ms = self.evaluation_ms_per_atom.get(registered(without_dispersion(potential) or potential) or "")
         if per_atom_ms is None:
             return None
         steps = min(self.steps[kind], relax.max_steps) + 1

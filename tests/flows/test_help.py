@@ -134,5 +134,5 @@ def test_a_run_says_its_first_line_before_anything_heavy_is_loaded(tmp_path: Pat
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True)
     said = done.stderr.splitlines()
-    assert said[0] == "hullward: 128 candidates of Al-Ti-N into runs/quickstart; loading"
+    assert said[0] == "128 candidates of Al-Ti-N into runs/quickstart; loading"
     assert said[-1] == "[]"
