@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -20,7 +20,10 @@ from generative.training.config import TrainConfig
 Plannable = DiscoverConfig | CampaignConfig | IngestConfig | ModifyConfig | TrainConfig | AnyReproduction
 """Settings of the commands that cost."""
 
-KINDS: tuple[type[BaseModel], ...] = (DiscoverConfig, CampaignConfig, IngestConfig, ModifyConfig, TrainConfig)
+KINDS: tuple[type[BaseModel], ...] = (
+    *(DiscoverConfig, CampaignConfig, IngestConfig, ModifyConfig, TrainConfig),
+    *get_args(AnyReproduction),
+)
 
 
 def settings_named(what: str, assignments: Sequence[str] = ()) -> Plannable:

@@ -15,7 +15,6 @@ from configs.paths import resolve
 from configs.schema import DiscoverConfig
 from storage.atomic import write_text
 from storage.digests import file_digest
-from storage.progress import SourceProgress
 from tasks.discover.run import RunFolder, update_manifest
 from tasks.files import FileRef, key_of, keyed, refuse_to_compute
 from tasks.ingest.downloads import network_context
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from generative.datasets.cut import Cut
     from generative.datasets.databases.harvest import NetworkContext
     from generative.datasets.prototypes import ScoredCrystal
+    from storage.progress import SourceProgress
 
 CUT = b"hullward_cut"
 """Where a table's metadata say what was left out of it."""
