@@ -65,6 +65,8 @@ def campaign(config: CampaignConfig = SMALL, changes: Changes = ()) -> Path:
     Returns:
         The campaign's folder, with report.html, campaign.json, finds.parquet, candidates.parquet and systems/.
     """
+    from tasks.report.run.artifacts import Progress  # draws pictures too
+
     config = changed(config, changes)
     with notifying(config) as notice, begun(config):
         with Workers(config.execution) as workers:
@@ -95,7 +97,8 @@ def campaign(config: CampaignConfig = SMALL, changes: Changes = ()) -> Path:
                     for system in standing.systems
                     if system.name in shares
                 ]  # fmt: skip
-                done = [job.result() for job in working]
+                with Progress(f"{config.name}-round-{number}", f"round {number + 1}, systems done") as progress:
+                    done = progress.over([job.result for job in working])
                 finds = finds_task(config, standing.finds, done, number + 1)
                 if not finds.reused:
                     seconds.note("round", number, time.monotonic() - began)

@@ -12,7 +12,7 @@ from prefect import flow, get_run_logger
 
 from flows.changes import Changes, changed, run_name
 from generative.training.config import TrainConfig
-from tasks.train.progress import progress_artifact
+from tasks.train.progress import steps_told
 from tasks.train.training import train as run_training
 
 
@@ -31,6 +31,9 @@ def train(config: TrainConfig, runs_folder: str = "runs", changes: Changes = ())
     config = changed(config, changes)
     logger = get_run_logger()
     folder = Path(runs_folder) / "training" / config.name
-    checkpoint = run_training(config, folder, [progress_artifact(config)])
+    from tasks.report.run.artifacts import Progress  # draws pictures too
+
+    with Progress(f"training-{config.name}", f"training {config.name}") as progress:
+        checkpoint = run_training(config, folder, [steps_told(config, progress.update)])
     logger.info("checkpoint: %s", checkpoint)
     return checkpoint

@@ -11,7 +11,7 @@ package loads neither torch nor Prefect until a function needs them.
 
 from __future__ import annotations
 
-from hullward.discovery import RunFailedError, discover
+from hullward.discovery import RunFailedError, discover, plan
 from hullward.drawings import Drawing, draw
 from hullward.results import Crystals, Evaluation, OnHull
 from hullward.run import Run, load_run
@@ -29,6 +29,7 @@ __all__ = [
     "evaluate",
     "hull",
     "load_run",
+    "plan",
     "relax",
     "sample",
     "screen",

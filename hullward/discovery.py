@@ -20,6 +20,7 @@ from hullward.run import Run, load_run
 
 if TYPE_CHECKING:
     from configs.schema import DiscoverConfig
+    from tasks.plans.record import Plan
 
 SAID = "hullward: "
 """What a command's own sentence on a failure begins with."""
@@ -89,6 +90,41 @@ def discover(
         file.write_text(config.model_dump_json(), encoding="utf-8")  # JSON is YAML
         _carried_out(["discover", str(file)], quiet)
     return load_run(folder)
+
+
+def plan(
+    what: str | Path = "quickstart",
+    *,
+    elements: str | Sequence[str] | None = None,
+    n_candidates: int | None = None,
+    name: str | None = None,
+    seed: int | None = None,
+    potential: str | None = None,
+    runs_folder: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    changes: Sequence[str] = (),
+) -> Plan:
+    """What `discover` with the same arguments would do: formulas, known crystals, potentials, time, files.
+
+    Nothing is computed or written. Printed, it is what `hullward plan` shows; `as_dict()` has all of it.
+
+    Args:
+        what: as of discover, as are all others.
+        elements: likewise.
+        n_candidates: likewise.
+        name: likewise.
+        seed: likewise.
+        potential: likewise.
+        runs_folder: likewise.
+        settings: likewise.
+        changes: likewise.
+
+    Raises: ConfigError, OtherRunError: as discover; CheckpointError, PlanError: where a run would stop at its start.
+    """
+    from tasks.plans.discover import plan_run
+
+    given = {"name": name, "seed": seed, "sample.n_candidates": n_candidates, "execution.runs_folder": runs_folder}
+    return plan_run(_config_of(str(what), elements, given, potential, settings, changes))
 
 
 def _config_of(

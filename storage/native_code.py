@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 import os
 import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
+
+logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,10 +47,43 @@ def compiled_reordering(function: F) -> F:
     return _compiled(function, "numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
+PURPOSES = {
+    "dft.native": "the kernels of potentials",
+    "generative.native": "the kernels that compare crystals and describe their neighbourhoods",
+}
+"""What native code is for, by the package it is of."""
+
+
+@lru_cache(maxsize=2)
+def say_compiling(package: str) -> None:
+    """Say, once, that the native code of a package is being compiled, what for, and that it is kept."""
+    folder = code_folder(Path(__file__).resolve().parent.parent.joinpath(*package.split(".")))
+    kept = "not kept for want of a writable folder: set NUMBA_CACHE_DIR" if folder is None else f"kept in {folder}"
+    logger.warning("compiling %s: a minute or more, once for this version; %s", PURPOSES[package], kept)
+
+
+@lru_cache(maxsize=1)
+def _announce() -> None:
+    """Have numba tell when it compiles; code that comes from the disk is not compiled."""
+    from numba.core import event
+
+    class Compiling(event.Listener):  # type: ignore[misc]
+        def on_start(self, event: Any) -> None:
+            package = event.data["dispatcher"].py_func.__module__.rpartition(".")[0]
+            if package in PURPOSES:
+                say_compiling(package)
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    event.register("numba:compile", Compiling())
+
+
 def _compiled(function: F, error_model: Literal["python", "numpy"], **options: Any) -> F:
     import numba
     from numba.core import config
 
+    _announce()
     options |= {"nogil": True, "error_model": error_model}
     folder = code_folder(Path(function.__code__.co_filename).parent)
     if folder is None:

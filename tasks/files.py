@@ -9,7 +9,9 @@ rename, so a killed process leaves none half written.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,6 +42,32 @@ ROWS_PER_GROUP = 4096
 
 OF_A_RUN = "run the same discover again, which computes what is missing or damaged"
 """What to do about a damaged file, as the end of a sentence."""
+
+
+_LOOKING: ContextVar[bool] = ContextVar("only looking", default=False)
+
+
+class NotYetThereError(LookupError):
+    """A result that would have to be computed, where nothing is to be; see only_looking."""
+
+
+@contextmanager
+def only_looking() -> Iterator[None]:
+    """Within it what is there is found, and what is not raises NotYetThereError: nothing is computed or written.
+
+    So a plan learns from the stages themselves what a run would find done.
+    """
+    token = _LOOKING.set(True)
+    try:
+        yield
+    finally:
+        _LOOKING.reset(token)
+
+
+def refuse_to_compute(path: Path) -> None:
+    """Nothing, but where one is only looking. Raises: NotYetThereError: there, naming what would be made."""
+    if _LOOKING.get():
+        raise NotYetThereError(f"{path} would have to be computed")
 
 
 class FileRef(BaseModel):
@@ -187,4 +215,7 @@ def unchanged(path: Path, key: str) -> FileRef | None:
 
 def keyed(path: Path, key: str, compute: Callable[[], pa.Table], rows_per_group: int | None = None) -> FileRef:
     """The file if it holds the result for this key, else the result computed and written there; see write_table."""
-    return unchanged(path, key) or write_table(compute(), path, key, rows_per_group)
+    if (found := unchanged(path, key)) is not None:
+        return found
+    refuse_to_compute(path)
+    return write_table(compute(), path, key, rows_per_group)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.console import answer, guarded, labelled_bar, show_table
-from flows.cli.shared_options import AsJson, Debug, Settings
+from flows.cli.shared_options import AsJson, Debug, set_option
 
 if TYPE_CHECKING:
     from configs.rediscovery import RediscoveryConfig
@@ -35,7 +35,7 @@ def rediscovery(
     config: Annotated[
         str, typer.Argument(help="YAML file, rediscovery-small (minutes) or rediscovery (a day).")
     ] = "rediscovery-small",
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("n_systems=4")] = None,
     name: Name = None,
     seed: Seed = None,
     as_json: AsJson = False,
@@ -61,7 +61,7 @@ def rediscovery(
 @guarded
 def generators(
     config: Annotated[str, typer.Argument(help="YAML file, or benchmark-generators.")] = "benchmark-generators",
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("n=100")] = None,
     name: Name = None,
     seed: Seed = None,
     as_json: AsJson = False,
@@ -92,7 +92,7 @@ def generators(
 @guarded
 def judges(
     config: Annotated[str, typer.Argument(help="YAML file, or judges.")] = "judges",
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("chunk_size=64")] = None,
     name: Name = None,
     seed: Seed = None,
     as_json: AsJson = False,

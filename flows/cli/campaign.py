@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.console import answer, guarded, progress_bar, show_table
-from flows.cli.shared_options import AsJson, Debug, Settings
+from flows.cli.completion import presets
+from flows.cli.console import answer, begin, guarded, progress_bar, show_table
+from flows.cli.plan import plan_instead
+from flows.cli.shared_options import AsJson, Debug, DryRun, set_option
 
 if TYPE_CHECKING:
     from tasks.campaign.results import Results
@@ -37,11 +39,16 @@ def register(app: typer.Typer) -> None:
 @guarded
 def run(
     config: Annotated[
-        str, typer.Argument(help="YAML file, campaign-small (minutes) or campaign-borides (an hour or so).")
+        str,
+        typer.Argument(
+            autocompletion=presets("campaign"),
+            help="YAML file, campaign-small (minutes) or campaign-borides (an hour or so).",
+        ),
     ] = "campaign-small",
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("budget.relaxations=240")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the campaign and of its folder.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -55,6 +62,10 @@ def run(
     file, stated = read_yaml(config)
     given = {key: value for key, value in (("name", name), ("seed", seed)) if value is not None}
     parsed = parse(CampaignConfig, override({**stated, **given}, settings or []), str(file))
+    if dry_run:
+        plan_instead(parsed, as_json)
+        return
+    begin(f"{parsed.budget.relaxations} relaxations into {parsed.folder}")
     with answer(as_json) as give, prefect_client() as client:
         from flows.campaign import campaign as flow
 

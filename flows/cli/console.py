@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import typer
 
+from storage.progress import Teller
+
 if TYPE_CHECKING:
-    from storage.progress import Progress, SourceProgress
+    from storage.progress import NotedProgress, SourceProgress
 
 NAMED = {"id": "id", "formula": "formula"}
 RANKED = {
@@ -119,16 +121,20 @@ def answer(as_json: bool) -> Iterator[Callable[[Any], None]]:
 
 @contextmanager
 def labelled_bar(title: str, hidden: bool, unit: str = "", *, remaining: bool = False) -> Iterator[SourceProgress]:
-    """Gives a function of (what, done, in all). On a terminal it moves a bar; elsewhere, or `hidden`, it does nothing.
+    """Gives a function of (what, done, in all). On a terminal it moves a bar; in a log it makes lines, one every 10 s.
 
     Args:
         title: shown until the function is first called.
-        hidden: no bar.
+        hidden: nothing is shown.
         unit: behind the counts.
-        remaining: show the time that is left, too.
+        remaining: show the time that is left, too; lines always do.
     """
-    if hidden or not sys.stderr.isatty():
+    if hidden:
         yield lambda what, done, total: None
+        return
+    if not sys.stderr.isatty():
+        with Teller(title, say, unit) as lines:
+            yield lines.labelled
         return
     from rich.console import Console
     from rich.progress import (
@@ -149,10 +155,18 @@ def labelled_bar(title: str, hidden: bool, unit: str = "", *, remaining: bool = 
 
 
 @contextmanager
-def progress_bar(title: str, hidden: bool) -> Iterator[Progress]:
-    """A bar with one label; gives a function of (done, in all). See labelled_bar."""
-    with labelled_bar(title, hidden) as bar:
-        yield lambda done, total: bar(title, done, total)
+def progress_bar(title: str, hidden: bool) -> Iterator[NotedProgress]:
+    """A bar with one label; gives a function of (done, in all), perhaps with a note. See labelled_bar."""
+    if not hidden and not sys.stderr.isatty():
+        with Teller(title, say) as lines:
+            yield lines
+        return
+    with labelled_bar(title, hidden, remaining=True) as bar:
+
+        def tell(done: float, total: float, note: str = "") -> None:
+            bar(f"{title}: {note}" if note else title, round(done), round(total))
+
+        yield tell
 
 
 def show_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], title: str = "") -> None:
@@ -243,3 +257,8 @@ def hush_engine() -> None:
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, PrefectConsoleHandler):
                 handler.addFilter(_Concise())
+
+
+def begin(what: str) -> None:
+    """The first line of a long command, before anything heavy is loaded: Prefect and torch take seconds to come."""
+    say(f"{what}; loading")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.console import answer, guarded, say, show_table
-from flows.cli.shared_options import AsJson, Debug, Settings
+from flows.cli.shared_options import AsJson, Debug, set_option
 from tasks.dft.columns import JOB_HEADINGS
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def submit(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder of a campaign of files; it appears.")
     ] = None,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("dft.top_n=2")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -159,7 +159,7 @@ def collect(
     wait: Annotated[
         bool, typer.Option("--wait", help="Go on until all jobs have ended; may be killed at any time.")
     ] = (False),
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("dft.submission.attempts_max=2")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -192,7 +192,7 @@ def collect(
 def retry(
     folder: Folder,
     names: Names = None,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("dft.submission.attempts_max=2")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.console import answer, guarded, labelled_bar, say, show_table
-from flows.cli.shared_options import AsJson, Debug, Potential, Settings
+from flows.cli.shared_options import AsJson, Debug, Potential, set_option
 
 if TYPE_CHECKING:
     from tasks.report.evaluation.model import EvaluationReport
@@ -59,7 +59,7 @@ def evaluate(
         typer.Option(metavar="FILE", help="Their energies by CDVAE's own regressor (.safetensors) or a trained one."),
     ] = None,
     potential: Potential = None,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("relax.max_steps=100")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

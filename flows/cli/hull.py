@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from flows.cli.console import PLACED, answer, guarded, progress_bar, say
 from flows.cli.own_crystals import read_crystals, say_potential
 from flows.cli.results import finish
-from flows.cli.shared_options import AsJson, Crystals, Debug, OutTable, Potential, Reference, Settings
+from flows.cli.shared_options import AsJson, Crystals, Debug, OutTable, Potential, Reference, set_option
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +23,7 @@ def hull(
     reference: Reference,
     potential: Potential = None,
     out: OutTable = None,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("hull.references_max=200")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

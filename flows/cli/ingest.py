@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.cli.completion import presets
 from flows.cli.console import SOURCES, answer, guarded, labelled_bar, say, show_table
-from flows.cli.shared_options import AsJson, Debug, Elements, Potential, Settings
+from flows.cli.plan import shown
+from flows.cli.shared_options import AsJson, Debug, DryRun, Elements, Potential, set_option
 
 if TYPE_CHECKING:
     from configs.ingest import IngestConfig
     from generative.datasets.manifest import Manifest
-    from storage.progress import SourceProgress
 
-PLANNED = {
-    "name": "source",
-    "expected": "records expected",
-    "stored": "stored",
-    "complete": "complete",
-    "version": "release",
-    "endpoint": "address",
-    "query": "query",
-}
 READ = {**SOURCES, "n_merged": "merged"}
 RELEASE = {"release": "release"}
 """Columns of the tables on the terminal, with their headings."""
@@ -40,6 +31,7 @@ def ingest(
     sources: Annotated[
         list[str],
         typer.Argument(
+            autocompletion=presets("ingest"),
             metavar="SOURCE...",
             help="Files, folders, 'prototypes', 'materials-project', 'aflow', 'optimade:alexandria'; or one settings "
             "file (.yaml), or the name of one shipped.",
@@ -59,13 +51,13 @@ def ingest(
     ] = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="Ask databases again; fetch what has changed.")] = False,
     merge: Annotated[bool, typer.Option("--merge", help="Keep a crystal that several sources hold once.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be asked of databases; no more.")] = False,
+    dry_run: DryRun = False,
     method: Annotated[
         str | None, typer.Option(help="Level of theory of the energies in files; without: unknown.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the dataset.")] = None,
     potential: Potential = None,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("data.workers=4")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -86,41 +78,25 @@ def ingest(
         out=out,
     )
     config = ingest_settings(sources, asked, settings)
+    if dry_run:
+        from tasks.plans.known_crystals import plan_ingest
+
+        planned = shown(lambda: plan_ingest(config), as_json)
+        if any(source["trouble"] for source in planned.details["sources"]):
+            raise typer.Exit(1)
+        return
     with answer(as_json) as give:
-        give(planned := _plan(config, as_json) if dry_run else _read(config, as_json))
-        if dry_run and any(plan["trouble"] for plan in planned["sources"]):
+        give(read := _read(config, as_json))
+        if not read["n_rows"]:
+            say(_why_empty(read["sources"]))
             raise typer.Exit(1)
-        if not dry_run and not planned["n_rows"]:
-            say(_why_empty(planned["sources"]))
-            raise typer.Exit(1)
-
-
-def _plan(config: IngestConfig, as_json: bool) -> dict[str, Any]:
-    """What the databases would be asked; shown unless it is wanted as JSON."""
-    from tasks.ingest.stages import plan_sources
-
-    planned = [vars(plan) for plan in plan_sources(config)]
-    if not as_json:
-        for plan in planned:
-            if plan["trouble"]:
-                say(plan["trouble"])
-            typer.echo("\n".join(f"{heading:18}{_said(plan[key])}" for key, heading in PLANNED.items()) + "\n")
-        others = len(config.data.sources) - len(planned)
-        typer.echo(f"{others} further sources are not on the network" if others else "nothing was downloaded")
-    return {"sources": planned}
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else "not stated" if value is None else str(value)
 
 
 def _read(config: IngestConfig, as_json: bool) -> dict[str, Any]:
     """The dataset's manifest; shown as a table unless it is wanted as JSON."""
     from tasks.ingest.stages import ingest_dataset, report_dataset
 
-    with _progress(as_json) as progress:
+    with labelled_bar("reading", as_json, "records", remaining=True) as progress:
         manifest = ingest_dataset(config, progress)
     report = report_dataset(config.folder)
     for source in manifest.sources:
@@ -156,17 +132,3 @@ def _show(manifest: Manifest) -> None:
         if harvest is not None and harvest.n_added is not None:
             changes = f"{harvest.n_added} added, {harvest.n_changed} changed, {harvest.n_removed} removed"
             typer.echo(f"{source.source}: {changes} since the last download")
-
-
-@contextmanager
-def _progress(hidden: bool) -> Iterator[SourceProgress]:
-    """Gives a function of (source, records, in all): it moves a bar on a terminal, and writes some lines in a log."""
-    import sys
-
-    from tasks.ingest.stages import ProgressLines
-
-    if not hidden and not sys.stderr.isatty():
-        yield ProgressLines(say)
-        return
-    with labelled_bar("starting", hidden, "records", remaining=True) as bar:
-        yield bar

@@ -9,7 +9,7 @@ import typer
 
 from flows.cli.console import answer, guarded, say, show_table
 from flows.cli.own_crystals import read_crystals
-from flows.cli.shared_options import AsJson, Crystals, Debug, Settings
+from flows.cli.shared_options import AsJson, Crystals, Debug, set_option
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +25,7 @@ def inputs(
         str, typer.Option(help="mp-relax, conditional-generation, dp-cdvae, dp-cdvae-10gpa or vdw.")
     ] = "conditional-generation",
     n: Annotated[int, typer.Option("--number", "-n", min=1, help="Most crystals, from the top of the file.")] = 100,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("inputs.top_n=10")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

@@ -23,6 +23,7 @@ from flows.cli import (
     inputs,
     modify,
     optimade,
+    plan,
     relax,
     report,
     reproduce,
@@ -30,9 +31,11 @@ from flows.cli import (
     screen,
     train,
 )
+from flows.cli.completion import prepare, script
+from flows.cli.examples import add_examples
 
 COMMANDS = (
-    *(discover, campaign, ingest, modify, train),
+    *(plan, discover, campaign, ingest, modify, train),
     *(sample, screen, relax, hull, inputs),
     *(evaluate, baseline, benchmark, reproduce),
     *(optimade, dft, report, deploy),
@@ -48,6 +51,14 @@ app = typer.Typer(
 )
 for command in COMMANDS:
     command.register(app)
+add_examples(app)
+prepare()
+
+
+def _completion(shell: str | None) -> None:
+    if shell is not None:
+        typer.echo(script(shell))
+        raise typer.Exit
 
 
 def _version(show: bool) -> None:
@@ -61,6 +72,15 @@ def _version(show: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    completion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHELL",
+            callback=_completion,
+            is_eager=True,
+            help='Write what bash, zsh or fish reads to complete commands: eval "$(hullward --completion bash)".',
+        ),
+    ] = None,
 ) -> None:
     pass
 

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.console import answer, guarded, hush_engine, say, show_table, with_groups, with_phonons
+from flows.cli.console import answer, begin, guarded, hush_engine, say, show_table, with_groups, with_phonons
+from flows.cli.plan import plan_instead
 from flows.cli.results import in_groups
-from flows.cli.shared_options import AsJson, Crystals, Debug, Potential, Settings
+from flows.cli.shared_options import AsJson, Crystals, Debug, DryRun, Potential, set_option
 
 SHOWN = {
     "source_id": "crystal",
@@ -46,7 +47,8 @@ def modify(
     name: Annotated[str | None, typer.Option(help="Name of the folder of results.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     potential: Potential = None,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("relax.fmax_ev_per_ang=0.02")] = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -66,6 +68,10 @@ def modify(
     if checkpoint is not None:
         stated["sample"] = {"checkpoint": checkpoint}
     config = parse(ModifyConfig, override(stated, settings or []), ORIGIN)
+    if dry_run:
+        plan_instead(config, as_json)
+        return
+    begin(f"{config.n_candidates} polymorphs of each crystal into {config.folder}")
     with answer(as_json) as give, prefect_client() as client:
         from flows.modify import modify as flow
 

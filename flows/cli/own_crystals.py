@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flows.cli.console import say
+from flows.cli.console import progress_bar, say
 
 if TYPE_CHECKING:
     from configs.schema import DiscoverConfig
@@ -28,4 +28,6 @@ def say_potential(config: DiscoverConfig) -> None:
     """Say which potential the energies come from, and what they are worth."""
     from tasks.discover.own_files import energies_by
 
-    say(energies_by(config))
+    with progress_bar("loading and checking the potential", hidden=False):
+        said = energies_by(config)
+    say(said)

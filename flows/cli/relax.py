@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from flows.cli.console import RELAXED, answer, guarded, progress_bar, say, with_reasons
 from flows.cli.own_crystals import read_crystals, say_potential
 from flows.cli.results import SHOWN, finish
-from flows.cli.shared_options import AsJson, Crystals, Debug, Out, Potential, Settings
+from flows.cli.shared_options import AsJson, Crystals, Debug, Out, Potential, set_option
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +22,7 @@ def relax(
     files: Crystals,
     out: Out,
     potential: Potential = None,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("relax.fmax_ev_per_ang=0.02")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

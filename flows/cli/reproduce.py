@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.console import answer, guarded, show_table
-from flows.cli.shared_options import AsJson, Debug, Settings
+from flows.cli.completion import presets
+from flows.cli.console import answer, begin, guarded, show_table
+from flows.cli.plan import plan_instead
+from flows.cli.shared_options import AsJson, Debug, DryRun, set_option
 
 if TYPE_CHECKING:
     from configs.reproduction import AnyReproduction
@@ -25,7 +27,11 @@ def register(app: typer.Typer) -> None:
 @guarded
 def reproduce(
     config: Annotated[
-        str, typer.Argument(help="YAML file, or reproduce-dp-cdvae, -unet, -adaptive-cell or -condition-cdvae.")
+        str,
+        typer.Argument(
+            autocompletion=presets("reproduce"),
+            help="YAML file, or reproduce-dp-cdvae, -unet, -adaptive-cell or -condition-cdvae.",
+        ),
     ] = "reproduce-dp-cdvae",
     data: Annotated[
         Path | None,
@@ -49,7 +55,8 @@ def reproduce(
     docs: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Put the tables between the marks of this Markdown file too.")
     ] = None,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("sample.chunk_size=64")] = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -68,6 +75,10 @@ def reproduce(
     stated = with_choice(stated, _names(systems), _names(datasets), _names(stages))
     stated = override(stated, settings or [])
     parsed = parse(model_of(stated), stated, str(file))
+    if dry_run:
+        plan_instead(parsed, as_json)
+        return
+    begin(f"the tables of {parsed.paper} into {parsed.folder}")
     with answer(as_json) as give, prefect_client() as client:
         from flows.reproduce import reproduce as flow
 

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from flows.cli.console import answer, guarded, progress_bar, show_table
+from flows.cli.plan import shown
 from flows.cli.results import SHOWN
-from flows.cli.shared_options import AsJson, Debug, Elements, Out, Settings
+from flows.cli.shared_options import AsJson, Debug, DryRun, Elements, Out, set_option
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +47,8 @@ def sample(
             "may be repeated.",
         ),
     ] = None,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("sample.sampler.temperature=0.8")] = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -55,6 +57,11 @@ def sample(
 
     asked = sample_changes(formula or [], elements_of(elements) or [], spacegroup, energy, sites or [], target or [])
     config = draw_settings(asked, n, seed, checkpoint or [], settings)
+    if dry_run:
+        from tasks.plans.crystals import plan_draw
+
+        shown(lambda: plan_draw(config, out), as_json)
+        return
     with answer(as_json) as give:
         from tasks.discover.own_files import plain_rows, sample_crystals, write_crystals
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from flows.cli.console import SCREENED, answer, guarded
 from flows.cli.own_crystals import read_crystals
 from flows.cli.results import finish
-from flows.cli.shared_options import AsJson, Crystals, Debug, OutTable, Reference, Settings
+from flows.cli.shared_options import AsJson, Crystals, Debug, OutTable, Reference, set_option
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +22,7 @@ def screen(
     files: Crystals,
     reference: Reference,
     out: OutTable = None,
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("screen.smact_filter=true")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.console import answer, guarded
-from flows.cli.shared_options import AsJson, Debug, Settings
+from flows.cli.completion import presets
+from flows.cli.console import answer, guarded, progress_bar
+from flows.cli.plan import shown
+from flows.cli.shared_options import AsJson, Debug, DryRun, set_option
 
 
 def register(app: typer.Typer) -> None:
@@ -18,10 +20,13 @@ def register(app: typer.Typer) -> None:
 
 @guarded
 def train(
-    config: Annotated[str, typer.Argument(help="YAML file of a training, or train-flow.")],
+    config: Annotated[
+        str, typer.Argument(autocompletion=presets("train"), help="YAML file of a training, or train-flow.")
+    ],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Working folder; the checkpoint appears in it.")],
-    settings: Settings = None,
+    settings: Annotated[list[str] | None, set_option("max_steps=500")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where an interrupted training stopped.")] = True,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -34,12 +39,18 @@ def train(
 
     file, read = read_yaml(config)
     parsed = parse(TrainConfig, override(read, settings or []), str(file))
-    if as_json:
-        os.environ["HULLWARD_PROGRESS"] = "0"
+    if dry_run:
+        from tasks.plans.training import plan_training
+
+        shown(lambda: plan_training(parsed, out), as_json)
+        return
+    os.environ["HULLWARD_PROGRESS"] = "0"  # Lightning's own bar, which tells nothing until the first step
     with answer(as_json) as give:
+        from tasks.train.progress import steps_told
         from tasks.train.training import train as run
 
-        checkpoint = run(parsed, out, resume=resume)
+        with progress_bar(f"training {parsed.name}", as_json) as bar:
+            checkpoint = run(parsed, out, [steps_told(parsed, bar)], resume)
         if not as_json:
             typer.echo(f"checkpoint {checkpoint}")
         give({"checkpoint": str(checkpoint)})

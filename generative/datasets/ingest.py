@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from generative.config import DataConfig, FilterConfig, NetworkSource
+from generative.config import DataConfig, FilterConfig, NetworkSource, PrototypesSource
 from generative.datasets.databases.harvest import Harvest, NetworkContext, SourcePlan
 from generative.datasets.files import Files
 from generative.datasets.filters import apply_filters, chemical_system
 from generative.datasets.manifest import ROW_GROUP, DatasetWriter, Manifest, SourceRecord, utc_now
-from generative.datasets.prototypes import Scorer
+from generative.datasets.prototypes import Scorer, decorate
 from generative.datasets.quarantine import rejected_of
 from generative.datasets.sources import Resolve, Source, SourceError, Surroundings, open_source
 from generative.datasets.table import DATASET_SCHEMA
@@ -32,6 +32,7 @@ def sources_of(
     scorer: Scorer | None,
     system: tuple[str, ...] | None = None,
     network: NetworkContext | None = None,
+    progress: SourceProgress | None = None,
 ) -> Iterator[Source]:
     """The sources of a configuration, in order; a name used twice gets '-2', '-3' behind it.
 
@@ -39,7 +40,7 @@ def sources_of(
         SourceError: if prototypes are asked for without a scorer, or a database without a place to keep its records.
     """
     used: Counter[str] = Counter()
-    around = Surroundings(resolve, config.filters, system, scorer, network, config.workers)
+    around = Surroundings(resolve, config.filters, system, scorer, network, config.workers, progress)
     for settings in config.sources:
         source = open_source(settings, around)
         used[source.name] += 1
@@ -66,6 +67,56 @@ def harvests(config: DataConfig, elements: Sequence[str] | None, network: Networ
 def plans(config: DataConfig, elements: Sequence[str] | None, network: NetworkContext) -> list[SourcePlan]:
     """What each database would be asked, and how many records it would send; nothing is downloaded."""
     return [harvest.plan() for harvest in harvests(config, elements, network).values()]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What one source holds for a chemical system, as far as it can be told without asking or computing anything.
+
+    Attributes:
+        kind: of the source.
+        name: of the source.
+        rows: its crystals, in DATASET_SCHEMA; None where they are not here or would have to be computed.
+        n_made: crystals that it would make up and have scored.
+        n_read: records that were looked at.
+        trouble: why it cannot be read, one sentence; empty if it can.
+    """
+
+    kind: str
+    name: str
+    rows: pa.Table | None = None
+    n_made: int = 0
+    n_read: int = 0
+    trouble: str = ""
+
+
+def look_through(
+    config: DataConfig, elements: Sequence[str], resolve: Resolve, network: NetworkContext
+) -> Iterator[Looked]:
+    """What the sources of a configuration hold for a chemical system, source by source, in memory.
+
+    Files are read as `ingest` reads them; of a database only what is downloaded; prototypes are decorated and left as
+    they are. Nothing is merged.
+    """
+    system, ids = system_of(elements, config.filters), set[str]()
+    around = Surroundings(resolve, config.filters, system, None, network, config.workers)
+    for settings in config.sources:
+        if settings.NEEDS_SCORER:
+            n_made = len(decorate(elements, settings)) if isinstance(settings, PrototypesSource) else 0
+            yield Looked(settings.kind, settings.kind, n_made=n_made)
+            continue
+        try:
+            source = open_source(settings, around)
+            if isinstance(source, Harvest) and not source.is_complete:
+                yield Looked(source.kind, source.name, trouble=f"{source.name} is not downloaded yet: {source.query}")
+                continue
+            tally = _Tally(source)
+            rows = [rows for rows, _ in _batches(source, system, config.filters, ids, tally, None)]
+        except (SourceError, FileNotFoundError) as error:
+            yield Looked(settings.kind, settings.kind, trouble=str(error))
+            continue
+        table = pa.concat_tables([DATASET_SCHEMA.empty_table(), *(part.cast(DATASET_SCHEMA) for part in rows)])
+        yield Looked(source.kind, source.name, table, n_read=tally.counts["n_read"])
 
 
 def ingest(
@@ -108,7 +159,7 @@ def ingest(
         writer = stack.enter_context(DatasetWriter(folder))
         unmerged = stack.enter_context(_Unmerged(folder)) if config.merge else None
         ids: set[str] = set()
-        for source in sources_of(config, resolve, scorer, system, network):
+        for source in sources_of(config, resolve, scorer, system, network, progress):
             if isinstance(source, Harvest):
                 source.download(config.refresh, progress)
             tally = _Tally(source)
@@ -194,7 +245,7 @@ def _batches(
             raise AssertionError(f"source {source.name} lost records: {batch.n_read} read, {len(rows)} rows")
         tally.counts.update(n_read=batch.n_read, n_kept=len(rows), n_filtered=n_outside, n_rejected=len(rejected))
         yield rows, rejected
-        if progress is not None:
+        if progress is not None and batch.n_read:
             progress(source.name, tally.counts["n_read"], expected)
 
 

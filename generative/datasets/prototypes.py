@@ -35,6 +35,7 @@ from generative.datasets.origins import Origin
 from generative.datasets.quarantine import rejected_of
 from generative.datasets.records import Row, row_of, table_of
 from generative.datasets.sources import SourceBatch, SourceError, Surroundings
+from storage.progress import SourceProgress
 
 SCORING_BATCH = 64
 """Structures handed to the scorer at once: wide enough for a batched potential, narrow enough to report progress."""
@@ -229,7 +230,7 @@ def open_prototypes(config: PrototypesSource, around: Surroundings) -> Prototype
             "the source 'prototypes' needs a potential to relax and score its crystals, but none was given: name one, "
             "or use files only"
         )
-    return Prototypes(config, around.scorer)
+    return Prototypes(config, around.scorer, progress=around.progress)
 
 
 class Prototypes:
@@ -237,7 +238,15 @@ class Prototypes:
 
     kind = "prototypes"
 
-    def __init__(self, config: PrototypesSource, scorer: Scorer, name: str = "prototypes") -> None:
+    def __init__(
+        self,
+        config: PrototypesSource,
+        scorer: Scorer,
+        name: str = "prototypes",
+        progress: SourceProgress | None = None,
+    ) -> None:
+        """Nothing is decorated yet; `progress` is told how many have been scored."""
+        self._progress = progress
         self._config = config
         self._scorer = scorer
         self.name = name
@@ -276,6 +285,8 @@ class Prototypes:
                 except RecordError as error:
                     refusals.append((decoration.name, str(error), Crystal.from_structure(decoration.structure)))
             # The scored rows of this part are counted when they are handed over, below.
+            if self._progress is not None:
+                self._progress(f"{self.name} relaxed", start + len(part), len(decorations))
             yield SourceBatch(table_of([]), rejected_of(self.name, refusals), len(part) - (len(rows) - n_before), 0)
         yield SourceBatch(table_of(with_hull(rows)), rejected_of(self.name, []), len(rows), 0)
 

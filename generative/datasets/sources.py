@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import pyarrow as pa
 
 from generative.config import FilterConfig, SourceConfig
+from storage.progress import SourceProgress
 from storage.registry import imported
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class Surroundings:
         scorer: relaxes and scores crystals that a source makes up, if there is one.
         network: where downloads are kept, and keys, if databases may be asked.
         workers: processes that parse crystals.
+        progress: told by sources that make up their crystals, before they have records.
     """
 
     resolve: Resolve
@@ -107,6 +109,7 @@ class Surroundings:
     scorer: Scorer | None
     network: NetworkContext | None
     workers: int
+    progress: SourceProgress | None = None
 
     @property
     def downloads(self) -> NetworkContext:

@@ -137,7 +137,10 @@ def inputs_task(
     config: DiscoverConfig, folder: Path, identity: PotentialIdentity, candidates: FileRef
 ) -> list[InputsOutcome]:
     """Write inputs of the best candidates; see write_best."""
-    outcomes = write_best(config, folder, identity, candidates)
+    from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
+
+    with Progress(f"inputs-{config.name}", "writing VASP inputs"):
+        outcomes = write_best(config, folder, identity, candidates)
     logger = get_run_logger()
     logger.info("VASP inputs (%s) of %d candidates", config.inputs.preset.value, sum(1 for o in outcomes if o.folder))
     for outcome in outcomes:

@@ -98,7 +98,10 @@ def judge_chunk_file(
 @task(name="judge potential")
 def identify_judges_task(config: DiscoverConfig, folder: Path) -> list[PotentialIdentity]:
     """Load and check the judge and the committee, before anything is computed; none without a judge."""
-    found = [identify(config.relaxed_by(name).relax, config.execution) for name in judge_names(config)]
+    from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
+
+    with Progress(f"judges-{config.name}", "loading and checking the judge"):
+        found = [identify(config.relaxed_by(name).relax, config.execution) for name in judge_names(config)]
     update_manifest(RunFolder(folder), judges=[identity.model_dump(mode="json") for identity in found])
     if found:
         get_run_logger().info("second opinions by %s", ", ".join(identity.method for identity in found))

@@ -16,7 +16,7 @@ from configs.schema import DiscoverConfig
 from storage.atomic import write_text
 from storage.digests import file_digest
 from tasks.discover.run import RunFolder, update_manifest
-from tasks.files import FileRef, key_of, keyed
+from tasks.files import FileRef, key_of, keyed, refuse_to_compute
 from tasks.ingest.downloads import network_context
 from tasks.loading import PotentialIdentity, potential, potential_code
 from tasks.source_code import Entry
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from generative.datasets.cut import Cut
     from generative.datasets.databases.harvest import NetworkContext
     from generative.datasets.prototypes import ScoredCrystal
+    from storage.progress import SourceProgress
 
 CUT = b"hullward_cut"
 """Where a table's metadata say what was left out of it."""
@@ -76,25 +77,37 @@ def source_digest(config: DiscoverConfig) -> dict[str, str]:
     }
 
 
-def download_known(config: DiscoverConfig, folder: Path) -> tuple[NetworkContext, list[str]]:
-    """Bring the run's databases to their end; where downloads lie, and a digest of each.
+def network_of(folder: Path) -> NetworkContext:
+    """Where the downloads of a run lie."""
+    return network_context(RunFolder(folder).shared_downloads)
+
+
+def download_known(
+    config: DiscoverConfig, network: NetworkContext, progress: SourceProgress | None = None
+) -> list[str]:
+    """Bring the run's databases to their end; a digest of each.
 
     A finished download is taken as it is, and no database is asked, unless `data.refresh`.
     """
     from generative.datasets.ingest import harvests
 
-    network = network_context(RunFolder(folder).shared_downloads)
-    found = harvests(config.data, config.elements, network).values()
-    return network, [harvest.download(config.data.refresh) for harvest in found]
+    digests = []
+    for harvest in harvests(config.data, config.elements, network).values():
+        if config.data.refresh or not harvest.is_complete:
+            refuse_to_compute(harvest.path)
+        digests.append(harvest.download(config.data.refresh, progress))
+    return digests
 
 
-def ingest_known(config: DiscoverConfig, folder: Path, identity: PotentialIdentity) -> FileRef:
-    """Read all sources into the run's dataset, restricted to its chemical system."""
+def known_file(
+    config: DiscoverConfig, folder: Path, identity: PotentialIdentity, progress: SourceProgress | None = None
+) -> FileRef:
+    """All sources in the run's dataset, restricted to its chemical system: dataset/dataset.parquet."""
     from generative.datasets.ingest import ingest
-    from generative.datasets.manifest import is_whole, read_manifest
+    from generative.datasets.manifest import is_whole
 
-    run = RunFolder(folder)
-    network, downloads = download_known(config, folder)
+    run, network = RunFolder(folder), network_of(folder)
+    downloads = download_known(config, network, progress)
     settled = config.data.model_copy(update={"refresh": False})
     needs_potential = any(source.NEEDS_SCORER for source in config.data.sources)
     scored_by: tuple[Entry, ...] = (PotentialScorer, *potential_code(config.relax)) if needs_potential else ()
@@ -112,12 +125,25 @@ def ingest_known(config: DiscoverConfig, folder: Path, identity: PotentialIdenti
     marker = run.dataset / "key"
     reused = marker.is_file() and marker.read_bytes() == key.encode() and is_whole(run.dataset)
     if not reused:
+        refuse_to_compute(marker)
         marker.unlink(missing_ok=True)
         scorer = PotentialScorer(potential(config.relax, config.execution), config) if needs_potential else None
-        ingest(settled, config.elements, run.dataset, resolve, scorer, network=network)
+        ingest(settled, config.elements, run.dataset, resolve, scorer, progress, network)
         write_text(marker, key)
-    update_manifest(run, dataset=read_manifest(run.dataset).model_dump(mode="json"))
     return FileRef.of(run.dataset / "dataset.parquet", reused=reused)
+
+
+def ingest_known(
+    config: DiscoverConfig, folder: Path, identity: PotentialIdentity, progress: SourceProgress | None = None
+) -> FileRef:
+    """The run's dataset, and in its manifest where it is from and which potential relaxes; see known_file."""
+    from generative.datasets.manifest import read_manifest
+
+    ref = known_file(config, folder, identity, progress)
+    run = RunFolder(folder)
+    dataset = read_manifest(run.dataset).model_dump(mode="json")
+    update_manifest(run, dataset=dataset, relaxed_by=identity.model_dump(mode="json"))
+    return ref
 
 
 def competing_phases(table: pa.Table, most: int) -> pa.Table:
@@ -157,11 +183,16 @@ def cut_of(table: pa.Table) -> Cut | None:
     return None if stated is None else Cut.from_dict(json.loads(stated))
 
 
-def choose_references(config: DiscoverConfig, folder: Path, dataset: FileRef) -> FileRef:
-    """The competing phases of the run's dataset, and in its manifest what was left out; see competing_phases."""
+def references_file(config: DiscoverConfig, folder: Path, dataset: FileRef) -> FileRef:
+    """The competing phases of the run's dataset: references.parquet; see competing_phases."""
     most = config.hull.references_max
     key = key_of("references", competing_phases, dataset=dataset.sha256, most=most)
-    ref = keyed(folder / "references.parquet", key, lambda: competing_phases(dataset.read(), most))
+    return keyed(folder / "references.parquet", key, lambda: competing_phases(dataset.read(), most))
+
+
+def choose_references(config: DiscoverConfig, folder: Path, dataset: FileRef) -> FileRef:
+    """The competing phases of the run's dataset, and in its manifest what was left out; see competing_phases."""
+    ref = references_file(config, folder, dataset)
     cut = cut_of(ref.read())
     update_manifest(RunFolder(folder), competing_phases=None if cut is None else cut.as_dict())
     return ref
@@ -170,7 +201,10 @@ def choose_references(config: DiscoverConfig, folder: Path, dataset: FileRef) ->
 @task(name="ingest", retries=0)
 def ingest_task(config: DiscoverConfig, folder: Path, identity: PotentialIdentity) -> FileRef:
     """Read known crystals; see ingest_known."""
-    ref = ingest_known(config, folder, identity)
+    from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
+
+    with Progress(f"ingest {config.name}", "reading known crystals") as progress:
+        ref = ingest_known(config, folder, identity, progress.labelled)
     get_run_logger().info("known crystals: %d rows%s", len(ref.read()), ", unchanged, skipped" if ref.reused else "")
     return ref
 

@@ -186,7 +186,10 @@ def phonons_task(
 ) -> FileRef:
     """Phonons of one of the best candidates, from 0; see phonon_file."""
     row, crystal = best(ranked, config.phonons.n_best)[index]
-    ref = phonon_file(config, folder, identity, row["id"], crystal)
+    from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
+
+    with Progress(f"phonons-{config.name}-{index}", f"phonons of {row['formula']}, number {index + 1}"):
+        ref = phonon_file(config, folder, identity, row["id"], crystal)
     (found,) = ref.read().to_pylist()
     if found["lowest_thz"] is None:
         get_run_logger().warning("%s (%s): %s", row["formula"], row["id"], found["notes"])

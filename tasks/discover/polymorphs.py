@@ -209,7 +209,10 @@ def rank_polymorphs_task(
     sources: list[FileRef],
 ) -> FileRef:
     """Compare and rank the relaxed polymorphs; see rank_polymorphs_file."""
-    ref = rank_polymorphs_file(config, folder, known, screened, relaxed, sources)
+    from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
+
+    with Progress(f"rank-{config.name}", "ranking polymorphs"):
+        ref = rank_polymorphs_file(config, folder, known, screened, relaxed, sources)
     ranks = ref.read().column("rank")
     n = len(ranks) - ranks.null_count
     get_run_logger().info("%d lower polymorphs%s", n, ", unchanged, skipped" if ref.reused else "")

@@ -244,7 +244,10 @@ def reference_task(config: ModifyConfig, folder: Path) -> FileRef | None:
 @task(name="propose", task_run_name="propose-{chunk}")
 def propose_task(chunk: int, config: ModifyConfig, folder: Path, given: FileRef) -> FileRef:
     """Draw the polymorphs of a chunk of crystals; see propose_chunk_file."""
-    ref = propose_chunk_file(config, folder, given, chunk)
+    from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
+
+    with Progress(f"propose-{config.name}-{chunk}", f"drawing polymorphs, chunk {chunk}"):
+        ref = propose_chunk_file(config, folder, given, chunk)
     state = ", unchanged, skipped" if ref.reused else ""
     get_run_logger().info("chunk %d: %d polymorphs%s", chunk, len(ref.read()), state)
     return ref

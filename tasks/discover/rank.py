@@ -316,7 +316,10 @@ def rank_task(
     references: list[FileRef],
 ) -> FileRef:
     """Compare and rank the relaxed candidates; see rank_file."""
-    ref = rank_file(config, folder, identity, known, screened, relaxed, references)
+    from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
+
+    with Progress(f"rank-{config.name}", "placing candidates on the hull"):
+        ref = rank_file(config, folder, identity, known, screened, relaxed, references)
     table = ref.read()
     n = len(table) - table.column("rank").null_count
     get_run_logger().info("%d candidates ranked%s", n, ", unchanged, skipped" if ref.reused else "")

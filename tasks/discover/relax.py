@@ -165,7 +165,10 @@ def relax_chunk_file(
 @task(name="potential")
 def identify_task(config: DiscoverConfig) -> PotentialIdentity:
     """Load and check the potential, and say which one it is."""
-    identity = identify(config.relax, config.execution)
+    from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
+
+    with Progress(f"potential-{config.name}", f"loading and checking {config.relax.potential}"):
+        identity = identify(config.relax, config.execution)
     asked = config.relax.potential
     replaced = f" in place of {asked}" if identity.stands_in_for(asked) else ""
     # Why, and what was corrected, the potential says itself when it is loaded, and manifest and report have it all.

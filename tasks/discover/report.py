@@ -427,15 +427,16 @@ def report_task(
     seconds: dict[str, float],
 ) -> Path:
     """Render the report and publish its artifacts; see gather and write_run_report."""
-    from tasks.report.run.artifacts import publish
+    from tasks.report.run.artifacts import Progress, publish
 
     update_manifest(
         RunFolder(folder),
         report=_report_parts(identity, candidates, competing, inputs),
         **_generators(config),
     )
-    report = gather(config, folder, identity, candidates, competing, inputs, seconds)
-    page = write_run_report(report, RunFolder(folder), candidates.read(), inputs, seconds)
-    publish(report)
+    with Progress(f"report-{config.name}", "writing the report"):
+        report = gather(config, folder, identity, candidates, competing, inputs, seconds)
+        page = write_run_report(report, RunFolder(folder), candidates.read(), inputs, seconds)
+        publish(report)
     get_run_logger().info("report of %d candidates: %s", report.n_ranked, page)
     return page

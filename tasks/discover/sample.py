@@ -184,6 +184,45 @@ def sample_chunks(config: DiscoverConfig) -> range:
     return range(sum(1 for _ in chunks_of(config.sample)))
 
 
+def requests_of(
+    config: DiscoverConfig,
+    chunk: int,
+    training_formulas: Sequence[str] = (),
+    hull_ev_per_atom: Mapping[str, float] | None = None,
+    heeds: frozenset[str] | None = None,
+) -> tuple[Chunk, list[Request]]:
+    """A chunk of the run, and what its generator is asked for: the whole chunk, even where the last one is cut.
+
+    Args:
+        config: of the run.
+        chunk: its number.
+        training_formulas: as of generative.plans.plan, as is the next.
+        hull_ev_per_atom: likewise.
+        heeds: what the generator goes by; with it each request has its turn.
+
+    Raises: PlanError: as generative.plans.plan.
+    """
+    chunks, size = list(chunks_of(config.sample)), config.sample.chunk_size
+    asked_for, hull = chunks[chunk], tuple(sorted((hull_ev_per_atom or {}).items()))
+    n_planned = size * (1 + max(one.number for one in chunks))
+    planned = config.conditions, config.elements, n_planned, config.seed, tuple(training_formulas), hull
+    own = slice(asked_for.number * size, (asked_for.number + 1) * size)
+    requests = _planned(*planned)[own]
+    if heeds is not None:
+        turns = _turns(heeds, *planned)[own]
+        requests = [replace(request, turn=turn) for request, turn in zip(requests, turns, strict=True)]
+    return asked_for, requests
+
+
+def asked_in(
+    config: DiscoverConfig, training_formulas: Sequence[str] = (), hull_ev_per_atom: Mapping[str, float] | None = None
+) -> Iterator[tuple[RunGenerator, Request]]:
+    """Who is asked for what, candidate by candidate."""
+    for chunk in sample_chunks(config):
+        asked_for, requests = requests_of(config, chunk, training_formulas, hull_ev_per_atom)
+        yield from ((asked_for.generator, request) for request, _ in zip(requests, asked_for.indices, strict=False))
+
+
 def draw_chunk(
     config: DiscoverConfig,
     chunk: int,
@@ -200,14 +239,9 @@ def draw_chunk(
     from generative.datasets.records import formula_of
     from generative.sampling import sample_chunk
 
-    chunks, size = list(chunks_of(config.sample)), config.sample.chunk_size
-    asked_for, hull = chunks[chunk], tuple(sorted((hull_ev_per_atom or {}).items()))
-    n_planned = size * (1 + max(one.number for one in chunks))
-    planned = config.conditions, config.elements, n_planned, config.seed, tuple(training_formulas), hull
-    settings, own = asked_for.generator.settings, slice(asked_for.number * size, (asked_for.number + 1) * size)
+    settings = next(itertools.islice(chunks_of(config.sample), chunk, None)).generator.settings
     loaded = checkpoint(settings.checkpoint, config.execution)
-    turns = _turns(loaded.generator.heeds, *planned)[own]
-    requests = [replace(request, turn=turn) for request, turn in zip(_planned(*planned)[own], turns, strict=True)]
+    asked_for, requests = requests_of(config, chunk, training_formulas, hull_ev_per_atom, loaded.generator.heeds)
     drawn = sample_chunk(loaded, requests, settings, config.seed, asked_for.number, progress)
     return table_of(
         [
@@ -335,8 +369,9 @@ def sample_task(chunk: int, config: DiscoverConfig, folder: Path, dataset: FileR
     """Draw a chunk; see sample_chunk_file."""
     from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
 
+    n = config.sample.chunk_size
     with Progress(f"sample-{config.name}-{chunk}", f"sampling chunk {chunk}") as progress:
-        ref = sample_chunk_file(config, folder, dataset, chunk, lambda share: progress.update(round(100 * share), 100))
+        ref = sample_chunk_file(config, folder, dataset, chunk, lambda share: progress.update(round(n * share), n))
     get_run_logger().info(
         "chunk %d: %d candidates%s", chunk, len(ref.read()), ", unchanged, skipped" if ref.reused else ""
     )

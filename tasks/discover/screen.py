@@ -152,7 +152,11 @@ def unique_file(config: DiscoverConfig, folder: Path, screened: list[FileRef]) -
 @task(name="screen", task_run_name="screen-{sampled.path.stem}")
 def screen_task(sampled: FileRef, config: DiscoverConfig, folder: Path, dataset: FileRef | None) -> FileRef:
     """Screen a chunk; see screen_chunk_file."""
-    ref = screen_chunk_file(config, folder, sampled, dataset)
+    from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
+
+    chunk = sampled.path.stem
+    with Progress(f"screen-{config.name}-{chunk}", f"screening chunk {chunk}"):
+        ref = screen_chunk_file(config, folder, sampled, dataset)
     alive = ref.read().column("rejected_by").null_count
     get_run_logger().info("chunk %s: %d pass%s", sampled.path.stem, alive, ", unchanged, skipped" if ref.reused else "")
     return ref
@@ -161,7 +165,10 @@ def screen_task(sampled: FileRef, config: DiscoverConfig, folder: Path, dataset:
 @task(name="unique")
 def unique_task(config: DiscoverConfig, folder: Path, screened: list[FileRef]) -> FileRef:
     """Keep the first of every group of like candidates; see unique_file."""
-    ref = unique_file(config, folder, screened)
+    from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
+
+    with Progress(f"unique-{config.name}", "looking for repeats"):
+        ref = unique_file(config, folder, screened)
     alive = ref.read().column("rejected_by").null_count
     get_run_logger().info("%d valid, novel and unique%s", alive, ", unchanged, skipped" if ref.reused else "")
     return ref

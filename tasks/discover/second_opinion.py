@@ -308,7 +308,10 @@ def second_opinion_task(
     judged: list[FileRef],
 ) -> FileRef:
     """Rank the candidates by what the judge says; see second_opinion_file."""
-    ref = second_opinion_file(config, folder, opinions, ranked, chosen, judged)
+    from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
+
+    with Progress(f"opinion-{config.name}", "placing the best on the judge's hull"):
+        ref = second_opinion_file(config, folder, opinions, ranked, chosen, judged)
     rows = [row for row in ref.read().select([f.name for f in JUDGED]).to_pylist() if row["judge_method"]]
     placed = [row for row in rows if row["judge_e_above_hull_ev_per_atom"] is not None]
     state = "; unchanged, skipped" if ref.reused else ""

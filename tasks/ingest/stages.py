@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,39 +22,9 @@ if TYPE_CHECKING:
     from generative.datasets.prototypes import Scorer
 
 
-LINE_S, LINE_RECORDS = 10.0, 5_000
-"""A log hears of the progress when either has gone by."""
-
 RETRY_DELAYS_S = [30.0, 120.0]
 FINAL = ("AccessDeniedError", "NotFoundError", "RefusedQueryError", "SchemaChangedError", "SecretError")
 """Failures that no second attempt mends. By name: to import them would load the rooms with the flow."""
-
-
-class ProgressLines:
-    """SourceProgress as lines for a log: one every 10 s or 5,000 records, and one for the last record."""
-
-    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        """Nothing is said yet.
-
-        Args:
-            say: takes a line.
-            clock: seconds from any start.
-        """
-        self._say, self._clock = say, clock
-        self._said_at_s, self._said = clock(), ("", 0)
-
-    def __call__(self, source: str, n_records: int, total: int | None) -> None:
-        """See SourceProgress."""
-        name, before = self._said
-        if name != source or n_records < before:  # the next source, or its records once more, now to be read
-            before = 0
-        finished = total is not None and n_records >= total > 0 and (source, n_records) != self._said
-        now_s = self._clock()
-        if not finished and n_records - before < LINE_RECORDS and now_s - self._said_at_s < LINE_S:
-            return
-        self._said_at_s, self._said = now_s, (source, n_records)
-        of = "" if total is None else f" of {total:,}"
-        self._say(f"{source}: {n_records:,}{of} records")
 
 
 def plan_sources(config: IngestConfig) -> list[SourcePlan]:
@@ -136,22 +103,6 @@ def worth_another_try(task: Any, run: Any, state: Any) -> bool:
     return True
 
 
-@contextmanager
-def reported(name: str) -> Iterator[SourceProgress]:
-    """SourceProgress of a task: lines in its log, and a progress artifact while the total is known."""
-    from tasks.report.run.artifacts import Progress as ProgressArtifact
-
-    lines = ProgressLines(get_run_logger().info)
-    with ProgressArtifact(name, name) as artifact:
-
-        def tell(source: str, n_records: int, total: int | None) -> None:
-            lines(source, n_records, total)
-            if total:
-                artifact.update(n_records, total, f"{n_records:,} of {total:,} records of {source}")
-
-        yield tell
-
-
 @task(name="plan")
 def plan_task(config: IngestConfig) -> None:
     """What will be asked, and how much of it is here, in the log; see plan_sources."""
@@ -182,8 +133,10 @@ def plan_task(config: IngestConfig) -> None:
 )
 def harvest_task(config: IngestConfig, index: int, source: str) -> None:
     """Download one source to its end; a retry goes on where the last attempt stopped. See harvest_source."""
-    with reported(f"harvest {config.name} {source}") as progress:
-        record = harvest_source(config, index, progress)
+    from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
+
+    with Progress(f"harvest {config.name} {source}", f"downloading {source}") as progress:
+        record = harvest_source(config, index, progress.labelled)
     logger = get_run_logger()
     logger.info(
         "%s: %s records, %d requests, %d sent again",
@@ -202,8 +155,10 @@ def harvest_task(config: IngestConfig, index: int, source: str) -> None:
 def dataset_task(config: IngestConfig) -> FileRef:
     """Read the sources into the dataset; databases are not asked once more. See ingest_dataset."""
     settled = config.model_copy(update={"data": config.data.model_copy(update={"refresh": False})})
-    with reported(f"ingest {config.name}") as progress:
-        manifest = ingest_dataset(settled, progress)
+    from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
+
+    with Progress(f"ingest {config.name}", "reading known crystals") as progress:
+        manifest = ingest_dataset(settled, progress.labelled)
     for source in manifest.sources:
         get_run_logger().info(
             "%s: %d read, %d kept, %d outside, %d bad, %d merged",

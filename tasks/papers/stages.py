@@ -217,12 +217,13 @@ def paper_of(config: Config) -> Paper[Config]:
 def result_task(config: AnyReproduction, key: ResultKey) -> Result:
     """Train a system, or measure one."""
     from tasks.report.run.artifacts import Progress as Artifact  # draws pictures too, so it loads on the worker
-    from tasks.train.progress import progress_artifact
+    from tasks.train.progress import steps_told
 
     paper = paper_of(config)
     if key.stage in paper.trainings:
         settings = paper.training(key).model_copy(update={"name": key.name})
-        return _logged(paper.train(key, [progress_artifact(settings)]))
+        with Artifact(f"training-{settings.name}", f"training {settings.name}") as artifact:
+            return _logged(paper.train(key, [steps_told(settings, artifact.update)]))
     with Artifact(f"reproduce-{config.name}-{key.name}", key.name) as artifact:
         return _logged(paper.measure(key, lambda what, n, total: artifact.update(n, total, what)))
 

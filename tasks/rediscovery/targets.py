@@ -23,7 +23,7 @@ from generative.datasets.filters import without_formulas
 from generative.datasets.formats.columns import is_row_number
 from generative.datasets.table import DATASET_SCHEMA
 from storage.digests import file_digest
-from tasks.files import ROWS_PER_GROUP, FileRef, key_of, keyed
+from tasks.files import ROWS_PER_GROUP, FileRef, key_of, keyed, refuse_to_compute
 
 TARGETS = [
     field_of("id", pa.string(), "id of the hidden crystal in the reference"),
@@ -55,7 +55,12 @@ def dataset_folder(source: FilesSource, workers: int, shared: Path) -> Path:
     key = key_of("read", ingest, source=source.model_dump(mode="json"), files=[(f.name, file_digest(f)) for f in files])
     folder = shared / ".datasets" / key[:32]
     if not is_whole(folder):
-        ingest(DataConfig(sources=(source,), workers=workers), None, folder, resolve)
+        from tasks.report.run.artifacts import Progress  # draws pictures too, so it loads on the worker
+
+        refuse_to_compute(folder)
+        with Progress(f"read-{Path(source.path).name}", f"reading {source.path}") as progress:
+            data = DataConfig(sources=(source,), workers=workers)
+            ingest(data, None, folder, resolve, progress=progress.labelled)
     return folder
 
 

@@ -417,29 +417,6 @@ def test_a_wrong_request_is_one_sentence_without_any_key(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_progress_for_a_log_is_a_line_for_ten_seconds_or_five_thousand_records() -> None:
-    from tasks.ingest.stages import ProgressLines
-
-    now_s, lines = [0.0], []
-    progress = ProgressLines(lines.append, lambda: now_s[0])
-    for n in range(0, 4800, 200):
-        progress("aflow", n, None)
-    assert lines == []
-    progress("aflow", 5000, 12_000)
-    now_s[0] = 11.0
-    progress("aflow", 5200, 12_000)
-    progress("aflow", 5400, 12_000)
-    progress("aflow", 12_000, 12_000)
-    progress("aflow", 256, 12_000)  # the same records once more, now to be read
-    progress("files", 10, 10)
-    assert lines == [
-        "aflow: 5,000 of 12,000 records",
-        "aflow: 5,200 of 12,000 records",
-        "aflow: 12,000 of 12,000 records",
-        "files: 10 of 10 records",
-    ]
-
-
 @pytest.mark.parametrize(
     ("rows", "elements", "said"),
     [

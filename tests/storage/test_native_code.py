@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import math
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +50,30 @@ def test_a_change_of_any_kernel_gives_the_kept_code_another_folder(file, tmp_pat
     with (sources / file.name).open("a") as changed:
         changed.write("\n")
     assert before != folder_of(sources)
+
+
+COMPILES_TWICE = """
+import logging, sys
+logging.basicConfig(format="%(message)s")
+from dft.native import messages
+kernel = next(one for one in vars(messages).values() if hasattr(one, "py_func"))
+from numba.core import event
+made = event.Event("numba:compile", event.EventStatus.START, {"dispatcher": kernel})
+event.broadcast(made)
+event.broadcast(made)
+"""
+
+
+def test_compiling_is_said_once_with_what_for_and_where_it_is_kept(tmp_path):
+    if not native_code.is_installed():
+        pytest.skip("numba is not installed")
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    said = subprocess.run(
+        [sys.executable, "-c", COMPILES_TWICE], env=environment, capture_output=True, text=True, check=True
+    ).stderr.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("compiling the kernels of potentials: a minute or more, once for this version; kept in ")
+    assert str(tmp_path) in said[0]
 
 
 def test_nothing_but_the_door_imports_numba():

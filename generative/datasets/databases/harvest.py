@@ -117,6 +117,11 @@ class Harvest:
                 ).complete()
             return store.get("digest") or ""
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all has come; asks nobody."""
+        return self._digest_if_complete() is not None
+
     def _digest_if_complete(self) -> str | None:
         if not self.path.is_file():
             return None

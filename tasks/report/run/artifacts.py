@@ -7,10 +7,10 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 from urllib.parse import quote
 from uuid import UUID
 
@@ -21,7 +21,10 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_run_logger
 
+from storage.progress import Teller
 from tasks.report.pictures import crystal_png
 from tasks.report.run.markdown import data_uri, markdown_report
 from tasks.report.run.model import ReportInputs
@@ -35,6 +38,8 @@ UPDATE_INTERVAL_S = 2.0
 """Progress is sent at most this often: every update is a write to the server's database."""
 
 logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 
 def artifact_key(*parts: str) -> str:
@@ -51,6 +56,14 @@ def artifact_key(*parts: str) -> str:
 def in_prefect_run() -> bool:
     """Whether a flow or task run is going on in this thread; artifacts outside of one would belong to nothing."""
     return FlowRunContext.get() is not None or TaskRunContext.get() is not None
+
+
+def _run_log() -> Callable[[str], None] | None:
+    """What takes a line of the run that is going on in this thread; None where there is none."""
+    try:
+        return cast("Callable[[str], None]", get_run_logger().info)
+    except MissingContextError:
+        return None
 
 
 def publish(inputs: ReportInputs) -> dict[str, UUID]:
@@ -102,9 +115,10 @@ def _card(inputs: ReportInputs) -> str:
 
 
 class Progress:
-    """A progress artifact of a long task, in per cent; silent when no Prefect run is going on.
+    """A progress artifact of a long task, in per cent, and lines in its log; silent when no Prefect run is going on.
 
-    Creates the artifact at the first update, sends at most one update per UPDATE_INTERVAL_S, and always the last. The
+    A line comes every 10 s while it is entered, whether or not the work says anything (storage.progress.Teller). The
+    artifact is created at the first update, gets at most one update per UPDATE_INTERVAL_S, and always the last. The
     server failing never disturbs the work. Use as a context manager, or call `update` alone.
     """
 
@@ -122,18 +136,29 @@ class Progress:
         self._artifact: UUID | None = None
         self._sent_at = -float("inf")
         self._active = in_prefect_run()
+        log = _run_log()
+        self._lines = None if log is None else Teller(description or key, log)
 
     def __enter__(self) -> Self:
+        if self._lines is not None:
+            self._lines.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._lines is not None:
+            self._lines.__exit__()
         if kind is None and self._artifact is not None:
             self._send(100.0, self._description)
 
     def update(self, done: float, total: float, note: str = "") -> None:
-        """Report `done` of `total` units of work; `note` follows the description, such as '48 of 96 crystals'."""
+        """Report `done` of `total` units of work; `note` follows the description. A storage.progress.NotedProgress."""
+        if self._lines is not None:
+            self._lines(done, total, note)
+        self._report(done, total, note)
+
+    def _report(self, done: float, total: float, note: str) -> None:
         if not self._active:
             return
         now = self._clock()
@@ -143,6 +168,21 @@ class Progress:
         self._sent_at = now
         per_cent = 100.0 * min(max(done / total, 0.0), 1.0) if total > 0 else 0.0
         self._send(per_cent, f"{self._description}: {note}" if note else self._description)
+
+    def over(self, parts: Sequence[Callable[[], R]]) -> list[R]:
+        """What each of these gives, told as so many parts of the work."""
+        done = []
+        for count, part in enumerate(parts, start=1):
+            done.append(part())
+            self.update(count, len(parts))
+        return done
+
+    def labelled(self, what: str, done: int, total: int | None) -> None:
+        """The same with what is being done, such as a source of records; a storage.progress.SourceProgress."""
+        if self._lines is not None:
+            self._lines.labelled(what, done, total)
+        if total:
+            self._report(done, total, f"{done:,} of {total:,} of {what}")
 
     def _send(self, per_cent: float, description: str) -> None:
         try:
