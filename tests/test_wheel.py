@@ -1,0 +1,94 @@
+"""The wheel, installed without the checkout: all files are in it, and the program runs by it from another folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("hullward", "flows", "tasks", "generative", "dft", "configs", "storage")
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A built wheel and the folder that pip has installed it into."""
+
+    file: Path
+    installed: Path
+
+    def program(self, *words: str, cwd: Path) -> str:
+        """What Python prints for these words, of our rooms the installed ones first; it has to succeed."""
+        environment = {**os.environ, "PYTHONPATH": str(self.installed), "HULLWARD_ASSETS": str(cwd)}
+        done = subprocess.run(
+            [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Wheel:
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder / "dist")]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (file,) = (folder / "dist").glob("hullward-*.whl")
+    install = ["install", "--no-deps", "--no-index", "--no-compile", "--quiet", "--target", str(folder / "installed")]
+    subprocess.run([sys.executable, "-m", "pip", *install, str(file)], check=True, capture_output=True)
+    return Wheel(file, folder / "installed")
+
+
+def files_of_the_rooms() -> set[str]:
+    found = {path for room in ROOMS for path in (ROOT / room).rglob("*") if path.is_file()}
+    return {path.relative_to(ROOT).as_posix() for path in found if "__pycache__" not in path.parts}
+
+
+def test_every_file_of_the_rooms_is_in_the_wheel_and_in_its_record(wheel: Wheel) -> None:
+    with zipfile.ZipFile(wheel.file) as archive:
+        (record,) = [name for name in archive.namelist() if name.endswith(".dist-info/RECORD")]
+        rows = list(csv.reader(io.StringIO(archive.read(record).decode())))
+    recorded = {name for name, *_ in rows if ".dist-info/" not in name}
+    assert recorded == files_of_the_rooms()
+    assert {f"{room}/py.typed" for room in ROOMS} <= recorded
+    for kind in ("configs/presets/quickstart.yaml", "tasks/report/report.css", "generative/weights/hullward-wyckoff"):
+        assert any(name.startswith(kind) for name in recorded)
+
+
+def test_the_installed_command_says_its_version_and_reads_every_preset_and_asset(wheel: Wheel, tmp_path: Path) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert (
+        wheel.program(str(wheel.installed / "bin" / "hullward"), "--version", cwd=tmp_path) == f"hullward {version}\n"
+    )
+    code = """
+import importlib.resources, json, sys
+from configs.paths import resolve
+from configs.schema import CONFIG_FOLDER, read_yaml
+presets = sorted(file.stem for file in CONFIG_FOLDER.glob("*.yaml"))
+settings = [read_yaml(name)[1] for name in presets]
+page = importlib.resources.files("tasks.report")
+lengths = [len((page / name).read_text()) for name in ("report.css", "report.js", "crystals.js")]
+files = [importlib.import_module(room).__file__ for room in sys.argv[1:]]
+print(json.dumps([presets, all(settings), lengths, files, resolve("package:al-n-ti-reported").is_dir()]))
+"""
+    presets, all_read, lengths, files, is_there = json.loads(wheel.program("-c", code, *ROOMS, cwd=tmp_path))
+    assert presets == sorted(file.stem for file in (ROOT / "configs" / "presets").glob("*.yaml"))
+    assert all_read
+    assert min(lengths) > 100
+    assert files == [str(wheel.installed / room / "__init__.py") for room in ROOMS]
+    assert is_there
+
+
+def test_the_installed_generator_draws_from_an_empty_folder(wheel: Wheel, tmp_path: Path) -> None:
+    sample = ["sample", "--formula", "TaB2", "--number", "2", "--out", "drawn.parquet"]
+    wheel.program("-m", "flows.cli", *sample, cwd=tmp_path)
+    assert len(pd.read_parquet(tmp_path / "drawn.parquet")) == 2
