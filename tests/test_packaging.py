@@ -1,4 +1,4 @@
-"""The wheel, installed without the checkout: all files are in it, and the program runs by it from another folder."""
+"""What others install: the wheel, tried without the checkout, and the files that say what it asks for and is."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("hullward", "flows", "tasks", "generative", "dft", "configs", "storage")
@@ -92,3 +95,37 @@ def test_the_installed_generator_draws_from_an_empty_folder(wheel: Wheel, tmp_pa
     sample = ["sample", "--formula", "TaB2", "--number", "2", "--out", "drawn.parquet"]
     wheel.program("-m", "flows.cli", *sample, cwd=tmp_path)
     assert len(pd.read_parquet(tmp_path / "drawn.parquet")) == 2
+
+
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "torch-geometric": "pytorch_geometric",
+    "huggingface-hub": "huggingface_hub",
+    "matplotlib": "matplotlib-base",
+}
+OF_EXTRAS = {"greenlet"}
+"""What an extra of a dependency brings on PyPI, and conda has to be asked for."""
+
+
+def test_the_recipe_for_conda_asks_for_what_the_project_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text(encoding="utf-8"))
+    asked = {
+        name: SpecifierSet(bounds) for name, _, bounds in (r.partition(" ") for r in recipe["requirements"]["run"])
+    }
+    wanted = {CONDA_NAMES.get(one.name, one.name): one.specifier for one in map(Requirement, project["dependencies"])}
+    assert {name: bounds for name, bounds in asked.items() if name not in OF_EXTRAS} == {
+        **wanted,
+        "python": SpecifierSet(project["requires-python"]),
+    }
+    assert recipe["context"]["version"] == project["version"]
+    (entry,) = recipe["build"]["python"]["entry_points"]
+    assert entry == f"hullward = {project['scripts']['hullward']}"
+
+
+def test_the_citation_and_the_changelog_are_of_this_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert citation["version"] == project["version"]
+    assert f"\n## [{project['version']}] - " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
