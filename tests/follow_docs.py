@@ -136,8 +136,8 @@ NOT_FOLLOWED = {
     r"hullward baseline .* (train.csv|runs/datasets/bilayers|--out runs/baselines/(copies|random|substitution)) ?.*": ""
     "as those that are followed, on a reader's own table",
     r"(hullward-env/bin/)?hullward --version": "tests/test_packaging.py",
-    r"make (test|lint|help|follow|site|test-dft|benchmark|train|ui|reproduce-.*)|\.ci/run": "CI itself, hours, or a server that "
-    "stays; targets and variables are checked",
+    r"make (test|lint|help|follow|site|test-dft|benchmark|train|ui|reproduce-.*)|\.ci/run": "CI itself, hours, "
+    "or a server that stays; targets and variables are checked",
     r"prefect .*|\. .*|export .*|cd .*|source .*": "of a shell with a server; Prefect's options are checked, "
     "tests/flows/test_deployments.py registers and starts deployments",
     r".*python.* -m (pytest|tests\.benchmarks|dft\.engines\.gpaw_convergence).*": "benchmarks, a GPU or an hour of "
