@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -189,7 +190,7 @@ def prepare(folder: Path) -> None:
     table = pd.DataFrame({"material_id": list(phases), "cif": [one.to(fmt="cif") for one in phases.values()]})
     for name in ("samples", "my-samples", "test", "train"):
         table.to_csv(folder / f"{name}.csv", index=False)
-    table.to_json(folder / "samples.json", orient="records")
+    (folder / "samples.json").write_text(json.dumps([structure.as_dict() for structure in phases.values()]))
     shutil.copyfile(CONFIG_FOLDER / "quickstart.yaml", folder / "my-system.yaml")
 
 
