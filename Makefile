@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help discover test test-dft fuzz ui lint benchmark train reproduce-dp-cdvae reproduce-unet reproduce-adaptive-cell reproduce-condition-cdvae lock audit
+.PHONY: help discover test test-dft follow site fuzz ui lint benchmark train reproduce-dp-cdvae reproduce-unet reproduce-adaptive-cell reproduce-condition-cdvae lock audit
 
 CONFIG ?= quickstart
 PORT ?= 4200
@@ -25,6 +25,8 @@ help:
 	@echo "make discover   a whole run: ranked new crystals with VASP inputs (CONFIG=quickstart)"
 	@echo "make test       all tests but benchmarks"
 	@echo "make test-dft   real DFT and a real Slurm, where their Debian packages are installed; else skipped, with the reason"
+	@echo "make follow     the commands of the documentation, one after the other, in an empty folder"
+	@echo "make site       the documentation as a site, in site/"
 	@echo "make fuzz       damaged files, hostile input and odd queries, many of each, with counts (FUZZ=20 times \`make test\`'s)"
 	@echo "make ui         Prefect server, worker and UI on this machine (PORT=4200)"
 	@echo "make lint       ruff and mypy --strict"
@@ -66,6 +68,9 @@ test: $(INSTALLED)
 test-dft: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m dft_real -rs tests/dft
 
+follow: $(INSTALLED)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.follow_docs
+
 fuzz: $(INSTALLED)
 	@HULLWARD_FUZZ=$(FUZZ) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) -m fuzz tests
 
@@ -106,9 +111,15 @@ lock: .venv-lock/.installed
 audit: .venv-audit/.installed
 	@AUDIT_SERVICE="$(or $(AUDIT_SERVICE),pypi)" .venv-audit/bin/python .ci/audit.py
 
+site: .venv-docs/.installed
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
 .venv-lock/.installed: TOOLS = uv packaging
+.venv-docs/.installed: TOOLS = $$("$(PYTHON)" -c 'import tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 .venv-audit/.installed: TOOLS = pip-audit
-.venv-lock/.installed .venv-audit/.installed:
+.venv-docs/.installed: pyproject.toml
+.venv-lock/.installed .venv-audit/.installed .venv-docs/.installed:
 	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 or 3.12 found: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@rm -rf $(@D) && "$(PYTHON)" -m venv $(@D)
 	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install $(TOOLS)

@@ -2,71 +2,46 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
 import re
-import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import typer.main
 import yaml
+from prefect.cli._app import _app as prefect_cli
+from typer.testing import CliRunner
 
 from configs.campaign import CampaignConfig
-from configs.command_line import IngestRequest, elements_of, ingest_settings, run_settings
+from configs.command_line import run_settings
 from configs.document import document
 from configs.ingest import IngestConfig, parse_ingest
-from configs.overrides import override
-from configs.schema import DiscoverConfig, load, parse, read_yaml
+from configs.schema import CONFIG_FOLDER, DiscoverConfig, load, parse
 from flows.changes import changed
+from flows.cli.main import COMMANDS as REGISTERED
 from flows.cli.main import app
+from flows.servers import optimade_server
 from flows.servers.deployments import deployment_names
 from generative.training.config import TrainConfig
 from tasks.discover.candidates import CANDIDATES, JUDGED, KEPT, POLYMORPHS, Stage
+from tests.follow_docs import FOLLOWED, NOT_FOLLOWED, PROGRAMS, PROGRAMS_NOT_FOLLOWED, reasons
+from tests.pages import PAGES, ROOT, Line, blocks, lines, lines_of, prose
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = [*sorted(ROOT.glob("README.md")), *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 MODEL_CARD = ROOT / "generative" / "weights" / "hullward-flow" / "MODEL_CARD.md"
 COMMANDS: Any = typer.main.get_command(app)
-
-
-def blocks(page: Path, *languages: str) -> list[str]:
-    return [text for language, text in FENCE.findall(page.read_text(encoding="utf-8")) if language in languages]
-
-
-def prose(page: Path) -> str:
-    return FENCE.sub("", page.read_text(encoding="utf-8"))
 
 
 def anchors(page: Path) -> set[str]:
     """Anchors as GitHub makes them of headings."""
     headings = re.findall(r"^#+ +(.+)$", prose(page), re.M)
     return {re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", h).lower()).strip().replace(" ", "-") for h in headings}
-
-
-def command_lines(page: Path) -> Iterator[list[str]]:
-    """Words of every command line in a shell block, without its prompt, comment and variables set for it."""
-    for block in blocks(page, "bash", "console", "sh"):
-        prompted = "\n$ " in "\n" + block  # then lines without a prompt are output
-        for line in block.replace("\\\n", " ").splitlines():
-            if prompted and not line.startswith("$ "):
-                continue
-            words = shlex.split(line.removeprefix("$ "), comments=True)
-            while words and re.fullmatch(r"\w+=.*", words[0]):
-                words.pop(0)
-            if words:
-                yield words
-
-
-def hullward_lines() -> Iterator[tuple[str, list[str]]]:
-    for page in PAGES:
-        for words in command_lines(page):
-            if Path(words[0]).name == "hullward":
-                yield page.name, words[1:]
 
 
 def test_links_lead_somewhere() -> None:
@@ -83,35 +58,112 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_there_are_commands_to_check() -> None:
-    assert {words[0] for _, words in hullward_lines()} >= set(COMMANDS.commands) - {"deploy"}
+    assert {line.words[1] for line in lines("hullward")} >= set(COMMANDS.commands) - {"deploy"}
 
 
-@pytest.mark.parametrize("words", [pytest.param(w, id=f"{page}: {' '.join(w)}") for page, w in hullward_lines()])
-def test_a_command_line_is_understood(words: list[str]) -> None:
-    if words in (["--help"], ["--version"]):
+OWN_FILES = {
+    "my-system.yaml": "quickstart",
+    "nb-mo-b.yaml": "ternary",
+    "my-cluster.yaml": "ternary",
+    "my-campaign.yaml": "campaign-small",
+    "my-benchmark.yaml": "rediscovery-small",
+    "my-training.yaml": "train-flow",
+    "ta-w-b.yaml": "ingest-aflow",
+}
+"""Files that a user of the pages has written, each with the shipped settings of the same kind."""
+
+
+BEGINS = 77
+"""Exit code of a command that has taken its options and settings, and would begin its work."""
+
+
+def begins_work(as_json: bool) -> None:
+    raise typer.Exit(BEGINS)
+
+
+@pytest.fixture
+def a_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, shipped in OWN_FILES.items():
+        shutil.copyfile(CONFIG_FOLDER / f"{shipped}.yaml", tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for part in ("train", "val", "test"):
+        (tmp_path / "cdvae" / "data" / "perov_5").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cdvae" / "data" / "perov_5" / f"{part}.csv").touch()
+    for module in REGISTERED:
+        monkeypatch.setattr(module, "answer", begins_work)
+    monkeypatch.setattr(optimade_server, "serve_optimade", lambda origin, port, everything: begins_work(False))
+    return tmp_path
+
+
+@pytest.mark.parametrize("line", [pytest.param(line, id=f"{line.page}: {line.text}") for line in lines("hullward")])
+def test_a_command_takes_its_options_and_settings(line: Line, a_users_folder: Path) -> None:
+    """Every command of the pages as it stands, up to where its work begins."""
+    words = list(line.words[1:])
+    if {"--help", "--version"} & set(words):
+        assert CliRunner().invoke(app, words).exit_code == 0
         return
-    command = COMMANDS.commands[words[0]]
-    if "--help" in words:
-        return
-    given = command.make_context(words[0], words[1:]).params
-    assignments = list(given.get("settings") or ())
-    if words[0] == "discover":
-        named = given["config"] or given["elements"] or "quickstart"
-        named = "quickstart" if named.endswith(".yaml") else named  # a user's own, which is not there
-        run_settings(named, {"name": given["name"], "elements": elements_of(given["elements"])}, assignments)
-    elif words[0] == "train":
-        parse(TrainConfig, override(shipped(given["config"], "train-flow"), assignments), "docs")
-    elif words[0] == "ingest":
-        sources = [source for source in given["sources"] if not source.endswith(".yaml")] or ["ingest-aflow"]
-        options = {name: given[name] for name in ("method", "potential", "limit", "where", "endpoint", "name")}
-        flags = {name: given[name] for name in ("refresh", "merge")}
-        asked = IngestRequest(elements=elements_of(given["elements"]), **options, **flags)
-        ingest_settings(sources, asked, assignments)
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == BEGINS, done.output
+    if words[0] == "dft":  # it reads its settings beside the run, as part of its work
+        given = COMMANDS.commands["dft"].commands[words[1]].make_context(words[1], words[2:]).params
+        run_settings(given.get("config") or "ternary", {}, given.get("settings"))
 
 
-def shipped(config: str, default: str = "quickstart") -> dict[str, Any]:
-    """The settings of a shipped file; for a user's own file, which is not there, those of `default`."""
-    return read_yaml(default if config.endswith(".yaml") else config)[1]
+def test_every_command_is_followed_or_it_is_said_why_not() -> None:
+    """Once: what is executed has no reason not to be, and no entry is left of a command that is gone."""
+    texts = {line.text for line in lines()}
+    executed = {step.line for step in FOLLOWED}
+    assert not executed - texts
+    assert not [text for text in texts - executed if not reasons(text)]
+    assert not [
+        pattern for pattern in NOT_FOLLOWED if not any(re.fullmatch(pattern, text) for text in texts - executed)
+    ]
+    files = re.findall(r"tests/[a-z_/.]+\b", " ".join([*NOT_FOLLOWED.values(), *PROGRAMS_NOT_FOLLOWED.values()]))
+    assert not [file for file in files if not (ROOT / file).exists()]
+
+
+def test_every_program_is_followed_or_it_is_said_why_not() -> None:
+    there = {(page.name, number) for page in PAGES for number in range(len(blocks(page, "python")))}
+    assert there >= PROGRAMS
+    assert {page for page, _ in there - PROGRAMS} == set(PROGRAMS_NOT_FOLLOWED)
+
+
+@pytest.mark.parametrize("line", [pytest.param(line, id=f"{line.page}: {line.text}") for line in lines("prefect")])
+def test_prefect_understands_a_command(line: Line) -> None:
+    command, *_ = prefect_cli.parse_args(list(line.words[1:]), exit_on_error=False, print_error=False)
+    assert callable(command)
+
+
+def makes() -> list[Line]:
+    return [line for line in lines() if line.program == "make"]
+
+
+def test_variables_given_to_make_are_read_by_it() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    given = {word.partition("=")[0] for line in makes() for word in line.words[1:] if "=" in word}
+    assert given
+    assert not [name for name in given if f"$({name})" not in makefile]
+
+
+@functools.cache
+def help_of(*module: str) -> str:
+    asked = [sys.executable, "-m", *module, "--help"]
+    return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_modules_that_are_run_are_there_and_know_the_options() -> None:
+    wrong = []
+    for line in lines():
+        if not line.program.startswith("python") or line.words[1] != "-m":
+            continue
+        module, *words = line.words[2:]
+        options = [word for word in words if re.match("--?[a-z]", word)]
+        if not options:
+            wrong += [] if importlib.util.find_spec(module) else [f"{line.text}: no module {module}"]
+            continue
+        said = help_of(module, *words[:1] * (module == "pip"))
+        wrong += [f"{line.text}: {word}" for word in options if not re.search(rf"(^|\W){word}\b", said)]
+    assert not wrong
 
 
 def test_commands_named_in_the_text_exist() -> None:
@@ -122,8 +174,7 @@ def test_commands_named_in_the_text_exist() -> None:
             if name not in COMMANDS.commands:
                 wrong.append(f"{page.name}: hullward {name}")
         targets = re.findall(r"`make ([a-z-]+)", prose(page))
-        for words in command_lines(page):
-            targets += words[1:2] if words[0] == "make" else []
+        targets += [word for line in lines_of(page) if line.program == "make" for word in line.words[1:2]]
         wrong += [f"{page.name}: make {t}" for t in targets if f"\n{t}:" not in makefile and "=" not in t]
     assert not wrong
 
@@ -156,7 +207,7 @@ def test_settings_in_examples_are_accepted(text: str) -> None:
 
 
 def test_parameters_given_to_a_deployment_are_accepted() -> None:
-    given = [w for page in PAGES for words in command_lines(page) for w in words if w.startswith("changes=[")]
+    given = [word for line in lines("prefect") for word in line.words if word.startswith("changes=[")]
     assert len(given) >= 2
     for word in given:
         changed(load(DiscoverConfig, "ternary"), yaml.safe_load(word.removeprefix("changes=")))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +24,7 @@ from storage.digests import file_digest
 from tasks.discover.own_files import OwnFileError
 from tasks.discover.report import RunUnfinishedError
 from tasks.discover.run import OtherRunError
-from tests.flows.conftest import ROOT, Campaign, Run
+from tests.flows.conftest import Campaign, Run
 
 FEW = {"relax": {"max_steps": 6}, "execution": {"torch_threads": 1}}
 """A few steps of a relaxation are as good as many to compare two ways to it."""
@@ -273,31 +270,3 @@ def test_discover_makes_the_run_of_the_command(
 def test_wrong_settings_of_a_run_are_said_before_it_begins(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         hullward.discover(**arguments)
-
-
-def test_the_wheel_holds_all_that_a_program_needs(finished: Run, tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = (tmp_path / "dist").glob("hullward-*.whl")
-    clean = tmp_path / "clean"
-    install = ["install", "--no-deps", "--no-index", "--quiet", "--target", str(clean), str(wheel)]
-    subprocess.run([sys.executable, "-m", "pip", *install], check=True, capture_output=True)
-    code = (
-        "import sys, hullward; run = hullward.load_run(sys.argv[1])\n"
-        "print(hullward.__file__); print(len(run.best(1)))\n"
-        "import configs.schema; print(len(configs.schema.load(configs.schema.DiscoverConfig, 'quickstart').elements))\n"
-        "import generative.config, configs.paths; print(configs.paths.resolve('package:al-n-ti-reported').exists())"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(clean)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(finished.folder.resolve())],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    file, *counts = done.stdout.split()
-    assert Path(file) == clean / "hullward" / "__init__.py"
-    assert counts == ["1", "3", "True"]
