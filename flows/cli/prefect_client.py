@@ -47,6 +47,10 @@ class Client:
         self._api: Api | None = None
         self._run_id: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker in another process is sent the flow with its hooks, of which this is one: nothing of the server."""
+        return {"_server": None, "_api": None, "_run_id": self._run_id}
+
     def run(self, flow: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Carry out a flow here. Raises: what the flow raises; ServeError: if the own server does not start."""
         if self._server is not None and self._api is not None:
