@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from flows.cli.console import INTERRUPTED, say
 from flows.cli.stopping import end_children, told_to_end
-from flows.servers.environment import QUIET, SECRET, SQLITE, home_settings, server_environment
+from flows.servers.environment import OF_SERVER_ALONE, QUIET, SECRET, SQLITE, home_settings, server_environment
 from flows.servers.prefect_api import Api
 from flows.servers.prefect_password import announced_server, new_password
 from flows.servers.services import Service, listening_on, start_server, wait_until_ready
@@ -73,6 +73,8 @@ class Client:
         self._api = Api.of(environment)
         for name in ("PREFECT_API_URL", SECRET[1], *SQLITE, *home_settings(home)):
             os.environ[name] = environment[name]
+        for name in OF_SERVER_ALONE:
+            os.environ.pop(name, None)
         os.environ["PREFECT_UI_URL"] = ""  # there is no page to point to
         if "prefect" in sys.modules:
             from prefect.context import refresh_global_settings_context

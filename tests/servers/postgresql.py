@@ -10,6 +10,8 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -91,3 +93,14 @@ class PostgreSQL:
             self._process.send_signal(signal.SIGINT)  # fast: connections are ended
             self._process.wait(UP_S)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def postgresql() -> Iterator[PostgreSQL]:
+    """One until the end of the block."""
+    kept = PostgreSQL()
+    try:
+        kept.start()
+        yield kept
+    finally:
+        kept.stop()
