@@ -129,15 +129,16 @@ class SlurmTaskRunner(DaskTaskRunner):
         cluster = self._cluster
         if cluster is None:
             return
-        jobs = dict(cluster.workers)
+        # Their ids alone: when it closes, Dask takes a job that somebody still holds for one that was not closed.
+        jobs = {name: job.job_id for name, job in dict(cluster.workers).items()}
         try:
-            known = self._queue.find([job.job_id for job in jobs.values() if job.job_id is not None])
+            known = self._queue.find([id for id in jobs.values() if id is not None])
         except QueueUnavailableError:
             return
         there = {worker.name for worker in list(cluster.scheduler.workers.values())}
         if there:
             self._n_lost = 0
-        away = {name: job.job_id for name, job in jobs.items() if name not in there}
+        away = {name: id for name, id in jobs.items() if name not in there}
         gone = [id for id in away.values() if id and (id not in known or known[id].state is QueueState.ENDED)]
         refused = [name for name, id in away.items() if id is None]
         self._n_lost += len(gone)

@@ -36,7 +36,7 @@ class OwnServer:
         """Task runs of a flow run that it has recorded as completed."""
         wanted = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
         wanted["task_runs"] = {"state": {"type": {"any_": ["COMPLETED"]}}}
-        return int(self.api("task_runs/count", wanted))
+        return int(self.api("task_runs/count", wanted, timeout_s=120))
 
 
 @contextmanager
