@@ -66,7 +66,7 @@ test: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder tests
 
 test-dft: $(INSTALLED)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m dft_real -rs tests/dft
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m dft_real -rs tests/dft tests/flows/test_slurm_workers.py
 
 follow: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.follow_docs

@@ -63,8 +63,9 @@ def resolved(upgrade: bool) -> str:
         kept.write_text("\n".join(re.findall(r"^torch==[^ \n]+", before, re.MULTILINE)), encoding="utf-8")
         subprocess.run(
             [sys.executable, "-m", "uv", "pip", "compile", "--universal", "--python-version", "3.11"]
-            + ["--fork-strategy", "fewest", "--extra", "dev", "--generate-hashes", "--no-annotate", "--no-header"]
-            + ["--quiet", "--no-config", "--constraint", str(kept), "--output-file", str(found), "pyproject.toml"]
+            + ["--fork-strategy", "fewest", "--extra", "dev", "--extra", "slurm", "--generate-hashes", "--no-annotate"]
+            + ["--no-header", "--quiet", "--no-config", "--constraint", str(kept), "--output-file", str(found)]
+            + ["pyproject.toml"]
             + (["--upgrade"] if upgrade else []),
             cwd=ROOT,
             env={**os.environ, **({"UV_DEFAULT_INDEX": index} if index else {})},

@@ -75,6 +75,7 @@ PURPOSES = {
     "packaging": "names and versions of packages, for this page",
     "typer": "the command line",
     "rich": "progress and tables on the terminal",
+    "dask-jobqueue": "workers in jobs of Slurm; an extra, `slurm`, for who installs without the lock",
 }
 """What each dependency of pyproject.toml is there for."""
 
@@ -148,9 +149,10 @@ Node = tuple[str, str]
 
 
 def project_requirements() -> tuple[list[Requirement], list[Requirement]]:
-    """Dependencies of pyproject.toml: of the program, and of its development."""
+    """Dependencies of pyproject.toml: of the program with its extras, and of its development."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    listed = (project["dependencies"], project["optional-dependencies"]["dev"])
+    extras = project["optional-dependencies"]
+    listed = ([*project["dependencies"], *extras["slurm"]], extras["dev"])
     program, tools = ([Requirement(text) for text in one] for one in listed)
     return program, tools
 

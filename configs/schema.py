@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from configs.slurm_workers import SlurmWorkersConfig
 from configs.yaml_text import MAX_YAML_CHARACTERS, YamlError, read_settings_text
 from dft.campaign.config import DftConfig
 from dft.config import BestPhononsConfig, HullConfig, InputsConfig, JudgeConfig, RelaxConfig, StoreConfig
@@ -42,15 +43,28 @@ class ExecutionConfig(RoomConfig):
     """Where and how wide the run's chunks are computed. Changes no result."""
 
     runs_folder: str = Field("runs", description="folder that holds one folder per run")
-    task_runner: Literal["threads", "processes", "dask"] = Field(
-        "threads", description="threads or processes of this machine, or a Dask cluster"
+    task_runner: Literal["threads", "processes", "dask", "dask-slurm"] = Field(
+        "threads", description="threads or processes of this machine, a Dask cluster, or Dask workers in jobs of Slurm"
     )
-    max_workers: int = Field(1, ge=1, le=1024, description="chunks computed at once")
+    max_workers: int = Field(
+        1, ge=1, le=1024, description="chunks computed at once; of dask-slurm, slurm.workers_max says so"
+    )
     torch_threads: int = Field(2, ge=1, le=256, description="CPU threads of one chunk's tensor operations")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where networks run; auto takes a GPU if seen")
     dask_address: str | None = Field(
         None, description="scheduler address of a running Dask cluster; null starts one here"
     )
+    slurm: SlurmWorkersConfig = Field(SlurmWorkersConfig(), description="the workers of dask-slurm")
+
+    @model_validator(mode="after")
+    def _workers_have_their_cores(self) -> Self:
+        cores = self.slurm.cores
+        if self.task_runner == "dask-slurm" and cores is not None and cores < self.torch_threads:
+            raise ValueError(
+                f"slurm.cores is {cores}, but torch_threads is {self.torch_threads}: expected a core for "
+                "each, so raise the first or lower the second"
+            )
+        return self
 
 
 class DiscoverConfig(RoomConfig):

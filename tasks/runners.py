@@ -1,4 +1,4 @@
-"""Where a run's chunks are computed: threads, processes, or a Dask cluster; and which chunk comes next.
+"""Where a run's chunks are computed: threads, processes, a Dask cluster or jobs of Slurm; and which chunk comes next.
 
 Stages overlap where their inputs allow. A task is handed to a worker only when all its inputs are there, as values: no
 task ever waits for another one, only the flow does, which holds no worker. So a single worker is enough for any flow.
@@ -11,8 +11,8 @@ import inspect
 import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from queue import SimpleQueue
+from collections.abc import Callable, Iterable, Iterator
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
@@ -26,6 +26,9 @@ from tasks.timing import StageClock
 P = ParamSpec("P")
 R = TypeVar("R")
 Item = TypeVar("Item")
+
+LOOK_S = 15.0
+"""How often workers in a queue are looked after while the flow waits, seconds."""
 
 
 class Job(Generic[R]):
@@ -72,9 +75,17 @@ class Workers:
 
     def __init__(self, execution: ExecutionConfig) -> None:
         self.clock = StageClock()
-        self._runner = task_runner(execution)
+        self._runner: TaskRunner[Any]
+        self._look: Callable[[], None] | None = None
         # A cluster that runs already has a size and a queue of its own.
         self._n_at_once = sys.maxsize if execution.dask_address is not None else execution.max_workers
+        if execution.task_runner == "dask-slurm":
+            from tasks.slurm_workers import SlurmTaskRunner
+
+            self._runner = in_jobs = SlurmTaskRunner(execution)
+            self._look, self._n_at_once = in_jobs.look, execution.slurm.workers_max
+        else:
+            self._runner = task_runner(execution)
         self._rank_of_stage: dict[str, int] = {}
         self._waiting: list[tuple[int, int, Job[Any]]] = []
         self._count = itertools.count()
@@ -127,10 +138,18 @@ class Workers:
         # Only here, so that what the flow makes of a result is queued before the next task is chosen.
         while self._waiting and self._n_at_work < self._n_at_once:
             self._begin(heapq.heappop(self._waiting)[-1])
-        job, future, start_s, end_s = self._ended.get()
+        job, future, start_s, end_s = self._next_ended()
         self._n_at_work -= 1
         self.clock.add(job.stage, start_s, end_s)
         job.values.append(future.result())
+
+    def _next_ended(self) -> tuple[Job[Any], PrefectFuture[Any], float, float]:
+        while True:
+            try:
+                return self._ended.get(timeout=None if self._look is None else LOOK_S)
+            except Empty:
+                assert self._look is not None
+                self._look()
 
     def _begin(self, job: Job[Any]) -> None:
         start_s = time.monotonic()
@@ -140,7 +159,7 @@ class Workers:
 
 
 def task_runner(execution: ExecutionConfig) -> TaskRunner[Any]:
-    """The task runner that the settings name."""
+    """The task runner that the settings name, jobs of Slurm left out."""
     if execution.task_runner == "threads":
         return ThreadPoolTaskRunner(max_workers=execution.max_workers)
     if execution.task_runner == "processes":

@@ -30,6 +30,9 @@ FIRST = ("flows", "generative/datasets/databases/test_three_databases.py", "task
 """Where tests take minutes, below this folder. A worker runs whole files, so the longest go first: of a long file that
 begins last, the other worker would wait for the end."""
 
+REAL = ("tests/dft", "tests/flows/test_slurm_workers.py")
+"""Where `make test-dft` looks."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
@@ -38,10 +41,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         file = item.path.relative_to(here).as_posix()
         return next((rank for rank, start in enumerate(FIRST) if file.startswith(start)), len(FIRST))
 
-    strays = [item.nodeid for item in items if item.get_closest_marker("dft_real") and "tests/dft/" not in item.nodeid]
-    if strays:
+    real = [item.nodeid for item in items if item.get_closest_marker("dft_real")]
+    if strays := [name for name in real if not any(place in name for place in REAL)]:
         raise pytest.UsageError(
-            f"{strays[0]} has the mark dft_real: expected below tests/dft, where `make test-dft` looks"
+            f"{strays[0]} has the mark dft_real: expected below {' or '.join(REAL)}, where `make test-dft` looks"
         )
     items.sort(key=place)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable, Mapping
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -94,36 +95,46 @@ class SubmissionConfig(RoomConfig):
             raise ValueError(f"poll_s {self.poll_s:g} must not exceed poll_max_s {self.poll_max_s:g}")
         if not any("{folder}" in word for word in self.job_command):
             raise ValueError("job_command has no word with {folder}: expected one, which becomes the job's folder")
-        self._refuse_control_characters()
-        for name in ("partition", "account", "qos"):
-            if (value := getattr(self, name)) is not None and not _ORDER.fullmatch(value):
-                raise ValueError(
-                    f"{name} {value!r} is no such name: expected letters, digits and {_MARKS}, since the head of a job "
-                    "script knows no quotes"
-                )
-        if any("$$" in line for line in self.header_lines):
-            raise ValueError("header_lines hold '$$', with which the head of a job script cannot be made: leave it out")
-        for line in (*self.header_lines, *self.setup_lines):
-            if SECRET_ASSIGNED.search(line):
-                # The line itself is not repeated.
-                raise ValueError(
-                    "header_lines or setup_lines set a variable whose name promises a secret: source a file that only "
-                    "you can read instead, since job scripts and manifests are kept"
-                )
-        return self
-
-    def _refuse_control_characters(self) -> None:
-        """A line break in a name would be the beginning of another line of the job script."""
-        texts = {
-            name: (value,)
-            for name in ("partition", "account", "qos", "mpi_command", "python")
-            if (value := getattr(self, name))
-        }
-        texts |= {name: getattr(self, name) for name in ("header_lines", "modules", "setup_lines")}
-        for name, values in texts.items():
-            if any(
-                unicodedata.category(character) == "Cc" and character != "\t" for value in values for character in value
-            ):
-                raise ValueError(f"{name} holds a line break or another control character: give one line per entry")
+        named = {name: getattr(self, name) for name in ("partition", "account", "qos")}
+        words = {name: (getattr(self, name) or "",) for name in (*named, "mpi_command", "python")}
+        lists = {name: getattr(self, name) for name in ("header_lines", "modules", "setup_lines")}
+        refuse_control_characters({**words, **lists})
         if any("\0" in word for word in self.job_command):
             raise ValueError("job_command holds a null character: no program can be given one")
+        refuse_more_than_names(named)
+        if any("$$" in line for line in self.header_lines):
+            raise ValueError("header_lines hold '$$', with which the head of a job script cannot be made: leave it out")
+        refuse_secrets((*self.header_lines, *self.setup_lines))
+        return self
+
+
+def refuse_control_characters(texts: Mapping[str, Iterable[str]]) -> None:
+    """Settings by name that become parts of a job script.
+
+    Raises: ValueError: if one holds a line break, which would be the beginning of another line of the script.
+    """
+    for name, values in texts.items():
+        if any(
+            unicodedata.category(character) == "Cc" and character != "\t" for value in values for character in value
+        ):
+            raise ValueError(f"{name} holds a line break or another control character: give one line per entry")
+
+
+def refuse_more_than_names(named: Mapping[str, str | None]) -> None:
+    """Settings by name that become words of a job script's head. Raises: ValueError: if one is more than a word."""
+    for name, value in named.items():
+        if value is not None and not _ORDER.fullmatch(value):
+            raise ValueError(
+                f"{name} {value!r} is no such name: expected letters, digits and {_MARKS}, since the head of a job "
+                "script knows no quotes"
+            )
+
+
+def refuse_secrets(lines: Iterable[str]) -> None:
+    """Lines of the user's for a job script. Raises: ValueError: if one gives a value to what is named as a secret."""
+    if any(SECRET_ASSIGNED.search(line) for line in lines):
+        # The line itself is not repeated.
+        raise ValueError(
+            "header_lines or setup_lines set a variable whose name promises a secret: source a file that only "
+            "you can read instead, since job scripts and manifests are kept"
+        )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from flows.cli.console import INTERRUPTED, say
 from flows.cli.stopping import end_children, told_to_end
-from flows.servers.environment import QUIET, SECRET, SQLITE, home_settings, server_environment
+from flows.servers.environment import OF_SERVER_ALONE, QUIET, SECRET, SQLITE, home_settings, server_environment
 from flows.servers.prefect_api import Api
 from flows.servers.prefect_password import announced_server, new_password
 from flows.servers.services import Service, listening_on, start_server, wait_until_ready
@@ -47,6 +47,10 @@ class Client:
         self._api: Api | None = None
         self._run_id: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker in another process is sent the flow with its hooks, of which this is one: nothing of the server."""
+        return {"_server": None, "_api": None, "_run_id": self._run_id}
+
     def run(self, flow: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Carry out a flow here. Raises: what the flow raises; ServeError: if the own server does not start."""
         if self._server is not None and self._api is not None:
@@ -69,6 +73,8 @@ class Client:
         self._api = Api.of(environment)
         for name in ("PREFECT_API_URL", SECRET[1], *SQLITE, *home_settings(home)):
             os.environ[name] = environment[name]
+        for name in OF_SERVER_ALONE:
+            os.environ.pop(name, None)
         os.environ["PREFECT_UI_URL"] = ""  # there is no page to point to
         if "prefect" in sys.modules:
             from prefect.context import refresh_global_settings_context

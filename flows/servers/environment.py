@@ -1,4 +1,6 @@
-"""Settings of Prefect on one machine: SQLite in .prefect, loopback, no telemetry. Set before Prefect is imported."""
+"""Settings of Prefect on one machine: SQLite in .prefect or a PostgreSQL that the environment names, loopback, no
+telemetry. Set before Prefect is imported.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,34 @@ SQLITE = {
     "PREFECT_CLIENT_MAX_RETRIES": "12",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
+DATABASE = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
+"""Where the server keeps its records, in both of Prefect's spellings; without either, in SQLite."""
+
+OF_SERVER_ALONE = frozenset({*DATABASE, "PREFECT_SERVER_DATABASE_PASSWORD", "PREFECT_API_DATABASE_PASSWORD"})
+"""May hold the database's password: of no use to a worker, a flow or a command, whose settings travel."""
+
+DRIVERS = ("postgresql+asyncpg", "sqlite+aiosqlite")
 SECRET = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")
 """What the server asks for, and what a client says."""
+
+
+class DatabaseAddressError(ValueError):
+    """The address of the server's database is of no form that Prefect knows; the message does not repeat it."""
+
+
+def require_database_address(environment: Mapping[str, str]) -> None:
+    """Raises: DatabaseAddressError: if the environment names a database that no server could use."""
+    for name in DATABASE:
+        if name in environment and not environment[name].startswith(tuple(f"{driver}://" for driver in DRIVERS)):
+            raise DatabaseAddressError(
+                f"{name} is not the address of a database (its value is not shown): expected "
+                "postgresql+asyncpg://USER:PASSWORD@HOST:5432/NAME, or unset it for SQLite in .prefect"
+            )
+
+
+def without_database(environment: Mapping[str, str]) -> dict[str, str]:
+    """The same for a process that asks a server and is none."""
+    return {name: value for name, value in environment.items() if name not in OF_SERVER_ALONE}
 
 
 def origins(port: int) -> list[str]:

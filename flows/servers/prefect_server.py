@@ -8,6 +8,7 @@ processes at once, and the run has to tell this server that it has crashed. Sett
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import logging
 import os
@@ -32,6 +33,9 @@ LOOK_S = 1.0
 
 SHUTDOWN_S = 5
 """Longest wait for replies under way, and again for records to be written."""
+
+ROOM_S = 120.0
+"""Longest wait of a record for room in the queue before the database; without any, Prefect throws it away."""
 
 
 class OwnPagesOnly:
@@ -79,6 +83,24 @@ def wait_for_the_end(parent: int) -> None:
         pass
 
 
+def wait_for_room() -> None:
+    """Have who sends a record wait while 10,000 others wait for the database, and so have its process keep the rest.
+
+    Prefect 3.8 throws away what comes then, with a warning in the server's log: of 10,000 short tasks in one run the
+    page later shows a part.
+    """
+    from prefect.server.utilities.messaging import memory
+
+    class PatientSubscription(memory.Subscription):
+        async def deliver(self, message: memory.MemoryMessage) -> None:
+            deadline = time.monotonic() + ROOM_S
+            while self._queue.full() and time.monotonic() < deadline:
+                await asyncio.sleep(0.01)
+            await super().deliver(message)
+
+    memory.Subscription = PatientSubscription  # type: ignore[misc]
+
+
 def main() -> None:
     """Serve until the parent's end."""
     listener, parent = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
@@ -97,6 +119,8 @@ def main() -> None:
     import uvicorn
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
+
+    wait_for_room()
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:

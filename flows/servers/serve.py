@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from flows.servers.deployments import POOL, DeployError, deploy_all
-from flows.servers.environment import HOST, server_environment
+from flows.servers.environment import HOST, DatabaseAddressError, server_environment, without_database
 from flows.servers.left_behind import end_processes, end_runs, free_slots, skip_late
 from flows.servers.prefect_api import Api
 from flows.servers.prefect_password import PASSWORD, password_of, write_environment
@@ -55,6 +55,7 @@ def serve(port: int, folder: Path, stopped: threading.Event) -> None:
         stack.callback(files.shutdown)
         server = start_server(listener, environment, home / "logs")
         stack.callback(server.stop)
+        environment = without_database(environment)
         wait_until_ready(api, server)
         _tidy(api)
         names = deploy_all(folder, environment)
@@ -118,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, stop)
     try:
         serve(port, Path.cwd(), stopped)
-    except (ServeError, DeployError, OSError) as error:
+    except (ServeError, DeployError, DatabaseAddressError, OSError) as error:
         _say(f"hullward: {error}")
         return 1
     return 0

@@ -14,7 +14,7 @@ import urllib.error
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flows.servers.environment import HOST
+from flows.servers.environment import HOST, require_database_address
 from flows.servers.prefect_api import Api
 
 READY_S = 180.0
@@ -109,7 +109,11 @@ class Service:
 
 
 def start_server(listener: socket.socket, environment: Mapping[str, str], logs: Path) -> Service:
-    """Prefect's server on this socket, which is closed here; it does not outlive this process."""
+    """Prefect's server on this socket, which is closed here; it does not outlive this process.
+
+    Raises: DatabaseAddressError: if the environment names a database that no server could use.
+    """
+    require_database_address(environment)
     arguments = ["-m", "flows.servers.prefect_server", str(listener.fileno()), str(os.getpid())]
     with listener:
         return Service("server", arguments, environment, logs, listener)

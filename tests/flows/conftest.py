@@ -22,14 +22,12 @@ from pymatgen.core.structure import Structure
 
 from configs.paths import resolve
 from configs.schema import DiscoverConfig
-from flows.servers.environment import server_environment
-from flows.servers.prefect_api import Api
-from flows.servers.services import listening_on, start_server, wait_until_ready
 from generative import checkpoints
 from generative.config import DataConfig, FilesSource
 from generative.crystal.crystals import Crystal
 from generative.datasets.ingest import ingest
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
+from tests.servers.own_prefect import own_server
 
 ROOT = Path(__file__).resolve().parents[2]
 ELEMENTS = ("Al", "Ni", "Ti")
@@ -126,16 +124,8 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
 @pytest.fixture(scope="session")
 def prefect_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a client of a server of our own, on loopback, with a database of its own."""
-    home = tmp_path_factory.mktemp("prefect")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    listener = listening_on(0)
-    environment = server_environment(home, listener.getsockname()[1], inherited, None)
-    server = start_server(listener, environment, home / "logs")
-    try:
-        wait_until_ready(Api.of(environment), server)
-        yield environment
-    finally:
-        server.stop()
+    with own_server(tmp_path_factory.mktemp("prefect")) as server:
+        yield server.environment
 
 
 @contextmanager

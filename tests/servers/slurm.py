@@ -9,9 +9,11 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pytest
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel")
 UP_S = 30.0
@@ -50,7 +52,7 @@ InactiveLimit=0
 KillWait=2
 OverTimeLimit=0
 MinJobAge={min_job_age_s}
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=1000 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=4000 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 """
 
@@ -148,3 +150,26 @@ class Slurm:
         while not there():
             assert time.monotonic() < deadline, f"waited in vain; sinfo: {self.node_state()}"
             time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def slurm_daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    if reason := reason_to_skip():
+        pytest.skip(reason)
+    cluster = Slurm(tmp_path_factory.mktemp("slurm"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def slurm(slurm_daemons: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
+    """A running Slurm which this process's commands talk to."""
+    monkeypatch.setenv("SLURM_CONF", str(slurm_daemons.config))
+    if slurm_daemons.node_state().startswith("drain"):  # by the fault of an earlier test
+        slurm_daemons.run("scontrol", "update", f"nodename={slurm_daemons.host}", "state=resume")
+    yield slurm_daemons
+    slurm_daemons.run("scancel", "--user=root")
+    slurm_daemons.until(lambda: not slurm_daemons.run("squeue", "--noheader"))

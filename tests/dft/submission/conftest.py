@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +17,13 @@ import pytest
 
 from dft.submission.config import SubmissionConfig
 from dft.submission.submitter import Step, Submitter
-from tests.servers.slurm import Slurm, reason_to_skip
+from tests.servers.slurm import slurm, slurm_daemons
+
+__all__ = ["slurm", "slurm_daemons"]
 
 PATIENCE_S = 240  # two busy cores, and the clock of Slurm, which looks every half minute; most take a few seconds
 
 BEHAVING_JOB = Path(__file__).parent / "behaving_job.py"
-
-
-@pytest.fixture(scope="session")
-def slurm_daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    if reason := reason_to_skip():
-        pytest.skip(reason)
-    cluster = Slurm(tmp_path_factory.mktemp("slurm"))
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
-
-
-@pytest.fixture
-def slurm(slurm_daemons: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
-    """A running Slurm which this process's commands talk to."""
-    monkeypatch.setenv("SLURM_CONF", str(slurm_daemons.config))
-    if slurm_daemons.node_state().startswith("drain"):  # by the fault of an earlier test
-        slurm_daemons.run("scontrol", "update", f"nodename={slurm_daemons.host}", "state=resume")
-    yield slurm_daemons
-    slurm_daemons.run("scancel", "--user=root")
-    slurm_daemons.until(lambda: not slurm_daemons.run("squeue", "--noheader"))
 
 
 class Jobs:
