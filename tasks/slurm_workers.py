@@ -76,13 +76,13 @@ class SlurmTaskRunner(DaskTaskRunner):
 
         Raises: SlurmWorkersError: if Slurm would refuse the jobs of its workers.
         """
-        from dask_jobqueue import SLURMCluster
+        from dask_jobqueue.slurm import SLURMCluster
         from distributed.security import Security
 
         slurm = self._execution.slurm
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         more = [line.removeprefix(HEAD) for line in slurm.header_lines]
-        cluster = SLURMCluster(
+        cluster: Any = SLURMCluster(
             n_workers=0,
             cores=1,  # one thread per worker: PyTorch's own threads do the rest
             processes=1,
@@ -126,7 +126,7 @@ class SlurmTaskRunner(DaskTaskRunner):
 
         Raises: SlurmWorkersError: if that happens to job after job.
         """
-        cluster = self._cluster
+        cluster: Any = self._cluster
         if cluster is None:
             return
         # Their ids alone: when it closes, Dask takes a job that somebody still holds for one that was not closed.

@@ -60,7 +60,10 @@ BAD: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"conditions": {"spacegroup": 231}}, ("conditions.spacegroup", "231", "230")),
     ({"screen": {"volume_per_atom_min_ang3": 200}}, ("volume_per_atom_min_ang3", "200", "150")),
     ({"name": "My Run"}, ("name", "'My Run'", "[a-z0-9]")),
-    ({"execution": {"task_runner": "ray"}}, ("execution.task_runner", "'ray'", "'threads', 'processes' or 'dask'")),
+    (
+        {"execution": {"task_runner": "ray"}},
+        ("execution.task_runner", "'ray'", "'threads', 'processes', 'dask' or 'dask-slurm'"),
+    ),
     (
         {"store": {"mongodb_uri_variable": "mongodb://u:p@h"}},
         ("mongodb_uri_variable", "NAME of an environment variable"),
