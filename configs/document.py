@@ -207,8 +207,8 @@ def document() -> str:
     parts += [ADAPTIVE_CELL_REPRODUCTION, _table(AdaptiveCellReproductionConfig, "", skip=nested)]
     parts += [_table(SiteData, "datasets."), _table(KnownStructuresConfig, "known.", skip=("relax",))]
     parts.append(_table(CompoundsConfig, "compounds.", skip=("data", "relax", "hull", "phonons")))
-    nested = ("training", "flow", "judge", "sample", "execution", "relaxations", "energies", "formulas")
-    parts += [CONDITION_REPRODUCTION, _table(ConditionReproductionConfig, "", skip=nested)]
+    of_others = ("training", "flow", "judge", "sample", "execution", "relaxations", "energies", "formulas")
+    parts += [CONDITION_REPRODUCTION, _table(ConditionReproductionConfig, "", skip=of_others)]
     parts += [_table(ConditionData, "datasets."), _table(RelaxationsConfig, "relaxations.", skip=("relax",))]
     parts += [_table(EnergiesConfig, "energies.", skip=("relax",)), _table(FormulasConfig, "formulas.")]
     parts += [MODIFICATION, _table(ModifyConfig, "", skip=("sample", "screen", "relax", "phonons", "execution"))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel
 
@@ -39,8 +39,8 @@ def settings_named(what: str, assignments: Sequence[str] = ()) -> Plannable:
     model = _model_of(stated, file)
     if model is DiscoverConfig:
         return run_settings(what, {}, assignments)
-    found: Any = parse(model, override(stated, assignments), str(file))
-    return found  # of a model chosen just now, which no type can tell
+    # Of a model chosen just now, which no type can tell.
+    return cast(Plannable, parse(model, override(stated, assignments), str(file)))
 
 
 def _model_of(stated: dict[str, Any], file: Path) -> type[BaseModel]:

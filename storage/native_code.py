@@ -76,7 +76,8 @@ def _announce() -> None:
         def on_end(self, event: Any) -> None:
             pass
 
-    event.register("numba:compile", Compiling())
+    register: Any = event.register  # numba has no types
+    register("numba:compile", Compiling())
 
 
 def _compiled(function: F, error_model: Literal["python", "numpy"], **options: Any) -> F:

@@ -19,7 +19,7 @@ OTHERS = ("benchmark", "campaign", "ingest", "judges", "rediscovery", "reproduce
 
 def script(shell: str) -> str:
     """What a shell reads to complete `hullward`. Raises: typer.BadParameter: for another shell."""
-    from typer.completion import get_completion_script
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]  # its __init__ imports it as well
 
     if shell not in SHELLS:
         raise typer.BadParameter(f"{shell!r} is none of the shells {', '.join(SHELLS)}")
@@ -29,7 +29,7 @@ def script(shell: str) -> str:
 def prepare() -> None:
     """Where a shell asks, have typer answer in that shell's form."""
     if VARIABLE in os.environ:
-        from typer.completion import completion_init
+        from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
 

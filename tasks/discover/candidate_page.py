@@ -75,7 +75,7 @@ def nearest_known(structure: Structure, known: pa.Table, tolerances: Mapping[str
     databases, _ = split_by_origin(known)
     formula, anonymous = structure.composition.reduced_formula, structure.composition.anonymized_formula
     ltol, stol, angle_tol = (float(tolerances[name]) for name in ("ltol", "stol", "angle_tol_deg"))
-    matcher = StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle_tol)
+    rms_of: Any = StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle_tol).get_rms_anonymous  # has no types
     same: list[NearKnown] = []
     alike: list[NearKnown] = []
     n_compared = 0
@@ -89,7 +89,7 @@ def nearest_known(structure: Structure, known: pa.Table, tolerances: Mapping[str
             n_compared += 1
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = matcher.get_rms_anonymous(other, structure)[0]
+                found = rms_of(other, structure)[0]
             if found is not None:
                 group = row["spacegroup"]
                 alike.append(NearKnown(row["id"], row["formula"], group, "same structure type", float(found)))

@@ -27,6 +27,8 @@ OURS: Mapping[str, str] = {
     FOR_FORMULAS: "ConditionCDVAE+, formula",
     "": "CGCNN that judges",
 }
+NAMES: Mapping[str, str] = {**PAPER_NAMES, **OURS}
+"""A system's name for readers."""
 PROTOCOLS: Mapping[str, str] = {
     "reconstruct": "cdvae reconstruction",
     "generate": "cdvae generation",
@@ -40,7 +42,7 @@ COUNTS: Mapping[str, int] = {"generate": 9600, "relax": 400}
 
 def name_of(system: str, reverse: str = "") -> str:
     """A system's name for readers, with what it was asked for."""
-    name = (dict(PAPER_NAMES) | OURS).get(system, system)
+    name = NAMES.get(system, system)
     if not reverse:
         return name
     asked = "nothing" if reverse == FREE else reverse.removeprefix("to")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from configs.condition_reproduction import FOR_ENERGIES, FOR_FORMULAS, ConditionReproductionConfig
 from tasks.papers.claims import OurNumbers
 from tasks.papers.condition_cdvae.asked import BY_POTENTIAL, FREE, JUDGED
-from tasks.papers.condition_cdvae.claims import OURS, PAPER_NAMES, PaperNumbers, claims, name_of, units_of
+from tasks.papers.condition_cdvae.claims import NAMES, PaperNumbers, claims, name_of, units_of
 from tasks.papers.condition_cdvae.stages import TIGHT
 from tasks.papers.page import Report, curves_png
 from tasks.papers.protocols import UNGATED
@@ -124,7 +124,7 @@ def _beside(found: Found, stage: str, dataset: str) -> Table:
     further = {ResultKey("ceiling", dataset): CEILINGS[stage]} if stage in CEILINGS else {}
     beside = Beside(
         f"{title}, {dataset}", hint.format(potential=", ".join(methods)), units_of(stage) | dict(FURTHER[stage]),
-        PaperNumbers(), OurNumbers(found.results, OUR_METRICS), lambda system, _: (dict(PAPER_NAMES) | OURS)[system],
+        PaperNumbers(), OurNumbers(found.results, OUR_METRICS), lambda system, _: NAMES[system],
         further=further,
     )  # fmt: skip
     return paper_beside_ours(found, stage, dataset, beside)
@@ -222,7 +222,8 @@ def _histograms(made: Sequence[tuple[ResultKey, Result]], known: Result | None, 
     }
     labels = np.array([point[1] for point in known.curves.get(JUDGED, ())]) if known is not None else np.array([])
     every = np.concatenate([*values.values(), labels])
-    bins = np.linspace(*np.quantile(every, [0.005, 0.995]), 31) if len(every) else 10
+    low, high = np.quantile(every, [0.005, 0.995]) if len(every) else (0.0, 1.0)
+    bins: list[float] = np.linspace(low, high, 31).tolist()
     for place, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), place + 1)
         if len(labels):
