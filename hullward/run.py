@@ -146,7 +146,7 @@ def load_run(folder: str | Path) -> Run:
     place = Path(folder).expanduser()
     run = Run(place)
     if not (place / "candidates.parquet").is_file() or not _is_of_a_run(run.manifest):
-        from tasks.discover.report import RunUnfinishedError
+        from tasks.discover.finished import RunUnfinishedError
 
         raise RunUnfinishedError(f"{place} holds no finished run: expected the folder of one, such as runs/quickstart")
     return run

@@ -117,6 +117,10 @@ NOT_FOLLOWED = {
     r"hullward discover (?!--help).*": "minutes to hours, as `make discover`, which is followed; settings are checked",
     r"hullward (ingest (?!my-crystals --out).*)": "asks databases, reads data of third parties or relaxes hundreds of "
     "prototypes; tests/flows/test_ingest.py runs the command on small files and against databases of its own",
+    r"hullward plan .*": "tests/flows/test_plans.py makes plans of every kind and compares them with runs",
+    r"hullward report runs/quickstart --candidate .*": "reads a run of minutes; tests/flows/test_candidate_pages.py",
+    r"hullward deploy": "of a shell with a server; tests/flows/test_deployments.py",
+    r"sbatch hullward.*": "needs a queue; tests/dft/submission/test_flows_on_the_queue.py with a real Slurm",
     r"hullward campaign .*": "minutes to hours; tests/flows/test_campaign.py runs a small one, and its status",
     r"hullward train .*": "minutes to hours; tests/flows/test_train.py trains a small one",
     r"hullward modify .*": "minutes; tests/flows/test_modify.py runs a small one",

@@ -146,7 +146,7 @@ def campaign_of_run(folder: Path, dft: DftConfig | None = None) -> Campaign:
 
     Raises: RunUnfinishedError: if the folder holds no run that came to its report.
     """
-    from tasks.discover.report import finished_run
+    from tasks.discover.finished import finished_run
 
     config, identity, candidates, competing = finished_run(folder)
     if dft is not None:

@@ -22,6 +22,7 @@ from storage.checksums import check
 from storage.tables import read_table
 from tasks.discover.candidate_page import chosen_row, with_pages, write_best_pages, write_page
 from tasks.discover.candidates import RELAXED, Proposer, Stage, joined, plain
+from tasks.discover.finished import RunUnfinishedError, finished_run
 from tasks.discover.input_notes import shared_notes
 from tasks.discover.inputs import InputsOutcome
 from tasks.discover.phases import competing_hull, counted, phases_file
@@ -44,10 +45,6 @@ FUNNEL = (
     ("unique after relaxation", (Stage.DUPLICATE_RELAXED,), "rank"),
 )
 """Steps of the funnel, the rejections each stands for, and the timed stage it belongs to."""
-
-
-class RunUnfinishedError(RuntimeError):
-    """A run's folder that lacks what a report is made from."""
 
 
 def yields_of(rows: list[dict[str, Any]], stable_ev_per_atom: float, seconds: dict[str, float]) -> list[StageYield]:
@@ -356,28 +353,6 @@ def _generators(config: DiscoverConfig) -> dict[str, Any]:
         },
         "generator_sha256": None,
     }
-
-
-def finished_run(folder: Path) -> tuple[DiscoverConfig, PotentialIdentity, FileRef, list[FileRef]]:
-    """Settings, potential, candidates and relaxed competing phases of a finished run, from its files alone.
-
-    Raises: RunUnfinishedError: if the folder holds no run that came to its report.
-    """
-    run = RunFolder(folder)
-    manifest = read_manifest(run)
-    if "report" not in manifest or "stage_seconds" not in manifest:
-        raise RunUnfinishedError(f"{folder} holds no finished run: expected the folder of one, such as runs/quickstart")
-    parts = manifest["report"]
-    missing = [f["name"] for f in parts["competing"] if not (run.shared_references / f["name"]).is_file()]
-    if missing or not run.candidates.is_file():
-        lost = run.shared_references / missing[0] if missing else run.candidates
-        raise RunUnfinishedError(f"{lost} is gone: run the same discover again, which computes only what is missing")
-    competing = [
-        FileRef(path=run.shared_references / f["name"], sha256=f["sha256"], size=f["size"]) for f in parts["competing"]
-    ]
-    candidates = FileRef(path=run.candidates, sha256=parts["candidates"], size=run.candidates.stat().st_size)
-    identity = PotentialIdentity.model_validate(parts["potential"])
-    return DiscoverConfig.model_validate(manifest["settings"]), identity, candidates, competing
 
 
 def _gathered(folder: Path) -> tuple[ReportInputs, FileRef, list[InputsOutcome], dict[str, float]]:

@@ -29,8 +29,9 @@ from generative.datasets.manifest import fingerprint_of
 from generative.requests import Request
 from generative.sampling import sample_chunk
 from tasks.discover.candidates import Stage
+from tasks.discover.finished import finished_run
 from tasks.discover.known import choose_references
-from tasks.discover.report import finished_run, gather, render_again
+from tasks.discover.report import gather, render_again
 from tasks.discover.run import RunFolder, update_manifest
 from tasks.files import FileRef
 from tasks.report.run.markdown import markdown_report

@@ -22,7 +22,7 @@ from configs.schema import ConfigError
 from flows.cli.main import app
 from storage.digests import file_digest
 from tasks.discover.own_files import OwnFileError
-from tasks.discover.report import RunUnfinishedError
+from tasks.discover.finished import RunUnfinishedError
 from tasks.discover.run import OtherRunError
 from tests.flows.conftest import Campaign, Run
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from configs.condition_reproduction import FLOW, FOR_ENERGIES, FOR_FORMULAS, JUDGE, ConditionReproductionConfig
 from generative.crystal.crystals import Crystal
-from generative.metrics.coverage import MP_20, Cutoffs, coverage
+from generative.metrics.coverage import MP_20, TIGHT, coverage
 from generative.metrics.generation import fingerprint_sets, prints_of
 from generative.metrics.magpie import cdvae_scaler
 from generative.metrics.metric import Metric
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 
     from tasks.papers.page import Report
     from tasks.papers.report import Collected
-
-TIGHT = Cutoffs(0.1, 2.0, "Hullward, for crystals as alike as bilayers")
-"""At the published cut-offs of 0.4 and 10 nearly every bilayer covers every other."""
-
 
 # --- Table 1 ----------------------------------------------------------------------------------------------------------
 

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from configs.condition_reproduction import FOR_ENERGIES, FOR_FORMULAS, ConditionReproductionConfig
+from generative.metrics.coverage import TIGHT
 from tasks.papers.claims import OurNumbers
 from tasks.papers.condition_cdvae.asked import BY_POTENTIAL, FREE, JUDGED
 from tasks.papers.condition_cdvae.claims import NAMES, PaperNumbers, claims, name_of, units_of
-from tasks.papers.condition_cdvae.stages import TIGHT
 from tasks.papers.page import Report, curves_png
 from tasks.papers.protocols import UNGATED
 from tasks.papers.report import (
