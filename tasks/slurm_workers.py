@@ -77,7 +77,6 @@ class SlurmTaskRunner(DaskTaskRunner):
         Raises: SlurmWorkersError: if Slurm would refuse the jobs of its workers.
         """
         from dask_jobqueue.slurm import SLURMCluster
-        from distributed.security import Security
 
         slurm = self._execution.slurm
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -101,7 +100,7 @@ class SlurmTaskRunner(DaskTaskRunner):
             log_directory=str(self._folder),
             shared_temp_directory=str(self._folder),
             protocol="tls://",
-            security=Security.temporary(),
+            security=True,  # with certificates made for the run
             # What Dask has to show it shows without a password.
             scheduler_options={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
         )
