@@ -22,7 +22,7 @@ from storage.checksums import check
 from storage.tables import read_table
 from tasks.discover.candidate_page import chosen_row, with_pages, write_best_pages, write_page
 from tasks.discover.candidates import RELAXED, Proposer, Stage, joined, plain
-from tasks.discover.finished import RunUnfinishedError, finished_run
+from tasks.discover.finished import finished_run
 from tasks.discover.input_notes import shared_notes
 from tasks.discover.inputs import InputsOutcome
 from tasks.discover.phases import competing_hull, counted, phases_file

@@ -21,8 +21,8 @@ import hullward
 from configs.schema import ConfigError
 from flows.cli.main import app
 from storage.digests import file_digest
-from tasks.discover.own_files import OwnFileError
 from tasks.discover.finished import RunUnfinishedError
+from tasks.discover.own_files import OwnFileError
 from tasks.discover.run import OtherRunError
 from tests.flows.conftest import Campaign, Run
 
