@@ -22,7 +22,7 @@ from generative.metrics.metric import Metric
 from storage.atomic import sweep
 from storage.digests import json_digest
 from storage.documents import read_document, write_document
-from tasks.files import key_of
+from tasks.files import key_of, refuse_to_compute
 from tasks.source_code import Entry
 
 N_BOOTSTRAP = 200
@@ -204,6 +204,8 @@ def kept(
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """One process at a time works in a folder; another one waits. The system drops the lock of a killed one."""
+    if not folder.is_dir():
+        refuse_to_compute(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

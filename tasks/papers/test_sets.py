@@ -16,7 +16,7 @@ from generative.crystal.crystals import Crystal, crystals_of, structure_columns
 from generative.datasets.ingest import ingest
 from generative.datasets.manifest import is_whole, read_dataset
 from storage.atomic import write_text
-from tasks.files import key_of, keyed
+from tasks.files import key_of, keyed, refuse_to_compute
 from tasks.papers.results import locked
 
 
@@ -66,6 +66,7 @@ def ingested(files: Sequence[str], target: Path, max_atoms: int, workers: int) -
     marker = target.with_suffix(".json")
     with locked(target.parent):
         if not marker.is_file() or marker.read_bytes() != asked.encode() or not is_whole(target):
+            refuse_to_compute(target)
             ingest(data, None, target, resolve)
             write_text(marker, asked)
     dataset = read_dataset(target)

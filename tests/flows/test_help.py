@@ -84,7 +84,8 @@ def test_the_example_of_a_setting_is_a_setting_of_its_command(command: str) -> N
         assert RunGenerator("generator", alone).sampler
         return
     model, preset = MODELS.get(command, (DiscoverConfig, ""))
-    stated = read_yaml(preset)[1] if preset else {"crystals": ["x"]} if model is ModifyConfig else {}
+    required = {ModifyConfig: {"crystals": ["x"]}, EvaluateConfig: {"samples": "x", "reference": "y"}}
+    stated = read_yaml(preset)[1] if preset else required.get(model, {})
     before = parse(model, stated, "settings")
     assert parse(model, override(stated, [assignment]), "settings") != before
 

@@ -113,7 +113,7 @@ def test_the_command_the_option_and_the_function_tell_the_same(
         (["reproduce", "reproduce-unet"], "0 of them there"),
         (["ingest", "prototypes", "--elements", "Ta-B"], "relaxed here"),
         (["modify", "TiN.cif", "--potential", "CHGNet"], "64 of each"),
-        (["plan", "campaign-small", "train-wyckoff"], "train hullward-wyckoff"),
+        (["plan", "campaign-small", "train-wyckoff"], "train wyckoff"),
     ],
 )
 def test_every_command_that_costs_can_be_asked_for_its_plan(
