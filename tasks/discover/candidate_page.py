@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -110,7 +111,7 @@ def jobs_of(folder: Path, name: str) -> tuple[DftJob, ...]:
         DftJob(
             row["purpose"],
             row["state"],
-            str(campaign.root / row["key"]),
+            f"RUN/{os.path.relpath(campaign.root / row['key'], folder)}",
             row.get("energy_ev_per_atom"),
             row.get("e_above_hull_ev_per_atom"),
             row["reason"] or "",

@@ -81,8 +81,8 @@ def copied(ended: Finished, target: Path) -> CampaignConfig:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file that a campaign shows, by name, but for those that hold times."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    """Every file that a campaign shows, by name, but for those that hold times, or settings with paths."""
+    files = [f for f in sorted(folder.rglob("*")) if f.is_file() and f.parent.name != "candidates"]
     shown = [file for file in files if file.name not in TIMED]
     return {f.relative_to(folder).as_posix(): f.read_bytes() for f in shown}
 

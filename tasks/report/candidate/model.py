@@ -35,7 +35,7 @@ class DftJob:
     Attributes:
         purpose: such as 'relaxation'.
         state: such as 'done'.
-        folder: of the job.
+        folder: of the job, as RUN/... from the folder of the run.
         energy_ev_per_atom: None until it has one.
         e_above_hull_ev_per_atom: over the other phases of the campaign; None until it has one.
         reason: why it has none, or empty.

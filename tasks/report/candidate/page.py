@@ -247,10 +247,9 @@ def _origin(inputs: CandidateInputs) -> str:
         else "It was drawn by a generator; its id is a hash of checkpoint, condition, sampler, seed and index."
     )
     settings = json.dumps(run.settings, indent=2, sort_keys=True, default=str)
-    folder = shlex.quote(run.run_folder) if run.run_folder else "RUN"
     name = re.sub(r"[^A-Za-z0-9_-]", "-", run.run_name)
-    commands = f"hullward discover {name}.json\nhullward report {folder} --candidate {shlex.quote(c.id)}"
-    inputs_path = f"{run.run_folder}/{c.inputs_path}" if c.inputs_path else ""
+    commands = f"hullward discover {name}.json\nhullward report RUN --candidate {shlex.quote(c.id)}"
+    inputs_path = f"RUN/{c.inputs_path}" if c.inputs_path else ""
     folders = [("VASP inputs", safe(inputs_path) or "none written; the best of a run have some")]
     folders += [
         (
@@ -264,7 +263,8 @@ def _origin(inputs: CandidateInputs) -> str:
     lineage = [(safe(key), safe(value)) for key, value in flattened(inputs.lineage)]
     return (
         f'<section id="origin"><h2>Where it comes from, and how to make it again</h2><p class="hint">{how} The '
-        f"same settings, checkpoint and data give the same candidate: with the settings below as {safe(name)}.json</p>"
+        f"same settings, checkpoint and data give the same candidate: with the settings below as {safe(name)}.json. "
+        f"RUN is the folder of the run {safe(run.run_name)}, wherever it lies.</p>"
         f'<div class="card scroll"><pre>{safe(commands)}</pre></div>{table_of_pairs([*lineage, *folders])}'
         f"<details><summary>Settings of the run ({safe(name)}.json)</summary>"
         f'<div class="scroll"><pre><code>{safe(settings)}</code></pre></div></details></section>'

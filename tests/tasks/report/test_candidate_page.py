@@ -64,7 +64,7 @@ def test_every_opinion_folder_and_neighbour_is_on_the_page(made: CandidateInputs
     for said in ("0.087", "\u22121.234", "62 %", "0.032", "runs/.dft/abc", "41ac" * 16, ">194<", "not DFT"):
         assert said in page, said
     assert "https://materialsproject.org/materials/mp-5110" in page
-    assert f"hullward report runs/quickstart --candidate {made.candidate.id}" in page
+    assert f"hullward report RUN --candidate {made.candidate.id}" in page
     assert page_name(made.candidate) == f"Ti2AlN-{made.candidate.id}.html"
 
 
