@@ -177,7 +177,11 @@ def _reaching(name: str, graph: Mapping[str, set[str]]) -> set[str]:
 @pytest.mark.parametrize(
     ("start", "at_import", "in_all"),
     [
-        ("flows.discover", 49, 216),  # with queues, formats, odds of compositions, the judge and all the report draws
+        (
+            "flows.discover",
+            49,
+            223,
+        ),  # with queues, formats, odds of compositions, the judge, all the report draws, and jobs
         ("generative.checkpoints", 22, 22),  # systems are loaded by their names
         ("configs.schema", 12, 15),
         ("storage.documents", 4, 4),
