@@ -181,7 +181,7 @@ def _reaching(name: str, graph: Mapping[str, set[str]]) -> set[str]:
             "flows.discover",
             49,
             223,
-        ),  # with queues, formats, odds of compositions, the judge, all the report draws, and jobs
+        ),  # with queues, formats, odds of compositions, judge, report and jobs
         ("generative.checkpoints", 22, 22),  # systems are loaded by their names
         ("configs.schema", 12, 15),
         ("storage.documents", 4, 4),
