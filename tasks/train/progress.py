@@ -15,6 +15,7 @@ def steps_told(config: TrainConfig, tell: NotedProgress) -> Any:
     class Told(Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
             losses = ", ".join(f"{name} {value:.4f}" for name, value in sorted(pl_module.metrics.items()))
-            tell(pl_module.steps_done, config.max_steps, losses)
+            note = f"step {pl_module.steps_done:,} of {config.max_steps:,}"
+            tell(pl_module.steps_done, config.max_steps, f"{note}; {losses}" if losses else note)
 
     return Told()

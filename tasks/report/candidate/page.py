@@ -11,6 +11,9 @@ import json
 import re
 import shlex
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
@@ -136,7 +139,7 @@ def _symmetric(c: ReportCandidate) -> tuple[tuple[float, ...], str, str, list[tu
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            refined = SpacegroupAnalyzer(c.structure, symprec=SYMPREC_ANG).get_refined_structure()
+            refined = SpacegroupAnalyzer(c.structure, SYMPREC_ANG, -1).get_refined_structure()
             analyzer = SpacegroupAnalyzer(refined, symprec=SYMPREC_ANG)
             symmetrised = analyzer.get_symmetrized_structure()
             point_group, system = analyzer.get_point_group_symbol(), analyzer.get_crystal_system()
@@ -239,6 +242,17 @@ def _cif(inputs: CandidateInputs) -> str:
     )
 
 
+def _without_places(settings: Any) -> Any:
+    """Settings with the names of files and folders, but not where on this machine they lie: the page goes elsewhere."""
+    if isinstance(settings, Mapping):
+        return {key: _without_places(value) for key, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [_without_places(value) for value in settings]
+    if isinstance(settings, str) and settings.startswith("/"):
+        return f".../{Path(settings).name}"
+    return settings
+
+
 def _origin(inputs: CandidateInputs) -> str:
     c, run = inputs.candidate, inputs.run
     how = (
@@ -246,7 +260,9 @@ def _origin(inputs: CandidateInputs) -> str:
         if c.proposed_by == Proposer.PROTOTYPE
         else "It was drawn by a generator; its id is a hash of checkpoint, condition, sampler, seed and index."
     )
-    settings = json.dumps(run.settings, indent=2, sort_keys=True, default=str)
+    # Where the work was done is nothing to repeat, and names folders of this machine.
+    elsewhere = {name: value for name, value in run.settings.items() if name != "execution"}
+    settings = json.dumps(_without_places(elsewhere), indent=2, sort_keys=True, default=str)
     name = re.sub(r"[^A-Za-z0-9_-]", "-", run.run_name)
     commands = f"hullward discover {name}.json\nhullward report RUN --candidate {shlex.quote(c.id)}"
     inputs_path = f"RUN/{c.inputs_path}" if c.inputs_path else ""

@@ -131,7 +131,7 @@ class Progress:
             clock: seconds; replaced in tests.
         """
         self._key = artifact_key(key)
-        self._description = description
+        self._description = self._said = description
         self._clock = clock
         self._artifact: UUID | None = None
         self._sent_at = -float("inf")
@@ -150,7 +150,7 @@ class Progress:
         if self._lines is not None:
             self._lines.__exit__()
         if kind is None and self._artifact is not None:
-            self._send(100.0, self._description)
+            self._send(100.0, self._said)
 
     def update(self, done: float, total: float, note: str = "") -> None:
         """Report `done` of `total` units of work; `note` follows the description. A storage.progress.NotedProgress."""
@@ -167,7 +167,8 @@ class Progress:
             return
         self._sent_at = now
         per_cent = 100.0 * min(max(done / total, 0.0), 1.0) if total > 0 else 0.0
-        self._send(per_cent, f"{self._description}: {note}" if note else self._description)
+        self._said = f"{self._description}: {note}" if note else self._description
+        self._send(per_cent, self._said)
 
     def over(self, parts: Sequence[Callable[[], R]]) -> list[R]:
         """What each of these gives, told as so many parts of the work."""

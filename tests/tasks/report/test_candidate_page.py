@@ -98,3 +98,10 @@ def test_text_from_outside_never_becomes_markup(made: CandidateInputs) -> None:
 )
 def test_an_entry_is_linked_where_its_page_is_known(name: str, address: str | None) -> None:
     assert page_of(name) == address
+
+
+def test_no_folder_of_the_machine_is_on_the_page_but_names_of_files_are(made: CandidateInputs) -> None:
+    settings = {"data": {"sources": [{"path": "/home/somebody/crystals/known.csv"}]}, "name": "x", "n": 3}
+    page = candidate_html(dataclasses.replace(made, run=dataclasses.replace(made.run, settings=settings)))
+    assert "somebody" not in page
+    assert ".../known.csv" in page
