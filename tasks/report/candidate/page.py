@@ -140,7 +140,7 @@ def _symmetric(c: ReportCandidate) -> tuple[tuple[float, ...], str, str, list[tu
         warnings.simplefilter("ignore")
         try:
             refined = SpacegroupAnalyzer(c.structure, SYMPREC_ANG, -1).get_refined_structure()
-            analyzer = SpacegroupAnalyzer(refined, symprec=SYMPREC_ANG)
+            analyzer = SpacegroupAnalyzer(refined, SYMPREC_ANG, -1)
             symmetrised = analyzer.get_symmetrized_structure()
             point_group, system = analyzer.get_point_group_symbol(), analyzer.get_crystal_system()
         except Exception:  # spglib and pymatgen raise a dozen types here; the cell as relaxed is shown all the same

@@ -194,3 +194,17 @@ def test_a_cube_drawn_out_along_its_diagonal_is_rhombohedral_beyond_the_toleranc
     found = symmetry(perovskite, 0.1)
     assert found is not None
     assert found[0] == number
+
+
+def test_symmetry_is_told_by_distances_alone_wherever_pymatgen_is_asked() -> None:
+    """Its own angle tolerance is 5 degrees: a page would name the cube's sites beside a rhombohedral space group."""
+    root = Path(__file__).resolve().parents[3]
+    calls = [
+        line.strip()
+        for room in ("dft", "generative", "tasks", "flows", "hullward", "storage")
+        for file in (root / room).rglob("*.py")
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if "SpacegroupAnalyzer(" in line
+    ]
+    assert len(calls) > 3
+    assert not [call for call in calls if ", -1)" not in call and "angle_tolerance=-1" not in call]
