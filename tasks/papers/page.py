@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from storage.atomic import write_text
 from tasks.papers.claims import NameOf, Verdict
-from tasks.papers.report import Table
-from tasks.papers.results import Result, ResultKey
+from tasks.papers.report import Claims, Collected, Table
+from tasks.papers.results import Config, Result, ResultKey
 from tasks.report.dataset.plots import INK, MUTED
 from tasks.report.evaluation.markdown import table as markdown_table
 from tasks.report.evaluation.page import page, safe, section, table_html, top
@@ -55,6 +55,31 @@ class Report:
     tables: Sequence[Table]
     pictures: Mapping[str, bytes]
     content: Mapping[str, Any]
+
+
+def report_on(
+    found: Collected[Config],
+    claimed: Claims,
+    subject: str,
+    lead: str,
+    tables: Sequence[Table],
+    pictures: Mapping[str, bytes],
+) -> Report:
+    """What readers are shown of results; tables without a row are left out.
+
+    Args: results; claims put to them; what was made again; how, in a few sentences; tables and pictures in order.
+    """
+    return Report(
+        name=found.config.name,
+        folder=found.config.folder,
+        subject=subject,
+        lead=lead,
+        notes=found.notes(),
+        verdicts=claimed.counts(),
+        tables=[table for table in tables if table.rows],
+        pictures=pictures,
+        content=found.as_dict(claimed),
+    )
 
 
 def markdown(report: Report, heading: str = "##") -> str:

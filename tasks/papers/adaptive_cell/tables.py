@@ -11,7 +11,7 @@ from generative.metrics.distributions import Property
 from tasks.papers.adaptive_cell.claims import ASKED_FOR, RECOVERED, PaperNumbers, claims, name_of
 from tasks.papers.adaptive_cell.compounds import KJ_PER_MOL, PAPER_COMPOUNDS
 from tasks.papers.claims import OurNumbers
-from tasks.papers.page import Report, curves_png
+from tasks.papers.page import Report, curves_png, report_on
 from tasks.papers.report import (
     EMPTY,
     Beside,
@@ -54,16 +54,13 @@ def report_of(found: Found) -> Report:
     """All that readers are shown of these results."""
     claimed, config = claims_of(found), found.config
     curves = {key: result for key, result in found.made("train") if result.curves}
-    return Report(
-        name=config.name,
-        folder=config.folder,
-        subject="The adaptive-cell score model",
-        lead=_lead(config),
-        notes=found.notes(),
-        verdicts=claimed.counts(),
-        tables=[table for table in tables(found, claimed) if table.rows],
-        pictures={"curves.png": curves_png(curves, config.data.name, name_of)} if curves else {},
-        content=found.as_dict(claimed),
+    return report_on(
+        found,
+        claimed,
+        "The adaptive-cell score model",
+        _lead(config),
+        tables(found, claimed),
+        {"curves.png": curves_png(curves, config.data.name, name_of)} if curves else {},
     )
 
 

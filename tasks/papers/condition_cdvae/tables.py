@@ -13,7 +13,7 @@ from generative.metrics.coverage import TIGHT
 from tasks.papers.claims import OurNumbers
 from tasks.papers.condition_cdvae.asked import BY_POTENTIAL, FREE, JUDGED
 from tasks.papers.condition_cdvae.claims import NAMES, PaperNumbers, claims, name_of, units_of
-from tasks.papers.page import Report, curves_png
+from tasks.papers.page import Report, curves_png, report_on
 from tasks.papers.protocols import UNGATED
 from tasks.papers.report import (
     EMPTY,
@@ -76,17 +76,7 @@ def claims_of(found: Found) -> Claims:
 def report_of(found: Found) -> Report:
     """All that readers are shown of these results."""
     claimed = claims_of(found)
-    return Report(
-        name=found.config.name,
-        folder=found.config.folder,
-        subject="ConditionCDVAE+",
-        lead=_lead(found.config),
-        notes=found.notes(),
-        verdicts=claimed.counts(),
-        tables=[table for table in _tables(found, claimed) if table.rows],
-        pictures=pictures(found),
-        content=found.as_dict(claimed),
-    )
+    return report_on(found, claimed, "ConditionCDVAE+", _lead(found.config), _tables(found, claimed), pictures(found))
 
 
 def _lead(config: ConditionReproductionConfig) -> str:

@@ -6,7 +6,7 @@ from configs.reproduction import ReproductionConfig
 from generative.metrics.papers import papers
 from tasks.papers.claims import OurNumbers
 from tasks.papers.dp_cdvae.claims import OUR_METRICS, PAPER_NAMES, PaperNumbers, claims, name_of
-from tasks.papers.page import Report, curves_png
+from tasks.papers.page import Report, curves_png, report_on
 from tasks.papers.protocols import UNGATED
 from tasks.papers.report import (
     Beside,
@@ -53,17 +53,7 @@ def claims_of(found: Found) -> Claims:
 def report_of(found: Found) -> Report:
     """All that readers are shown of these results."""
     claimed = claims_of(found)
-    return Report(
-        name=found.config.name,
-        folder=found.config.folder,
-        subject="DP-CDVAE",
-        lead=lead(found.config),
-        notes=found.notes(),
-        verdicts=claimed.counts(),
-        tables=[table for table in tables(found, claimed) if table.rows],
-        pictures=curve_pictures(found),
-        content=found.as_dict(claimed),
-    )
+    return report_on(found, claimed, "DP-CDVAE", lead(found.config), tables(found, claimed), curve_pictures(found))
 
 
 def lead(config: ReproductionConfig) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from configs.unet_reproduction import UNetReproductionConfig
 from tasks.papers.claims import OurNumbers
-from tasks.papers.page import Report, curves_png
+from tasks.papers.page import Report, curves_png, report_on
 from tasks.papers.report import (
     Beside,
     Claims,
@@ -41,16 +41,13 @@ def claims_of(found: Found) -> Claims:
 def report_of(found: Found) -> Report:
     """All that readers are shown of these results."""
     claimed = claims_of(found)
-    return Report(
-        name=found.config.name,
-        folder=found.config.folder,
-        subject="Conditional generation and modification",
-        lead=_lead(found.config),
-        notes=found.notes(),
-        verdicts=claimed.counts(),
-        tables=[table for table in tables(found, claimed) if table.rows],
-        pictures=_pictures(found),
-        content=found.as_dict(claimed),
+    return report_on(
+        found,
+        claimed,
+        "Conditional generation and modification",
+        _lead(found.config),
+        tables(found, claimed),
+        _pictures(found),
     )
 
 
