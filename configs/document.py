@@ -32,7 +32,7 @@ from configs.evaluation import BenchmarkConfig, EvaluateConfig, GeneratorEntry, 
 from configs.ingest import IngestConfig
 from configs.judges import JudgedPotential, JudgesConfig
 from configs.modification import ModifyConfig
-from configs.rediscovery import ProposerEntry, RediscoveryConfig
+from configs.rediscovery import ProposerEntry, RediscoveryConfig, SharedBudgetConfig
 from configs.reproduction import DatasetEntry, GroundStateConfig, ReproductionConfig
 from configs.schema import DiscoverConfig
 from configs.unet_reproduction import PolymorphData, UNetReproductionConfig
@@ -190,7 +190,8 @@ def document() -> str:
     parts += [BENCHMARK, _table(BenchmarkConfig, "", skip=(*JudgeConfig.model_fields, "sample"))]
     parts.append(_table(GeneratorEntry, "generators."))
     shared = ("conditions", "screen", "relax", "hull", "execution", "sample")
-    parts += [REDISCOVERY, _table(RediscoveryConfig, "", skip=shared), _table(ProposerEntry, "proposers.")]
+    parts += [REDISCOVERY, _table(RediscoveryConfig, "", skip=(*shared, "shared_budget"))]
+    parts += [_table(ProposerEntry, "proposers."), _table(SharedBudgetConfig, "shared_budget.")]
     of_run = tuple(name for name in CampaignConfig.model_fields if name in DiscoverConfig.model_fields)
     of_run = tuple(name for name in of_run if name not in ("name", "seed"))
     parts += [CAMPAIGN, *_sections(CampaignConfig, skip=of_run), "## rule\n", _table(SystemsRule, "rule.")]

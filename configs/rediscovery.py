@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -65,6 +65,31 @@ class ProposerEntry(RoomConfig):
         return parse(TrainConfig, {**stated, **self.settings, "exclude_formulas": exclude_formulas}, str(file))
 
 
+class SharedBudgetConfig(RoomConfig):
+    """One budget for all systems, shared out evenly and by yield, and counted from the same relaxations."""
+
+    per_system: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (4, 8, 16),
+        description="relaxations per system, on average, after which is counted, ascending; those above the largest of "
+        "`budgets` are left out; empty: not counted",
+    )
+    per_round: int = Field(2, ge=1, description="relaxations per system, on average, that are shared out at once")
+    find_within_ev_per_atom: float = Field(
+        0.1, ge=0, le=1, description="a new crystal at most so far above the hull of what is known is a find, eV/atom"
+    )
+    prior_finds: float = Field(1.0, gt=0, le=1000, description="as `allocation.prior_finds` of a campaign")
+    prior_misses: float = Field(1.0, gt=0, le=1000, description="as `allocation.prior_misses` of a campaign")
+    repeats: int = Field(
+        200, ge=2, le=100_000, description="campaigns that are played for the mean, and resamples of systems for errors"
+    )
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if list(self.per_system) != sorted(set(self.per_system)):
+            raise ValueError(f"per_system is {list(self.per_system)}: expected ascending numbers of relaxations from 1")
+        return self
+
+
 class RediscoveryConfig(RoomConfig):
     """The benchmark of rediscovery: stable crystals are hidden, and every proposer looks for them at equal expense."""
 
@@ -91,6 +116,11 @@ class RediscoveryConfig(RoomConfig):
     proposers: tuple[ProposerEntry, ...] = Field(min_length=1, description="who proposes candidates")
     portfolio: dict[str, float] = Field(
         {}, description="proposers that share a campaign, with their shares, such as {wyckoff: 3, substitution: 1}"
+    )
+    shared_budget: SharedBudgetConfig = Field(
+        SharedBudgetConfig(),
+        description="what one budget over all systems would have found, for those that share the portfolio, or for all "
+        "proposers where there is none",
     )
     known: tuple[FilesSource, ...] = Field(
         min_length=1, description="known crystals of the campaigns, without the hidden formulas: novelty, and the hull"
@@ -149,6 +179,11 @@ class RediscoveryConfig(RoomConfig):
     def shared_folder(self) -> Path:
         """Where crystals that were read, proposers that were made and relaxed phases lie, for all such benchmarks."""
         return Path(self.execution.runs_folder) / "rediscovery"
+
+    @property
+    def sharing(self) -> dict[str, float]:
+        """Who shares a budget with whom, and its share: the portfolio, or all alike."""
+        return self.portfolio or {entry.name: 1.0 for entry in self.proposers}
 
     @property
     def campaigns(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
 
 from configs.rediscovery import PORTFOLIO, RediscoveryConfig
 from generative.crystal.crystals import Crystal, crystals_of, field_of
@@ -188,6 +189,34 @@ def counted_fields() -> list[pa.Field]:
     ]
 
 
+RELAXATIONS = [
+    field_of("system", pa.string(), "elements joined by '-'"),
+    field_of("proposer", pa.string(), "whose candidate it is"),
+    field_of("number", pa.int32(), "of the relaxation in the proposer's campaign, from 1"),
+    field_of("drawn", pa.int32(), "the same number: the same crystal in this system before relaxation"),
+    field_of("relaxed", pa.int32(), "likewise after it; null: it failed, or became a known crystal"),
+    field_of("e_above_hull_ev_per_atom", pa.float64(), "above the hull of the known phases, eV/atom; or null"),
+    field_of("hidden", pa.list_(pa.string()), "ids of the hidden crystals that it is"),
+]
+"""Columns of relaxations.parquet: a row per relaxation of every proposer."""
+
+
+class CountedSystem(BaseModel):
+    """What was found in a system.
+
+    Attributes:
+        found: columns of found.parquet.
+        counted: columns of counted.parquet.
+        relaxations: columns RELAXATIONS.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    found: FileRef
+    counted: FileRef
+    relaxations: FileRef
+
+
 def campaigns_of(
     system: HiddenSystem, campaigns: Sequence[Campaign], config: RediscoveryConfig
 ) -> Iterator[tuple[str, list[Candidate]]]:
@@ -200,6 +229,35 @@ def campaigns_of(
         yield PORTFOLIO, merged(shared, shares, config.budgets[-1], Tolerances.from_config(config.screen))
 
 
+def relaxation_rows(
+    system: str, of_proposer: Mapping[str, Sequence[Candidate]], tolerances: Tolerances
+) -> list[dict[str, Any]]:
+    """Rows of RELAXATIONS of a system.
+
+    Args:
+        system: its name.
+        of_proposer: candidates of each proposer, in the order of its plan.
+        tolerances: by which two crystals are the same.
+    """
+    every = [(name, number, c) for name, own in of_proposer.items() for number, c in enumerate(own, start=1)]
+    new = (None, Stage.DUPLICATE_RELAXED.value)
+    relaxed = [c.relaxed if c.row["rejected_by"] in new else None for _, _, c in every]
+    drawn = group([c.generated for _, _, c in every], tolerances).first_members
+    kinds = iter(group([crystal for crystal in relaxed if crystal is not None], tolerances).first_members)
+    return [
+        {
+            "system": system,
+            "proposer": name,
+            "number": number,
+            "drawn": int(first),
+            "relaxed": None if end is None else int(next(kinds)),
+            "e_above_hull_ev_per_atom": candidate.row["e_above_hull_ev_per_atom"],
+            "hidden": sorted(candidate.found),
+        }
+        for (name, number, candidate), first, end in zip(every, drawn, relaxed, strict=True)
+    ]
+
+
 def found_after(sets: Sequence[frozenset[str]], name: str) -> int | None:
     """Number of the first relaxation that gave the hidden crystal of this name, from 1; None if none did."""
     return next((number for number, names in enumerate(sets, start=1) if name in names), None)
@@ -207,25 +265,14 @@ def found_after(sets: Sequence[frozenset[str]], name: str) -> int | None:
 
 def count(
     system: HiddenSystem, campaigns: Sequence[Campaign], config: RediscoveryConfig
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of found.parquet and of counted.parquet of a system."""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of found.parquet, of counted.parquet and of relaxations.parquet of a system."""
     tolerances, targets = Tolerances.from_config(config.screen), targets_of(system, config)
+    every = dict(campaigns_of(system, campaigns, config))
     found, counted = [], []
-    for name, candidates in campaigns_of(system, campaigns, config):
+    for name, candidates in every.items():
         rank_at = {k: ranks(candidates[:k], tolerances)[0] for k in config.budgets}
-        kept = ranks(candidates, tolerances)[1]
-        heights = [row["e_above_hull_ev_per_atom"] for row in kept]
-        counted.append(
-            {
-                "system": system.name,
-                "proposer": name,
-                "relaxations": len(candidates),
-                "relax_steps": sum(candidate.row["relax_steps"] for candidate in candidates),
-                "ranked": len(kept),
-                "ranked_p1": sum(row["spacegroup"] == 1 for row in kept),
-                "below_hull": sum(height is not None and height < 0 for height in heights),
-            }
-        )
+        counted.append(_counted_row(system.name, name, candidates, ranks(candidates, tolerances)[1]))
         found += [
             {
                 **target,
@@ -237,13 +284,27 @@ def count(
             }
             for target in targets
         ]
-    return found, counted
+    alone = {name: candidates for name, candidates in every.items() if name != PORTFOLIO}
+    return found, counted, relaxation_rows(system.name, alone, tolerances)
 
 
-def counted_files(
-    system: HiddenSystem, campaigns: Sequence[Campaign], config: RediscoveryConfig
-) -> tuple[FileRef, FileRef]:
-    """found.parquet and counted.parquet of a system; see count."""
+def _counted_row(
+    system: str, name: str, candidates: Sequence[Candidate], kept: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    heights = [row["e_above_hull_ev_per_atom"] for row in kept]
+    return {
+        "system": system,
+        "proposer": name,
+        "relaxations": len(candidates),
+        "relax_steps": sum(candidate.row["relax_steps"] for candidate in candidates),
+        "ranked": len(kept),
+        "ranked_p1": sum(row["spacegroup"] == 1 for row in kept),
+        "below_hull": sum(height is not None and height < 0 for height in heights),
+    }
+
+
+def counted_files(system: HiddenSystem, campaigns: Sequence[Campaign], config: RediscoveryConfig) -> CountedSystem:
+    """found.parquet, counted.parquet and relaxations.parquet of a system; see count."""
     key = key_of(
         "count",
         count,
@@ -255,11 +316,12 @@ def counted_files(
         screen=config.screen.model_dump(mode="json"),
         pressure_gpa=config.relax.pressure_gpa,
     )
-    paths = [system.folder / "common" / name for name in ("found.parquet", "counted.parquet")]
-    found, counted = (unchanged(path, key) for path in paths)
-    if found is None or counted is None:
+    names = ("found", "counted", "relaxations")
+    paths = [system.folder / "common" / f"{name}.parquet" for name in names]
+    refs = [ref for path in paths if (ref := unchanged(path, key)) is not None]
+    if len(refs) < len(names):
         rows = count(system, campaigns, config)
-        fields = (found_fields(config), counted_fields())
+        fields = (found_fields(config), counted_fields(), RELAXATIONS)
         tables = [table_of(*part) for part in zip(rows, fields, strict=True)]
-        found, counted = (write_table(table, path, key) for table, path in zip(tables, paths, strict=True))
-    return found, counted
+        refs = [write_table(table, path, key) for table, path in zip(tables, paths, strict=True)]
+    return CountedSystem(**dict(zip(names, refs, strict=True)))

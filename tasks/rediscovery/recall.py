@@ -64,6 +64,7 @@ class Recalls:
     Attributes:
         campaigns: names.
         n_systems: chemical systems.
+        crystals: the hidden ones: system and id of each.
     """
 
     def __init__(self, found: pa.Table, campaigns: Sequence[str], seed: int, column: str = "found_after") -> None:
@@ -71,7 +72,7 @@ class Recalls:
         self.campaigns = tuple(campaigns)
         rows = found.select(["system", "proposer", "id", column]).to_pylist()
         names = sorted({row["system"] for row in rows})
-        crystals = sorted({(row["system"], row["id"]) for row in rows})
+        self.crystals = crystals = sorted({(row["system"], row["id"]) for row in rows})
         self.n_systems = len(names)
         self._system = np.array([names.index(system) for system, _ in crystals])
         after = {(row["proposer"], row["system"], row["id"]): row[column] for row in rows}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from statistics import median
@@ -15,11 +16,13 @@ import pyarrow.compute as pc
 
 from configs.rediscovery import RediscoveryConfig
 from storage.atomic import write_text
-from tasks.files import FileRef, write_table
+from tasks.files import write_table
 from tasks.loading import PotentialIdentity
 from tasks.rediscovery.campaign import Campaign
+from tasks.rediscovery.counting import CountedSystem
 from tasks.rediscovery.proposers import MadeProposer
 from tasks.rediscovery.recall import Difference, Recalls
+from tasks.rediscovery.shared_budget import BothPolicies, both_policies
 
 JSON, TABLE, PAGE = "rediscovery.json", "found.parquet", "rediscovery.html"
 STAGES = ("sample", "screen", "relax", "rank")
@@ -63,6 +66,7 @@ class Rediscovery:
         strict: recalls by StructureMatcher's default ones.
         expenses: by campaign.
         proposers: who they are.
+        shared: what one budget over all systems would have found, by size; empty if that is not asked.
     """
 
     config: RediscoveryConfig
@@ -72,6 +76,7 @@ class Rediscovery:
     strict: Recalls
     expenses: Mapping[str, Expense]
     proposers: Sequence[MadeProposer]
+    shared: Sequence[BothPolicies] = ()
 
     @property
     def campaigns(self) -> tuple[str, ...]:
@@ -115,6 +120,7 @@ class Rediscovery:
             "standard_errors": "bootstrap over chemical systems, 2000 resamples, the same for all campaigns",
             "campaigns": {name: self._campaign(name, most) for name in self.campaigns},
             "differences": [vars(difference) for difference in self.differences()],
+            "shared_budget": [asdict(one) for one in self.shared],
             "hidden": [{k: row[k] for k in ("system", "id", "formula")} for row in self.targets],
             "settings": self.config.model_dump(mode="json", exclude={"execution"}),
         }
@@ -138,7 +144,7 @@ def gathered(
     identity: PotentialIdentity,
     proposers: Sequence[MadeProposer],
     campaigns: Sequence[Campaign],
-    counted: Sequence[tuple[FileRef, FileRef]],
+    counted: Sequence[CountedSystem],
 ) -> Rediscovery:
     """What all systems together say.
 
@@ -147,15 +153,18 @@ def gathered(
         identity: the potential.
         proposers: who took part.
         campaigns: of every proposer in every system.
-        counted: found.parquet and counted.parquet of every system.
+        counted: what was found in every system.
     """
-    found = pa.concat_tables([ref.read() for ref, _ in counted])
-    counts = pa.concat_tables([ref.read() for _, ref in counted]).to_pylist()
+    found = pa.concat_tables([one.found.read() for one in counted])
+    counts = pa.concat_tables([one.counted.read() for one in counted]).to_pylist()
     usual, strict = (
         Recalls(found, config.campaigns, config.seed, column) for column in ("found_after", "found_after_strict")
     )
     expenses = {name: _expense(name, campaigns, counts) for name in config.campaigns}
-    return Rediscovery(config, identity, found, usual, strict, expenses, proposers)
+    relaxations = pa.concat_tables([one.relaxations.read() for one in counted])
+    hidden = Counter(system for system, _ in usual.crystals)
+    shared = both_policies(relaxations, hidden, config)
+    return Rediscovery(config, identity, found, usual, strict, expenses, proposers, shared)
 
 
 def _expense(name: str, campaigns: Sequence[Campaign], counts: Sequence[Mapping[str, Any]]) -> Expense:

@@ -11,7 +11,7 @@ from configs.rediscovery import ProposerEntry, RediscoveryConfig
 from tasks.files import FileRef
 from tasks.loading import PotentialIdentity, identify
 from tasks.rediscovery.campaign import Campaign, HiddenSystem, hidden_system, run_campaign
-from tasks.rediscovery.counting import counted_files
+from tasks.rediscovery.counting import CountedSystem, counted_files
 from tasks.rediscovery.proposers import MadeProposer, make_proposer
 from tasks.rediscovery.results import gathered, write_results
 from tasks.rediscovery.targets import RediscoveryError, hidden_files, systems_of
@@ -72,7 +72,7 @@ def campaign_task(
 
 
 @task(name="count", task_run_name="count-{system.name}")
-def count_task(system: HiddenSystem, config: RediscoveryConfig, campaigns: list[Campaign]) -> tuple[FileRef, FileRef]:
+def count_task(system: HiddenSystem, config: RediscoveryConfig, campaigns: list[Campaign]) -> CountedSystem:
     """What was found in a system; see counted_files."""
     return counted_files(system, campaigns, config)
 
@@ -83,7 +83,7 @@ def report_task(
     identity: PotentialIdentity,
     proposers: list[MadeProposer],
     campaigns: list[Campaign],
-    counted: list[tuple[FileRef, FileRef]],
+    counted: list[CountedSystem],
 ) -> Path:
     """Put all together, write and publish it; see write_results."""
     return write_results(gathered(config, identity, proposers, campaigns, counted))

@@ -13,6 +13,7 @@ from tasks.report.run.tables import escape_markdown
 
 if TYPE_CHECKING:
     from tasks.rediscovery.results import Expense, Rediscovery
+    from tasks.rediscovery.shared_budget import Compared
 
 ERRORS = (
     "Errors are standard errors by a bootstrap over chemical systems; in brackets the 95 % interval by Wilson, as if "
@@ -67,6 +68,38 @@ def difference_rows(result: Rediscovery) -> list[tuple[str, ...]]:
         signed = f"{100 * d.value:+.1f} ± {100 * d.error:.1f}"
         cells.setdefault(f"{d.first} less {d.second}", []).append(signed)
     return [(name, *values) for name, values in cells.items()]
+
+
+SHARED_HEAD = (
+    "relaxations per system", "hidden crystals, even, %", "adaptive, %", "difference", "finds per 100, even",
+    "adaptive", "difference", "arms used up, %",
+)  # fmt: skip
+
+
+def shared_lead(result: Rediscovery) -> str:
+    """What the section of a shared budget says."""
+    within = result.config.shared_budget.find_within_ev_per_atom
+    return (
+        "What one budget over all systems would have found, out of the same relaxations: shared out evenly, and by "
+        "Thompson sampling of the yield of every proposer in every system. A find is a new crystal at most "
+        f"{within:g} eV/atom above the hull of what is known, hidden or not. Adaptive: the mean of many campaigns; "
+        "errors are those of one campaign over systems drawn anew, of differences paired."
+    )
+
+
+def shared_rows(result: Rediscovery) -> list[tuple[str, ...]]:
+    """Both policies at every size of the budget."""
+
+    def cells(one: Compared) -> tuple[str, ...]:
+        return (
+            percent(one.even, one.even_error),
+            percent(one.adaptive, one.adaptive_error),
+            f"{100 * one.difference:+.1f} ± {100 * one.difference_error:.1f}",
+        )
+
+    return [
+        (str(one.per_system), *cells(one.recall), *cells(one.finds), percent(one.arms_ended)) for one in result.shared
+    ]
 
 
 EXPENSE_HEAD = (
@@ -142,6 +175,10 @@ def rediscovery_html(result: Rediscovery) -> str:
                            [False] * 3 + [True] * 3 + [False] * len(result.campaigns), "Every hidden crystal.")),
         _provenance(result),
     ]  # fmt: skip
+    if result.shared:
+        content = table_html(SHARED_HEAD, shared_rows(result), [True] * len(SHARED_HEAD), "Hidden crystals found in % "
+                             "of all; finds per 100 relaxations.")  # fmt: skip
+        sections.insert(2, section("shared", "One budget for all systems", shared_lead(result), content))
     return page(result.config.name, "rediscovery", header, sections)
 
 
@@ -160,6 +197,8 @@ def rediscovery_markdown(result: Rediscovery) -> str:
     head, n = recall_head(result), len(budgets)
     parts.append(table(head, recall_rows(result), "l" + "r" * (n + 2)))
     parts.append(table(("pair", *budgets), difference_rows(result), "l" + "r" * n))
+    if result.shared:
+        parts += [shared_lead(result), table(SHARED_HEAD, shared_rows(result), "r" * len(SHARED_HEAD))]
     return "\n\n".join(parts) + "\n"
 
 

@@ -295,6 +295,10 @@ def test_the_page_and_the_document_state_the_same_recalls(done: Done) -> None:
     assert "image/svg+xml" in page
     document = done.result.as_dict()
     assert document["n_hidden"] == 5
+    shared = document["shared_budget"]
+    assert [one["per_system"] for one in shared] == [4]
+    assert 0 <= shared[0]["recall"]["even"] <= 1
+    assert "One budget for all systems" in page
     for name, campaign in document["campaigns"].items():
         assert f'<td class="text">{name}</td>' in page
         for said in campaign["recall"].values():
