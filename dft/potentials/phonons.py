@@ -22,6 +22,7 @@ from importlib.metadata import version
 
 import numpy as np
 from phonopy import Phonopy
+from phonopy.harmonic.dynamical_matrix import get_dynamical_matrices_at_qpoints
 from phonopy.harmonic.dynmat_to_fc import get_commensurate_points
 from phonopy.phonon.mesh import MeshGRGridFallbackWarning
 from phonopy.structure.cells import guess_primitive_matrix
@@ -232,7 +233,7 @@ def _frequencies(calculation: Phonopy, config: PhononConfig) -> tuple[np.ndarray
     with warnings.catch_warnings():
         # Of some centred cells phonopy takes a grid along the conventional axes instead, coarser, and warns of it.
         warnings.simplefilter("ignore", MeshGRGridFallbackWarning)
-        calculation.run_mesh(config.mesh_length_ang, is_gamma_center=True)
+        calculation.init_mesh(config.mesh_length_ang, is_gamma_center=True)
     assert calculation.mesh is not None
     meshed = np.asarray(calculation.mesh.qpoints)
     q_points = np.concatenate([fitting, meshed])
@@ -241,10 +242,13 @@ def _frequencies(calculation: Phonopy, config: PhononConfig) -> tuple[np.ndarray
     _, firsts = np.unique(np.round(q_points, 6), axis=0, return_index=True)
     firsts = np.sort(firsts)
     is_commensurate = firsts < len(fitting)
-    calculation.run_qpoints(q_points[firsts])
-    assert calculation.qpoints is not None
-    frequencies = np.asarray(calculation.qpoints.frequencies)
-    return q_points[firsts], np.sort(frequencies, axis=1), is_commensurate
+    assert calculation.dynamical_matrix is not None
+    matrices = get_dynamical_matrices_at_qpoints(calculation.dynamical_matrix, q_points[firsts])
+    # By LAPACK: the eigenvalues of phonopy's own solver, in Rust, are wrong by THz in a process that takes the smallest
+    # numbers for zero, as ours do (generative/processor.py).
+    squares = np.linalg.eigvalsh(matrices)
+    frequencies = np.sign(squares) * np.sqrt(np.abs(squares)) * calculation.unit_conversion_factor
+    return q_points[firsts], frequencies, is_commensurate
 
 
 def _imaginary(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,6 +79,69 @@ def test_imaginary_modes_carry_q_point_and_frequency_of_the_closed_form() -> Non
     assert len(found.imaginary) == below.sum()
     assert found.lowest_thz == lowest.frequency_thz
     assert phonons(simple_cubic(), springs(2.0, 0.3), PhononConfig(), "springs").is_dynamically_stable
+
+
+BN_ANG, BONDS_EV_PER_ANG2 = 3.6, {"nearest": 17.3, "next": 0.9}
+"""Boron nitride as a lattice of springs along bonds: between unlike atoms, and between the like ones next to them."""
+
+
+def bond_forces(crystals: Sequence[Structure]) -> list[np.ndarray]:
+    """Forces of those springs on zincblende, its atoms a little off their places."""
+    found = []
+    for crystal in crystals:
+        n = 4 * round(crystal.lattice.a / BN_ANG)
+        rest = Structure(crystal.lattice, crystal.species, np.rint(crystal.frac_coords * n) / n)
+        moved = (crystal.frac_coords - rest.frac_coords) @ crystal.lattice.matrix
+        source, target, image, distance = rest.get_neighbor_list(0.72 * BN_ANG)
+        along = (rest.frac_coords[target] + image - rest.frac_coords[source]) @ crystal.lattice.matrix
+        along /= distance[:, None]
+        stiffness = np.where(distance < 0.5 * BN_ANG, BONDS_EV_PER_ANG2["nearest"], BONDS_EV_PER_ANG2["next"])
+        forces = np.zeros_like(moved)
+        pull = stiffness * ((moved[target] - moved[source]) * along).sum(axis=1)
+        np.add.at(forces, source, pull[:, None] * along)
+        found.append(forces)
+    return found
+
+
+def zincblende_thz(q_cart: np.ndarray) -> np.ndarray:
+    """Frequencies of those springs from the dynamical matrix written out; q-points in units of 1/A, no 2 pi."""
+    corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * BN_ANG / 4
+    between = np.array([a - b for a in corners for b in corners if (a != b).any()])
+
+    def springs_along(vectors: np.ndarray, stiffness: float) -> np.ndarray:
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return stiffness * unit[:, :, None] * unit[:, None, :]
+
+    nearest, following = (
+        springs_along(corners, BONDS_EV_PER_ANG2["nearest"]),
+        springs_along(between, BONDS_EV_PER_ANG2["next"]),
+    )
+    boron_u, nitrogen_u = (float(Element(symbol).atomic_mass) for symbol in ("B", "N"))
+    phases = np.exp(2j * np.pi * q_cart @ corners.T)
+    own = nearest.sum(axis=0) + np.einsum("qr,rij->qij", 1 - np.cos(2 * np.pi * q_cart @ between.T), following)
+    coupled = -np.einsum("qr,rij->qij", phases, nearest) / np.sqrt(boron_u * nitrogen_u)
+    matrix = np.block([[own / boron_u, coupled], [coupled.conj().transpose(0, 2, 1), own / nitrogen_u]])
+    squares = np.linalg.eigvalsh(matrix)
+    return np.sign(squares) * np.sqrt(np.abs(squares)) * THZ
+
+
+def test_springs_along_the_bonds_of_two_kinds_of_atoms_have_the_frequencies_of_the_matrix_written_out() -> None:
+    nitride = Structure.from_spacegroup("F-43m", Lattice.cubic(BN_ANG), ["B", "N"], [[0, 0, 0], [0.25, 0.25, 0.25]])
+    found = phonons(nitride, bond_forces, PhononConfig(supercell_height_ang=2 * BN_ANG), "springs")
+    assert found.supercell == (2, 2, 2)
+    to_cart = found.primitive.lattice.reciprocal_lattice_crystallographic.matrix
+    np.testing.assert_allclose(found.frequencies_thz, zincblende_thz(found.q_points @ to_cart), atol=1e-3)
+    assert found.is_dynamically_stable
+
+
+def test_frequencies_are_right_where_the_smallest_numbers_are_taken_for_zero() -> None:
+    """As in the process of a run (generative/processor.py); threads inherit it, so a process of its own is asked."""
+    code = (
+        "import torch; torch.set_flush_denormal(True); from tests.dft.potentials import test_phonons as these; "
+        "these.test_springs_along_the_bonds_of_two_kinds_of_atoms_have_the_frequencies_of_the_matrix_written_out()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_argon_has_the_phonons_that_ase_finds(tmp_path: Path) -> None:
