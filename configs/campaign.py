@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, Self
 
@@ -126,6 +127,19 @@ class AllocationConfig(RoomConfig):
     )
 
 
+class LearningConfig(RoomConfig):
+    """Whether proposers learn from what the campaign finds, those that can: generators of kind wyckoff."""
+
+    every_rounds: int | None = Field(
+        None,
+        ge=1,
+        description="after so many rounds, and as many again, proposers learn from all finds so far; null: never",
+    )
+    votes: float = Field(
+        1.0, gt=0, le=1000, description="as many crystals of the training as each find counts for, by its vote"
+    )
+
+
 class StopConfig(RoomConfig):
     """When a campaign ends before its budget is spent; asked after every round."""
 
@@ -176,6 +190,7 @@ class CampaignConfig(RoomConfig):
     )
     budget: BudgetConfig = Field(BudgetConfig(), description="what may be spent")
     allocation: AllocationConfig = Field(AllocationConfig(), description="where it goes")
+    learning: LearningConfig = Field(LearningConfig(), description="what proposers make of finds")
     stop: StopConfig = Field(StopConfig(), description="when it ends early")
     notify: NotifyConfig = Field(NotifyConfig(), description="who is told of the end")
     data: DataConfig = Field(DataConfig(), description="known crystals; files are read once for all systems")
@@ -213,6 +228,11 @@ class CampaignConfig(RoomConfig):
         labels = [entry.label for entry in self.proposers]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"proposers holds two that are called {twice[0]!r}: give each a name of its own")
+        if alike := sorted(a for a in labels if proposer_of(a, set(labels) - {a}) is not None):
+            raise ValueError(
+                f"proposers holds one that is called {alike[0]!r}, as what another has learned would be: give it "
+                "another name"
+            )
         if self.conditions.policy in OF_ONE_SYSTEM:
             raise ValueError(f"conditions.policy is {self.conditions.policy!r}, whose formulas are of one system")
         if self.phonons.potential == "judge" and self.judge.potential is None:
@@ -223,6 +243,24 @@ class CampaignConfig(RoomConfig):
     def folder(self) -> Path:
         """Where the campaign's files lie."""
         return Path(self.execution.runs_folder) / "campaigns" / self.name
+
+
+def learned_name(proposer: str, number: int) -> str:
+    """What the checkpoint is called that a proposer has become after a round, counted from 0."""
+    return f"{proposer}-after-{number}"
+
+
+def proposer_of(name: str, proposers: Collection[str]) -> str | None:
+    """The proposer of this name, or the one that the checkpoint of this name was made of; None if it is none's.
+
+    Args:
+        name: of a proposer, or as learned_name gives it.
+        proposers: names of all.
+    """
+    if name in proposers:
+        return name
+    proposer, _, number = name.rpartition("-after-")
+    return proposer if proposer in proposers and number.isdecimal() else None
 
 
 def elements_of_system(text: str) -> tuple[str, ...]:

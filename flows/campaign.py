@@ -4,7 +4,7 @@
                                                                                 v
     +---> shares of the next round -> round in each system -> finds -> report ----+
     |     Thompson sampling           draw, screen, relax, rank                   |
-    +-----------------------------------------------------------------------------+
+    +--------------- proposers learn from all finds, if they are to --------------+
     at the end: each system as a run of its own: rank -> judge -> inputs -> report
 
 What is done is kept, so an interrupted campaign goes on, and one with a larger budget adds to it.
@@ -21,10 +21,12 @@ from configs.campaign import CampaignConfig
 from configs.schema import load
 from flows.changes import Changes, changed, run_name
 from tasks.campaign.folder import begun, recorded_shares
+from tasks.campaign.learning import Learned
 from tasks.campaign.notifying import notifying
 from tasks.campaign.results import PAGE, summary_of
 from tasks.campaign.stages import (
     finds_task,
+    learning_task,
     potential_task,
     ready_task,
     references_task,
@@ -89,10 +91,12 @@ def campaign(config: CampaignConfig = SMALL, changes: Changes = ()) -> Path:
             seconds = StageSeconds(config.folder)
             while shares := standing.next_shares():
                 number, began = len(standing.rounds), time.monotonic()
+                learns = config.learning.every_rounds is not None
+                learned = learning_task(config, standing.learned, standing.finds, number) if learns else ()
                 working = [
                     workers.submit(
                         "round", round_task, system, shares[system.name], config,
-                        standing.of_system(system.name), number, standing.finds, identity,
+                        standing.of_system(system.name), number, standing.finds, identity, learned,
                     )
                     for system in standing.systems
                     if system.name in shares
@@ -102,12 +106,12 @@ def campaign(config: CampaignConfig = SMALL, changes: Changes = ()) -> Path:
                 finds = finds_task(config, standing.finds, done, number + 1)
                 if not finds.reused:
                     seconds.note("round", number, time.monotonic() - began)
-                standing = standing.after(done, finds, seconds.up_to("round", number))
+                standing = standing.after(done, finds, seconds.up_to("round", number), learned)
                 report_task(standing, identity, is_end=False)
             get_run_logger().info("%s", standing.ended())
         for system in standing.systems:
             if rounds := standing.of_system(system.name):
-                finish_system(config, system, rounds, standing.finds, identity)
+                finish_system(config, system, rounds, standing.finds, identity, standing.learned)
         results = report_task(standing, identity, is_end=True)
         notice.text = summary_of(results)
         notice.facts = {"finds": len(results.finds), "relaxations": results.relaxations, "ended": results.ended}
@@ -122,9 +126,10 @@ def finish_system(
     rounds: list[SystemRound],
     finds: FileRef,
     identity: PotentialIdentity,
+    learned: tuple[Learned, ...],
 ) -> None:
     """Rank, judge and report what a campaign has relaxed in a system, as a run of its own."""
-    run = run_of(config, system.elements, dataset_folders(config))
+    run = run_of(config, system.elements, dataset_folders(config), learned)
     with open_run(run) as folder, Workers(config.execution) as workers:
         judges = identify_judges_task(run, folder.path)
         known, competing = surroundings(system, finds, folder.path / "known.parquet")

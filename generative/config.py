@@ -527,6 +527,14 @@ class GeneratorShare(RoomConfig):
         return self.name or Path(self.checkpoint.removeprefix("package:")).name or self.checkpoint
 
 
+class LearnedGenerator(RoomConfig):
+    """A checkpoint that a campaign has made of one of its generators and of its finds."""
+
+    checkpoint: str = Field(description="folder of the checkpoint")
+    name: str = Field(min_length=1, description="name in tables")
+    learned_from: str = Field(description="name of the entry of `generators`, whose sampler it has too")
+
+
 class RunSampleConfig(SampleConfig):
     """How the candidates of a run are drawn: by one generator, or by several with shares."""
 
@@ -535,9 +543,16 @@ class RunSampleConfig(SampleConfig):
         description="several generators with shares of the candidates, instead of `checkpoint` and `sampler`, which "
         "then stay at their defaults; see below",
     )
+    learned: tuple[LearnedGenerator, ...] = Field(
+        (),
+        description="checkpoints that a campaign has made of `generators`, in order; set by campaigns that learn. Each "
+        "answers the plan of its generator again, in as many places of its own behind all others",
+    )
 
     @model_validator(mode="after")
     def _one_or_several(self) -> Self:
+        if unknown := sorted({one.learned_from for one in self.learned} - {one.label for one in self.generators}):
+            raise ValueError(f"learned names {unknown[0]!r}, which is none of generators: list that one there")
         if not self.generators:
             return self
         # Forms and files of earlier runs state the defaults too: only what differs from them was asked for.
@@ -548,7 +563,7 @@ class RunSampleConfig(SampleConfig):
                     f"{name} and generators are both given: every entry of generators has a {name} of its own, so move "
                     f"it there, or leave generators out"
                 )
-        labels = [entry.label for entry in self.generators]
+        labels = [*(entry.label for entry in self.generators), *(one.name for one in self.learned)]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"generators holds two that are called {twice[0]!r}: give each a name of its own")
         return self

@@ -1,8 +1,9 @@
 """What a system may be: a generator, a modifier, a regressor; each by inheriting from it, so that nobody has to guess.
 
 A system is a torch.nn.Module with a name and settings, which a checkpoint holds. What it can do is the class it is: a
-generator answers requests, a modifier turns a crystal into another, a regressor tells a number of it. What can be
-trained is in trainable.py. Settings of sampling belong to the system that reads them.
+generator answers requests, a modifier turns a crystal into another, a regressor tells a number of it; a learner goes
+on learning when it is trained. What can be trained is in trainable.py. Settings of sampling belong to the system that
+reads them.
 """
 
 from __future__ import annotations
@@ -192,6 +193,21 @@ class Regressor(System, ABC):
             crystals: any.
             bonds: CrystalNN's, of these cells.
             batch_crystals: how many at a time.
+        """
+
+
+class Learner(System, ABC):
+    """Learns from further crystals after its training, in seconds."""
+
+    @abstractmethod
+    def learn(self, crystals: Sequence[Crystal], votes: float = 1.0) -> list[str]:
+        """Take further crystals to what it was trained on; the same ones make the same system.
+
+        Args:
+            crystals: relaxed ones, in any cell.
+            votes: as many training crystals as each of them counts for, above 0.
+
+        Returns: why it cannot learn from a crystal, of each, in one sentence; empty where it has.
         """
 
 

@@ -7,13 +7,13 @@ relaxations. From the next round on it is known, and competes, in every other sy
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from configs.campaign import CampaignConfig
+from configs.campaign import CampaignConfig, proposer_of
 from generative.crystal.crystals import crystals_of, field_of
 from tasks.discover.candidates import RELAXED, Stage, plain
 from tasks.files import ROWS_PER_GROUP, FileRef, key_of, keyed
@@ -52,9 +52,16 @@ class Worked(Protocol):
         """The same with their ranks."""
 
 
-def name_of(proposed_by: str) -> str:
-    """A proposer's name, of what the column `proposed_by` calls it: 'generator:NAME'."""
-    return proposed_by.partition(":")[2]
+def credited(proposed_by: str, proposers: Collection[str]) -> str:
+    """The proposer that a candidate counts for, of what the column `proposed_by` says: 'generator:NAME'.
+
+    Args:
+        proposed_by: the proposer, or what it has become by learning.
+        proposers: names of all.
+    """
+    proposer = proposer_of(proposed_by.partition(":")[2], proposers)
+    assert proposer is not None, f"{proposed_by} is none of {sorted(proposers)}"  # a campaign has no other candidates
+    return proposer
 
 
 def no_finds() -> pa.Table:
@@ -71,18 +78,19 @@ def with_new_finds(finds: pa.Table, rounds: Sequence[Worked], config: CampaignCo
         config: what is near, and the matcher's tolerances.
     """
     for one in rounds:
-        finds = pa.concat_tables([finds, _unlike(finds, _new(finds, one, config.find_within_ev_per_atom), config)])
+        finds = pa.concat_tables([finds, _unlike(finds, _new(finds, one, config), config)])
     return finds
 
 
-def _new(finds: pa.Table, worked: Worked, within_ev_per_atom: float) -> pa.Table:
+def _new(finds: pa.Table, worked: Worked, config: CampaignConfig) -> pa.Table:
     """Ranked candidates of a system near the hull, none of whose copies is a find already; columns FINDS."""
     ranked = worked.ranked.read()
     rows: list[dict[str, Any]] = plain(ranked).to_pylist()
     registered = set(finds.column("id").to_pylist())
     place = {name: i for i, name in enumerate(worked.screened.read_columns("id").column("id").to_pylist())}
     copies: dict[str, list[str]] = defaultdict(list)
-    proposer = {row["id"]: name_of(row["proposed_by"]) for row in rows}
+    within_ev_per_atom, proposers = config.find_within_ev_per_atom, [entry.label for entry in config.proposers]
+    proposer = {row["id"]: credited(row["proposed_by"], proposers) for row in rows}
     for row in rows:
         if row["rejected_by"] == Stage.DUPLICATE_RELAXED:
             copies[row["duplicate_of"]].append(row["id"])

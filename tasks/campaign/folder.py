@@ -28,11 +28,15 @@ logger = logging.getLogger(__name__)
 
 
 def identity_of(config: CampaignConfig) -> dict[str, Any]:
-    """What makes a campaign the campaign that it is: where it looks, who proposes, how rounds are shared out.
+    """What makes a campaign the campaign that it is: where it looks, who proposes and learns, how rounds are shared
+    out.
 
     A larger budget goes on in the same folder, as do other settings of what comes after relaxation.
     """
-    names = {"seed", "systems", "rule", "proposers", "conditions", "sample", "allocation", "find_within_ev_per_atom"}
+    names = {
+        "seed", "systems", "rule", "proposers", "conditions", "sample", "allocation", "learning",
+        "find_within_ev_per_atom",
+    }  # fmt: skip
     stated = config.model_dump(mode="json", include=names)
     del stated["allocation"]["repeat"]
     return {**stated, "budget": {"per_round": config.budget.per_round}}

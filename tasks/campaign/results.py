@@ -104,6 +104,7 @@ class Results:
         budget: relaxations that may be spent.
         seconds: of work in the systems, and of the rounds by the clock.
         settings: of the campaign.
+        learned: what proposers have become, in order: proposer, name, after which round, of how many finds, checksum.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Results:
     budget: int
     seconds: Mapping[str, float]
     settings: Mapping[str, Any]
+    learned: Sequence[Mapping[str, Any]] = ()
 
     @property
     def relaxations(self) -> int:
@@ -152,6 +154,7 @@ class Results:
             "systems": timeless,
             "arms": [{**asdict(arm), **asdict(found)} for arm, found in self.arms.items()],
             "rounds": list(self.rounds),
+            **({"learned": list(self.learned)} if self.learned else {}),
             "finds": list(self.finds),
             "settings": dict(self.settings),
         }
@@ -194,6 +197,17 @@ def results_of(standing: Standing, dataset: pa.Table, identity: PotentialIdentit
         budget=config.budget.relaxations,
         seconds={"work": standing.core_seconds, "rounds": standing.wall_seconds},
         settings=config.model_dump(mode="json", exclude={"execution"}),
+        learned=[
+            {
+                "proposer": one.proposer,
+                "name": one.name,
+                "after_round": one.after_round,
+                "finds": one.n_finds,
+                "left_out": len(one.left_out),
+                "sha256": one.sha256,
+            }
+            for one in standing.learned
+        ],
     )
 
 
@@ -325,6 +339,7 @@ def read_results(folder: Path) -> Results:
             "rounds": StageSeconds(folder).up_to("round", n - 1),
         },
         settings=stated["settings"],
+        learned=stated.get("learned", ()),
     )
 
 

@@ -12,6 +12,7 @@ from configs.campaign import CampaignConfig, elements_of_system
 from generative.config import FilesSource
 from tasks.campaign.finds import finds_file, no_finds, with_new_finds
 from tasks.campaign.folder import record_shares
+from tasks.campaign.learning import Learned, after_learning, learners
 from tasks.campaign.results import Results, all_candidates, results_of, write_results
 from tasks.campaign.standing import Standing
 from tasks.campaign.system_rounds import (
@@ -51,6 +52,10 @@ def potential_task(config: CampaignConfig) -> PotentialIdentity:
 @task(name="systems")
 def systems_task(config: CampaignConfig) -> list[str]:
     """Read the files of known crystals, once, and choose the chemical systems; see systems_of."""
+    if able := {entry.label for entry in learners(config)}:
+        others = [entry.label for entry in config.proposers if entry.label not in able]
+        if others:
+            get_run_logger().warning("%s cannot learn from finds, and will stay as they are", ", ".join(others))
     dataset_folders(config)
     names = ["-".join(system) for system in systems_of(config, formulas_known(config))]
     get_run_logger().info("%d chemical systems: %s%s", len(names), ", ".join(names[:20]), ", ..." * (len(names) > 20))
@@ -89,9 +94,10 @@ def round_task(
     number: int,
     finds: FileRef,
     identity: PotentialIdentity,
+    learned: Sequence[Learned],
 ) -> SystemRound:
     """One round in a system; see work."""
-    done = work(config, system, earlier, shares, number, finds, identity)
+    done = work(config, system, earlier, shares, number, finds, identity, learned)
     said = ", ".join(f"{name} {n} of {looked} looked at" for name, (looked, n) in done.counts.items())
     get_run_logger().info("round %d, %s: relaxed %s", number, system.name, said or "nothing")
     return done
@@ -109,6 +115,18 @@ def finds_task(config: CampaignConfig, before: FileRef | None, done: Sequence[Sy
         named = ", ".join(f"{row['formula']} in {row['system']}" for row in new[:10])
         get_run_logger().info("round %d: %d new crystals near the hull%s", number, len(new), f": {named}" * bool(new))
     return ref
+
+
+@task(name="learning")
+def learning_task(
+    config: CampaignConfig, before: Sequence[Learned], finds: FileRef, number: int
+) -> tuple[Learned, ...]:
+    """What proposers have become when a round begins; see after_learning."""
+    learned = after_learning(config, before, finds, number)
+    for one in learned[len(before) :]:
+        more = f", {len(one.left_out)} left out ({next(iter(one.left_out.values()))})" if one.left_out else ""
+        get_run_logger().info("%s has learned from %d finds: %s%s", one.proposer, one.n_finds, one.checkpoint, more)
+    return learned
 
 
 @task(name="report")

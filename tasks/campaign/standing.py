@@ -11,6 +11,7 @@ import pyarrow as pa
 from configs.campaign import CampaignConfig
 from tasks.campaign.allocation import Arm, Tally, shared_out
 from tasks.campaign.folder import Shares
+from tasks.campaign.learning import Learned
 from tasks.campaign.system_rounds import ReadySystem, SystemRound
 from tasks.files import FileRef
 
@@ -26,6 +27,7 @@ class Standing:
         rounds: of every round what was done in the systems that had a share of it.
         wall_seconds: of the rounds together, as measured when they were computed.
         recorded: shares of the rounds that are repeated.
+        learned: what proposers have become, in order; the last of each draws.
     """
 
     config: CampaignConfig
@@ -34,10 +36,14 @@ class Standing:
     rounds: tuple[tuple[SystemRound, ...], ...] = ()
     wall_seconds: float = 0.0
     recorded: Sequence[Shares] = ()
+    learned: tuple[Learned, ...] = ()
 
-    def after(self, done: Sequence[SystemRound], finds: FileRef, wall_seconds: float) -> Standing:
-        """The campaign after one more round."""
-        return replace(self, rounds=(*self.rounds, tuple(done)), finds=finds, wall_seconds=wall_seconds)
+    def after(
+        self, done: Sequence[SystemRound], finds: FileRef, wall_seconds: float, learned: Sequence[Learned] = ()
+    ) -> Standing:
+        """The campaign after one more round, in which proposers were what they had become by then."""
+        rounds = (*self.rounds, tuple(done))
+        return replace(self, rounds=rounds, finds=finds, wall_seconds=wall_seconds, learned=tuple(learned))
 
     def of_system(self, name: str) -> list[SystemRound]:
         """The rounds of a system, in order."""

@@ -3,13 +3,14 @@
 A system is a run of several generators whose plan is looked at as far as its relaxations reach: candidates have the
 ids, places and files that `hullward discover` with the system's settings would give them. Each proposer's candidates
 are taken in the order of its own plan; one that is known, or like an earlier one of anybody in the system, costs
-nothing.
+nothing. What a proposer has learned to be is a further generator of the run (tasks.campaign.learning), and the only one
+of the proposer's that is asked from then on.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from configs.schema import DiscoverConfig
 from generative.config import FilesSource, RunSampleConfig
 from generative.crystal.crystals import crystals_of
 from storage.digests import text_digest
-from tasks.campaign.finds import finds_of_others, known_with_finds, name_of
+from tasks.campaign.finds import credited, finds_of_others, known_with_finds
+from tasks.campaign.learning import Learned
 from tasks.campaign.systems import CampaignError
 from tasks.discover.candidates import KEPT, RELAXED, SCREENED, table_of
 from tasks.discover.known import choose_references, ingest_known
@@ -107,13 +109,16 @@ def dataset_folders(config: CampaignConfig) -> dict[str, Path]:
     return {source.model_dump_json(): dataset_folder(source, config.data.workers, shared) for source in files}
 
 
-def run_of(config: CampaignConfig, elements: tuple[str, ...], folders: Mapping[str, Path]) -> DiscoverConfig:
+def run_of(
+    config: CampaignConfig, elements: tuple[str, ...], folders: Mapping[str, Path], learned: Sequence[Learned] = ()
+) -> DiscoverConfig:
     """The settings of the run that a system is.
 
     Args:
         config: of the campaign.
         elements: of the system, in alphabetic order.
         folders: as dataset_folders gives them, so that no system reads a file again.
+        learned: what proposers have become so far.
     """
     n = len(elements)
     name = "-".join(elements)
@@ -133,6 +138,7 @@ def run_of(config: CampaignConfig, elements: tuple[str, ...], folders: Mapping[s
             n_candidates=config.sample.n_candidates,
             chunk_size=config.sample.chunk_size,
             generators=config.proposers,
+            learned=tuple(one.generator for one in learned),
         ),
         screen=config.screen,
         relax=config.relax,
@@ -215,6 +221,7 @@ def work(
     number: int,
     finds: FileRef,
     identity: PotentialIdentity,
+    learned: Sequence[Learned] = (),
 ) -> SystemRound:
     """One round in a system: candidates looked at until every proposer has had its share of relaxations, and ranked.
 
@@ -226,8 +233,9 @@ def work(
         number: of the round.
         finds: what all systems have found in the rounds before, columns FINDS.
         identity: the potential.
+        learned: what proposers have become by now.
     """
-    run = run_of(config, system.elements, dataset_folders(config))
+    run = run_of(config, system.elements, dataset_folders(config), learned)
     folder = system.folder / "rounds" / f"{number:05d}"
     seconds = StageSeconds(folder)
     known, competing = surroundings(system, finds, folder / "known.parquet")
@@ -248,7 +256,7 @@ def work(
         screened=screened,
         relaxed=tuple(relaxed),
         ranked=ranked,
-        counts=_counts(looked.read_columns("proposed_by", "rejected_by")),
+        counts=_counts(looked.read_columns("proposed_by", "rejected_by"), [entry.label for entry in config.proposers]),
         seconds=sum(seconds.of_stage.values()),
     )
 
@@ -318,15 +326,23 @@ def looked_at(
     def compute() -> pa.Table:
         alive = pa.concat_tables([table_of([], SCREENED), *(survivors(one.looked_at.read()) for one in earlier)])
         parts = [table_of([], SCREENED)]
-        for generator in generators:
-            name = name_of(generator.proposed_by)
-            n_before = sum(one.counts.get(name, (0, 0))[0] for one in earlier)
+        before: Counter[str] = Counter()
+        for one in earlier:
+            before.update(one.looked_at.read_columns("proposed_by").column("proposed_by").to_pylist())
+        for name, generator in present(run).items():
+            n_before = before[generator.proposed_by]
             for new in _next_of(run, system, generator, n_before, shares.get(name, 0), alive, known, folder):
                 parts.append(new)
                 alive = pa.concat_tables([alive, survivors(new)])
         return pa.concat_tables(parts)
 
     return keyed(folder / "looked-at.parquet", key, compute, ROWS_PER_GROUP)
+
+
+def present(run: DiscoverConfig) -> dict[str, RunGenerator]:
+    """Who draws for each proposer: what it has become last, or itself."""
+    proposers = [entry.label for entry in run.sample.generators]
+    return {credited(one.learned_from or one.proposed_by, proposers): one for one in generators_of(run.sample)}
 
 
 def _next_of(
@@ -369,12 +385,12 @@ def _next_of(
         yield new
 
 
-def _counts(looked: pa.Table) -> dict[str, tuple[int, int]]:
+def _counts(looked: pa.Table, proposers: Collection[str]) -> dict[str, tuple[int, int]]:
     """By proposer: candidates, and those that nothing turned away."""
     every: Counter[str] = Counter()
     passed: Counter[str] = Counter()
     for row in looked.to_pylist():
-        name = name_of(row["proposed_by"])
+        name = credited(row["proposed_by"], proposers)
         every[name] += 1
         passed[name] += row["rejected_by"] is None
     return {name: (every[name], passed[name]) for name in sorted(every)}

@@ -118,11 +118,12 @@ def locked(folder: Path) -> Iterator[RunFolder]:
 
 def identity_of(config: DiscoverConfig) -> dict[str, Any]:
     """What makes a run the run that it is: the system, and which candidates are drawn in it. All other settings may
-    change in the same folder, as may the number of candidates: what they change is computed anew.
+    change in the same folder, as may the number of candidates: what they change is computed anew. What generators have
+    learned adds to them in the course of a campaign.
     """
     settled = config.model_copy(update={"conditions": config.conditions.settled(len(config.elements))})
     stated = settled.model_dump(mode="json", include={"elements", "seed", "conditions", "sample"})
-    del stated["sample"]["n_candidates"]
+    del stated["sample"]["n_candidates"], stated["sample"]["learned"]
     return {**stated, "elements": sorted(stated["elements"])}
 
 

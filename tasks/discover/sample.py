@@ -37,12 +37,14 @@ class RunGenerator:
         settings: of sampling, as if it drew all candidates.
         share: of the candidates, beside those of the others.
         where: its settings stand in those of the run, such as 'sample.generators.1'.
+        learned_from: `proposed_by` of the generator that it was made of in a campaign; None where it is its own.
     """
 
     proposed_by: str
     settings: SampleConfig
     share: float = 1.0
     where: str = "sample"
+    learned_from: str | None = None
 
     @property
     def kind(self) -> type[Generator]:
@@ -77,20 +79,31 @@ class Chunk:
 
 
 def generators_of(sample: RunSampleConfig) -> list[RunGenerator]:
-    """Who draws the candidates of a run, in the order of the settings."""
+    """Who draws the candidates of a run, in the order of the settings; what a campaign has made of them behind them."""
     shared = {"n_candidates": sample.n_candidates, "chunk_size": sample.chunk_size}
     if not sample.generators:
         alone = SampleConfig(checkpoint=sample.checkpoint, sampler=sample.sampler, **shared)
         return [RunGenerator(Proposer.GENERATOR.value, alone)]
-    return [
-        RunGenerator(
+    own = {
+        entry.label: RunGenerator(
             Proposer.one_generator(entry.label),
             SampleConfig(checkpoint=entry.checkpoint, sampler=entry.sampler, **shared),
             entry.share,
             f"sample.generators.{number}",
         )
         for number, entry in enumerate(sample.generators)
+    }
+    learned = [
+        RunGenerator(
+            Proposer.one_generator(one.name),
+            own[one.learned_from].settings.model_copy(update={"checkpoint": one.checkpoint}),
+            own[one.learned_from].share,
+            f"sample.learned.{number}",
+            own[one.learned_from].proposed_by,
+        )
+        for number, one in enumerate(sample.learned)
     ]
+    return [*own.values(), *learned]
 
 
 def check_generator(config: DiscoverConfig) -> None:
@@ -150,26 +163,38 @@ def _asked_elements(config: DiscoverConfig) -> Sequence[str]:
 
 
 @lru_cache(maxsize=1)
-def _portions(n: int, size: int, *shares: float) -> list[tuple[int, int, list[int]]]:
+def _portions(
+    n: int, size: int, shares: tuple[float, ...], learned_from: tuple[int, ...] = ()
+) -> list[tuple[int, int, list[int]]]:
     """Which generator, which of its chunks, and places in the run: of every chunk, by first places.
 
     Each generator's candidates are in chunks of its own, so that they depend neither on the other generators nor on the
-    shares; chunks of a run with fewer candidates come first, the last of each generator cut.
+    shares; chunks of a run with fewer candidates come first, the last of each generator cut. What has been learned from
+    a generator has its places, n farther on for each time that it has learned; so whatever is learned later, the places
+    and chunks of those before stay theirs.
     """
     from generative.plans import share_out
 
+    places = share_out(n, shares)
+    times = [0] * len(shares)
+    for generator in learned_from:
+        times[generator] += 1
+        places.append([place + n * times[generator] for place in places[generator]])
     portions = [
-        (generator, number, places[first : first + size])
-        for generator, places in enumerate(share_out(n, shares))
-        for number, first in enumerate(range(0, len(places), size))
+        (generator, number, own[first : first + size])
+        for generator, own in enumerate(places)
+        for number, first in enumerate(range(0, len(own), size))
     ]
-    return sorted(portions, key=lambda portion: portion[2][0])
+    return sorted(portions, key=lambda portion: (max(0, portion[0] - len(shares) + 1), portion[2][0]))
 
 
 def chunks_of(sample: RunSampleConfig) -> Iterator[Chunk]:
     """The chunks that the candidates of a run are drawn in, in the order of their numbers."""
     generators = generators_of(sample)
-    for generator, number, places in _portions(sample.n_candidates, sample.chunk_size, *(g.share for g in generators)):
+    number_of = {one.proposed_by: number for number, one in enumerate(generators)}
+    shares = tuple(one.share for one in generators if one.learned_from is None)
+    learned_from = tuple(number_of[one.learned_from] for one in generators if one.learned_from is not None)
+    for generator, number, places in _portions(sample.n_candidates, sample.chunk_size, shares, learned_from):
         yield Chunk(generators[generator], number, places)
 
 

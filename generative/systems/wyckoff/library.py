@@ -11,18 +11,19 @@ several crystals agree on: no training crystal can be read from it.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import permutations
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from generative.crystal.wyckoff import Signature, Sites, WyckoffCrystal, space_group
+from generative.crystal.wyckoff import PARTNER, Signature, Sites, WyckoffCrystal, space_group
 from generative.kept_results import in_processes
 from generative.systems.wyckoff.config import LibrarySizes
 from generative.systems.wyckoff.structure_types import structure_types
@@ -109,6 +110,22 @@ class Known:
     identity: int
     energy_ev_per_atom: float = float("nan")
     numbers: WyckoffCrystal | None = None
+
+
+class _Voter(NamedTuple):
+    """A voter that is to be made.
+
+    Attributes:
+        crystal: among those it is made of.
+        kind: row of what it votes for.
+        composition: of the crystal.
+        elements: of the composition, exchanged so that each stands at its role.
+    """
+
+    crystal: int
+    kind: int
+    composition: Composition
+    elements: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -200,43 +217,102 @@ class Library(nn.Module):
             atomic_volumes: angstrom^3 by atomic number, by which cells are made comparable.
             workers: processes that look for structure types.
         """
-        kinds: dict[Kind, int] = {}
-        voters: list[tuple[int, int, tuple[int, ...]]] = []
-        of_kind: dict[int, list[tuple[int, WyckoffCrystal]]] = defaultdict(list)
-        for row, crystal in enumerate(crystals):
+        return cls(LibrarySizes()).extended(crystals, atomic_volumes, workers=workers)
+
+    @torch.no_grad()
+    def extended(
+        self,
+        crystals: Sequence[Known],
+        atomic_volumes: np.ndarray,
+        metric: CompositionMetric | None = None,
+        votes: float = 1.0,
+        workers: int = 1,
+    ) -> Library:
+        """The library with further crystals; what is there stays as it is, rows and all.
+
+        Each votes with its elements, or in a merged library with a vector of its own. Numbers that agree with those of
+        a structure type which is there make it vote for that type, whose mean stays; others make new types.
+
+        Args:
+            crystals: any number.
+            atomic_volumes: as of filled.
+            metric: trained; makes the vectors of a merged library, another needs none.
+            votes: as many other crystals as each of these counts for.
+            workers: as of filled.
+        """
+        voters, kinds = self._voters_for(crystals)
+        types, type_of = self._types_for(crystals, voters, atomic_volumes, workers)
+        rows = torch.tensor([voter.crystal for voter in voters], dtype=torch.int64)
+        made: dict[str, Tensor] = {
+            **_packed_kinds(kinds, [site for kind in kinds for site in _sites_of(kind)]),
+            "type_kind": torch.tensor([kind for kind, *_ in types]),
+            "type_members": torch.tensor([len({voters[i].crystal for i in places}) for _, places, _ in types]),
+            "type_cell": torch.from_numpy(np.array([mean.cell for *_, mean in types]).reshape(-1, 6)),
+            "type_xyz": torch.from_numpy(np.concatenate([np.empty((0, 3)), *(mean.xyz for *_, mean in types)])),
+            "voter_kind": torch.tensor([voter.kind for voter in voters]),
+            "voter_type": torch.tensor([type_of.get(i, -1) for i in range(len(voters))]),
+            "voter_energy": torch.tensor([crystal.energy_ev_per_atom for crystal in crystals])[rows],
+            "voter_weight": torch.full((len(voters),), math.log(votes)),
+        }
+        if self.is_merged:
+            assert metric is not None, "a merged library holds vectors, which the metric makes"
+            unit, device = self.vector_unit, metric.same.device
+            vectors = [metric(torch.tensor([one.elements], device=device), one.composition.counts) for one in voters]
+            flat = torch.cat([unit[None][:0], *(vector[0].cpu() for vector in vectors)])
+            # Farther out than any that it was merged from, a vector is cut off.
+            made["voter_vectors"] = (flat / unit).round().clamp(-127, 127)
+        else:
+            made["voter_identity"] = torch.tensor([crystal.identity for crystal in crystals], dtype=torch.int64)[rows]
+            made["voter_elements"] = torch.tensor([z for voter in voters for z in voter.elements])
+        buffers = dict(self.named_buffers())
+        joined = {name: torch.cat([buffers[name], values.to(buffers[name].dtype)]) for name, values in made.items()}
+        unit_or_one = self.vector_unit if self.is_merged else torch.ones(())
+        return self._of(**{**buffers, **joined, "vector_unit": unit_or_one})
+
+    def _voters_for(self, crystals: Sequence[Known]) -> tuple[list[_Voter], list[Kind]]:
+        """Voters that crystals make, one for each exchange of roles, and the kinds among theirs that are new."""
+        groups = torch.tensor(sorted({PARTNER.get(crystal.spacegroup, crystal.spacegroup) for crystal in crystals}))
+        there = torch.isin(self.kind_group.long(), groups).nonzero()[:, 0].tolist()
+        rows = {self.kind(row): row for row in there}
+        voters, new = [], list[Kind]()
+        for number, crystal in enumerate(crystals):
             composition, letters = described(crystal.spacegroup, crystal.sites)
             for order in composition.exchanges:
-                kind = kinds.setdefault(kind_of(crystal.spacegroup, tuple(letters[i] for i in order)), len(kinds))
-                if crystal.numbers is not None:
-                    role_of = {composition.elements[i]: role for role, i in enumerate(order)}
-                    scale = composition.volume_ang3(atomic_volumes) ** (-1 / 3)
-                    of_kind[kind].append((len(voters), with_elements(crystal.numbers, role_of, scale)))
-                voters.append((row, kind, tuple(composition.elements[i] for i in order)))
-        members = {kind: [places for places, _ in held] for kind, held in of_kind.items()}
-        found = in_processes(_types_of, [[one for _, one in held] for held in of_kind.values()], workers)
-        types = [
-            (kind, [members[kind][i] for i in places], mean)
-            for kind, of_this in zip(of_kind, found, strict=True)
-            for places, mean in of_this
-        ]
-        type_of = {voter: i for i, (_, places, _) in enumerate(types) for voter in places}
-        sites = [site for kind in kinds for site in _sites_of(kind)]
-        rows = torch.tensor([row for row, *_ in voters])
-        return cls._of(
-            **_packed_kinds(list(kinds), sites),
-            type_kind=torch.tensor([kind for kind, *_ in types]),
-            type_members=torch.tensor([len({voters[i][0] for i in places}) for _, places, _ in types]),
-            type_cell=torch.from_numpy(np.array([mean.cell for *_, mean in types]).reshape(-1, 6)),
-            type_xyz=torch.from_numpy(np.concatenate([np.empty((0, 3)), *(mean.xyz for *_, mean in types)])),
-            voter_kind=torch.tensor([kind for _, kind, _ in voters]),
-            voter_type=torch.tensor([type_of.get(i, -1) for i in range(len(voters))]),
-            voter_identity=torch.tensor([crystal.identity for crystal in crystals])[rows],
-            voter_energy=torch.tensor([crystal.energy_ev_per_atom for crystal in crystals])[rows],
-            voter_weight=torch.zeros(len(voters)),
-            voter_elements=torch.tensor([z for *_, elements in voters for z in elements]),
-            voter_vectors=torch.zeros(0),
-            vector_unit=torch.ones(()),
-        )
+                kind = kind_of(crystal.spacegroup, tuple(letters[i] for i in order))
+                if kind not in rows:
+                    rows[kind] = self.sizes.kinds + len(new)
+                    new.append(kind)
+                elements = tuple(composition.elements[i] for i in order)
+                voters.append(_Voter(number, rows[kind], composition, elements))
+        return voters, new
+
+    def _types_for(
+        self, crystals: Sequence[Known], voters: Sequence[_Voter], atomic_volumes: np.ndarray, workers: int
+    ) -> tuple[list[tuple[int, list[int], WyckoffCrystal]], dict[int, int]]:
+        """Structure types that voters make: kind, voters and mean of each; and the type of each voter, new or not."""
+        of_kind: dict[int, list[tuple[int, WyckoffCrystal]]] = defaultdict(list)
+        for place, voter in enumerate(voters):
+            numbers = crystals[voter.crystal].numbers
+            if numbers is not None:
+                role_of = {z: role for role, z in enumerate(voter.elements)}
+                scale = voter.composition.volume_ang3(atomic_volumes) ** (-1 / 3)
+                of_kind[voter.kind].append((place, with_elements(numbers, role_of, scale)))
+        there: dict[int, list[int]] = defaultdict(list)
+        for row, kind in enumerate(self.type_kind.tolist()):
+            if kind in of_kind:
+                there[kind].append(row)
+        tasks = [([self.numbers(row) for row in there[kind]], [c for _, c in held]) for kind, held in of_kind.items()]
+        new: list[tuple[int, list[int], WyckoffCrystal]] = []
+        type_of: dict[int, int] = {}
+        for (kind, held), found in zip(of_kind.items(), in_processes(_types_of, tasks, workers), strict=True):
+            for number, (members, mean) in enumerate(found):
+                places = [held[i][0] for i in members]
+                if mean is None:
+                    type_of |= dict.fromkeys(places, there[kind][number])
+                else:
+                    type_of |= dict.fromkeys(places, self.sizes.types + len(new))
+                    new.append((kind, places, mean))
+        return new, type_of
 
     @classmethod
     def _of(cls, **buffers: Tensor) -> Library:
@@ -426,9 +502,16 @@ class Library(nn.Module):
         )
 
 
-def _types_of(crystals: Sequence[WyckoffCrystal]) -> list[tuple[list[int], WyckoffCrystal]]:
-    """Members and mean of each structure type."""
-    return [(one.members, one.mean) for one in structure_types(crystals)]
+def _types_of(
+    task: tuple[list[WyckoffCrystal], list[WyckoffCrystal]],
+) -> list[tuple[list[int], WyckoffCrystal | None]]:
+    """Members of each structure type, those that there are first, and the mean of each new one.
+
+    Args: task: types that there are, and crystals to be sorted.
+    """
+    begun, crystals = task
+    types = structure_types(crystals, begun)
+    return [(one.members, None if number < len(begun) else one.mean) for number, one in enumerate(types)]
 
 
 def _sites_of(kind: Kind) -> list[tuple[int, int, int]]:

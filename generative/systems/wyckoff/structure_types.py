@@ -93,9 +93,14 @@ class Description:
         ]
 
 
-def structure_types(crystals: Sequence[WyckoffCrystal]) -> list[StructureType]:
-    """Crystals of one signature by type; each belongs to the nearest type that there is, or begins one."""
-    types: list[StructureType] = []
+def structure_types(crystals: Sequence[WyckoffCrystal], begun: Sequence[WyckoffCrystal] = ()) -> list[StructureType]:
+    """Crystals of one signature by type; each belongs to the nearest type that there is, or begins one.
+
+    Args:
+        crystals: to be sorted.
+        begun: types that there are already, which come first whether or not a crystal belongs to them.
+    """
+    types = [StructureType(one, []) for one in begun]
     for place, crystal in enumerate(crystals):
         descriptions = [Description(one) for one in crystal.descriptions()]
         nearest: tuple[float, StructureType, np.ndarray, np.ndarray] | None = None

@@ -40,7 +40,7 @@ from generative.crystal.wyckoff import PARTNER, WyckoffError
 from generative.datasets.site_labels import SiteLabel
 from generative.requests import FORMATION_ENERGY, Request, atomic_number
 from generative.systems.baselines.stored import failed_sample, repeated
-from generative.systems.interface import CardNotes, Generator, Progress, of_steps, own_settings, require_cells
+from generative.systems.interface import CardNotes, Generator, Learner, Progress, of_steps, own_settings, require_cells
 from generative.systems.trainable import Loss, Trainable
 from generative.systems.wyckoff.building import Builder
 from generative.systems.wyckoff.card import card_notes
@@ -72,7 +72,7 @@ PACKINGS = 4
 """Crystals that are packed of one signature before others come again."""
 
 
-class Wyckoff(Generator, Trainable):
+class Wyckoff(Generator, Learner, Trainable):
     """Signatures by the vote of training crystals and by a network, numbers from structure types."""
 
     name = "wyckoff"
@@ -136,6 +136,23 @@ class Wyckoff(Generator, Trainable):
         self._take(Library.filled(known, self.atomic_volumes.numpy(), self._workers))
         self.sequence.tabulate()
         self._described, self._labels = Descriptions(), ()
+
+    def learn(self, crystals: Sequence[Crystal], votes: float = 1.0) -> list[str]:
+        """Store further crystals beside those of the training, in either form of the library; see Library.extended.
+
+        Distance and network stay as they are: a merged library cannot be trained on, and a network fitted to a few
+        crystals alone would forget the others. A crystal has no formation energy here: by whose hull, is not told.
+        """
+        described_as = Descriptions()
+        reasons = described_as.reasons(crystals)
+        taken = [crystal for crystal, reason in zip(crystals, reasons, strict=True) if not reason]
+        known = [
+            Known(one.signature.spacegroup, one.signature.sites, identity_of(crystal.digest), numbers=one)
+            for crystal, one in zip(taken, described_as.of(taken), strict=True)
+        ]
+        volumes = self.atomic_volumes.cpu().numpy()
+        self._take(self.library.extended(known, volumes, self.metric, votes))
+        return reasons
 
     def _take(self, library: Library) -> None:
         self.library = library

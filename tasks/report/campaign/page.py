@@ -131,6 +131,31 @@ def round_rows(results: Results) -> list[tuple[str, ...]]:
     return rows
 
 
+LEARNED_HEAD = ("proposer", "after round", "finds", "left out", "candidates are then by", "SHA-256")
+
+
+def learned_rows(results: Results) -> list[tuple[str, ...]]:
+    """What proposers have become, and when."""
+    return [
+        (one["proposer"], str(one["after_round"]), str(one["finds"]), str(one["left_out"]), one["name"],
+         one["sha256"][:12])
+        for one in results.learned
+    ]  # fmt: skip
+
+
+def _learned(results: Results) -> list[str]:
+    """The section on what was learned; none where nothing was."""
+    if not results.learned:
+        return []
+    content = table_html(LEARNED_HEAD, learned_rows(results), [False, True, True, True, False, False],
+                         "Of the finds of all systems up to that round; left out: without a description.")  # fmt: skip
+    hint = (
+        "A checkpoint made of a proposer and of finds draws its candidates from the next round on, and answers the "
+        "plan from its beginning; yields and shares count both as one. Other proposers stay as they are."
+    )
+    return [section("learned", "What was learned", hint, content)]
+
+
 def campaign_html(results: Results, config: AllocationConfig) -> str:
     """The whole page."""
     on_hull = sum(place.on_hull for place in results.places)
@@ -163,6 +188,7 @@ def campaign_html(results: Results, config: AllocationConfig) -> str:
         section("rounds", "Rounds", _policy(config),
                 table_html(("round", "relaxations", "finds", "most relaxations in"), round_rows(results),
                            [True, True, True, False], "Relaxations that the shares of a round came to.")),
+        *_learned(results),
         _provenance(results),
     ]  # fmt: skip
     return page(results.name, "campaign", header, sections)
@@ -203,6 +229,8 @@ def campaign_markdown(results: Results, config: AllocationConfig) -> str:
         parts += ["## What was found", table(head, finds, "lrll" + "r" * (len(head) - 4))]
     parts += ["## Rounds", _policy(config)]
     parts.append(table(("round", "relaxations", "finds", "most relaxations in"), round_rows(results), "rrrl"))
+    if results.learned:
+        parts += ["## What was learned", table(LEARNED_HEAD, learned_rows(results), "lrrrll")]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
