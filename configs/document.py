@@ -39,7 +39,15 @@ from configs.unet_reproduction import PolymorphData, UNetReproductionConfig
 from dft.campaign.config import DftConfig
 from dft.engines.config import EngineConfig
 from dft.engines.registry import AnyEngineConfig
-from generative.config import DataConfig, GeneratorShare, NetworkSource, RunSampleConfig, SampleConfig, Source
+from generative.config import (
+    DataConfig,
+    GeneratorShare,
+    LearnedGenerator,
+    NetworkSource,
+    RunSampleConfig,
+    SampleConfig,
+    Source,
+)
 from generative.training.config import TrainConfig
 
 HEAD = """\
@@ -72,6 +80,10 @@ GENERATORS = """\
 NETWORK = """\
 Sources on the network, `materials-project`, `aflow` and `optimade`, share these settings; each one's own follow. Where
 a kind has another default it is listed there. [ingest.md](ingest.md) shows how they are used.
+"""
+LEARNED = """\
+`sample.learned` is a list that a [campaign whose proposers learn](campaigns.md#proposers-that-learn) writes into the
+settings of its systems; no file of yours needs it.
 """
 ENGINE = """\
 What stands under `engine` depends on its `name`. [cluster.md](cluster.md) shows how engines are run.
@@ -246,6 +258,7 @@ def _sections(model: type[BaseModel], prefix: str = "", skip: tuple[str, ...] = 
         yield from _samplers()
     if model is RunSampleConfig:
         yield f"## sample.generators\n\n{GENERATORS}\n{_table(GeneratorShare, '')}"
+        yield f"## sample.learned\n\n{LEARNED}\n{_table(LearnedGenerator, '')}"
     for name, nested in inner.items():
         if issubclass(nested, EngineConfig):
             continue

@@ -88,8 +88,8 @@ def _draw(row: dict[str, Any], config: DiscoverConfig) -> dict[str, Any]:
         "seed": config.seed,
         "index": row["index"],
         **({"place_in_plan": place} if config.sample.generators else {}),
-        "sampler": generator.settings.model_dump(mode="json"),
-        "checkpoint": {"name": checkpoint, "sha256": digest(checkpoint)},
+        "sampler": generator.told_as.model_dump(mode="json"),
+        "checkpoint": {"name": generator.told_as.checkpoint, "sha256": digest(checkpoint)},
         "training": about(checkpoint)["training"],
     }
 

@@ -54,6 +54,15 @@ class RunGenerator:
         return generator_type(self.settings.checkpoint)
 
     @property
+    def told_as(self) -> SampleConfig:
+        """The settings as lineage tells of them: a checkpoint that a campaign has made by its place in the campaign's
+        folder, which may be moved.
+        """
+        path = Path(self.settings.checkpoint)
+        inside = {"checkpoint": f"{path.parent.name}/{path.name}"} if self.learned_from is not None else {}
+        return self.settings.model_copy(update=inside)
+
+    @property
     def sampler(self) -> SamplerSettings:
         """Its settings of sampling, checked.
 

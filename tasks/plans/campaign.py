@@ -10,6 +10,7 @@ import pyarrow as pa
 from configs.campaign import CampaignConfig, elements_of_system
 from configs.paths import resolve
 from generative.config import FilesSource
+from tasks.campaign.learning import learners
 from tasks.campaign.results import PAGE
 from tasks.campaign.stages import formulas_known
 from tasks.campaign.system_rounds import dataset_folders, run_of
@@ -29,6 +30,7 @@ def plan_campaign(config: CampaignConfig) -> Plan:
 
     Raises: CampaignError: if no system is left; others as tasks.discover.sample.check_generator.
     """
+    learners(config)
     systems, not_told = _systems(config)
     runs = [run_of(config, elements, _files_as_named(config)) for elements in systems]
     for run in runs:

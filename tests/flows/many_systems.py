@@ -1,12 +1,33 @@
-"""A campaign of seconds: systems of Al, Ni and Ti that overlap, two untrained proposers, relaxations of eight steps."""
+"""A campaign of seconds: systems of Al, Ni and Ti that overlap, two untrained proposers of which one learns from finds,
+relaxations of eight steps.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from configs.campaign import CampaignConfig
-from tests.flows.conftest import Campaign
+from generative import checkpoints
+from generative.crystal.crystals import Crystal
+from generative.systems.wyckoff.config import WyckoffConfig
+from generative.systems.wyckoff.system import Wyckoff
+from tests.flows.conftest import Campaign, known_phases
+
+
+def symmetric(tiny: Campaign) -> Path:
+    """An untrained symmetric generator that knows the known phases; made when it is first asked for."""
+    folder = tiny.folder / "symmetric"
+    if not folder.exists():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            system = Wyckoff(WyckoffConfig(width=8, hidden=16, sequence_width=8, sequence_hidden=16)).eval()
+        crystals = [Crystal.from_structure(structure) for structure in known_phases().values()]
+        system.fit_statistics(crystals, [None] * len(crystals))
+        checkpoints.save(folder, system, {}, torch.float32)
+    return folder
 
 
 def made(tiny: Campaign, runs: Path, **changes: Any) -> CampaignConfig:
@@ -17,8 +38,9 @@ def made(tiny: Campaign, runs: Path, **changes: Any) -> CampaignConfig:
         "systems": ["Al-Ni", "Ti-Al", "Al-Ti-Ni"],
         "proposers": [
             {"checkpoint": str(tiny.checkpoint), "name": "slow", "sampler": {"n_steps": 5}},
-            {"checkpoint": str(tiny.checkpoint), "name": "fast", "sampler": {"n_steps": 3}},
+            {"checkpoint": str(symmetric(tiny)), "name": "learner"},
         ],
+        "learning": {"every_rounds": 1},
         "find_within_ev_per_atom": 1.0,
         "budget": {"relaxations": 14, "per_round": 6},
         "data": one.data.model_dump(mode="json"),

@@ -29,7 +29,7 @@ from generative.crystal.crystals import crystals_of
 from tasks.campaign.allocation import Arm, Tally, even, thompson
 from tasks.discover.report import render_again
 from tasks.discover.run import OtherRunError
-from tasks.discover.sample import draw_chunk
+from tasks.discover.sample import draw_chunk, sample_chunks
 from tests.flows.conftest import Campaign, command_of, prefect_client
 from tests.flows.many_systems import made
 from tests.flows.test_killed_runs import wait_until
@@ -105,7 +105,7 @@ def test_rounds_spend_the_budget_and_every_relaxation_is_one_candidate(ended: Fi
 def test_the_shares_of_every_round_follow_from_the_counts_of_those_before(ended: Finished) -> None:
     import numpy as np
 
-    arms = [Arm(system, name) for system in SYSTEMS for name in ("slow", "fast")]
+    arms = [Arm(system, name) for system in SYSTEMS for name in ("slow", "learner")]
     tallies = dict.fromkeys(arms, Tally())
     found = Counter((row["round"], Arm(row["system"], row["proposer"])) for row in ended.said["finds"])
     for done in ended.said["rounds"]:
@@ -125,15 +125,39 @@ def test_the_shares_of_every_round_follow_from_the_counts_of_those_before(ended:
 def test_candidates_are_those_that_a_run_with_the_systems_settings_draws(ended: Finished, system: str) -> None:
     folder = ended.folder / "systems" / system.lower()
     config = DiscoverConfig.model_validate_json((folder / "settings.json").read_text())
-    drawn = {row["index"]: row for n in range(4) for row in draw_chunk(config, n).to_pylist()}
+    drawn = {row["index"]: row for n in sample_chunks(config) for row in draw_chunk(config, n).to_pylist()}
+    assert len(drawn) == 24 + 12 * len(config.sample.learned)
     for row in ended.candidates(system).to_pylist():
         assert row["id"] == drawn[row["index"]]["id"]
         assert row["frac_coords"] == drawn[row["index"]]["frac_coords"]
-    # Each proposer's own are a beginning of its plan.
-    for name in ("slow", "fast"):
+    # Each proposer's own are a beginning of its plan, and so are those of what it has learned to be.
+    for name in ("slow", "learner", *(one.name for one in config.sample.learned)):
         own = [i for i, row in sorted(drawn.items()) if row["proposed_by"] == f"generator:{name}"]
         looked = [r["index"] for r in ended.candidates(system).to_pylist() if r["proposed_by"] == f"generator:{name}"]
         assert sorted(looked) == own[: len(looked)]
+
+
+def test_every_candidate_names_the_checkpoint_that_drew_it_and_the_page_says_what_was_learned(ended: Finished) -> None:
+    from generative.checkpoints import digest
+
+    learned = ended.said["learned"]
+    assert [one["name"] for one in learned] == [f"learner-after-{n}" for n in range(len(learned))]
+    found = ended.finds.column("round").to_pylist()
+    assert [one["finds"] for one in learned] == [sum(n <= one["after_round"] for n in found) for one in learned]
+    for one in learned:
+        assert digest(str(ended.folder / "learned" / one["name"])) == one["sha256"]
+        assert one["sha256"][:12] in (ended.folder / "report.html").read_text()
+    rows = {row["id"]: row for system in SYSTEMS for row in ended.candidates(system).to_pylist()}
+    for system in SYSTEMS:
+        folder = ended.folder / "systems" / system.lower()
+        generators = json.loads((folder / "manifest.json").read_text())["generators"]
+        assert {f"generator:{one['name']}": one["sha256"] for one in learned}.items() <= {
+            name: said["sha256"] for name, said in generators.items()
+        }.items()
+        for file in folder.glob("dft/*/lineage.json"):
+            lineage = json.loads(file.read_text())
+            assert lineage["checkpoint"]["sha256"] == generators[rows[lineage["candidate_id"]]["proposed_by"]]["sha256"]
+    assert any("-after-" in row["proposed_by"] for row in rows.values())
 
 
 def competing(ended: Finished, system: str) -> list[dict[str, Any]]:
