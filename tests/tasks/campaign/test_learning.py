@@ -151,6 +151,10 @@ def test_a_proposer_goes_on_where_it_stopped_and_begins_its_plan_again_once_it_h
     learned = after_learning(config, (), found(tmp_path), 1)
     for those in ((), (), learned, learned):
         rounds.append(looked(config, system, rounds, those))
+    # Where nothing is learned, nothing else is done than in a campaign that does not learn.
+    off = system.model_copy(update={"folder": tmp_path / "off"})
+    first = looked(campaign(checkpoint, tmp_path, learning={}), off, [], ())
+    assert first.looked_at.path.read_bytes() == rounds[0].looked_at.path.read_bytes()
     tables = [one.looked_at.read() for one in rounds]
     for first, second, begin in ((tables[0], tables[1], 0), (tables[2], tables[3], 24)):
         places = [place for table in (first, second) for place in table.column("index").to_pylist()]
@@ -169,26 +173,30 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_learning_that_is_killed_ends_with_the_same_bytes_and_is_found_by_what_it_was_made_from(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    config, finds = campaign(checkpoint, tmp_path / "runs"), found(tmp_path)
-    expected, folder = after_learning(config, (), finds, 1), config.folder / "learned"
+    finds = found(tmp_path)
+    configs = [campaign(checkpoint, tmp_path, name=name) for name in ("whole", "counted", "early", "amid", "late")]
+
+    def learn(config: CampaignConfig) -> tuple[Learned, ...]:
+        return after_learning(config, (), finds, 1)
+
+    config, modules = configs[0], [learning, checkpoints, atomic]
+    expected, folder = learn(config), config.folder / "learned"
     bytes_of = contents(folder)
-    modules = [learning, checkpoints, atomic]
-    again = campaign(checkpoint, tmp_path / "runs", name="again")
-    n_steps = steps_of(lambda: after_learning(campaign(checkpoint, tmp_path / "other"), (), finds, 1), modules)
-    for step in (n_steps // 3, n_steps - 12, n_steps - 4):
-        killed_at(step, lambda: after_learning(again, (), finds, 1), modules)
+    n_steps = steps_of(lambda: learn(configs[1]), modules)
+    for again, step in zip(configs[2:], (n_steps // 4, n_steps // 2, n_steps - 12), strict=True):
+        killed_at(step, lambda again=again: learn(again), modules)  # type: ignore[misc]
         atomic.sweep(again.folder)
-    (made,) = after_learning(again, (), finds, 1)
-    assert contents(again.folder / "learned") == bytes_of
-    assert made.sha256 == expected[0].sha256 == checkpoints.digest(made.checkpoint)
+        (made,) = learn(again)
+        assert contents(again.folder / "learned") == bytes_of
+        assert made.sha256 == expected[0].sha256 == checkpoints.digest(made.checkpoint)
 
     times = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
-    assert after_learning(config, (), finds, 1) == expected
+    assert learn(config) == expected
     # Nothing was found since: what there is goes on.
     assert after_learning(config, expected, finds, 2) == expected
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == times
     (Path(made.checkpoint) / "model.safetensors").write_bytes(b"damaged")
-    assert after_learning(again, (), finds, 1) == (made,)
+    assert learn(again) == (made,)
     assert contents(again.folder / "learned") == bytes_of
 
 
