@@ -25,7 +25,7 @@ def benchmark(config: BenchmarkConfig = GENERATORS, changes: Changes = ()) -> Pa
 
     Args:
         config: generators, test file, protocols.
-        changes: what differs from it, as --set takes it.
+        changes: what differs from it, as --set takes it: name=mine, say.
 
     Returns:
         The benchmark's folder, with benchmark.html and a folder per generator.

@@ -62,7 +62,7 @@ def campaign(config: CampaignConfig = SMALL, changes: Changes = ()) -> Path:
 
     Args:
         config: systems, proposers, budget; the small shipped campaign by default.
-        changes: what differs from it, as --set takes it.
+        changes: what differs from it, as --set takes it: budget.relaxations=24, say.
 
     Returns:
         The campaign's folder, with report.html, campaign.json, finds.parquet, candidates.parquet and systems/.

@@ -37,7 +37,7 @@ def discover(config: DiscoverConfig = QUICKSTART, changes: Changes = ()) -> Path
 
     Args:
         config: all settings of the run; the shipped quickstart by default.
-        changes: what differs from it, as --set takes it.
+        changes: what differs from it, as --set takes it: sample.n_candidates=64, say.
 
     Returns:
         The run's folder, with candidates.parquet, report.html, cifs/ and dft/.

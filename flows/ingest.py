@@ -25,7 +25,7 @@ def ingest(config: IngestConfig = MATERIALS_PROJECT, changes: Changes = ()) -> P
 
     Args:
         config: sources, filters, and where the dataset goes. It holds no key: see tasks/ingest/secrets.py.
-        changes: what differs from it, as --set takes it.
+        changes: what differs from it, as --set takes it: name=mine, say.
 
     Returns:
         The dataset's folder, with dataset.parquet, rejected.parquet, manifest.json and report.html.

@@ -32,7 +32,7 @@ def modify(config: ModifyConfig, changes: Changes = ()) -> Path:
 
     Args:
         config: crystals, modifier or generator, what is asked, potential.
-        changes: what differs from it, as --set takes it.
+        changes: what differs from it, as --set takes it: limit=5, say.
 
     Returns:
         The folder of results, with candidates.parquet, modification.json and cifs/.

@@ -39,7 +39,7 @@ def rediscovery(config: RediscoveryConfig = SMALL, changes: Changes = ()) -> Pat
 
     Args:
         config: what is hidden, who proposes, budgets; the small shipped benchmark by default.
-        changes: what differs from it, as --set takes it.
+        changes: what differs from it, as --set takes it: name=mine, say.
 
     Returns:
         The benchmark's folder, with rediscovery.html, rediscovery.json and found.parquet.

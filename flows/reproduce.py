@@ -33,7 +33,7 @@ def reproduce(config: AnyReproduction = DP_CDVAE, document: str | None = None, c
     Args:
         config: which paper; systems, data sets, budget, stages.
         document: Markdown file between whose marks the tables are put; null puts them nowhere else.
-        changes: what differs from it, as --set takes it.
+        changes: what differs from it, as --set takes it: seed=1, say.
 
     Returns:
         The folder of the results, with reproduction.html.

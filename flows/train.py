@@ -23,7 +23,7 @@ def train(config: TrainConfig, runs_folder: str = "runs", changes: Changes = ())
     Args:
         config: data, sizes and budget of the training.
         runs_folder: the training keeps its files in training/<name> below it.
-        changes: what differs from it, as --set takes it.
+        changes: what differs from it, as --set takes it: max_steps=1000, say.
 
     Returns:
         The checkpoint folder: model.safetensors and model.json.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pymatgen.core.composition import Composition
 
 from configs.adaptive_cell_reproduction import AdaptiveCellReproductionConfig
@@ -25,7 +25,7 @@ from configs.judges import JudgesConfig
 from configs.modification import ModifyConfig
 from configs.overrides import override
 from configs.rediscovery import RediscoveryConfig
-from configs.reproduction import ReproductionConfig
+from configs.reproduction import AnyReproduction, ReproductionConfig
 from configs.schema import ConfigError, DiscoverConfig, load, parse
 from configs.unet_reproduction import UNetReproductionConfig
 from dft.config import StoreConfig
@@ -180,8 +180,8 @@ def test_an_ingest_of_a_runs_settings_reads_what_the_run_would_read() -> None:
 
 
 def test_prefect_deploys_the_shipped_settings() -> None:
-    stated = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
-    deployed = {entry["name"]: entry for entry in stated["deployments"]}
+    assert "pull" not in PREFECT
+    deployed = {entry["name"]: entry for entry in DEPLOYMENTS}
     files = {name: name for name in RUNS} | {name: f"ingest-{name}" for name in INGESTS}
     files |= {"flow": "train-flow", "flow-start": "train-flow-start", "generators": "benchmark-generators"}
     files |= {"small": "rediscovery-small", "large": "rediscovery"}
@@ -198,8 +198,7 @@ def test_prefect_deploys_the_shipped_settings() -> None:
         written = yaml.safe_load((ROOT / "configs" / "presets" / f"{file}.yaml").read_text(encoding="utf-8"))
         assert deployed[name]["parameters"] == {"config": written}
         assert deployed[name]["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
-        assert "pull" not in stated
-    schedules = {entry["name"]: [s["active"] for s in entry.get("schedules", [])] for entry in stated["deployments"]}
+    schedules = {entry["name"]: [s["active"] for s in entry.get("schedules", [])] for entry in DEPLOYMENTS}
     assert {name: active for name, active in schedules.items() if active} == {
         name: [False] for name in ("ternary", "borides", *INGESTS, "collect")
     }
@@ -232,6 +231,56 @@ def test_every_field_of_the_form_says_what_it_is(model: type[BaseModel]) -> None
         if not field.get("description") and "const" not in field
     ]
     assert not silent
+
+
+FORMS: dict[str, Any] = {
+    "benchmark": BenchmarkConfig, "campaign": CampaignConfig, "dft": DftJobsConfig, "discover": DiscoverConfig,
+    "ingest": IngestConfig, "modify": ModifyConfig, "rediscovery": RediscoveryConfig, "reproduce": AnyReproduction,
+    "train": TrainConfig,
+}  # fmt: skip
+
+
+def filled_in(value: Any, field: dict[str, Any], kinds: dict[str, Any]) -> Any:
+    """What the form of Prefect 3.8's UI sends of a value that it begins with.
+
+    Of several kinds it takes the one that has most of the value's keys, of equals the first, and adds its defaults.
+    """
+    field = {**kinds.get(field.get("$ref", "").rpartition("/")[2], {}), **field}
+    if isinstance(value, dict):
+        choices = [{**kinds.get(c.get("$ref", "").rpartition("/")[2], {}), **c} for c in field.get("anyOf", ())]
+        choices += [{**kinds[c["$ref"].rpartition("/")[2]], **c} for c in field.get("oneOf", ())]
+        field = max([field, *choices], key=lambda kind: len(set(value) & set(kind.get("properties", ()))))
+        stated = {name: inner["default"] for name, inner in field.get("properties", {}).items() if "default" in inner}
+        return {n: filled_in(v, field.get("properties", {}).get(n, {}), kinds) for n, v in {**stated, **value}.items()}
+    if isinstance(value, list):
+        return [filled_in(one, field.get("items", {}), kinds) for one in value]
+    return value
+
+
+PREFECT = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
+DEPLOYMENTS = PREFECT["deployments"]
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda entry: entry["name"])
+def test_the_form_of_a_deployment_sends_what_the_deployment_says(deployment: dict[str, Any]) -> None:
+    settings = TypeAdapter(FORMS[deployment["entrypoint"].rpartition(":")[2]])
+    schema, stated = settings.json_schema(), deployment["parameters"]["config"]
+    assert settings.validate_python(filled_in(stated, schema, schema["$defs"])) == settings.validate_python(stated)
+
+
+def test_labels_of_the_form_are_names_with_units_and_choices_say_what_they_are() -> None:
+    kinds = DiscoverConfig.model_json_schema()["$defs"]
+    screen, files = kinds["ScreenConfig"]["properties"], kinds["FilesSource"]["properties"]
+    assert screen["volume_per_atom_min_ang3"]["title"] == "Volume per atom min (Å³)"
+    assert kinds["FilterConfig"]["properties"]["e_above_hull_max_ev_per_atom"]["title"] == "E above hull max (eV/atom)"
+    assert kinds["SubmissionConfig"]["properties"]["memory_mb_per_thread"]["title"] == "Memory per thread (MB)"
+    assert kinds["SubmissionConfig"]["properties"]["processes_per_node"]["title"] == "Processes per node"
+    assert DiscoverConfig.model_json_schema()["properties"]["phonons"]["title"] == "Phonons"
+    assert CampaignConfig.model_json_schema()["properties"]["rule"]["title"] == "Rule"
+    assert [choice["title"] for choice in files["limit"]["anyOf"]] == ["whole number", "null"]
+    assert [kinds[name]["title"] for name in ("MaterialsProjectSource", "VaspEngineConfig")] == [
+        "Materials Project source", "VASP engine",
+    ]  # fmt: skip
 
 
 def test_single_settings_reach_into_sections_and_lists_and_leave_the_original_alone() -> None:

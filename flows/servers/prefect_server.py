@@ -23,10 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.servers.environment import origins
 from flows.servers.own_host import is_own_host, is_own_origin
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOK_S = 1.0
 """How often the parent is looked for; the end of standard input is seen at once."""
@@ -39,15 +40,28 @@ ROOM_S = 120.0
 
 
 class OwnPagesOnly:
-    """Refuses, with 403, what another name of this machine or a page of another origin asks."""
+    """Refuses, with 403, what another name of this machine or a page of another origin asks.
+
+    Its own pages may ask no other server in turn: Prefect's would fetch the settings of a service for usage statistics
+    each time that they open, whatever PREFECT_SERVER_ANALYTICS_ENABLED says.
+    """
 
     def __init__(self, app: ASGIApp, port: int) -> None:
         self.app, self.port = app, port
+        # Not every browser takes the WebSocket of events for 'self'.
+        events = " ".join(origin.replace("http", "ws", 1) for origin in origins(port))
+        self.policy = f"connect-src 'self' data: blob: {events}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
+
+        async def with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", self.policy)]
+            await send(message)
+
         if scope["type"] == "lifespan" or self._is_own(scope):
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, with_policy)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:

@@ -295,7 +295,7 @@ def test_a_page_of_another_origin_makes_no_deployment_and_the_ui_does(served: Se
     served.api(f"flows/{flow['id']}", method="DELETE")
 
 
-def test_both_uis_let_in_whoever_has_the_password(served: Served, page: Page) -> None:
+def test_both_uis_let_in_whoever_has_the_password_and_ask_no_other_server(served: Served, page: Page) -> None:
     page.go(f"http://127.0.0.1:{served.port}/")
     page.wait_for("document.querySelector('input') !== null")
     assert "Deployments" not in page.text()
@@ -305,6 +305,16 @@ def test_both_uis_let_in_whoever_has_the_password(served: Served, page: Page) ->
     for ui in ("/v2", ""):
         page.go(f"http://127.0.0.1:{served.port}{ui}/deployments")
         page.wait_for("document.body.innerText.includes('dp-cdvae')")
+        assert page.value("fetch('/api/health').then(reply => reply.status)") == 200
+        with foreign_page() as port:  # who would hear it
+            assert page.value(f"{ASK}('http://127.0.0.1:{port}/')") == ["Failed to fetch", "connect-src"]
+
+
+ASK = """(async address => {
+  const refused = new Promise(told => addEventListener('securitypolicyviolation', e => told(e.effectiveDirective)));
+  return [await fetch(address, {mode: 'no-cors'}).then(() => 'answered', e => e.message), await refused];
+})"""
+"""What a page that may ask its own server alone cannot send."""
 
 
 def test_after_a_dead_server_its_run_has_crashed_and_of_each_schedules_late_runs_one_is_begun(served: Served) -> None:
