@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tasks.report.run.model import ReportInputs, SecondOpinion
 from tasks.report.run.page import write_report
@@ -55,6 +59,15 @@ def boxes(page: Page, what: str) -> list[dict[str, Any]]:
     return found
 
 
+def light_blue_px(page: Page) -> int:
+    """Pixels of the hull's picture in light blue: in three dimensions the surface, else the edges of lines."""
+    box = boxes(page, "#hull-plot")[0]
+    clip = {"x": box["x"], "y": box["y"], "width": box["width"], "height": box["height"], "scale": 1}
+    taken = page.ask("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)["data"]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(taken))).convert("RGB"), dtype=int)
+    return int(((pixels[..., 2] - pixels[..., 0] > 8) & (pixels.min(axis=2) > 170)).sum())
+
+
 def test_at_1280_pixels_nothing_is_wider_than_the_page_and_names_lie_apart(
     page: Page, make_inputs: Callable[..., ReportInputs], tmp_path: Path
 ) -> None:
@@ -63,10 +76,12 @@ def test_at_1280_pixels_nothing_is_wider_than_the_page_and_names_lie_apart(
     wide = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
     assert page.value("document.documentElement.scrollWidth <= innerWidth")
     assert page.value(wide) == 0
-    for figure in ("plane",):  # in space names are placed for the first view alone
+    flat = light_blue_px(page)
+    for figure in ("plane", "space"):  # in space names are placed for the first view, which is the one looked at
         page.value(f"document.querySelector('[data-figure={figure}]').click()")
-        page.wait_for(f"shownFigure === '{figure}' && document.querySelectorAll('#hull-plot .annotation').length > 8")
-        named = [box for box in boxes(page, "#hull-plot .annotation-text") if box["text"] and box["width"]]
+        texts = "#hull-plot .annotation-text"
+        page.wait_for(f"shownFigure === '{figure}' && document.querySelectorAll('{texts}').length > 8")
+        named = [box for box in boxes(page, texts) if box["text"] and box["width"]]
         shown = {box["text"].replace("\u200b", "") for box in named}
         assert {"TiN", "AlN"} <= shown, shown
         assert any("Al" in text and "Ti" in text for text in shown), shown
@@ -75,5 +90,7 @@ def test_at_1280_pixels_nothing_is_wider_than_the_page_and_names_lie_apart(
                 a["right"] <= b["left"] or b["right"] <= a["left"] or a["bottom"] <= b["top"] or b["bottom"] <= a["top"]
             )
             assert apart, (figure, a, b)
+    page.wait_for("document.querySelector('#hull-plot canvas') !== null")
+    assert light_blue_px(page) > max(10 * flat, 30_000)  # of some 700,000
     page.value("document.getElementById('all-columns').click()")
     assert page.value("getComputedStyle(document.querySelector('[data-column=smact]')).display") != "none"
