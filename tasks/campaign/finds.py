@@ -133,11 +133,17 @@ def chemical_system_of(formula: str) -> str:
     return "-".join(sorted(str(element) for element in Composition(formula).elements))
 
 
-def finds_of_others(finds: pa.Table, system: str) -> pa.Table:
-    """Finds of other systems whose elements a system holds; with the ids that they have among known crystals."""
+def finds_of_others(finds: pa.Table, system: str, *, its_own: bool = False) -> pa.Table:
+    """Finds of other systems whose elements a system holds; with the ids that they have among known crystals.
+
+    Args:
+        finds: columns FINDS.
+        system: its name.
+        its_own: those of the system too.
+    """
     elements = set(system.split("-"))
     rows: Sequence[Mapping[str, Any]] = finds.select(["system", "chemsys"]).to_pylist()
-    keep = [row["system"] != system and elements.issuperset(row["chemsys"].split("-")) for row in rows]
+    keep = [(its_own or row["system"] != system) and elements.issuperset(row["chemsys"].split("-")) for row in rows]
     others = finds.filter(pa.array(keep, pa.bool_()))
     names = pa.array([f"{SOURCE}:{name}" for name in others.column("id").to_pylist()], pa.string())
     index = others.schema.get_field_index("id")

@@ -13,7 +13,7 @@ relaxed them (the judge is asked at the end alone). From then on the proposer's 
 - It answers the plan from its beginning, in places of its own behind all others. A generator that ranks answers each
   request by its turn: were it to go on where the other stopped, whatever it now ranks first for compositions that were
   asked for before would never be drawn. What comes a second time is turned away before relaxation, as any repeat, and
-  costs its drawing alone.
+  costs its drawing alone; so is what is like a find of the system as it has relaxed.
 
 A proposer that cannot learn stays as it is.
 """

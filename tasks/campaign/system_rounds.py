@@ -239,7 +239,8 @@ def work(
     folder = system.folder / "rounds" / f"{number:05d}"
     seconds = StageSeconds(folder)
     known, competing = surroundings(system, finds, folder / "known.parquet")
-    looked = seconds("look", 0, partial(looked_at, run, system, earlier, shares, known, folder))
+    held_against = drawn_against(system, finds, known, folder / "found.parquet") if learned else known
+    looked = seconds("look", 0, partial(looked_at, run, system, earlier, shares, held_against, folder))
     relaxed = [
         seconds("relax", n, partial(relax_chunk_file, run, folder, identity, looked, n, shared=False))
         for n in relax_chunks(looked, run)
@@ -277,6 +278,22 @@ def surroundings(system: ReadySystem, finds: FileRef, path: Path) -> tuple[FileR
         return system.known, [system.competing]
     known = known_with_finds(system.known, others, path)
     return known, [system.competing, shared_phases(system.folder, others)]
+
+
+def drawn_against(system: ReadySystem, finds: FileRef, known: FileRef, path: Path) -> FileRef:
+    """What candidates of proposers that have learned must differ from: known crystals, and the system's own finds.
+
+    A find is learned as it has relaxed, and would be drawn again so for its own composition. The repeats of a run are
+    told from the crystals that were drawn, which may have been unlike it.
+
+    Args:
+        system: the system.
+        finds: of all systems, columns FINDS.
+        known: with what others have found.
+        path: where the crystals go, if there are more than those.
+    """
+    every = finds_of_others(finds.read(), system.name, its_own=True)
+    return known_with_finds(system.known, every, path) if len(every) else known
 
 
 def joined_candidates(parts: Sequence[FileRef], path: Path) -> FileRef:

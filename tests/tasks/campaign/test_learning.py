@@ -24,7 +24,7 @@ from storage import atomic
 from tasks.campaign import learning
 from tasks.campaign.finds import FINDS, no_finds
 from tasks.campaign.learning import Learned, after_learning
-from tasks.campaign.system_rounds import KnownSystem, SystemRound, looked_at, run_of
+from tasks.campaign.system_rounds import KnownSystem, ReadySystem, SystemRound, drawn_against, looked_at, run_of
 from tasks.campaign.systems import CampaignError
 from tasks.discover.relax import survivors
 from tasks.discover.sample import chunks_of, draw_chunk, drawn_by, sample_chunks
@@ -81,10 +81,10 @@ def found(folder: Path, crystals: Sequence[Crystal] = (MADE_UP,)) -> FileRef:
     return write_table(pa.table(columns, schema=pa.schema(FINDS)), folder / "finds.parquet")
 
 
-def made_up(rows: pa.Table) -> list[str]:
-    """Ids of the candidates that are the made-up crystal with other elements."""
+def made_up(rows: pa.Table, cation: str = "Sr", anion: str = "Cl") -> list[str]:
+    """Ids of the candidates that are the made-up crystal with these elements."""
     wanted = MADE_UP.to_structure()
-    wanted.replace_species({"Ca": "Sr", "F": "Cl"})
+    wanted.replace_species({"Ca": cation, "F": anion})
     crystals = zip(rows.column("id").to_pylist(), crystals_of(rows), strict=True)
     return [name for name, c in crystals if c is not None and StructureMatcher(stol=0.1).fit(wanted, c.to_structure())]
 
@@ -128,14 +128,14 @@ def test_places_and_chunks_stay_what_they_are_whatever_is_learned_later(checkpoi
 
 
 def looked(
-    config: CampaignConfig, system: KnownSystem, rounds: Sequence[SystemRound], learned: Sequence[Learned]
+    config: CampaignConfig, system: KnownSystem, rounds: Sequence[SystemRound], learned: Sequence[Learned], n: int = 2
 ) -> SystemRound:
-    """The next round, in which two candidates may be relaxed."""
+    """The next round, in which n candidates may be relaxed."""
     number, (name,) = len(rounds), [entry.label for entry in config.proposers]
     run = run_of(config, system.elements, {}, learned)
-    ref = looked_at(run, system, rounds, {name: 2}, system.known, system.folder / "rounds" / f"{number:05d}")
+    ref = looked_at(run, system, rounds, {name: n}, system.known, system.folder / "rounds" / f"{number:05d}")
     return SystemRound(
-        system=system.name, number=number, shares={name: 2}, looked_at=ref, screened=ref, relaxed=(), ranked=ref,
+        system=system.name, number=number, shares={name: n}, looked_at=ref, screened=ref, relaxed=(), ranked=ref,
         counts={}, seconds=0.0,
     )  # fmt: skip
 
@@ -164,6 +164,22 @@ def test_a_proposer_goes_on_where_it_stopped_and_begins_its_plan_again_once_it_h
     assert len(crystals) == 8
     assert len(StructureMatcher().group_structures(crystals)) == 8
     assert made_up(survivors(tables[2]))
+
+
+def test_a_find_that_is_learned_is_not_relaxed_again_where_it_was_found(checkpoint: Path, tmp_path: Path) -> None:
+    config, finds = campaign(checkpoint, tmp_path), found(tmp_path)
+    known = write_table(table_of([]), tmp_path / "known.parquet")
+    learned = after_learning(config, (), finds, 1)
+    system = ReadySystem(
+        elements=("Ca", "F"), folder=tmp_path / "ca-f", known=known, references=NOWHERE, competing=NOWHERE
+    )
+    for against, number in ((known, 0), (drawn_against(system, finds, known, tmp_path / "found.parquet"), 1)):
+        at = system.model_copy(update={"known": against, "folder": tmp_path / str(number)})
+        rows = looked(config, at, [], learned, 4).looked_at.read()
+        drawn = made_up(rows, "Ca", "F")
+        assert drawn
+        assert len(set(drawn) & set(survivors(rows).column("id").to_pylist())) == 1 - number
+    assert "campaign:0000000000000000" in rows.column("known_match").to_pylist()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
