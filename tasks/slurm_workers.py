@@ -23,7 +23,8 @@ from prefect_dask.task_runners import DaskTaskRunner
 
 from configs.schema import ExecutionConfig
 from configs.slurm_workers import HEAD
-from dft.submission.cluster_queue import COMMAND_S, ClusterQueue
+from dft.submission.cluster_queue import ClusterQueue
+from dft.submission.hosts import COMMAND_S
 from dft.submission.queues import QueueState, QueueUnavailableError
 
 FOLDER = ".slurm"

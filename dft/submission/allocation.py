@@ -64,6 +64,7 @@ class Allocation:
         heartbeat_s: how often its worker says that it lives, seconds.
         job_command: command per folder, with {folder} left open.
         created_at: UTC, ISO 8601.
+        place: machine and folder that it was sent to, 'host:folder'; None for this machine.
     """
 
     folder: Path
@@ -74,6 +75,7 @@ class Allocation:
     heartbeat_s: float
     job_command: tuple[str, ...]
     created_at: str
+    place: str | None = None
 
     @property
     def name(self) -> str:
@@ -120,6 +122,7 @@ class Allocation:
                 "heartbeat_s": self.heartbeat_s,
                 "job_command": list(self.job_command),
                 "created_at": self.created_at,
+                "place": self.place,
             },
         )
 
@@ -143,6 +146,7 @@ class Allocation:
             heartbeat_s=stated["heartbeat_s"],
             job_command=tuple(stated["job_command"]),
             created_at=stated["created_at"],
+            place=stated.get("place"),
         )
 
 

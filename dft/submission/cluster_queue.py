@@ -1,9 +1,7 @@
-"""Queues of clusters: Slurm, PBS, SGE. Commands are made and answers read by qtoolkit."""
+"""Queues of clusters: Slurm, PBS, SGE. Commands are made and answers read by qtoolkit, and run by a host."""
 
 from __future__ import annotations
 
-import getpass
-import os
 import re
 import shlex
 import subprocess
@@ -15,10 +13,8 @@ from qtoolkit.core.data_objects import QState
 from qtoolkit.core.exceptions import CommandFailedError, OutputParsingError
 from qtoolkit.io import scheduler_mapping
 
+from dft.submission.hosts import Host, ThisMachine
 from dft.submission.queues import QueueFullError, QueueJob, QueueState, QueueUnavailableError, SubmissionError
-
-COMMAND_S = 120.0
-"""How long a command of the queue may take; a controller under load answers after a minute."""
 
 UNKNOWN_JOB = ("invalid job id", "unknown job", "following jobs do not exist", "job has finished", "do not exist")
 """How queues say that they do not know an id (any more); everything else that fails is silence, not an answer."""
@@ -47,19 +43,23 @@ RUNNING = frozenset({QState.RUNNING, QState.SUSPENDED})
 
 
 class ClusterQueue:
-    """A queue that is used by its commands on this machine."""
+    """A queue that is used by its commands."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, host: Host | None = None) -> None:
         """Name the queue.
 
         Args:
             kind: 'slurm', 'pbs' or 'sge'.
+            host: where its commands run; None is this machine.
 
         Raises: ValueError: if it is none of these.
         """
         if kind not in scheduler_mapping or kind == "shell":
             raise ValueError(f"queue {kind!r} is unknown: expected local, slurm, pbs or sge")
         self.kind = kind
+        self.host: Host = ThisMachine() if host is None else host
+        self.name = kind if self.host.place is None else f"{kind} on {self.host.place.partition(':')[0]}"
+        """What it is called in notes and errors."""
         self.io: Any = scheduler_mapping[kind]()
         self._unreadable: list[str] = []
         self._said: set[str] = set()
@@ -73,10 +73,10 @@ class ClusterQueue:
         if answer.job_id is None or done.returncode != 0:
             said = " ".join((done.stderr or done.stdout).split()) or "no message"
             if _is_silence(said):
-                raise QueueUnavailableError(f"{self.kind} does not answer: {said}")
+                raise QueueUnavailableError(f"{self.name} does not answer: {said}")
             if any(phrase in said.lower() for phrase in FULL):
-                raise QueueFullError(f"{self.kind} takes no more jobs for now: {said}")
-            raise SubmissionError(f"{self.kind} refuses {script}: {said}; see dft.submission in the settings")
+                raise QueueFullError(f"{self.name} takes no more jobs for now: {said}")
+            raise SubmissionError(f"{self.name} refuses {script}: {said}; see dft.submission in the settings")
         return str(answer.job_id)
 
     def find(self, ids: Collection[str]) -> dict[str, QueueJob]:
@@ -104,7 +104,7 @@ class ClusterQueue:
             if hidden := [piece for piece in self._unreadable if name in piece]:
                 # Not known to be absent: to hand it over again would be a conclusion from what could not be read.
                 raise QueueUnavailableError(
-                    f"{self.kind} lists job {name} in a form that cannot be read: {hidden[0]!r}"
+                    f"{self.name} lists job {name} in a form that cannot be read: {hidden[0]!r}"
                 )
         return found
 
@@ -118,17 +118,17 @@ class ClusterQueue:
         done = self._run(self.io.get_cancel_cmd(id))
         said = " ".join(done.stderr.split())
         if done.returncode != 0 and not _says_unknown(said) and "already completing or completed" not in said.lower():
-            raise QueueUnavailableError(f"{self.kind} did not cancel job {id}: {said or 'no message'}")
+            raise QueueUnavailableError(f"{self.name} did not cancel job {id}: {said or 'no message'}")
 
     def _listed(self) -> list[Any]:
         """The user's jobs that wait or run."""
-        done = self._run(self.io.get_jobs_list_cmd(None, getpass.getuser()))
+        done = self._run(self.io.get_jobs_list_cmd(None, self.host.user))
         try:
             # An empty listing of the same answer: whether the command itself failed.
             self.io.parse_jobs_list_output(done.returncode, "", done.stderr)
         except _UNREADABLE as error:
             raise QueueUnavailableError(
-                f"{self.kind} gave no listing of jobs: {' '.join(str(error).split())}"
+                f"{self.name} gave no listing of jobs: {' '.join(str(error).split())}"
             ) from error
         return self._read_all(done.stdout)
 
@@ -138,7 +138,7 @@ class ClusterQueue:
         Raises: QueueUnavailableError: if it is no listing.
         """
         if listing.strip() and _MARKS[self.kind] not in listing:
-            raise QueueUnavailableError(f"{self.kind} gave no listing of jobs: {' '.join(listing.split())[:200]!r}")
+            raise QueueUnavailableError(f"{self.name} gave no listing of jobs: {' '.join(listing.split())[:200]!r}")
         jobs: list[Any] = []
         self._unreadable = []
         for piece in _pieces(self.kind, listing):
@@ -155,7 +155,7 @@ class ClusterQueue:
         key = number.group() if number else text
         if key not in self._said:
             self._said.add(key)
-            self._notes.append(f"{self.kind} {what}: {' '.join(text.split())[:200]!r}")
+            self._notes.append(f"{self.name} {what}: {' '.join(text.split())[:200]!r}")
 
     def _read(self, piece: str) -> Any:
         """The job of one piece of a listing.
@@ -177,7 +177,7 @@ class ClusterQueue:
         if done.returncode != 0:
             if _says_unknown(said):
                 return None
-            raise QueueUnavailableError(f"{self.kind} does not say what became of job {id}: {said or 'no message'}")
+            raise QueueUnavailableError(f"{self.name} does not say what became of job {id}: {said or 'no message'}")
         if self.kind == "sge":  # which has no question for one job
             of_id = [job for job in self._read_all(done.stdout) if str(job.job_id) == id]
             if not of_id and any(re.search(rf"\b{re.escape(id)}\b", piece) for piece in self._unreadable):
@@ -193,26 +193,11 @@ class ClusterQueue:
 
     def _run(self, command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
         """A command line of qtoolkit's, variables set before it included; it is split here, and no shell sees it."""
-        words, environment = shlex.split(command), dict(os.environ)
+        words, variables = shlex.split(command), dict[str, str]()
         while (variable := words[0].partition("="))[1] and variable[0].isidentifier():
-            environment[variable[0]] = variable[2]
+            variables[variable[0]] = variable[2]
             del words[0]
-        try:
-            return subprocess.run(
-                words,
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",  # a listing holds paths, whose bytes need be no text
-                check=False,
-                timeout=COMMAND_S,
-            )
-        except subprocess.TimeoutExpired:
-            raise QueueUnavailableError(f"{words[0]} has not answered within {COMMAND_S:g} s") from None
-        except (FileNotFoundError, PermissionError) as error:
-            return subprocess.CompletedProcess(words, 127, "", f"{words[0]} cannot be started ({error.strerror})")
+        return self.host.run(words, variables) if folder is None else self.host.hand_over(words, variables, folder)
 
 
 def _pieces(kind: str, listing: str) -> list[str]:

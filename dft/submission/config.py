@@ -20,12 +20,26 @@ _ORDER = re.compile(rf"(?!-)[\w{re.escape(_MARKS.replace(' ', ''))}]+")
 """What may be asked of a queue by name: lists, hosts and patterns included, but no space, behind which Slurm reads the
 next order."""
 
+_HOST = re.compile(r"(?!-)[A-Za-z0-9._@-]+")
+"""What ssh may be given as a host: no option, no port, and nothing that could hold a password."""
+
 
 class SubmissionConfig(RoomConfig):
     """Where DFT jobs run and what is asked of the queue. Changes no result."""
 
     queue: Literal["local", "slurm", "pbs", "sge"] = Field(
         "local", description="local processes of this machine, or a queue"
+    )
+    host: str | None = Field(
+        None,
+        description="machine with the queue, reached by ssh: a Host of ~/.ssh/config, or user@host; null is this one",
+    )
+    remote_folder: str | None = Field(
+        None, description="folder on `host` that jobs run in, absolute, seen by its compute nodes; made if missing"
+    )
+    remote_only: tuple[str, ...] = Field(
+        ("WAVECAR*", "CHG*", "AECCAR*", "LOCPOT*", "ELFCAR*", "POTCAR*", "*.gpw"),
+        description="patterns of files that stay on `host` when the rest of a job's folder comes home",
     )
     partition: str | None = Field(None, description="partition or queue of the cluster; null takes its default")
     account: str | None = Field(None, description="account that is charged")
@@ -49,7 +63,9 @@ class SubmissionConfig(RoomConfig):
         "HULLWARD_MPI_COMMAND",
     )
     python: str | None = Field(
-        None, description="Python on the compute nodes; null takes the one that submits, on a shared file system"
+        None,
+        description="Python on the compute nodes; null takes the one that submits, on a shared file system, and cannot "
+        "be null with `host`",
     )
     job_command: tuple[str, ...] = Field(
         ("{python}", "-P", "-m", "dft.run_job", "{folder}"),
@@ -96,8 +112,8 @@ class SubmissionConfig(RoomConfig):
         if not any("{folder}" in word for word in self.job_command):
             raise ValueError("job_command has no word with {folder}: expected one, which becomes the job's folder")
         named = {name: getattr(self, name) for name in ("partition", "account", "qos")}
-        words = {name: (getattr(self, name) or "",) for name in (*named, "mpi_command", "python")}
-        lists = {name: getattr(self, name) for name in ("header_lines", "modules", "setup_lines")}
+        words = {name: (getattr(self, name) or "",) for name in (*named, "mpi_command", "python", "remote_folder")}
+        lists = {name: getattr(self, name) for name in ("header_lines", "modules", "setup_lines", "remote_only")}
         refuse_control_characters({**words, **lists})
         if any("\0" in word for word in self.job_command):
             raise ValueError("job_command holds a null character: no program can be given one")
@@ -105,7 +121,33 @@ class SubmissionConfig(RoomConfig):
         if any("$$" in line for line in self.header_lines):
             raise ValueError("header_lines hold '$$', with which the head of a job script cannot be made: leave it out")
         refuse_secrets((*self.header_lines, *self.setup_lines))
+        self._check_host()
         return self
+
+    def _check_host(self) -> None:
+        if any("/" in pattern for pattern in self.remote_only):
+            raise ValueError("remote_only holds a '/': expected patterns of names of files, such as 'WAVECAR*'")
+        if self.host is None:
+            if self.remote_folder is not None:
+                raise ValueError("remote_folder is set without host: name the machine, or leave it out")
+            return
+        if not _HOST.fullmatch(self.host):
+            raise ValueError(
+                f"host {self.host!r} is none: expected a Host of ~/.ssh/config or user@host, of letters, digits and "
+                "'. _ - @'; ports, jump hosts and keys are stated in ~/.ssh/config"
+            )
+        if self.queue == "local":
+            raise ValueError("host is set and queue is local: expected slurm, pbs or sge, whose commands run there")
+        if self.remote_folder is None or not self.remote_folder.startswith("/") or self.remote_folder.strip("/") == "":
+            raise ValueError(
+                f"remote_folder {self.remote_folder!r} must be an absolute path on {self.host}, such as "
+                "/scratch/me/hullward: no shell there fills in '~' or '$SCRATCH'"
+            )
+        if self.python is None:
+            raise ValueError(
+                f"python is null: expected the path of a Python on {self.host} that has Hullward's packages, since "
+                "that of this machine is not there"
+            )
 
 
 def refuse_control_characters(texts: Mapping[str, Iterable[str]]) -> None:

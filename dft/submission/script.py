@@ -15,14 +15,11 @@ from qtoolkit.core.data_objects import ProcessPlacement, QResources
 from qtoolkit.core.exceptions import UnsupportedResourcesError
 from qtoolkit.io import scheduler_mapping
 
-import dft
 from dft.submission.allocation import Allocation
 from dft.submission.config import SubmissionConfig
+from dft.submission.hosts import CODE
 from dft.submission.local_queue import NAME_VARIABLE
 from dft.submission.run_allocation import BEGAN_VARIABLE, QUEUE_ID_VARIABLE, WALLTIME_VARIABLE
-
-CODE = Path(dft.__file__).resolve().parent.parent
-"""Where the rooms are: on the workers' path too, so that they run the code that submitted."""
 
 IDS = {"local": f"$(hostname)/${NAME_VARIABLE}", "slurm": "$SLURM_JOB_ID", "pbs": "$PBS_JOBID", "sge": "$JOB_ID"}
 """Where each queue tells a job its id."""
@@ -34,12 +31,13 @@ LOCAL_GRACE_S = 10
 """How long a local job that has used up its time may take to end, seconds."""
 
 
-def job_script(config: SubmissionConfig, allocation: Allocation) -> str:
+def job_script(config: SubmissionConfig, allocation: Allocation, code: Path = CODE) -> str:
     """The job script of an allocation.
 
     Args:
         config: what to ask for.
-        allocation: what to run; its name becomes the job's name.
+        allocation: what to run, with the folder that its job sees; its name becomes the job's name.
+        code: folder of the rooms, as its job sees it.
 
     Returns: A bash script whose head is written for `config.queue`.
 
@@ -56,7 +54,7 @@ def job_script(config: SubmissionConfig, allocation: Allocation) -> str:
         f"export {BEGAN_VARIABLE}=$(date +%s.%N)",  # first: the queue's clock runs while modules load
         f"export {WALLTIME_VARIABLE}={allocation.walltime_s}",
         *_environment(config),
-        f"export PYTHONPATH={shell_word(str(CODE))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        f"export PYTHONPATH={shell_word(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
         f'export {QUEUE_ID_VARIABLE}="{IDS[config.queue]}"',
         f"export OMP_NUM_THREADS={config.threads_per_process}",
         f"export HULLWARD_PROCESSES={config.nodes * config.processes_per_node}",

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dft.submission.allocation import (
@@ -28,8 +28,10 @@ from dft.submission.allocation import (
 from dft.submission.cluster_queue import ClusterQueue
 from dft.submission.config import SubmissionConfig
 from dft.submission.files import now, read_json, write_error, write_json
+from dft.submission.hosts import Host, ThisMachine
 from dft.submission.local_queue import LocalQueue
 from dft.submission.queues import Queue, QueueFullError, QueueJob, QueueState, QueueUnavailableError, SubmissionError
+from dft.submission.remote import RemoteHost
 from dft.submission.script import job_script
 from dft.submission.settling import NOT_STARTED_KIND, is_over, settle
 from dft.submission.states import OPEN, AllocationIndex, JobState, JobStatus, status_of
@@ -58,9 +60,16 @@ class Step:
     n_open: int = 0
 
 
-def open_queue(config: SubmissionConfig) -> Queue:
+def open_host(config: SubmissionConfig, root: Path) -> Host:
+    """The machine that the settings name, for the job folders of a root."""
+    if config.host is None or config.remote_folder is None:
+        return ThisMachine()
+    return RemoteHost(config.host, config.remote_folder, root, config.remote_only)
+
+
+def open_queue(config: SubmissionConfig, host: Host) -> Queue:
     """The queue that the settings name."""
-    return LocalQueue() if config.queue == "local" else ClusterQueue(config.queue)
+    return LocalQueue() if config.queue == "local" else ClusterQueue(config.queue, host)
 
 
 class Submitter:
@@ -83,7 +92,8 @@ class Submitter:
         """
         self.root = Path(root).absolute()
         self.config = config
-        self.queue = queue if queue is not None else open_queue(config)
+        self.host = open_host(config, self.root)
+        self.queue = queue if queue is not None else open_queue(config, self.host)
         self._record_fault = record_fault
         self._sound: set[tuple[str, int]] = set()
         self._index = AllocationIndex(self.root)
@@ -159,6 +169,7 @@ class Submitter:
             chosen = [key for key, status in statuses.items() if status.state in OPEN or status.is_retryable]
             for key in chosen:
                 write_json(self.root / key / "cancelled.json", {"reason": reason, "when": now()})
+            self.host.exchange([one for one in self._index.unsettled() if one.place == self.host.place])
             for allocation in self._index.unsettled():
                 if (id := allocation.queue_id) and is_unwanted(allocation):
                     self.queue.cancel(id)
@@ -191,14 +202,18 @@ class Submitter:
 
     def _follow(self, step: Step) -> None:
         """Learn of every allocation under way what became of it."""
-        mine = [allocation for allocation in self._index.unsettled() if allocation.queue == self.config.queue]
-        if others := {a.queue for a in self._index.unsettled()} - {self.config.queue}:
+        here = (self.config.queue, self.host.place)
+        mine = [one for one in self._index.unsettled() if (one.queue, one.place) == here]
+        if others := {(one.queue, one.place) for one in self._index.unsettled()} - {here}:
+            named = sorted(queue if place is None else f"{queue} on {place}" for queue, place in others)
             step.notes.append(
-                f"jobs are under way in another queue ({', '.join(sorted(others))}): set dft.submission.queue"
+                f"jobs are under way in another queue ({', '.join(named)}): set dft.submission.queue, and host and "
+                "remote_folder"
             )
         self._resolve([allocation for allocation in mine if allocation.queue_id is None], step)
         id_of = {allocation.name: id for allocation in mine if (id := allocation.queue_id) is not None}
         jobs = self.queue.find(list(id_of.values()))
+        self.host.exchange(mine)  # after the queue was asked: what it calls ended has said its last word
         for allocation in mine:
             if allocation.name not in id_of:
                 continue
@@ -212,7 +227,9 @@ class Submitter:
 
     def _end(self, allocation: Allocation, job: QueueJob | None) -> None:
         if is_over(allocation, job, self.config):
-            settle(allocation, job)
+            self.host.close(allocation)
+            if is_over(allocation, job, self.config):  # a member may have begun before it was closed
+                settle(allocation, job)
 
     def _resolve(self, unknown: list[Allocation], step: Step) -> None:
         """Allocations whose id was not written: the controller died between the queue's answer and the file.
@@ -222,6 +239,7 @@ class Submitter:
         late after all, claims let only one of the two run.
         """
         ids = self.queue.named([allocation.name for allocation in unknown])
+        self.host.exchange(unknown)
         for allocation in unknown:
             id = ids.get(allocation.name) or _claimed_id(allocation)
             if id is not None:
@@ -229,6 +247,7 @@ class Submitter:
             elif pending_members(allocation):
                 self._hand_over(allocation, step)
             else:
+                self.host.close(allocation)
                 settle(allocation, None)
 
     def _quarantine(self, keys: Sequence[str]) -> None:
@@ -243,6 +262,7 @@ class Submitter:
             if not (fault := self._record_fault(record.parent)):
                 self._sound.add(seen)
                 continue
+            self.host.set_aside_record(key)
             attempt = self._index.latest(key)[0]
             aside = record.parent / "attempts" / f"{attempt}.record.unreadable.{record.stat().st_mtime_ns}.json"
             aside.parent.mkdir(exist_ok=True)
@@ -286,6 +306,8 @@ class Submitter:
         new = [key for key, status in self.statuses(keys).items() if status.state is JobState.NEW]
         free = self.config.allocations_max - len(self._index.unsettled())
         size = self.config.jobs_per_allocation
+        if new and free > 0:
+            self.host.prepare()
         for begin in range(0, len(new), size):
             if len(step.submitted) >= min(free, self.config.submissions_per_step):
                 return
@@ -308,15 +330,19 @@ class Submitter:
             heartbeat_s=self.config.heartbeat_s,
             job_command=self.config.job_command,
             created_at=now(),
+            place=self.host.place,
         )
         shutil.rmtree(allocation.folder, ignore_errors=True)  # left by a controller that was killed before the commit
         allocation.folder.mkdir(parents=True)
-        allocation.script.write_text(job_script(self.config, allocation), encoding="utf-8", errors="surrogateescape")
+        seen = replace(allocation, folder=self.host.seen(allocation.folder))
+        script = job_script(self.config, seen, self.host.code)
+        allocation.script.write_text(script, encoding="utf-8", errors="surrogateescape")
         allocation.write()
         self._index.refresh()
         return allocation
 
     def _hand_over(self, allocation: Allocation, step: Step) -> None:
+        self.host.send(allocation)
         try:
             id = self.queue.submit(allocation.script, allocation.name)
         except SubmissionError:

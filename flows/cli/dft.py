@@ -174,12 +174,15 @@ def collect(
 
             def tell(step: Any) -> None:
                 last[:] = [collected(campaign, step)]
+                for note in set(step.notes) - told:
+                    say(note)
+                told.update(step.notes)
                 counts = ", ".join(f"{n} {state}" for state, n in last[0].counts.items())
                 if counts != said[0]:
                     said[0] = counts
                     say(counts)
 
-            said = [""]
+            said, told = [""], set[str]()
             submitter_of(campaign).wait(campaign.keys, tell)
             progress = last[0]
         else:

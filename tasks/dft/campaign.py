@@ -179,8 +179,10 @@ def _made(config: DiscoverConfig, folder: Path, wanted: list[Wanted], notes: Seq
     from dft.campaign.campaign import make_campaign
 
     root = jobs_folder(config.dft, folder.parent)
-    # A job is run where the variables of this process need not be set, so it is told the folders themselves.
-    engine = config.dft.engine.with_potentials_in(model_folders())
+    engine = config.dft.engine
+    if config.dft.submission.host is None:  # this machine's folders mean nothing to another one
+        # A job is run where the variables of this process need not be set, so it is told the folders themselves.
+        engine = engine.with_potentials_in(model_folders())
     dft = config.dft.model_copy(update={"engine": engine})
     return make_campaign(folder, config.name, root, dft, config.store, wanted, notes)
 
