@@ -32,7 +32,7 @@ UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
-ForceCommand HOME={folder}/home exec bash -c "$SSH_ORIGINAL_COMMAND"
+ForceCommand HOME={folder}/home PATH={folder}/bin:$PATH exec bash -c "$SSH_ORIGINAL_COMMAND"
 """
 
 CLIENT = """\

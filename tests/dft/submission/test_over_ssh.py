@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from dft.submission.allocation import allocations
 from dft.submission.config import SubmissionConfig
+from dft.submission.queues import SubmissionError
 from dft.submission.remote import RemoteHost
 from dft.submission.ssh import CONFIG_VARIABLE, SSH
 from dft.submission.states import JobState
@@ -58,7 +59,7 @@ def there(cluster: Sshd, **settings: Any) -> dict[str, Any]:
         "remote_folder": str(cluster.folder / "scratch"),
         "python": sys.executable,
     }
-    return {**stated, "vanished_s": 3.0, "heartbeat_s": 0.3, **settings}
+    return {**stated, "vanished_s": 3.0, "poll_s": 0.4, "poll_max_s": 0.8, **settings}
 
 
 def copy_of(jobs: Jobs, cluster: Sshd, key: str, scratch: str = "scratch") -> Path:
@@ -175,9 +176,16 @@ def killed_after_sbatch(cluster: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RemoteHost, "hand_over", hand_over)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 3.0])
 @pytest.mark.parametrize(
-    "fault", [lost_before_sending, lost_before_sbatch, lost_within_sbatch, lost_after_sbatch, killed_after_sbatch]
+    ("fault", "seconds"),
+    [
+        (lost_before_sending, 0.0),
+        (lost_before_sbatch, 0.0),
+        (lost_within_sbatch, 0.0),
+        (lost_after_sbatch, 0.0),
+        (lost_after_sbatch, 5.0),
+        (killed_after_sbatch, 0.0),
+    ],
 )
 def test_a_connection_lost_around_the_submission_loses_nothing_and_submits_nothing_twice(
     jobs: Jobs,
@@ -219,8 +227,14 @@ def test_a_connection_lost_while_outputs_come_home_brings_them_later(
     submitter = jobs.submitter(**there(cluster))
     submitter.step([key])
     until(lambda: (copy_of(jobs, cluster, key) / "record.json").exists())
+    original = RemoteHost.close
+
+    def close(self: RemoteHost, allocation: Any) -> None:
+        cluster.kill()
+        original(self, allocation)
+
     with monkeypatch.context() as patched:
-        patched.setattr(RemoteHost, "_take_outputs", lambda *_: cluster.kill())
+        patched.setattr(RemoteHost, "close", close)
         step = submitter.step([key])
     assert step.statuses[key].state is JobState.DONE  # its record had come before
     assert step.notes
@@ -271,26 +285,30 @@ def test_a_record_that_cannot_be_used_is_put_aside_there_too_and_computed_again(
     assert status.reasons[0].startswith("unreadable record: ")
 
 
-def test_what_a_lost_job_left_after_all_is_its_result(jobs: Jobs, cluster: Sshd) -> None:
-    key = jobs.add(seconds=3)
-    squeue = cluster.folder / "bin" / "squeue"
-    text = squeue.read_text()
-    squeue.write_text("#!/bin/bash\n")  # which forgets every job
+def test_a_lost_job_that_starts_after_all_is_left_alone_and_one_that_left_a_record_has_its_result(
+    jobs: Jobs, cluster: Sshd
+) -> None:
+    key = jobs.add()
+    sbatch = cluster.folder / "bin" / "sbatch"
+    text = sbatch.read_text()
+    sbatch.write_text("#!/bin/bash\necho Submitted batch job 7\n")  # of which nothing is heard again
     try:
-        settings = there(cluster, vanished_s=0.4, heartbeat_s=0.2)
-        submitter = jobs.submitter(**{**settings, "setup_lines": ("sleep 2",)})
-        submitter.step([key])
-        lost = submitter.wait([key], timeout_s=20).statuses[key]
-        assert lost.state is JobState.DONE
-        assert lost.n_attempts > 1
-        assert n_runs(jobs, cluster, key) == 1
+        settings = there(cluster, vanished_s=0.2, heartbeat_s=0.1)
+        lost = jobs.finish(jobs.submitter(**settings, attempts_max=1), [key]).statuses[key]
+        assert lost.state is JobState.LOST
     finally:
-        squeue.write_text(text)
+        sbatch.write_text(text)
+    (allocation,) = allocations(jobs.root)
+    script = copy_of(jobs, cluster, ".allocations") / allocation.name / "job.sh"
+    late = subprocess.run(["bash", script], capture_output=True, text=True, check=True)
+    assert "attempt 1 is run by another job, left to it" in late.stdout
+    (copy_of(jobs, cluster, key) / "record.json").write_text('{"run": 0}')
+    found = jobs.finish(jobs.submitter(**settings, attempts_max=2), [key]).statuses[key]
+    assert (found.state, found.n_attempts, n_runs(jobs, cluster, key)) == (JobState.DONE, 2, 0)
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["two words", f"$({RUN})", f"a;{RUN};b", 'it\'s "quoted" `x`', "$HOME ~ ! * [a]", "{python} %j back\\slash é"],
+    "name", [f"$({RUN}) `{RUN}` ;{RUN};", 'it\'s "quoted" $HOME ~ ! * [a] #', "{python} %j back\\slash é"]
 )
 def test_a_remote_folder_of_any_name_is_a_word(
     jobs: Jobs, cluster: Sshd, name: str, monkeypatch: pytest.MonkeyPatch
@@ -415,14 +433,12 @@ def test_a_queue_that_is_not_there_and_a_folder_that_cannot_be_made_are_named_wi
     jobs: Jobs, cluster: Sshd, tmp_path: Path
 ) -> None:
     key = jobs.add()
-    from dft.submission.queues import SubmissionError
-
     with pytest.raises(SubmissionError, match=f"pbs on {HOST} refuses .*qsub cannot be started on {HOST} .*`bash -l`"):
         jobs.submitter(**there(cluster, queue="pbs")).step([key])
     (tmp_path / "file").write_text("")
     step = jobs.submitter(**there(cluster, remote_folder=str(tmp_path / "file" / "below"))).step([key])
     (note,) = step.notes
-    assert note.startswith(f"mkdir on {HOST} ended with status 1 and 'mkdir: cannot create directory")
+    assert note.startswith(f'mkdir on {HOST} ended with status 1 and "mkdir: cannot create directory')
     assert "dft.submission.remote_folder) to be a folder of yours" in note
     assert step.statuses[key].state is JobState.NEW
 
