@@ -327,6 +327,7 @@ def test_a_repeated_campaign_works_on_the_systems_alone_whose_known_crystals_hav
         budget={"relaxations": 4, "per_round": 2},
         data={"sources": [{"kind": "files", "path": str(known), "method": "as stored"}]},
         allocation={"repeat": True},
+        learning={"every_rounds": None},
     )
     first = Finished(config, prefect_environment)
     before, shares = contents(first.folder), [done["shares"] for done in first.said["rounds"]]
