@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help discover test test-dft follow site fuzz ui lint benchmark train reproduce-dp-cdvae reproduce-unet reproduce-adaptive-cell reproduce-condition-cdvae lock audit
+.PHONY: help discover test test-dft follow site fuzz ui lint benchmark train reproduce-dp-cdvae reproduce-unet reproduce-adaptive-cell reproduce-condition-cdvae reproduce-condition-cdvae-real lock audit
 
 CONFIG ?= quickstart
 PORT ?= 4200
@@ -36,6 +36,7 @@ help:
 	@echo "make reproduce-unet       the figures of conditional generation and modification (needs HULLWARD_ASSETS)"
 	@echo "make reproduce-adaptive-cell  the results of the adaptive-cell paper (needs HULLWARD_ASSETS, or CHECKPOINT=FOLDER too)"
 	@echo "make reproduce-condition-cdvae  the results of ConditionCDVAE+ on bilayers put together and labelled here"
+	@echo "make reproduce-condition-cdvae-real  the same on monolayers and MP-20, with numbers of DFT (needs HULLWARD_ASSETS)"
 	@echo "make lock       the lock files again, after a change of pyproject.toml (UPGRADE=1: newest allowed versions)"
 	@echo "make audit      known advisories for every pin (exits 1 where there are any, 69 where not every pin is answered for)"
 
@@ -102,6 +103,9 @@ reproduce-adaptive-cell: $(INSTALLED)
 reproduce-condition-cdvae: $(INSTALLED)
 	@$(BIN)/hullward ingest ingest-bilayers --limit 4000
 	@$(BIN)/hullward reproduce reproduce-condition-cdvae
+
+reproduce-condition-cdvae-real: $(INSTALLED)
+	@$(BIN)/hullward reproduce reproduce-condition-cdvae-real
 
 # Both need an index: the first for all versions and digests, the second for advisories. Each has tools of its own.
 lock: .venv-lock/.installed

@@ -21,10 +21,12 @@ from configs.adaptive_cell_reproduction import (
 )
 from configs.campaign import CampaignConfig, ElementList, SystemsRule
 from configs.condition_reproduction import (
+    AskedProperty,
     ConditionData,
     ConditionReproductionConfig,
     EnergiesConfig,
     FormulasConfig,
+    PropertiesConfig,
     RelaxationsConfig,
 )
 from configs.dft_jobs import DftJobsConfig
@@ -220,9 +222,11 @@ def document() -> str:
     parts += [ADAPTIVE_CELL_REPRODUCTION, _table(AdaptiveCellReproductionConfig, "", skip=nested)]
     parts += [_table(SiteData, "datasets."), _table(KnownStructuresConfig, "known.", skip=("relax",))]
     parts.append(_table(CompoundsConfig, "compounds.", skip=("data", "relax", "hull", "phonons")))
-    of_others = ("training", "flow", "judge", "sample", "execution", "relaxations", "energies", "formulas")
+    asked_for = ("relaxations", "energies", "formulas", "properties")
+    of_others = ("training", "flow", "judge", "sample", "execution", *asked_for)
     parts += [CONDITION_REPRODUCTION, _table(ConditionReproductionConfig, "", skip=of_others)]
-    parts += [_table(ConditionData, "datasets."), _table(RelaxationsConfig, "relaxations.", skip=("relax",))]
+    parts += [_table(ConditionData, "datasets."), _table(AskedProperty, "datasets.properties.")]
+    parts += [_table(RelaxationsConfig, "relaxations.", skip=("relax",)), _table(PropertiesConfig, "properties.")]
     parts += [_table(EnergiesConfig, "energies.", skip=("relax",)), _table(FormulasConfig, "formulas.")]
     parts += [MODIFICATION, _table(ModifyConfig, "", skip=("sample", "screen", "relax", "phonons", "execution"))]
     return "\n".join(parts)

@@ -3,7 +3,8 @@
     dp-cdvae:          train, regressor -> reconstruct, generate -> ground-state -> table
     conditional-unet:  train -> generate, modify -> table
     adaptive-cell:     train -> generate, known, compounds -> table
-    condition-cdvae:   train, judge -> reconstruct, generate -> relax, energies, formulas, latents -> table
+    condition-cdvae:   train, judge -> reconstruct, generate -> relax, energies, formulas, properties,
+                       readings, latents -> table
 
 A stage that fails is named in the table with its reason, and the others go on; the run then fails at its end. What is
 done is kept: the same run goes on after a kill, and another choice of systems or stages adds to the same table.

@@ -140,6 +140,7 @@ def test_every_shipped_file_is_a_run_or_a_training_or_an_ingest() -> None:
         "vdw-bilayers",
         "reproduce-adaptive-cell",
         "reproduce-condition-cdvae",
+        "reproduce-condition-cdvae-real",
         *(f"ingest-{name}" for name in INGESTS),
     }
     assert load(TrainConfig, "train-flow").name == "hullward-flow"
@@ -188,6 +189,7 @@ def test_prefect_deploys_the_shipped_settings() -> None:
     files |= {"borides": "campaign-borides", "borides-small": "campaign-small"}
     files |= {"dp-cdvae": "reproduce-dp-cdvae", "conditional-unet": "reproduce-unet"}
     files |= {"adaptive-cell": "reproduce-adaptive-cell", "condition-cdvae": "reproduce-condition-cdvae"}
+    files |= {"condition-cdvae-real": "reproduce-condition-cdvae-real"}
     assert set(deployed) == {*files, "submit", "collect", "metastable"}
     assert ModifyConfig.model_validate(deployed["metastable"]["parameters"]["config"]).limit == 10
     # A step that comes due while another is at work would find nothing to do.

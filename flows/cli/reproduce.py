@@ -30,7 +30,7 @@ def reproduce(
         str,
         typer.Argument(
             autocompletion=presets("reproduce"),
-            help="YAML file, or reproduce-dp-cdvae, -unet, -adaptive-cell or -condition-cdvae.",
+            help="YAML file, or reproduce-dp-cdvae, -unet, -adaptive-cell, -condition-cdvae or -condition-cdvae-real.",
         ),
     ] = "reproduce-dp-cdvae",
     data: Annotated[
@@ -47,7 +47,8 @@ def reproduce(
             metavar="A,B",
             help="Only these of train, regressor, ceiling, reconstruct, generate, ground-state (dp-cdvae), train, "
             "generate, modify (unet), train, generate, known, compounds (adaptive-cell), train, judge, ceiling, "
-            "reconstruct, generate, relax, energies, formulas, latents (condition-cdvae); none: tables alone.",
+            "reconstruct, generate, relax, energies, formulas, labels, properties, readings, latents "
+            "(condition-cdvae); none: tables alone.",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the folder of results.")] = None,

@@ -23,6 +23,9 @@ from tasks.papers.results import Made, Measured, Progress, ResultKey, mean_error
 from tasks.papers.samples import Drawn
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from generative.crystal.batch import CrystalBatch
     from generative.systems.condition_cdvae.system import ConditionCDVAE
     from generative.training.data import TrainingSet
 
@@ -78,25 +81,25 @@ def for_energy(config: ConditionReproductionConfig, key: ResultKey, progress: Pr
     shares = [percentage("conditional", "valid samples", len(valid.ids), len(drawn.ids), {})]
     metrics = [share_error(share) for share in shares]
     for name, found in values.items():
-        metrics += energy_metrics(name, found, entry.unit, target, asked.within)
+        metrics += number_metrics(name, found, entry.unit, target, asked.within)
     curves = {name: [[float(i), v] for i, v in enumerate(found) if math.isfinite(v)] for name, found in values.items()}
     return Made(tuple(metrics), drawn.sampling, curves)
 
 
-def energy_metrics(
+def number_metrics(
     name: str, values: Sequence[float], unit: str, target: float | None, within: float
 ) -> tuple[Measured, ...]:
-    """Mean, spread and distance from the target of energies, and the share that comes near it.
+    """Mean, spread and distance from the target of numbers, and the share that comes near it.
 
     Args:
-        name: of the energy.
+        name: of the energy or other property.
         values: of the valid samples; NaN where there is none, which counts in nothing.
         unit: theirs.
         target: what was asked for; None for nothing.
         within: how close counts as met.
     """
     known = np.array([value for value in values if math.isfinite(value)])
-    n, reason = len(known), "" if len(known) else "no sample has this energy"
+    n, reason = len(known), "" if len(known) else "no sample has this number"
 
     def mean(what: str, of: np.ndarray) -> Measured:
         value = float(of.mean()) if n else math.nan
@@ -199,6 +202,7 @@ def latents(config: ConditionReproductionConfig, key: ResultKey, progress: Progr
     Groups are thirds of the energies, or the most frequent formulas: what the model is told. A crystal's own condition
     enters z_c, so alike neighbours say that the fusion hears it, not that the encoder has understood it.
     """
+    import torch
     from sklearn.manifold import TSNE
 
     from generative.systems.condition_cdvae.system import ConditionCDVAE
@@ -214,7 +218,10 @@ def latents(config: ConditionReproductionConfig, key: ResultKey, progress: Progr
     kept = [i for i, group in enumerate(groups) if group and bonds[i] is not None]
     known = some.subset(kept)
     known.bonds = [bond for i in kept if (bond := bonds[i]) is not None]
-    spaces = _encoded(system, known)
+    with torch.no_grad():
+        z = encoded(system, known)
+        heard = system.heard_of(_batch(system, known), z)
+    spaces = {"z": z.cpu().numpy(), "z_c": heard.cpu().numpy()}
     names = [groups[i] for i in kept]
     metrics, curves = [], {}
     for space, vectors in spaces.items():
@@ -245,16 +252,13 @@ def _formula_groups(crystals: Sequence[Crystal]) -> list[str]:
     return [formula if formula in often else "" for formula in formulas]
 
 
-def _encoded(system: ConditionCDVAE, data: TrainingSet) -> dict[str, np.ndarray]:
-    """Means of latent vectors, and what is heard of them, (n, L) each."""
-    import torch
+def _batch(system: ConditionCDVAE, data: TrainingSet) -> CrystalBatch:
+    return system.arranged(data)[list(range(len(data)))].to(system.lattice_shift.device)
 
-    arranged = system.arranged(data)
-    batch = arranged[list(range(len(data)))].to(system.lattice_shift.device)
-    with torch.no_grad():
-        z = system.encode(batch).mean
-        heard = system.heard_of(batch, z)
-    return {"z": z.cpu().numpy(), "z_c": heard.cpu().numpy()}
+
+def encoded(system: ConditionCDVAE, data: TrainingSet) -> Tensor:
+    """Means of the latent vectors of crystals with bonds, (n, L)."""
+    return system.encode(_batch(system, data)).mean
 
 
 def _alike(space: str, vectors: np.ndarray, groups: Sequence[str]) -> Measured:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
-from configs.condition_reproduction import FLOW, FOR_ENERGIES, FOR_FORMULAS
+from configs.condition_reproduction import FLOW, FOR_ENERGIES, FOR_FORMULAS, FOR_PROPERTIES
 from generative.metrics.papers import papers
 from tasks.papers.claims import Claim, Number, stated_share
 from tasks.papers.condition_cdvae.asked import FREE, JUDGED, target_key
@@ -25,6 +25,7 @@ OURS: Mapping[str, str] = {
     FLOW: "crystal-flow (for DiffCSP)",
     FOR_ENERGIES: "ConditionCDVAE+, energy",
     FOR_FORMULAS: "ConditionCDVAE+, formula",
+    FOR_PROPERTIES: "ConditionCDVAE+, properties",
     "": "CGCNN that judges",
 }
 NAMES: Mapping[str, str] = {**PAPER_NAMES, **OURS}

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from configs.condition_reproduction import FLOW, JUDGE, ConditionData, ConditionReproductionConfig
+from configs.condition_reproduction import (
+    FLOW,
+    FOR_ENERGIES,
+    FOR_PROPERTIES,
+    JUDGE,
+    ConditionData,
+    ConditionReproductionConfig,
+)
 from generative.crystal.crystals import Crystal
 from generative.requests import Request
 from generative.training.data import TrainingSet, split, training_set
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
     from generative.systems.cdvae.config import LatentSampler
     from generative.systems.cdvae.latent_model import LatentModel
     from generative.systems.interface import Regressor
+    from generative.training.config import TrainConfig
 
 
 # --- crystals ---------------------------------------------------------------------------------------------------------
@@ -37,7 +45,7 @@ class Parts:
     """Crystals of a data set, in the cells of the trainings.
 
     Attributes:
-        train: to train on, with the energy that is asked for.
+        train: to train on, with the energy and, in its columns, the other properties that are asked for.
         test: to test with.
         fingerprint: digest of the data and of who is in which part.
     """
@@ -59,24 +67,36 @@ def parts_of(config: ConditionReproductionConfig, entry: ConditionData) -> Parts
 def _parts(words: str, folder: str, seed: int, workers: int) -> Parts:
     entry, kept_in = ConditionData.model_validate_json(words), Path(folder)
     table, digest = ingested(entry.files, kept_in / "crystals", entry.max_atoms, workers)
+    told = (entry.property_name, (), [one.name for one in entry.properties])
     if entry.test is None:
-        pool = training_set(table, (), entry.property_name)
+        pool = training_set(table, (), *told)
         # With the seed itself, of which a training holds its validation part out, that part would be the test part.
         train, test = split(pool, entry.test_share, seed + 1, "crystal")
     else:
         tested, other = ingested([entry.test], kept_in / "test-crystals", entry.max_atoms, workers)
         digest += other
-        train = training_set(table, tested.column("source_id").to_pylist(), entry.property_name)
-        test = training_set(tested, (), entry.property_name)
+        train = training_set(table, tested.column("source_id").to_pylist(), *told)
+        test = training_set(tested, (), *told)
     if not len(train) or not len(test):
         raise NotReadyError(f"{len(table)} crystals leave {len(train)} for training, {len(test)} for the test")
     return Parts(train, test, digest_of({"data": digest, "train": train.ids, "test": test.ids}))
 
 
-def trained_on(parts: Parts, told: bool) -> TrainingSet:
-    """The training part, its energies known only to a system that is told them."""
-    train = parts.train
-    return train if told else TrainingSet(train.crystals, train.spacegroups, [None] * len(train), train.ids)
+def trained_on(parts: Parts, key: ResultKey) -> TrainingSet:
+    """The training part for one training: energies and other numbers known only to a system that is told them."""
+    known = labelled(parts.train, key.reverse)
+    if key.system in (FOR_ENERGIES, FOR_PROPERTIES, ""):
+        return known
+    return TrainingSet(known.crystals, known.spacegroups, [None] * len(known), known.ids)
+
+
+def labelled(data: TrainingSet, judged: str) -> TrainingSet:
+    """The crystals with a property in the place of the energy; with the energy where none is named."""
+    if not judged:
+        return data
+    given = TrainingSet(data.crystals, data.spacegroups, data.columns[judged], data.ids)
+    given.columns = data.columns
+    return given
 
 
 def rows_of(n: int, wanted: int | None, seed: int) -> list[int]:
@@ -88,6 +108,12 @@ def targets(config: ConditionReproductionConfig, entry: ConditionData) -> Traini
     """The test crystals that are reconstructed."""
     test = parts_of(config, entry).test
     return test.subset(rows_of(len(test), entry.n_reconstruct, config.seed))
+
+
+def beside(config: ConditionReproductionConfig, entry: ConditionData) -> list[Crystal]:
+    """The test crystals that generated ones are compared with."""
+    test = parts_of(config, entry).test.crystals
+    return [test[row] for row in rows_of(len(test), entry.n_beside, config.seed)]
 
 
 def bonds_of(
@@ -102,46 +128,56 @@ def bonds_of(
 # --- trained systems --------------------------------------------------------------------------------------------------
 
 
-def training_key(dataset: str, system: str) -> ResultKey:
-    """A system's training; that of the judge is a stage of its own."""
-    return ResultKey("judge", dataset) if system in ("", JUDGE) else ResultKey("train", dataset, system)
+def training_key(dataset: str, system: str, judged: str = "") -> ResultKey:
+    """A system's training; that of a network that judges is a stage of its own, by what it judges."""
+    judge = system in ("", JUDGE)
+    return ResultKey("judge", dataset, "", judged) if judge else ResultKey("train", dataset, system)
 
 
-def training_inputs(config: ConditionReproductionConfig, entry: ConditionData, system: str) -> str:
+def settings_of(config: ConditionReproductionConfig, key: ResultKey) -> TrainConfig:
+    """The settings of a training."""
+    return config.training_of(config.dataset(key.dataset), key.system or JUDGE, key.reverse)
+
+
+def training_inputs(config: ConditionReproductionConfig, key: ResultKey) -> str:
     """Digest of the settings and crystals of a training."""
-    settings = trainings.settings_of(config.training_of(entry, system or JUDGE), trainings.FILES)
+    entry = config.dataset(key.dataset)
+    settings = trainings.settings_of(settings_of(config, key), trainings.FILES)
     return digest_of({"settings": settings, "crystals": parts_of(config, entry).fingerprint})
 
 
-def checkpoint_of(config: ConditionReproductionConfig, dataset: str, system: str) -> tuple[str, str]:
-    """The trained checkpoint and its digest.
+def checkpoint_of(config: ConditionReproductionConfig, dataset: str, system: str, judged: str = "") -> tuple[str, str]:
+    """The trained checkpoint and its digest; without a system that of the network that judges.
 
     Raises: NotReadyError: if it is not trained, or was trained with other settings.
     """
-    entry = config.dataset(dataset)
-    what = f"{system or 'the network that judges'} on {dataset}"
-    return trainings.checkpoint_of(
-        config, training_key(dataset, system), training_inputs(config, entry, system), what
-    )  # fmt: skip
+    key = training_key(dataset, system, judged)
+    what = f"{system or f'the network that judges {judged}'.strip()} on {dataset}"
+    return trainings.checkpoint_of(config, key, training_inputs(config, key), what)
 
 
-def judge_of(config: ConditionReproductionConfig, dataset: str) -> Regressor:
-    """The network that judges energies.
+def judge_of(config: ConditionReproductionConfig, dataset: str, judged: str = "") -> Regressor:
+    """The network that judges a property; the energy where none is named.
 
     Raises: NotReadyError: if it is not trained.
     """
     from tasks.loading import checkpoint as load
 
-    return load(checkpoint_of(config, dataset, "")[0], config.execution).regressor
+    return load(checkpoint_of(config, dataset, "", judged)[0], config.execution).regressor
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------
 
 
-def sampler_of(config: ConditionReproductionConfig, system: str) -> dict[str, Any]:
-    """Settings of a system's sampler: those of `sample` are the latent models', `samplers` has each one's own."""
-    common = {} if system == FLOW else dict(config.sample.sampler)
-    return {**common, **config.samplers.get(system, {})}
+ELEMENTS_GIVEN = "elements-given"
+"""Marks results of crystals that are decoded with the true elements, and so their number, given."""
+
+
+def sampler_of(config: ConditionReproductionConfig, key: ResultKey) -> dict[str, Any]:
+    """Settings of a result's sampler: those of `sample` are the latent models', `samplers` has each system's own."""
+    common = {} if key.system == FLOW else dict(config.sample.sampler)
+    given = {"force_types": True} if key.reverse == ELEMENTS_GIVEN else {}
+    return {**common, **config.samplers.get(key.system, {}), **given}
 
 
 def drawing_inputs(config: ConditionReproductionConfig, key: ResultKey) -> dict[str, Any]:
@@ -156,7 +192,7 @@ def drawing_inputs(config: ConditionReproductionConfig, key: ResultKey) -> dict[
         "checkpoint": digest,
         "code": code_digest(generator_type(checkpoint)),
         "crystals": parts_of(config, config.dataset(key.dataset)).fingerprint,
-        "sampler": sampler_of(config, key.system),
+        "sampler": sampler_of(config, key),
         "chunk_size": config.sample.chunk_size,
         "seed": config.seed,
     }
@@ -174,7 +210,7 @@ def _latent(
     from generative.systems.cdvae.latent_model import LatentModel
 
     def rows_drawn(system: LatentModel, rows: slice, rng: torch.Generator) -> list[Crystal]:
-        settings = system.sampler_settings(sampler_of(config, key.system))
+        settings = system.sampler_settings(sampler_of(config, key))
         assert isinstance(settings, LatentSampler)
         return draw(system, rows, on_device(rng, system.lattice_shift.device), settings)
 
@@ -234,7 +270,7 @@ def flowed(config: ConditionReproductionConfig, key: ResultKey, n: int, progress
     requests = [Request.for_atoms(train.crystals[row].atomic_numbers) for row in rows]
 
     def draw(system: CrystalFlow, part: slice, rng: torch.Generator) -> list[Crystal]:
-        return system.sample(requests[part], rng, system.sampler_settings(sampler_of(config, FLOW)))
+        return system.sample(requests[part], rng, system.sampler_settings(sampler_of(config, key)))
 
     plan = Plan(
         checkpoint=checkpoint_of(config, key.dataset, key.system)[0],

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from configs.condition_reproduction import FLOW, FOR_ENERGIES, FOR_FORMULAS, JUDGE, ConditionReproductionConfig
+from configs.condition_reproduction import (
+    FLOW,
+    FOR_ENERGIES,
+    FOR_FORMULAS,
+    FOR_PROPERTIES,
+    ConditionData,
+    ConditionReproductionConfig,
+)
 from generative.crystal.crystals import Crystal
 from generative.metrics.coverage import MP_20, TIGHT, coverage
 from generative.metrics.generation import fingerprint_sets, prints_of
@@ -22,7 +29,7 @@ from generative.metrics.magpie import cdvae_scaler
 from generative.metrics.metric import Metric
 from generative.training.config import TrainConfig
 from tasks.loading import potential_code
-from tasks.papers.condition_cdvae import asked, drawing
+from tasks.papers.condition_cdvae import asked, drawing, properties
 from tasks.papers.protocols import (
     generation_metrics,
     ground_state_metrics,
@@ -66,7 +73,9 @@ def generate_inputs(config: ConditionReproductionConfig, key: ResultKey) -> dict
 
     Raises: NotReadyError: if the system is not trained.
     """
-    return {**drawing.drawing_inputs(config, key), "n": config.dataset(key.dataset).n_generate, "drawn": config.n_drawn}
+    entry = config.dataset(key.dataset)
+    counts = {"n": entry.n_generate, "beside": entry.n_beside, "drawn": config.n_drawn}
+    return {**drawing.drawing_inputs(config, key), **counts}
 
 
 def generate(config: ConditionReproductionConfig, key: ResultKey, progress: Progress) -> Made:
@@ -80,7 +89,7 @@ def _beside_test_set(
     config: ConditionReproductionConfig, dataset: str, crystals: Sequence[Crystal]
 ) -> tuple[Measured, ...]:
     """The published metrics, and coverage at tight cut-offs."""
-    truths = drawing.parts_of(config, config.dataset(dataset)).test.crystals
+    truths = drawing.beside(config, config.dataset(dataset))
     cache, workers = config.folder / dataset / "fingerprints", config.workers
     published = generation_metrics(
         crystals, truths, MP_20, dataset, None, config.n_drawn, config.seed, cache, True, workers
@@ -102,7 +111,7 @@ def ceiling_inputs(config: ConditionReproductionConfig, key: ResultKey) -> dict[
     entry = config.dataset(key.dataset)
     return {
         "crystals": drawing.parts_of(config, entry).fingerprint,
-        "n": [entry.n_generate, entry.n_reconstruct, config.n_drawn],
+        "n": [entry.n_generate, entry.n_reconstruct, entry.n_beside, config.n_drawn],
         "energies": entry.property_name,
         "within": [config.energies.targets, config.energies.within],
         "seed": config.seed,
@@ -127,7 +136,7 @@ def ceiling(config: ConditionReproductionConfig, key: ResultKey, progress: Progr
         known = [value for value in parts.train.energies if value is not None]
         curves = {asked.JUDGED: [[float(i), value] for i, value in enumerate(known)]}
         for target in config.energies.targets:
-            found = asked.energy_metrics(f"to{target:g}", known, entry.unit, target, config.energies.within)
+            found = asked.number_metrics(f"to{target:g}", known, entry.unit, target, config.energies.within)
             metrics += found
     return Made(tuple(metrics), {"n": len(rows)}, curves)
 
@@ -170,36 +179,49 @@ class ConditionCDVAEPaper(Paper[ConditionReproductionConfig]):
         "relax": Measurement(relax_inputs, relax, lambda config: potential_code(config.relaxations.relax)),
         "energies": Measurement(asked.energies_inputs, asked.for_energy, asked.code_of_potential),
         "formulas": Measurement(asked.formulas_inputs, asked.for_formula),
+        "labels": Measurement(properties.labels_inputs, properties.labels),
+        "properties": Measurement(properties.properties_inputs, properties.for_properties),
+        "readings": Measurement(properties.readings_inputs, properties.readings),
         "latents": Measurement(asked.latents_inputs, asked.latents),
     }
 
     def keys(self, stage: str) -> Iterator[ResultKey]:
-        """See Paper.keys; where a data set states no energies, nothing is asked for."""
-        config = self.config
-        for entry in config.datasets:
-            told = entry.property_name is not None
-            plain = [name for name in config.systems if name not in (FOR_ENERGIES, FOR_FORMULAS)]
-            conditional = [name for name in config.systems if name not in plain] if told else []
-            if stage == "train":
-                yield from (drawing.training_key(entry.name, system) for system in (*plain, *conditional))
-            elif stage == "judge":
-                yield from (ResultKey(stage, entry.name) for _ in conditional[:1])
-            elif stage == "ceiling":
-                yield ResultKey(stage, entry.name)
-            elif stage in ("reconstruct", "generate"):
-                out = FLOW if stage == "reconstruct" else ""
-                yield from (ResultKey(stage, entry.name, system) for system in plain if system != out)
-            elif stage == "relax":
-                chosen = [system for system in plain if system in config.relaxations.systems]
-                known = entry.name == config.relaxations.dataset
-                yield from (ResultKey(stage, entry.name, system) for system in chosen if known)
-            elif stage == "energies" and FOR_ENERGIES in conditional:
-                yield from (asked.target_key(entry.name, target) for target in (None, *config.energies.targets))
-            elif stage == "formulas" and FOR_FORMULAS in conditional:
-                wanted = config.formulas.formulas
-                yield from (asked.formula_key(entry.name, formula) for formula in (None, *wanted) if wanted)
-            elif stage == "latents":
-                yield from (ResultKey(stage, entry.name, system) for system in conditional)
+        """See Paper.keys; where a data set states no numbers, none are asked for."""
+        for entry in self.config.datasets:
+            yield from self._keys_of(stage, entry)
+
+    def _keys_of(self, stage: str, entry: ConditionData) -> Iterator[ResultKey]:
+        """Results of a stage on one data set."""
+        config, made, name = self.config, self.config.systems_on(entry), entry.name
+        plain = [system for system in made if system not in (FOR_ENERGIES, FOR_FORMULAS, FOR_PROPERTIES)]
+        told = entry.property_name is not None
+        conditional = [system for system in made if system in (FOR_ENERGIES, FOR_FORMULAS) and told]
+        of_properties = [system for system in made if system == FOR_PROPERTIES and entry.properties]
+        if stage == "train":
+            yield from (drawing.training_key(name, system) for system in (*plain, *conditional, *of_properties))
+        elif stage == "judge":
+            yield from (ResultKey(stage, name) for _ in conditional[:1])
+            yield from (ResultKey(stage, name, "", one.name) for one in entry.properties if of_properties)
+        elif stage == "ceiling":
+            yield from (ResultKey(stage, name) for _ in (*plain, *conditional)[:1])
+        elif stage in ("reconstruct", "generate"):
+            out = FLOW if stage == "reconstruct" else ""
+            yield from (ResultKey(stage, name, system) for system in plain if system != out)
+        elif stage == "relax" and name == config.relaxations.dataset:
+            yield from (ResultKey(stage, name, system) for system in plain if system in config.relaxations.systems)
+        elif stage == "energies" and FOR_ENERGIES in conditional:
+            yield from (asked.target_key(name, target) for target in (None, *config.energies.targets))
+        elif stage == "formulas" and FOR_FORMULAS in conditional and config.formulas.formulas:
+            yield from (asked.formula_key(name, formula) for formula in (None, *config.formulas.formulas))
+        elif stage == "labels":
+            yield from (ResultKey(stage, name) for _ in of_properties)
+        elif stage == "properties" and of_properties:
+            yield from properties.target_keys(entry)
+        elif stage == "readings":
+            of_numbers = [system for system in (*conditional, *of_properties) if system != FOR_FORMULAS]
+            yield from properties.reading_keys(entry, of_numbers)
+        elif stage == "latents":
+            yield from (ResultKey(stage, name, system) for system in conditional)
 
     def trained_as(self, key: ResultKey) -> ResultKey | None:
         """See Paper.trained_as."""
@@ -207,11 +229,11 @@ class ConditionCDVAEPaper(Paper[ConditionReproductionConfig]):
 
     def training(self, key: ResultKey) -> TrainConfig:
         """See Paper.training."""
-        return self.config.training_of(self.config.dataset(key.dataset), key.system or JUDGE)
+        return drawing.settings_of(self.config, key)
 
     def training_inputs(self, key: ResultKey) -> str:
         """See Paper.training_inputs."""
-        return drawing.training_inputs(self.config, self.config.dataset(key.dataset), key.system)
+        return drawing.training_inputs(self.config, key)
 
     def begin(self, key: ResultKey, settings: TrainConfig, folder: Path, callbacks: Sequence[Callback]) -> Path:
         """See Paper.begin; bonds are kept for all trainings of a data set."""
@@ -219,7 +241,7 @@ class ConditionCDVAEPaper(Paper[ConditionReproductionConfig]):
 
         parts = drawing.parts_of(self.config, self.config.dataset(key.dataset))
         return train_on(
-            drawing.trained_on(parts, settings.property is not None), None, settings, folder, callbacks,
+            drawing.trained_on(parts, key), None, settings, folder, callbacks,
             cache=self.config.folder / key.dataset / "bonds", data_fingerprint_sha256=parts.fingerprint,
         )  # fmt: skip
 
@@ -230,9 +252,10 @@ class ConditionCDVAEPaper(Paper[ConditionReproductionConfig]):
         from tasks.loading import checkpoint as load
 
         entry = self.config.dataset(key.dataset)
-        test = drawing.parts_of(self.config, entry).test
+        test = drawing.labelled(drawing.parts_of(self.config, entry).test, key.reverse)
+        unit = entry.asked_property(key.reverse).unit if key.reverse else entry.unit
         predicted = load(str(checkpoint), self.config.execution).regressor.predict(test.crystals, ())
-        return regression_metrics(predicted, np.array(test.energies, dtype=float), entry.unit)
+        return regression_metrics(predicted, np.array(test.energies, dtype=float), unit)
 
     def report(self, found: Collected[ConditionReproductionConfig]) -> Report:
         """See Paper.report."""

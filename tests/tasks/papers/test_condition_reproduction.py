@@ -15,7 +15,7 @@ import pytest
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from configs.condition_reproduction import FOR_ENERGIES, JUDGE, ConditionReproductionConfig
+from configs.condition_reproduction import FOR_ENERGIES, JUDGE, ConditionData, ConditionReproductionConfig
 from configs.ingest import parse_ingest
 from configs.reproduction import model_of
 from configs.schema import load, read_yaml
@@ -28,11 +28,11 @@ from generative.training.data import split
 from storage.vacuum import slab_of
 from tasks.ingest.stages import scorer_of
 from tasks.papers.claims import OurNumbers, Verdict, verdict_of
-from tasks.papers.condition_cdvae import asked, drawing
+from tasks.papers.condition_cdvae import asked, drawing, properties, tables
 from tasks.papers.condition_cdvae.bilayers import energies_by_potential, layers_of
 from tasks.papers.condition_cdvae.claims import PaperNumbers, claims, name_of
 from tasks.papers.condition_cdvae.stages import ConditionCDVAEPaper
-from tasks.papers.results import ResultKey, silent
+from tasks.papers.results import Result, ResultKey, silent
 from tasks.papers.samples import Drawn
 
 LAYERS = monolayers(("Al", "Ga"), ("S", "Se"))
@@ -52,15 +52,16 @@ def bilayer(lower: Any, upper: Any, registry: str = "AB") -> Structure:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty bilayers whose energy is made up of the edge of their cell."""
+    """Sixty bilayers whose energy and edge are made up of their cell, and whose depth is known of every second."""
     file = tmp_path_factory.mktemp("data") / "bilayers.csv"
     pairs = [(a, b, r) for a, b, r in product(LAYERS, LAYERS, ("AA", "AB")) if a <= b][:60]
     with file.open("w", newline="") as text:
         rows = csv.writer(text)
-        rows.writerow(["material_id", "cif", "energy_of_layers"])
+        rows.writerow(["material_id", "cif", "energy_of_layers", "edge", "depth"])
         for number, (lower, upper, registry) in enumerate(pairs):
             made = bilayer(lower, upper, registry)
-            rows.writerow([f"pair-{number}", made.to(fmt="cif"), made.lattice.a - 3.9])
+            edge, depth = made.lattice.a, "" if number % 2 else made.lattice.c
+            rows.writerow([f"pair-{number}", made.to(fmt="cif"), edge - 3.9, edge, depth])
     return file
 
 
@@ -73,11 +74,16 @@ def config_of(data: Path, runs: Path, **changes: Any) -> ConditionReproductionCo
     settings: dict[str, Any] = {
         "paper": "condition-cdvae",
         "size": "tiny",
-        "systems": ["condition-cdvae", "condition-cdvae-energy", "condition-cdvae-formula", "crystal-flow"],
+        "systems": [
+            "condition-cdvae", "condition-cdvae-energy", "condition-cdvae-formula", "condition-cdvae-properties",
+            "crystal-flow",
+        ],
         "datasets": [
             {
                 "name": "j2dh-8", "files": [str(data)], "property_name": "energy_of_layers", "unit": "eV/cell",
-                "n_reconstruct": 3, "n_generate": 4,
+                "n_reconstruct": 3, "n_generate": 4, "n_beside": 5,
+                "properties": [{"name": "edge", "unit": "A", "within": 0.1}, {"name": "depth", "unit": "A"}],
+                "targets": [{"edge": 3.7}, {"edge": 3.9}, {"depth": 30, "edge": 3.9}],
             }
         ],
         "training": {"system": {"epochs_scale": 0.01}, **common},
@@ -87,6 +93,7 @@ def config_of(data: Path, runs: Path, **changes: Any) -> ConditionReproductionCo
         "samplers": {"crystal-flow": {"n_steps": 2}},
         "n_drawn": None,
         "energies": {"n": 3},
+        "properties": {"n": 3},
         "formulas": {"formulas": ["Ga4Se4", "Al2Ga2S4"], "n": 3},
         "execution": {"runs_folder": str(runs), "torch_threads": 1, "device": "cpu"},
         **changes,
@@ -120,7 +127,12 @@ def test_no_crystal_is_both_tested_and_trained_on_and_a_part_is_left_to_validate
     edges = [crystal.lattice_ang for crystal in parts.train.crystals]
     for lattice, energy in zip(edges, parts.train.energies, strict=True):
         assert energy == pytest.approx(np.linalg.norm(lattice, axis=1).min() - 3.9, abs=1e-4)
-    assert set(drawing.trained_on(parts, told=False).energies) == {None}
+    plain = drawing.trained_on(parts, drawing.training_key("j2dh-8", "condition-cdvae"))
+    assert set(plain.energies) == {None}
+    assert not plain.columns
+    judged = drawing.trained_on(parts, drawing.training_key("j2dh-8", "", "depth"))
+    assert judged.energies == parts.train.columns["depth"]
+    assert 0 < judged.energies.count(None) < len(judged)
 
 
 def test_whole_reproduction_makes_every_result_tables_and_pictures_and_takes_them_as_they_lie(
@@ -137,16 +149,24 @@ def test_whole_reproduction_makes_every_result_tables_and_pictures_and_takes_the
     assert {key.stage for key in found.missing} == {"relax"}
     report = paper.report(replace(found, missing={}))
     names = {table.name for table in report.tables}
-    assert {"claims", "reconstruct-j2dh-8", "generate-j2dh-8", "energies", "formulas", "latents", "training"} <= names
+    assert names >= {
+        "claims", "reconstruct-j2dh-8", "generate-j2dh-8", "energies", "formulas", "properties-j2dh-8",
+        "readings", "judges", "latents", "training",
+    }  # fmt: skip
     assert set(report.pictures) == {
         "curves-j2dh-8.png", "energies-j2dh-8.png", "latents-condition-cdvae-energy-j2dh-8.png",
-        "latents-condition-cdvae-formula-j2dh-8.png",
+        "latents-condition-cdvae-formula-j2dh-8.png", "properties-edge-j2dh-8.png", "properties-depth-j2dh-8.png",
     }  # fmt: skip
     rows = {row[0]: row for row in next(table for table in report.tables if table.name == "energies").rows}
     assert {"nothing", "-0.2", "0", "training crystals, for -0.2", "training crystals, for 0"} == set(rows)
     known = [e for e in drawing.parts_of(config, config.datasets[0]).train.energies if e is not None]
     assert rows["training crystals, for 0"][3].startswith(f"{np.mean(known):.3f}"[:5])
-    assert all(paper.measure(key).reused for stage in ("energies", "formulas", "latents") for key in paper.keys(stage))
+    near = next(table for table in report.tables if table.name == "properties-j2dh-8").rows
+    for_one = next(row for row in near if row[:2] == ("edge 3.7", "training crystals"))
+    edges = np.array(drawing.parts_of(config, config.datasets[0]).train.columns["edge"])
+    assert float(for_one[6].split()[0]) == pytest.approx(100 * np.mean(np.abs(edges - 3.7) <= 0.1), abs=0.01)
+    taken = ("energies", "formulas", "labels", "properties", "readings", "latents")
+    assert all(paper.measure(key).reused for stage in taken for key in paper.keys(stage))
 
 
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
@@ -204,16 +224,80 @@ def test_energy_by_the_potential_is_the_label_that_the_source_of_bilayers_gives(
 
 def test_energies_are_counted_by_closed_form_without_those_that_are_not_known() -> None:
     values = [-0.3, -0.1, math.nan, 0.1]
-    found = {m.metric.name: m for m in asked.energy_metrics("e", values, "eV/cell", -0.2, 0.1001)}
+    found = {m.metric.name: m for m in asked.number_metrics("e", values, "eV/cell", -0.2, 0.1001)}
     assert found["e: mean"].metric.value == pytest.approx(-0.1)
     assert found["e: mean"].metric.n == 3
     assert found["e: mean"].error == pytest.approx(0.2 / math.sqrt(3))
     assert found["e: standard deviation"].metric.value == pytest.approx(0.2)
     assert found["e: mean distance from the target"].metric.value == pytest.approx(0.5 / 3)
     assert found["e: within reach"].metric.value == pytest.approx(200 / 3)
-    nothing = asked.energy_metrics("e", [math.nan], "eV/cell", None, 0.1)
+    nothing = asked.number_metrics("e", [math.nan], "eV/cell", None, 0.1)
     assert all(math.isnan(m.metric.value) and m.metric.reason for m in nothing)
     assert len(nothing) == 2
+
+
+def test_targets_that_name_no_property_of_their_data_and_repeated_properties_are_refused(
+    data: Path, tmp_path: Path
+) -> None:
+    entry = config_of(data, tmp_path).datasets[0].model_dump()
+    for changes, said in (
+        ({"targets": [{"gap": 1.0}]}, "expected values of its properties"),
+        ({"targets": [{}]}, "expected values of its properties"),
+        ({"properties": [{"name": "edge"}, {"name": "edge"}]}, "names one twice"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ConditionData.model_validate({**entry, **changes})
+
+
+def test_crystals_are_near_a_target_of_two_properties_where_both_are(data: Path, tmp_path: Path) -> None:
+    entry = config_of(data, tmp_path).datasets[0]
+    values = {"edge": [3.85, 3.95, 3.95, 5.0, 3.9], "depth": [30.2, 30.4, 31.0, 30.0, math.nan]}
+    found = {m.metric.name: m.metric for m in properties.beside_target(entry, {"depth": 30, "edge": 3.9}, values)}
+    both = found["depth 30, edge 3.9: all within reach"]
+    assert (both.value, both.n) == (50.0, 4)
+    assert found["depth 30, edge 3.9: edge: within reach"].value == 80.0
+    assert found["depth 30, edge 3.9: depth: mean distance from the target"].value == pytest.approx(0.4)
+    nothing = {m.metric.name for m in properties.beside_target(entry, {}, values)}
+    assert nothing == {f"nothing: {p}: {what}" for p in ("edge", "depth") for what in ("mean", "standard deviation")}
+
+
+def test_target_is_heard_where_means_of_samples_differ_by_five_standard_errors_as_asked(
+    data: Path, tmp_path: Path
+) -> None:
+    """Targets that differ in the edge alone are compared, whatever their order in the settings."""
+    entry = config_of(data, tmp_path).datasets[0]
+    entry = ConditionData.model_validate(
+        {**entry.model_dump(), "targets": [{"edge": 4}, {"edge": 3}, {"edge": 2}, {"depth": 30}]}
+    )
+    rng = np.random.default_rng(5)
+    results = {}
+    for key, mean in zip(properties.target_keys(entry), (3.5, 3.2, 3.1, 3.15, 3.0), strict=True):
+        noise = rng.normal(size=100)
+        edges = mean + 0.1 * (noise - noise.mean()) / noise.std(ddof=1)
+        made = properties.beside_target(
+            entry, properties.target_of(entry, key), {"edge": edges.tolist(), "depth": [30.0] * 100}
+        )
+        results[key.reverse] = Result(key, "", "", made)
+    rows = {row[1:3]: row for row in tables._heard(entry, results).rows}
+    sigma = 0.1 / math.sqrt(100) * math.sqrt(2)
+    assert set(rows) == {("edge 3", "edge 4"), ("edge 2", "edge 4"), ("edge 2", "edge 3")}
+    assert rows["edge 3", "edge 4"][5:] == (f"{0.1 / sigma:.1f}", "yes")
+    assert rows["edge 2", "edge 4"][5:] == (f"{0.05 / sigma:.1f}", "no")
+    assert rows["edge 2", "edge 3"][5:] == (f"{-0.05 / sigma:.1f}", "no")
+
+
+def test_numbers_agree_by_correlation_and_error_of_those_that_both_know() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.normal(size=400)
+    found = 0.8 * truth + 0.6 * rng.normal(size=400)
+    found[:10] = math.nan
+    r, mae = properties.agreement("x", found, truth, "eV")
+    assert r.metric.n == mae.metric.n == 390
+    assert r.metric.value == pytest.approx(0.8, abs=3 * r.error)
+    assert r.error == pytest.approx((1 - 0.64) / math.sqrt(390), rel=0.2)
+    assert mae.metric.value == pytest.approx(np.abs(found - truth)[10:].mean())
+    alike, _ = properties.agreement("x", np.ones(5), truth[:5], "eV")
+    assert math.isnan(alike.metric.value)
 
 
 def test_samples_count_for_a_formula_whatever_the_size_of_their_cell_and_failed_ones_do_not() -> None:
