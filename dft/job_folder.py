@@ -110,11 +110,18 @@ def make_job_folder(
         StructureError: if no DFT code can take the crystal.
         JobFolderError: if the lineage is not plain JSON, or the root's name is not text.
     """
-    if not _is_text(root):
-        raise JobFolderError(
-            f"the folder {os.fsencode(root)!r} holds bytes that are no UTF-8, which neither JSON nor the files of DFT "
-            "codes can name: choose another folder"
-        )
+    return write_job(root, planned_job(structure, engine, candidate_id=candidate_id, purpose=purpose, lineage=lineage))
+
+
+def planned_job(
+    structure: Structure,
+    engine: EngineConfig,
+    *,
+    candidate_id: str,
+    purpose: Purpose = Purpose.RELAXATION,
+    lineage: Mapping[str, Any] | None = None,
+) -> Job:
+    """The calculation that make_job_folder makes a folder of; nothing is written. Arguments and errors as there."""
     plain = plain_structure(structure, candidate_id)
     plain = Structure.from_dict(json.loads(json.dumps(plain.as_dict())))  # as it will be read: the key must be the same
     try:
@@ -128,18 +135,30 @@ def make_job_folder(
         check_classes(origin, f"lineage of candidate {candidate_id}", nowhere)
     except ForeignClassError as error:
         raise JobFolderError(str(error)) from error
-    key = job_key(engine, plain, purpose)
-    folder = Path(root) / key
+    return Job(job_key(engine, plain, purpose), engine, plain, candidate_id, purpose, origin)
+
+
+def write_job(root: Path, job: Job) -> Path:
+    """The folder of a planned calculation, made if it is not there; see make_job_folder.
+
+    Raises: JobFolderError: if the root's name is not text.
+    """
+    if not _is_text(root):
+        raise JobFolderError(
+            f"the folder {os.fsencode(root)!r} holds bytes that are no UTF-8, which neither JSON nor the files of DFT "
+            "codes can name: choose another folder"
+        )
+    folder = Path(root) / job.key
     folder.mkdir(parents=True, exist_ok=True)
     try:
         there = read_job(folder)
     except JobFolderError:
-        there = Job(key, engine, plain, candidate_id, purpose, origin)
+        there = job
         is_new = True
     else:
-        is_new = there.engine != engine and not (folder / RECORD).exists()
+        is_new = there.engine != job.engine and not (folder / RECORD).exists()
     if is_new:
-        write_json(folder / JOB, _document(there, engine), checksum=True)
+        write_json(folder / JOB, _document(there, job.engine), checksum=True)
     return folder
 
 

@@ -68,8 +68,10 @@ class Run:
 
         rows = self._ranked.slice(0, n)
         judged = {"judge_e_above_hull_ev_per_atom": "judge eV/atom", "near_hull_probability": "within 0.1 by DFT"}
-        columns = with_phonons(rows.select(["lowest_phonon_thz"]).to_pylist(), RANKED)
-        return Crystals(rows, {**columns, **judged})
+        columns: dict[str, str] = {}  # the judge's beside the first potential's, as the run itself shows them
+        for key, heading in with_phonons(rows.select(["lowest_phonon_thz"]).to_pylist(), RANKED).items():
+            columns |= {key: heading} | (judged if key == "e_above_hull_ev_per_atom" else {})
+        return Crystals(rows, columns)
 
     @property
     def _ranked(self) -> pa.Table:

@@ -17,7 +17,8 @@ from pymatgen.core.structure import Structure
 
 from dft.campaign.config import DftConfig
 from dft.config import StoreConfig
-from dft.job_folder import Purpose, make_job_folder
+from dft.job_folder import Job as Calculation
+from dft.job_folder import Purpose, planned_job, write_job
 from dft.structures import read_structure
 from dft.submission.files import write_json
 from storage.atomic import sweep
@@ -185,7 +186,38 @@ class Campaign:
             raise DamagedCampaignError(f"{folder / FILE} is damaged ({said}): {remedy}") from None
 
 
-def make_campaign(
+@dataclass(frozen=True)
+class PlannedCampaign:
+    """A campaign as it will be on disk.
+
+    Attributes:
+        campaign: jobs that are wanted now, then those of other settings that its folder names already.
+        calculations: what the folders of the jobs wanted now hold, in their order.
+        fault: of the campaign.json that is there; None where it is sound, or there is none.
+    """
+
+    campaign: Campaign
+    calculations: tuple[Calculation, ...]
+    fault: DamagedCampaignError | None = None
+
+    def write(self) -> Campaign:
+        """Make the job folders and write the campaign; done twice, the same. Nothing is submitted.
+
+        Returns: The campaign, as written.
+        """
+        folder, root = self.campaign.folder, self.campaign.root
+        root.mkdir(parents=True, exist_ok=True)
+        sweep(folder, below=False)
+        sweep(root)
+        for calculation in self.calculations:
+            write_job(root, calculation)
+        if self.fault is not None:
+            os.replace(folder / FILE, _aside(folder))
+        self.campaign.write()
+        return Campaign.read(folder)
+
+
+def plan_campaign(
     folder: Path,
     name: str,
     root: Path,
@@ -193,8 +225,8 @@ def make_campaign(
     store: StoreConfig,
     wanted: Sequence[Wanted],
     notes: Sequence[str] = (),
-) -> Campaign:
-    """Make the job folders and write the campaign; done twice, the same. Nothing is submitted.
+) -> PlannedCampaign:
+    """A campaign of these crystals; nothing is written.
 
     A campaign that is there already is extended: jobs of other settings stay in it, after the ones that are wanted now.
 
@@ -207,38 +239,39 @@ def make_campaign(
         wanted: crystals in the order in which they are to be submitted; repeats (same key) are one job.
         notes: what the user should know of the choice.
 
-    Returns: The campaign, as written.
+    Raises: StructureError, JobFolderError: as for dft.job_folder.make_job_folder.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    sweep(folder, below=False)
-    sweep(root)
     jobs: dict[str, Job] = {}
     statics: dict[str, Job] = {}
+    calculations: dict[str, Calculation] = {}
+
+    def key_of(one: Wanted, structure: Structure, purpose: Purpose) -> str:
+        found = planned_job(structure, dft.engine, candidate_id=one.id, purpose=purpose, lineage=one.lineage)
+        return calculations.setdefault(found.key, found).key
+
     for one in wanted:
         formula, purpose = one.structure.composition.reduced_formula, Purpose(one.purpose)
-        key, static_key = _made(root, dft, one, one.structure, purpose), None
+        key, static_key = key_of(one, one.structure, purpose), None
         if dft.with_generated and one.generated is not None:
-            static_key = _made(root, dft, one, one.generated, Purpose.STATIC)
+            static_key = key_of(one, one.generated, Purpose.STATIC)
             statics.setdefault(static_key, Job(static_key, one.id, Purpose.STATIC.value, formula))
         generated = None if one.generated is None else one.generated.as_dict()
         jobs.setdefault(key, Job(key, one.id, purpose.value, formula, generated, static_key))
     jobs |= statics  # what a hull is made of goes first
-    notes = list(notes)
+    said, fault = list(notes), None
     if (folder / FILE).exists():
         try:
             for job in Campaign.read(folder).jobs:
                 jobs.setdefault(job.key, job)
         except DamagedCampaignError as error:
-            aside = folder / f"{FILE}.damaged"
-            os.replace(folder / FILE, aside)
-            notes.append(
-                f"{error}; made anew, and kept as {aside.name}: jobs of other settings that it named are no longer "
-                "followed"
+            fault = error
+            said.append(
+                f"{error}; made anew, and kept as {_aside(folder).name}: jobs of other settings that it named are no "
+                "longer followed"
             )
-    Campaign(folder, name, root, dft, store, tuple(jobs.values()), tuple(notes)).write()
-    return Campaign.read(folder)
+    campaign = Campaign(folder, name, root, dft, store, tuple(jobs.values()), tuple(said))
+    return PlannedCampaign(campaign, tuple(calculations.values()), fault)
 
 
-def _made(root: Path, dft: DftConfig, one: Wanted, structure: Structure, purpose: Purpose) -> str:
-    """The key of a job folder, made if it is not there."""
-    return make_job_folder(root, structure, dft.engine, candidate_id=one.id, purpose=purpose, lineage=one.lineage).name
+def _aside(folder: Path) -> Path:
+    return folder / f"{FILE}.damaged"

@@ -31,6 +31,7 @@ from dft.submission.files import create_json, read_json, write_json
 
 SCHEMA_VERSION = "1"
 ALLOCATIONS = ".allocations"
+ROOT = ".root.json"
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 STOPPED_KIND = "stopped"
 """Kind of the error that dft.run_job leaves when it is told to end."""
@@ -150,23 +151,32 @@ class Allocation:
         )
 
 
-def allocation_name(root: Path, members: Iterable[Member]) -> str:
+UNDRAWN_TAG = "xxxxxx"
+"""In the place of a root's tag that is not drawn yet."""
+
+
+def allocation_name(root: Path, members: Iterable[Member], *, is_planned: bool = False) -> str:
     """Unique, a valid name for every queue (PBS and SGE want a letter first), and legible: key, attempt, root.
 
-    The last part keeps two roots apart that hold the same job: a queue knows jobs by name alone.
+    The last part keeps two roots apart that hold the same job: a queue knows jobs by name alone. A name that is planned
+    draws no tag.
     """
     first = next(iter(members))
-    return f"h{first.key}-{first.attempt}-{root_tag(root)}"
+    return f"h{first.key}-{first.attempt}-{(known_tag(root) or UNDRAWN_TAG) if is_planned else root_tag(root)}"
 
 
 def root_tag(root: Path) -> str:
     """Six hex digits drawn once for a root; a root that is moved keeps them."""
-    file = root / ".root.json"
-    create_json(file, {"tag": secrets.token_hex(3)})
-    found = read_json(file)
-    if found is None:
-        raise ValueError(f"{file} cannot be read: expected the tag by which the queue knows this root's jobs")
-    return str(found["tag"])
+    create_json(root / ROOT, {"tag": secrets.token_hex(3)})
+    if (found := known_tag(root)) is None:
+        raise ValueError(f"{root / ROOT} cannot be read: expected the tag by which the queue knows this root's jobs")
+    return found
+
+
+def known_tag(root: Path) -> str | None:
+    """The tag of a root, if it is drawn."""
+    found = read_json(root / ROOT)
+    return None if found is None else str(found["tag"])
 
 
 def allocations(root: Path) -> Iterator[Allocation]:

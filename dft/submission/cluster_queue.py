@@ -61,6 +61,7 @@ class ClusterQueue:
         self.name = kind if self.host.place is None else f"{kind} on {self.host.place.partition(':')[0]}"
         """What it is called in notes and errors."""
         self.io: Any = scheduler_mapping[kind]()
+        self.command: str = self.io.SUBMIT_CMD
         self._unreadable: list[str] = []
         self._said: set[str] = set()
         self._notes: list[str] = []
@@ -68,7 +69,7 @@ class ClusterQueue:
     def submit(self, script: Path, name: str) -> str:
         """Hand the script to the queue; see Queue."""
         # By its bare name, from its own folder: whatever that folder is called, it is no part of a command.
-        done = self._run(f"{self.io.SUBMIT_CMD} {shlex.quote(script.name)}", script.parent)
+        done = self._run(f"{self.command} {shlex.quote(script.name)}", script.parent)
         answer = self.io.parse_submit_output(done.returncode, done.stdout, done.stderr)
         if answer.job_id is None or done.returncode != 0:
             said = " ".join((done.stderr or done.stdout).split()) or "no message"

@@ -27,6 +27,8 @@ TERM_S = 5.0
 class LocalQueue:
     """Local processes. How many run at once is decided by `allocations_max`: everything submitted starts at once."""
 
+    command = "bash"
+
     def submit(self, script: Path, name: str) -> str:
         """Start the script in a session of its own; see Queue."""
         # The shell in between ends at once, so that the job belongs to init and leaves no zombie here.

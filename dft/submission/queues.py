@@ -45,7 +45,14 @@ class QueueFullError(SubmissionError):
 
 
 class Queue(Protocol):
-    """Local processes, or a queue."""
+    """Local processes, or a queue.
+
+    Attributes:
+        command: what a script is handed over with, such as 'sbatch'.
+    """
+
+    @property
+    def command(self) -> str: ...  # noqa: D102
 
     def submit(self, script: Path, name: str) -> str:
         """Hand a job script over; its folder is the working directory.

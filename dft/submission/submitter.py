@@ -107,6 +107,17 @@ class Submitter:
         """Jobs of which something is still to come, those included that the next step tries again."""
         return sum(status.state in OPEN or self._may_be_retried(status) for status in statuses.values())
 
+    def planned(self, keys: Sequence[str]) -> list[tuple[Allocation, str]]:
+        """What a step would hand over now, with its job scripts; asks no queue and writes nothing.
+
+        Args:
+            keys: the jobs of interest, in order; one without a folder is new.
+
+        Raises: ValueError: as for dft.submission.script.job_script.
+        """
+        allocations = [self._allocation(due, is_planned=True) for due in self._due(self.statuses(keys))]
+        return [(allocation, self._script_of(allocation)) for allocation in allocations]
+
     def step(self, keys: Sequence[str], *, submit: bool = True) -> Step:
         """Bring everything one step further.
 
@@ -303,26 +314,30 @@ class Submitter:
 
     def _submit_new(self, keys: Sequence[str], step: Step) -> None:
         """Submit what is new, packed, within the limits."""
-        new = [key for key, status in self.statuses(keys).items() if status.state is JobState.NEW]
-        free = self.config.allocations_max - len(self._index.unsettled())
-        size = self.config.jobs_per_allocation
-        if new and free > 0:
+        due = self._due(self.statuses(keys), len(step.submitted))
+        if due:
             self.host.prepare()
-        for begin in range(0, len(new), size):
-            if len(step.submitted) >= min(free, self.config.submissions_per_step):
-                return
-            allocation = self._commit(new[begin : begin + size])
+        for members in due:
+            allocation = self._commit(members)
             try:
                 self._hand_over(allocation, step)
             except QueueFullError as error:
                 step.notes.append(f"{error}; the rest waits on disk")
                 return
 
-    def _commit(self, keys: Sequence[str]) -> Allocation:
-        """Write an allocation down before the queue is asked."""
+    def _due(self, statuses: Mapping[str, JobStatus], n_submitted: int = 0) -> list[list[str]]:
+        """Keys of the allocations to be handed over next, so many of the step being handed over already."""
+        new = [key for key, one in statuses.items() if one.state is JobState.NEW or self._may_be_retried(one)]
+        size = self.config.jobs_per_allocation
+        packed = [new[begin : begin + size] for begin in range(0, len(new), size)]
+        free = self.config.allocations_max - len(self._index.unsettled())
+        return packed[: max(0, min(free, self.config.submissions_per_step) - n_submitted)]
+
+    def _allocation(self, keys: Sequence[str], *, is_planned: bool = False) -> Allocation:
+        """The next allocation of these jobs, not written down yet."""
         members = tuple(Member(key, self._index.latest(key)[0] + 1) for key in keys)
-        allocation = Allocation(
-            folder=self.root / ALLOCATIONS / allocation_name(self.root, members),
+        return Allocation(
+            folder=self.root / ALLOCATIONS / allocation_name(self.root, members, is_planned=is_planned),
             members=members,
             queue=self.config.queue,
             walltime_s=self.config.walltime_s,
@@ -332,14 +347,21 @@ class Submitter:
             created_at=now(),
             place=self.host.place,
         )
+
+    def _commit(self, keys: Sequence[str]) -> Allocation:
+        """Write an allocation down before the queue is asked."""
+        allocation = self._allocation(keys)
         shutil.rmtree(allocation.folder, ignore_errors=True)  # left by a controller that was killed before the commit
         allocation.folder.mkdir(parents=True)
-        seen = replace(allocation, folder=self.host.seen(allocation.folder))
-        script = job_script(self.config, seen, self.host.code)
-        allocation.script.write_text(script, encoding="utf-8", errors="surrogateescape")
+        allocation.script.write_text(self._script_of(allocation), encoding="utf-8", errors="surrogateescape")
         allocation.write()
         self._index.refresh()
         return allocation
+
+    def _script_of(self, allocation: Allocation) -> str:
+        """The job script, with the paths of the machine where it runs."""
+        seen = replace(allocation, folder=self.host.seen(allocation.folder))
+        return job_script(self.config, seen, self.host.code)
 
     def _hand_over(self, allocation: Allocation, step: Step) -> None:
         self.host.send(allocation)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.console import answer, guarded, labelled_bar, show_table
+from flows.cli.console import answer, begin, guarded, labelled_bar, show_table
 from flows.cli.shared_options import AsJson, Debug, set_option
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def rediscovery(
     from flows.cli.prefect_client import prefect_client
 
     parsed = parse(RediscoveryConfig, *_stated(config, settings, name, seed))
+    begin(f"{parsed.n_systems} chemical systems, their stable crystals hidden, into {parsed.folder}")
     with answer(as_json) as give, prefect_client() as client:
         from flows.rediscovery import rediscovery as flow
 
@@ -76,6 +77,7 @@ def generators(
     from flows.cli.prefect_client import prefect_client
 
     parsed = parse(BenchmarkConfig, *_stated(config, settings, name, seed))
+    begin(f"generators side by side, into {parsed.folder}")
     with answer(as_json) as give, prefect_client() as client:
         from flows.benchmark import benchmark as flow
 
@@ -105,6 +107,7 @@ def judges(
     from configs.schema import parse
 
     parsed = parse(JudgesConfig, *_stated(config, settings, name, seed))
+    begin(f"potentials against DFT, into {parsed.folder}", as_json)
     with answer(as_json) as give:
         from tasks.judges.results import JSON
         from tasks.judges.stages import judges as run

@@ -259,6 +259,6 @@ def hush_engine() -> None:
                 handler.addFilter(_Concise())
 
 
-def begin(what: str) -> None:
+def begin(what: str, hidden: bool = False) -> None:
     """The first line of a long command, before anything heavy is loaded: Prefect and torch take seconds to come."""
-    say(f"{what}; loading")
+    say(f"{what}; loading", hidden)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.console import answer, guarded, say, show_table
-from flows.cli.shared_options import AsJson, Debug, set_option
+from flows.cli.console import answer, begin, guarded, say, show_table
+from flows.cli.plan import shown
+from flows.cli.shared_options import AsJson, Debug, DryRun, set_option
 from tasks.dft.columns import JOB_HEADINGS
 
 if TYPE_CHECKING:
     from dft.campaign.analysis import AnalysisSummary
-    from dft.campaign.campaign import Campaign
+    from dft.campaign.campaign import Campaign, PlannedCampaign
     from tasks.dft.campaign import Progress
 
 HULL = {
@@ -66,32 +67,43 @@ def submit(
         Path | None, typer.Option(metavar="FOLDER", help="Folder of a campaign of files; it appears.")
     ] = None,
     settings: Annotated[list[str] | None, set_option("dft.top_n=2")] = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Make job folders and submit them: the best candidates and near phases of a run, or crystals from files."""
-    from configs.command_line import run_settings, settings_of
-    from tasks.dft.campaign import advance, campaign_of_crystals, campaign_of_run
+    if dry_run:
+        from tasks.plans.dft_jobs import plan_submission
+
+        shown(lambda: plan_submission(_wanted(origin, config, out, settings)), as_json)
+        return
+    begin(f"DFT jobs of {', '.join(origin)}", as_json)
+    from tasks.dft.campaign import advance
 
     with answer(as_json) as give:
-        if len(origin) == 1 and (Path(origin[0]) / "manifest.json").is_file():
-            from tasks.discover.run import RunFolder, read_manifest
+        _show(advance(_wanted(origin, config, out, settings).write()), as_json, give)
 
-            stated = read_manifest(RunFolder(Path(origin[0])))["settings"]
-            parsed = _merged(stated, config, settings)
-            campaign = campaign_of_run(Path(origin[0]), parsed.dft)
-        else:
-            from tasks.discover.own_files import read_crystals
 
-            if out is None:
-                raise typer.BadParameter("a campaign of files needs a folder: --out runs/my-campaign")
-            named = {"name": _name(out)}
-            parsed = settings_of(named, settings) if config is None else run_settings(config, named, settings)
-            table, refused = read_crystals(origin)
-            if refused:
-                say(f"{len(refused)} records could not be read, the first: {refused[0]}")
-            campaign = campaign_of_crystals(table, parsed, out)
-        _show(advance(campaign), as_json, give)
+def _wanted(origin: list[str], config: str | None, out: Path | None, settings: list[str] | None) -> PlannedCampaign:
+    """The campaign that `submit` is asked for."""
+    from configs.command_line import run_settings, settings_of
+    from tasks.dft.campaign import campaign_of_crystals, campaign_of_run
+
+    if len(origin) == 1 and (Path(origin[0]) / "manifest.json").is_file():
+        from tasks.discover.run import RunFolder, read_manifest
+
+        stated = read_manifest(RunFolder(Path(origin[0])))["settings"]
+        return campaign_of_run(Path(origin[0]), _merged(stated, config, settings).dft)
+    from tasks.discover.own_files import read_crystals
+
+    if out is None:
+        raise typer.BadParameter("a campaign of files needs a folder: --out runs/my-campaign")
+    named = {"name": _name(out)}
+    parsed = settings_of(named, settings) if config is None else run_settings(config, named, settings)
+    table, refused = read_crystals(origin)
+    if refused:
+        say(f"{len(refused)} records could not be read, the first: {refused[0]}")
+    return campaign_of_crystals(table, parsed, out)
 
 
 def _merged(stated: dict[str, Any], config: str | None, assignments: list[str] | None) -> Any:

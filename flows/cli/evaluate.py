@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.console import answer, guarded, labelled_bar, say, show_table
+from flows.cli.console import answer, begin, guarded, labelled_bar, say, show_table
 from flows.cli.shared_options import AsJson, Debug, Potential, set_option
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def evaluate(
         "regressor": regressor,
     }
     config = evaluation_settings(stated, potential, settings)
+    begin(f"{samples} judged by {', '.join(config.protocols)}, into {config.folder}", as_json)
     with answer(as_json) as give:
         from tasks.evaluate.stages import evaluate as run
 

@@ -33,6 +33,7 @@ from flows.cli import (
 )
 from flows.cli.completion import prepare, script
 from flows.cli.examples import add_examples
+from flows.servers.environment import be_quiet
 
 COMMANDS = (
     *(plan, discover, campaign, ingest, modify, train),
@@ -82,7 +83,7 @@ def _root(
         ),
     ] = None,
 ) -> None:
-    pass
+    be_quiet()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from flows.cli.console import INTERRUPTED, say
 from flows.cli.stopping import end_children, told_to_end
-from flows.servers.environment import OF_SERVER_ALONE, QUIET, SECRET, SQLITE, home_settings, server_environment
+from flows.servers.environment import OF_SERVER_ALONE, SECRET, SQLITE, be_quiet, home_settings, server_environment
 from flows.servers.prefect_api import Api
 from flows.servers.prefect_password import announced_server, new_password
 from flows.servers.services import Service, listening_on, start_server, wait_until_ready
@@ -134,8 +134,7 @@ def prefect_client() -> Iterator[Client]:
 
     Within it a signal to stop ends the process: SIGTERM with exit code 143, SIGINT with 130.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    be_quiet()
     client = Client()
     with told_to_end(client.end, client.look):
         if not names_a_server():

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.console import RELAXED, answer, guarded, progress_bar, say, with_reasons
+from flows.cli.console import RELAXED, answer, begin, guarded, progress_bar, say, with_reasons
 from flows.cli.own_crystals import read_crystals, say_potential
 from flows.cli.results import SHOWN, finish
 from flows.cli.shared_options import AsJson, Crystals, Debug, Out, Potential, set_option
@@ -30,6 +30,7 @@ def relax(
     from configs.command_line import potential_changes, settings_of
 
     config = settings_of(potential_changes(potential), settings)
+    begin(f"{', '.join(files)} relaxed into {out}", as_json)
     with answer(as_json) as give:
         from tasks.discover.own_files import plain_rows, relax_crystals, write_crystals
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.console import answer, guarded, progress_bar, show_table
+from flows.cli.console import answer, begin, guarded, progress_bar, show_table
 from flows.cli.plan import shown
 from flows.cli.results import SHOWN
 from flows.cli.shared_options import AsJson, Debug, DryRun, Elements, Out, set_option
@@ -62,6 +62,7 @@ def sample(
 
         shown(lambda: plan_draw(config, out), as_json)
         return
+    begin(f"{n} crystals into {out}", as_json)
     with answer(as_json) as give:
         from tasks.discover.own_files import plain_rows, sample_crystals, write_crystals
 

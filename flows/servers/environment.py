@@ -4,6 +4,7 @@ telemetry. Set before Prefect is imported.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -53,6 +54,12 @@ def require_database_address(environment: Mapping[str, str]) -> None:
 def without_database(environment: Mapping[str, str]) -> dict[str, str]:
     """The same for a process that asks a server and is none."""
     return {name: value for name, value in environment.items() if name not in OF_SERVER_ALONE}
+
+
+def be_quiet() -> None:
+    """Have this process's Prefect send nothing, not even word of its first import; so call this before."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
 
 
 def origins(port: int) -> list[str]:

@@ -26,7 +26,7 @@ from tasks.loading import PotentialIdentity
 
 if TYPE_CHECKING:
     from dft.campaign.analysis import AnalysisSummary
-    from dft.campaign.campaign import Campaign, Wanted
+    from dft.campaign.campaign import Campaign, PlannedCampaign, Wanted
     from dft.campaign.config import DftConfig
     from dft.submission.submitter import Step, Submitter
 
@@ -128,17 +128,17 @@ def wanted_references(
 
 def campaign_of(
     config: DiscoverConfig, folder: Path, identity: PotentialIdentity, candidates: FileRef, competing: list[FileRef]
-) -> Campaign:
-    """The DFT campaign of a run whose candidates are ranked; done twice, the same."""
+) -> PlannedCampaign:
+    """The DFT campaign of a run whose candidates are ranked; nothing is written yet."""
     relaxed = joined([ref.read() for ref in competing], RELAXED)
     best = [row for row in candidates.read().slice(0, config.dft.top_n).to_pylist() if row["rank"] is not None]
     phases, note = wanted_references(config, identity, relaxed, best)
     wanted = [*wanted_candidates(config, folder, identity, candidates), *phases]
-    return _made(config, folder, wanted, [note] if note else [])
+    return _planned(config, folder, wanted, [note] if note else [])
 
 
-def campaign_of_run(folder: Path, dft: DftConfig | None = None) -> Campaign:
-    """The DFT campaign of a finished run, from its files.
+def campaign_of_run(folder: Path, dft: DftConfig | None = None) -> PlannedCampaign:
+    """The DFT campaign of a finished run, from its files; nothing is written yet.
 
     Args:
         folder: of the run.
@@ -154,8 +154,11 @@ def campaign_of_run(folder: Path, dft: DftConfig | None = None) -> Campaign:
     return campaign_of(config, folder, identity, candidates, competing)
 
 
-def campaign_of_crystals(table: pa.Table, config: DiscoverConfig, folder: Path) -> Campaign:
-    """A DFT campaign of crystals from files, all of them; it has no competing phases but what is among them."""
+def campaign_of_crystals(table: pa.Table, config: DiscoverConfig, folder: Path) -> PlannedCampaign:
+    """A DFT campaign of crystals from files, all of them; it has no competing phases but what is among them.
+
+    Nothing is written yet.
+    """
     from dft.campaign.campaign import Wanted
 
     table = survivors(table)
@@ -172,11 +175,11 @@ def campaign_of_crystals(table: pa.Table, config: DiscoverConfig, folder: Path) 
         for row, crystal, before in zip(table.to_pylist(), crystals_of(table, prefix), generated, strict=True)
         if crystal is not None
     ]
-    return _made(config, folder, wanted)
+    return _planned(config, folder, wanted)
 
 
-def _made(config: DiscoverConfig, folder: Path, wanted: list[Wanted], notes: Sequence[str] = ()) -> Campaign:
-    from dft.campaign.campaign import make_campaign
+def _planned(config: DiscoverConfig, folder: Path, wanted: list[Wanted], notes: Sequence[str] = ()) -> PlannedCampaign:
+    from dft.campaign.campaign import plan_campaign
 
     root = jobs_folder(config.dft, folder.parent)
     engine = config.dft.engine
@@ -184,7 +187,7 @@ def _made(config: DiscoverConfig, folder: Path, wanted: list[Wanted], notes: Seq
         # A job is run where the variables of this process need not be set, so it is told the folders themselves.
         engine = engine.with_potentials_in(model_folders())
     dft = config.dft.model_copy(update={"engine": engine})
-    return make_campaign(folder, config.name, root, dft, config.store, wanted, notes)
+    return plan_campaign(folder, config.name, root, dft, config.store, wanted, notes)
 
 
 def submitter_of(campaign: Campaign) -> Submitter:
@@ -278,13 +281,13 @@ def dft_task(
     config: DiscoverConfig, folder: Path, identity: PotentialIdentity, candidates: FileRef, competing: list[FileRef]
 ) -> int:
     """Begin or bring on the run's DFT jobs; the number of those of which something is still to come."""
-    return follow(campaign_of(config, folder, identity, candidates, competing))
+    return follow(campaign_of(config, folder, identity, candidates, competing).write())
 
 
 @task(name="begin", task_run_name="begin-{folder.name}")
 def begin_task(folder: Path, dft: DftConfig | None) -> int:
     """Begin the DFT jobs of a finished run; the number of jobs of which something is still to come."""
-    return follow(campaign_of_run(folder, dft))
+    return follow(campaign_of_run(folder, dft).write())
 
 
 @task(name="advance", task_run_name="advance-{folder.name}")

@@ -173,7 +173,7 @@ def in_place(tmp_path: Path) -> Iterator[None]:
 def test_a_command_names_the_damaged_file(command: str, fuzz: Fuzz, runs: Path, tmp_path: Path) -> None:
     runner = CliRunner()
     if command == "dft":
-        campaign_of_run(runs / "tiny", DftConfig.model_validate({"top_n": 2, "engine": {"name": "potential"}}))
+        campaign_of_run(runs / "tiny", DftConfig.model_validate({"top_n": 2, "engine": {"name": "potential"}})).write()
     healthy = runner.invoke(app, arguments(command, runs / "tiny", tmp_path))
     assert healthy.exit_code == 0, healthy.output
     files = [file for pattern in READERS[command] for file in sorted((runs / "tiny").glob(pattern))]

@@ -107,7 +107,7 @@ def test_a_finished_run_is_submitted_from_its_files_as_the_run_itself_would(
     begun: Any, answered: dict[str, Any]
 ) -> None:
     before = Campaign.read(begun.folder)
-    after = campaign_of_run(begun.folder)
+    after = campaign_of_run(begun.folder).write()
     assert after == before
     assert answered["n_open"] == 0
     assert campaign_folders(begun.folder.parent) == []

@@ -122,18 +122,36 @@ def test_completions_are_the_shipped_settings_of_the_command_and_the_registered_
     assert potentials("seven") == ["SevenNet-0", "SevenNet-l3i5"]
 
 
-def test_a_run_says_its_first_line_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
+FIRST_LINES = {
+    "discover quickstart": "128 candidates of Al-Ti-N into runs/quickstart",
+    "campaign run campaign-small": "36 relaxations into runs/campaigns/small",
+    "benchmark rediscovery": "8 chemical systems, their stable crystals hidden, into runs/rediscovery/small",
+    "evaluate a.csv --reference b.csv": "a.csv judged by cdvae, into runs/evaluations/a",
+    "sample --elements Ta-W-B --out s": "16 crystals into s",
+    "relax a.cif b.cif --out r": "a.cif, b.cif relaxed into r",
+    "dft submit runs/quickstart": "DFT jobs of runs/quickstart",
+}
+
+
+def test_a_long_command_says_its_first_line_before_anything_heavy_is_loaded_and_prefect_sends_nothing(
+    tmp_path: Path,
+) -> None:
     code = (
-        "import sys\n"
-        "import flows.cli.prefect_client as client\n"
-        "def stop(): sys.exit(str([m for m in ('torch', 'prefect', 'pymatgen', 'pyarrow') if m in sys.modules]))\n"
-        "client.prefect_client = stop\n"
+        "import os, shlex, sys\n"
+        "import flows.cli.console as console\n"
+        "say = console.begin\n"
+        "def stop(*said):\n"
+        "    say(*said)\n"
+        "    heavy = [m for m in ('torch', 'prefect', 'pymatgen', 'pyarrow', 'rich.progress') if m in sys.modules]\n"
+        "    sys.exit(f'{heavy} {os.environ[\"DO_NOT_TRACK\"]}')\n"
+        "console.begin = stop\n"
         "from flows.cli.main import app\n"
-        "app()"
+        "for line in sys.argv[1:]:\n"
+        "    try: app(shlex.split(line))\n"
+        "    except SystemExit as end: sys.stderr.write(f'{end}\\n')\n"
     )
-    arguments = [sys.executable, "-c", code, "discover", "quickstart"]
+    arguments = [sys.executable, "-c", code, *FIRST_LINES]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("DO_NOT_TRACK", None)
     done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    said = done.stderr.splitlines()
-    assert said[0] == "128 candidates of Al-Ti-N into runs/quickstart; loading"
-    assert said[-1] == "[]"
+    assert done.stderr.splitlines() == [line for said in FIRST_LINES.values() for line in (f"{said}; loading", "[] 1")]

@@ -13,7 +13,7 @@ from pymatgen.core.structure import Structure
 from pymatgen.entries.computed_entries import ComputedStructureEntry
 from typer.testing import CliRunner
 
-from dft.campaign.campaign import Wanted, make_campaign
+from dft.campaign.campaign import Wanted, plan_campaign
 from dft.campaign.config import DftConfig
 from dft.config import StoreConfig
 from dft.hull.corrections import MP2020
@@ -36,7 +36,7 @@ def campaign(tmp_path: Path) -> Path:
         Wanted("licl", rock_salt("Li", "Cl", 5.2), "reference"),
         Wanted("c-2", rock_salt("Li", "Cl", 4.0), "relaxation"),
     ]
-    made = make_campaign(tmp_path / "run", "salts", tmp_path / ".dft", dft, StoreConfig(), wanted)
+    made = plan_campaign(tmp_path / "run", "salts", tmp_path / ".dft", dft, StoreConfig(), wanted).write()
     for key in made.keys[:2]:  # the third has no result yet
         job = read_job(made.root / key)
         done = record(
@@ -116,7 +116,7 @@ def test_what_cannot_be_a_hull_is_one_sentence(campaign: Path, entries: Path, tm
     assert "a table of crystals names neither functional nor U nor pseudopotentials" in refused.stderr
     dft = DftConfig.model_validate({"engine": {"name": "vasp", "preset": "mp-relax"}})
     wanted = [Wanted("c-1", antiperovskite(), "relaxation")]
-    empty = make_campaign(tmp_path / "new", "new", tmp_path / "new" / ".dft", dft, StoreConfig(), wanted)
+    empty = plan_campaign(tmp_path / "new", "new", tmp_path / "new" / ".dft", dft, StoreConfig(), wanted).write()
     unfinished = run(str(empty.folder), "--reference", str(entries))
     assert unfinished.exit_code == 1
     assert "campaign new has no finished relaxation yet" in unfinished.stderr
@@ -127,7 +127,7 @@ def test_a_campaign_with_one_fixed_mesh_says_so_in_its_rows_and_notes(tmp_path: 
     dft = DftConfig.model_validate({"engine": {"name": "vasp", "preset": "dp-cdvae"}})
     small = Structure(Lattice.cubic(2.5), ["Li"], [[0, 0, 0]])
     wanted = [Wanted("small", small, "relaxation"), Wanted("large", small * (3, 3, 3), "relaxation")]
-    made = make_campaign(tmp_path / "run", "fixed", tmp_path / ".dft", dft, StoreConfig(), wanted)
+    made = plan_campaign(tmp_path / "run", "fixed", tmp_path / ".dft", dft, StoreConfig(), wanted).write()
     for key in made.keys:
         job = read_job(made.root / key)
         kpoints = sampling_of_mesh((5, 5, 5), job.structure.lattice)
@@ -152,7 +152,7 @@ def test_a_campaign_with_one_fixed_mesh_says_so_in_its_rows_and_notes(tmp_path: 
 def test_records_of_another_engine_are_refused_with_what_differs(entries: Path, tmp_path: Path) -> None:
     dft = DftConfig.model_validate({"engine": {"name": "gpaw"}})
     wanted = [Wanted("c-1", antiperovskite(), "relaxation")]
-    made = make_campaign(tmp_path / "run", "gpaw", tmp_path / ".dft", dft, StoreConfig(), wanted)
+    made = plan_campaign(tmp_path / "run", "gpaw", tmp_path / ".dft", dft, StoreConfig(), wanted).write()
     (key,) = made.keys
     job = read_job(made.root / key)
     write_record(made.root / key, record(job.structure, -4.0, job.engine.settings(), key=key, purpose="relaxation"))

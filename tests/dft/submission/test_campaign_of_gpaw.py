@@ -14,7 +14,7 @@ import pytest
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from dft.campaign.campaign import Campaign, Wanted, make_campaign
+from dft.campaign.campaign import Campaign, Wanted, plan_campaign
 from dft.campaign.collection import collect_records, record_fault, records_of, rows_of
 from dft.campaign.config import DftConfig
 from dft.config import StoreConfig
@@ -52,7 +52,7 @@ def test_a_campaign_of_gpaw_through_slurm_survives_its_controller_and_brings_rea
     engine = GPAWConfig(cutoff_ev=500, kpoint_density_ang=2.5)
     config = DftConfig(engine=engine, submission=submission)
     wanted = [Wanted(formula, cubic(formula), "relaxation") for formula in EXPERIMENT_ANG]
-    made = make_campaign(tmp_path / "three", "three", tmp_path / "jobs", config, StoreConfig(), wanted)
+    made = plan_campaign(tmp_path / "three", "three", tmp_path / "jobs", config, StoreConfig(), wanted).write()
 
     code = (
         "import sys; from pathlib import Path; from tasks.dft.campaign import submitter_of; "

@@ -103,7 +103,7 @@ def test_a_campaign_over_ssh_gives_the_store_and_the_table_that_it_gives_without
     from pymatgen.core.structure import Structure
 
     from configs.schema import DiscoverConfig, parse
-    from dft.campaign.campaign import Wanted, make_campaign
+    from dft.campaign.campaign import Wanted, plan_campaign
     from dft.stores import open_job_store
     from tasks.dft.campaign import collected, submitter_of
 
@@ -117,7 +117,8 @@ def test_a_campaign_over_ssh_gives_the_store_and_the_table_that_it_gives_without
         config = parse(DiscoverConfig, {"name": "al", "elements": ["Al"], "dft": dft}, "a test")
         wanted = [Wanted("c-1", aluminium, "relaxation")]
         folder = tmp_path / place
-        made[place] = make_campaign(folder / "al", "al", folder / "jobs", config.dft, config.store, wanted)
+        planned = plan_campaign(folder / "al", "al", folder / "jobs", config.dft, config.store, wanted)
+        made[place] = planned.write()
         submitter_of(made[place]).step(made[place].keys)  # both are at work at once
     for place, campaign in made.items():
         progress = collected(campaign, submitter_of(campaign).wait(campaign.keys, timeout_s=200))
