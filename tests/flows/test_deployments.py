@@ -304,7 +304,7 @@ def test_both_uis_let_in_whoever_has_the_password_and_ask_no_other_server(served
     page.wait_for("location.pathname.startsWith('/v2/') && document.body.innerText.includes('Deployments')")
     for ui in ("/v2", ""):
         page.go(f"http://127.0.0.1:{served.port}{ui}/deployments")
-        page.wait_for("document.body.innerText.includes('dp-cdvae')")
+        page.wait_for("document.body.innerText.includes('adaptive-cell')")
         assert page.value("fetch('/api/health').then(reply => reply.status)") == 200
         with foreign_page() as port:  # who would hear it
             assert page.value(f"{ASK}('http://127.0.0.1:{port}/')") == ["Failed to fetch", "connect-src"]
