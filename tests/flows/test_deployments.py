@@ -9,7 +9,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import sqlite3
 import stat
 import subprocess
@@ -34,6 +33,7 @@ from flows.servers.environment import server_environment
 from flows.servers.left_behind import processes_of_runs
 from flows.servers.prefect_api import Api
 from tests.servers.chromium import Page, browsing, chromium
+from tests.servers.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 240  # two busy cores; alone it takes a tenth
@@ -48,17 +48,6 @@ from prefect import flow
 def waiter():
     time.sleep(3600)
 """
-
-
-def free_ports() -> int:
-    """The first of two free neighbouring ports."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            with contextlib.suppress(OSError, OverflowError):
-                second.bind(("127.0.0.1", port + 1))
-                return port
 
 
 def wait_for(what: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
@@ -79,7 +68,7 @@ class Served:
         for name in ("flows", "tasks", "configs", "generative", "dft", "storage", "prefect.yaml"):
             (folder / name).symlink_to(ROOT / name)
         (folder / "waiter.py").write_text(WAITER, encoding="utf-8")
-        self.folder, self.port = folder, free_ports()
+        self.folder, self.port = folder, free_ports(2)
         self.begin()
 
     def begin(self) -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.servers.ports import free_ports
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel")
-UP_S = 30.0
+UP_S = 120.0  # busy cores; alone it takes seconds
 
 CONFIG = """\
 ClusterName=test
@@ -67,12 +69,6 @@ def reason_to_skip() -> str:
     return ""
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Slurm:
     """The daemons. Commands find them by SLURM_CONF."""
 
@@ -88,8 +84,8 @@ class Slurm:
             CONFIG.format(
                 folder=folder,
                 host=self.host,
-                port=free_port(),
-                node_port=free_port(),
+                port=free_ports(),
+                node_port=free_ports(),
                 cpus=cpus,
                 min_job_age_s=min_job_age_s,
             )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.servers.slurm import free_port
+from tests.servers.ports import free_ports
 
 HOST = "my-cluster"
 SEARCHED = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
@@ -91,7 +91,7 @@ class Sshd:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.config, self.port = folder / "ssh_config", free_port()
+        self.config, self.port = folder / "ssh_config", free_ports()
         for name in ("home", "bin", "jobs"):
             (folder / name).mkdir(parents=True)
         for name in ("host", "mine", "strange"):

@@ -112,8 +112,8 @@ def test_a_job_that_vanished_from_the_queue_is_lost_then_run_again(
 
 
 def test_a_job_unknown_to_the_queue_that_lives_is_waited_for(slurm: Slurm, jobs: Jobs) -> None:
-    key = jobs.add(seconds=5)
-    submitter = jobs.submitter("slurm", vanished_s=1.0, heartbeat_s=0.2)
+    key = jobs.add(seconds=8)
+    submitter = jobs.submitter("slurm", vanished_s=4.0, heartbeat_s=0.2)
     submitter.step([key])
     until(lambda: jobs.runs(key) == 1)
     (allocation,) = allocations(jobs.root)

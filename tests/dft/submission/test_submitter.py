@@ -11,12 +11,14 @@ import subprocess
 import time
 from collections.abc import Collection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 from pydantic import ValidationError
 
+from dft.submission import settling
 from dft.submission.allocation import ALLOCATIONS, Allocation, Member, allocation_name, allocations, claim_file
 from dft.submission.config import SubmissionConfig
 from dft.submission.files import create_json
@@ -94,9 +96,10 @@ def test_a_binary_that_dies_without_a_word_is_retried_and_its_last_words_are_kep
 @pytest.mark.parametrize("says_stopped", [True, False])
 def test_a_job_that_uses_up_its_walltime_is_ended_and_says_so(jobs: Jobs, says_stopped: bool) -> None:
     key = jobs.add(seconds=[30, 0], says_stopped=says_stopped)
-    status = jobs.finish(jobs.submitter(walltime_s=1), [key]).statuses[key]
+    # As short as lets two processes begin one after the other on busy cores.
+    status = jobs.finish(jobs.submitter(walltime_s=3), [key]).statuses[key]
     assert (status.state, jobs.runs(key)) == (JobState.DONE, 2)
-    assert status.reasons == ("walltime: the job was ended at its time limit of 1 s",)
+    assert status.reasons == ("walltime: the job was ended at its time limit of 3 s",)
 
 
 def test_a_worker_killed_with_all_its_processes_is_noticed_and_the_job_run_again(jobs: Jobs) -> None:
@@ -156,8 +159,12 @@ class IdleQueue(LocalQueue):
 
 
 @pytest.mark.parametrize("by_double", [True, False])
-def test_a_registered_job_that_ended_is_not_over_while_its_double_lives(jobs: Jobs, by_double: bool) -> None:
+def test_a_registered_job_that_ended_is_not_over_while_its_double_lives(
+    jobs: Jobs, by_double: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The double of an allocation that was submitted twice came first; the registered job left it to it and ended."""
+    moments = [time.time()]
+    monkeypatch.setattr(settling, "time", SimpleNamespace(time=lambda: moments[-1]))
     key = jobs.add(seconds=60)
     config = jobs.config(settle_s=0.1, heartbeat_s=0.3, vanished_s=0.9)
     Submitter(jobs.root, config, IdleQueue()).step([key])
@@ -168,16 +175,22 @@ def test_a_registered_job_that_ended_is_not_over_while_its_double_lives(jobs: Jo
     assert create_json(
         claim, {"queue_id": "double" if by_double else allocation.queue_id, "allocation": allocation.name}
     )
+
+    def it_lives() -> None:
+        looked_at_ns = (allocation.folder / "gone.json").stat().st_mtime_ns
+        os.utime(claim, ns=(looked_at_ns + 10**6,) * 2)
+
     assert not is_over(allocation, ended, config)
     for _ in range(8):
-        time.sleep(0.2)
-        os.utime(claim)
+        moments.append(moments[-1] + 0.2)
+        it_lives()
         if by_double:
             assert not is_over(allocation, ended, config)
     if by_double:
-        time.sleep(1.0)
+        it_lives()
+        moments.append(moments[-1] + 1.0)
         assert not is_over(allocation, ended, config)  # it has lived since it was last looked at
-        time.sleep(1.0)
+        moments.append(moments[-1] + 1.0)
     assert is_over(allocation, ended, config)
 
 
@@ -276,7 +289,7 @@ def test_packed_jobs_share_an_allocation_and_one_failure_costs_the_others_nothin
 
 def test_a_packed_allocation_out_of_time_charges_only_the_jobs_it_had_begun(jobs: Jobs) -> None:
     keys = [jobs.add(seconds=0.1), jobs.add(seconds=[30, 0]), jobs.add(), jobs.add()]
-    submitter = jobs.submitter(jobs_per_allocation=4, walltime_s=2, attempts_max=2)
+    submitter = jobs.submitter(jobs_per_allocation=4, walltime_s=4, attempts_max=2)
     found = jobs.finish(submitter, keys).statuses
     assert {status.state for status in found.values()} == {JobState.DONE}
     assert [jobs.runs(key) for key in keys] == [1, 2, 1, 1]
