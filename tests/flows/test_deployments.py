@@ -28,10 +28,13 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
+from dft.campaign.campaign import Campaign as JobsOfRun
 from flows.servers.deployments import deployment_names
 from flows.servers.environment import server_environment
 from flows.servers.left_behind import processes_of_runs
 from flows.servers.prefect_api import Api
+from tests.flows.conftest import Campaign
+from tests.flows.test_dft_jobs import DFT
 from tests.servers.chromium import Page, browsing, chromium
 from tests.servers.ports import free_ports
 
@@ -304,6 +307,45 @@ ASK = """(async address => {
   return [await fetch(address, {mode: 'no-cors'}).then(() => 'answered', e => e.message), await refused];
 })"""
 """What a page that may ask its own server alone cannot send."""
+
+
+def states_of(served: Served, run: str) -> str:
+    return str(served.api(f"flow_runs/{run}")["state_name"])
+
+
+def started(served: Served, deployment: str, config: dict[str, Any]) -> str:
+    id = wait_for(lambda: served.api(f"deployments/name/{deployment}"), served.process)["id"]
+    body = {"parameters": {"config": config}, "state": {"type": "SCHEDULED"}}
+    # A busy server answers 503; wait_for asks again.
+    return str(wait_for(lambda: served.api(f"deployments/{id}/create_flow_run", body), served.process)["id"])
+
+
+def test_a_deployed_run_is_suspended_until_its_jobs_have_ended_and_then_completes(
+    served: Served, campaign: Campaign
+) -> None:
+    settings = json.loads(campaign.config(Path("runs"), dft={**DFT, "top_n": 1}).model_dump_json())
+    run = started(served, "discover/ternary", settings)
+    wait_for(lambda: states_of(served, run) in {"Suspended", "Failed", "Crashed"}, served.process)
+    assert states_of(served, run) == "Suspended"
+    schedules = wait_for(lambda: served.api("deployments/name/dft/collect"), served.process)["schedules"]
+    assert [schedule["active"] for schedule in schedules] == [True]
+    jobs = JobsOfRun.read(served.folder / "runs" / "tiny")
+    wait_for(lambda: all((jobs.root / key / "record.json").exists() for key in jobs.keys), served.process)
+    for _ in range(20):
+        follower = started(served, "dft/collect", {"action": "collect"})
+        wait_for(lambda id=follower: states_of(served, id) in {"Completed", "Failed", "Cancelled"}, served.process)
+        # Cancelled: the schedule's own step was at work.
+        assert states_of(served, follower) in {"Completed", "Cancelled"}
+        if wait_for(lambda: states_of(served, run), served.process) != "Suspended":
+            break
+    wait_for(lambda: states_of(served, run) in {"Completed", "Failed"}, served.process)
+    assert states_of(served, run) == "Completed"
+    schedules = wait_for(lambda: served.api("deployments/name/dft/collect"), served.process)["schedules"]
+    assert [schedule["active"] for schedule in schedules] == [False]
+    keys = {artifact["key"] for artifact in served.api("artifacts/filter", {})}
+    assert {"dft-jobs-tiny", "dft-hull-tiny"} <= keys
+    tables = served.api("artifacts/filter", {"artifacts": {"key": {"any_": ["dft-jobs-tiny"]}}})
+    assert len(tables) >= 2  # a version per step
 
 
 def test_after_a_dead_server_its_run_has_crashed_and_of_each_schedules_late_runs_one_is_begun(served: Served) -> None:

@@ -21,7 +21,6 @@ from dft.stores import open_job_store
 from flows.cli.main import app
 from tasks.dft.campaign import advance, campaign_folders, campaign_of_run, look, submitter_of
 from tests.flows.conftest import ROOT, prefect_client
-from tests.flows.test_deployments import Served, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -146,49 +145,6 @@ def test_commands_cancel_retry_export_and_import(begun: Any, tmp_path: Path, mon
     nothing = CliRunner().invoke(app, ["dft", "status", str(tmp_path / "other")])
     assert nothing.exit_code == 1
     assert "has no DFT jobs: expected a folder with campaign.json; `hullward dft submit` makes one" in nothing.stderr
-
-
-def states_of(served: Served, run: str) -> str:
-    return str(served.api(f"flow_runs/{run}")["state_name"])
-
-
-def started(served: Served, deployment: str, config: dict[str, Any]) -> str:
-    id = wait_for(lambda: served.api(f"deployments/name/{deployment}"), served.process)["id"]
-    body = {"parameters": {"config": config}, "state": {"type": "SCHEDULED"}}
-    # A busy server answers 503; wait_for asks again.
-    return str(wait_for(lambda: served.api(f"deployments/{id}/create_flow_run", body), served.process)["id"])
-
-
-def test_a_deployed_run_is_suspended_until_its_jobs_have_ended_and_then_completes(
-    campaign: Any, tmp_path: Path
-) -> None:
-    served = Served(tmp_path)
-    try:
-        wait_for(lambda: any("Ctrl-C" in line for line in served.said), served.process)
-        settings = json.loads(campaign.config(Path("runs"), dft=DFT).model_dump_json())
-        run = started(served, "discover/quickstart", settings)
-        wait_for(lambda: states_of(served, run) in {"Suspended", "Failed", "Crashed"}, served.process)
-        assert states_of(served, run) == "Suspended"
-        schedules = wait_for(lambda: served.api("deployments/name/dft/collect"), served.process)["schedules"]
-        assert [schedule["active"] for schedule in schedules] == [True]
-        for _ in range(20):
-            follower = started(served, "dft/collect", {"action": "collect"})
-            wait_for(lambda id=follower: states_of(served, id) in {"Completed", "Failed", "Cancelled"}, served.process)
-            # Cancelled: the schedule's own step was at work.
-            assert states_of(served, follower) in {"Completed", "Cancelled"}
-            if wait_for(lambda: states_of(served, run), served.process) != "Suspended":
-                break
-        wait_for(lambda: states_of(served, run) in {"Completed", "Failed"}, served.process)
-        assert states_of(served, run) == "Completed"
-        schedules = wait_for(lambda: served.api("deployments/name/dft/collect"), served.process)["schedules"]
-        assert [schedule["active"] for schedule in schedules] == [False]
-        keys = {artifact["key"] for artifact in served.api("artifacts/filter", {})}
-        assert {"dft-jobs-tiny", "dft-hull-tiny"} <= keys
-        tables = served.api("artifacts/filter", {"artifacts": {"key": {"any_": ["dft-jobs-tiny"]}}})
-        assert len(tables) >= 2  # a version per step
-    finally:
-        served.process.terminate()
-        served.process.wait(60)
 
 
 @pytest.mark.usefixtures("answered")
