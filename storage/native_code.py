@@ -2,8 +2,8 @@
 
 Compiling takes up to half a minute, so the code is kept on disk. numba forgets kept code when the file of a function
 changes, but not when a function it calls in another file does; here the place's name carries a digest of all sources in
-the folder of the function, so code of an older state is never run. Modules that decorate with it are imported only
-where `is_installed()`.
+the folder of the function, so code of an older state is never run, and the same sources in another folder, such as a
+second clone, are not compiled again. Modules that decorate with it are imported only where `is_installed()`.
 """
 
 from __future__ import annotations
@@ -80,6 +80,39 @@ def _announce() -> None:
     register("numba:compile", Compiling())
 
 
+class CodeFolder:
+    """Tells numba to keep a function's code in the folder that is named by its sources, wherever these lie.
+
+    In the place of numba's own classes, which name places by the path of the sources, too.
+    """
+
+    def __init__(self, folder: Path, line: int) -> None:
+        """Args: as code_folder gives it; of the function in its file."""
+        self._folder, self._line = folder, line
+
+    @classmethod
+    def from_function(cls, function: Callable[..., Any], file: str) -> CodeFolder | None:
+        """Of a function in a file; None where no folder can be written."""
+        folder = code_folder(Path(file).parent)
+        return None if folder is None else cls(folder, function.__code__.co_firstlineno)
+
+    def ensure_cache_path(self) -> None:
+        """Make the folder."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def get_cache_path(self) -> str:
+        """The folder."""
+        return str(self._folder)
+
+    def get_source_stamp(self) -> str:
+        """What the code is of: the digest in the folder's name."""
+        return self._folder.name
+
+    def get_disambiguator(self) -> str:
+        """Tells functions of one name in one file apart."""
+        return str(self._line)
+
+
 def _compiled(function: F, error_model: Literal["python", "numpy"], **options: Any) -> F:
     import numba
     from numba.core import config
@@ -90,11 +123,15 @@ def _compiled(function: F, error_model: Literal["python", "numpy"], **options: A
     if folder is None:
         return cast(F, numba.njit(**options)(function))
     settings: Any = config
-    before, settings.CACHE_DIR = settings.CACHE_DIR, str(folder)  # numba reads it once, when the decorator runs
+    name, value = "CACHE_LOCATOR_CLASSES", f"{__name__}.{CodeFolder.__name__}"
+    if not hasattr(settings, name):  # an older numba: below the folder, by the path of the sources
+        name, value = "CACHE_DIR", str(folder)
+    before = getattr(settings, name)
+    setattr(settings, name, value)  # read once, when the decorator runs
     try:
         return cast(F, numba.njit(cache=True, **options)(function))
     finally:
-        settings.CACHE_DIR = before
+        setattr(settings, name, before)
 
 
 @lru_cache(maxsize=8)

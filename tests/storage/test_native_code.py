@@ -38,9 +38,7 @@ FOLDERS = [ROOT / "generative" / "native", ROOT / "dft" / "native"]
 KERNELS = [file for folder in FOLDERS for file in sorted(folder.glob("[!_]*.py"))]
 
 
-@pytest.mark.parametrize(
-    "file", [file for folder in KERNELS for file in sorted(folder.glob("[!_]*.py"))], ids=lambda file: file.stem
-)
+@pytest.mark.parametrize("file", KERNELS, ids=lambda file: f"{file.parent.parent.name}-{file.stem}")
 def test_a_change_of_any_kernel_gives_the_kept_code_another_folder(file, tmp_path, monkeypatch):
     sources = shutil.copytree(file.parent, tmp_path / "native")
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kept"))
@@ -50,6 +48,32 @@ def test_a_change_of_any_kernel_gives_the_kept_code_another_folder(file, tmp_pat
     with (sources / file.name).open("a") as changed:
         changed.write("\n")
     assert before != folder_of(sources)
+
+
+KERNEL = """
+from storage.native_code import compiled
+
+@compiled
+def half(x):
+    return x / 2
+
+half(3.0)
+print(sum(half.stats.cache_misses.values()), sum(half.stats.cache_hits.values()))
+"""
+
+
+def test_the_same_sources_in_another_folder_are_not_compiled_again(tmp_path):
+    if not native_code.is_installed():
+        pytest.skip("numba is not installed")
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "kept"), "PYTHONPATH": str(ROOT)}
+    said = []
+    for place, source in (("first", KERNEL), ("second", KERNEL), ("changed", KERNEL.replace("/ 2", "/ 4"))):
+        kernel = tmp_path / place / "kernel.py"
+        kernel.parent.mkdir()
+        kernel.write_text(source)
+        done = subprocess.run([sys.executable, kernel], env=environment, capture_output=True, text=True, check=True)
+        said.append(done.stdout.split())
+    assert said == [["1", "0"], ["0", "1"], ["1", "0"]]  # compiled, found
 
 
 COMPILES_TWICE = """
