@@ -1,7 +1,8 @@
-"""What every test gets: pymatgen's space groups, each made once; the order of the files; fuzzed cases; traps."""
+"""What every test gets: space groups, each made once; the order of files; one thread; fuzzed cases; traps."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             f"{strays[0]} has the mark dft_real: expected below {' or '.join(REAL)}, where `make test-dft` looks"
         )
     items.sort(key=place)
+
+
+@pytest.fixture(autouse=True)
+def as_many_torch_threads_as_before() -> Iterator[None]:
+    """A training or a run sets the number for its process; the tests after it would share two cores between four."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture
