@@ -51,8 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def as_many_torch_threads_as_before() -> Iterator[None]:
-    """A training or a run sets the number for its process; the tests after it would share two cores between four."""
+def one_torch_thread_after_each_test() -> Iterator[None]:
+    """A training or a run sets the number for its process: the tests after it would share a core with their own."""
     yield
     if (torch := sys.modules.get("torch")) is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
