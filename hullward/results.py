@@ -56,13 +56,13 @@ def structures_of(table: pa.Table, prefix: str = "") -> dict[str, Structure]:
 
 def text_of(frame: pd.DataFrame) -> str:
     """Rows as a table in plain text, energies to 1 meV."""
-    return str(frame.to_string(index=False, float_format="{:.3f}".format, na_rep=""))
+    return str(frame.to_string(index=False, float_format="{:z.3f}".format, na_rep=""))
 
 
 def html_of(frame: pd.DataFrame, said: Sequence[str]) -> str:
     """Sentences and rows as a notebook shows them."""
     lines = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in said)
-    return lines + str(frame.to_html(index=False, float_format="{:.3f}".format, na_rep="", border=0))
+    return lines + str(frame.to_html(index=False, float_format="{:z.3f}".format, na_rep="", border=0))
 
 
 def shown_frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:

@@ -221,10 +221,10 @@ def _with(
 
 
 def cell(value: Any) -> str:
-    """A value for reading: energies to 1 meV, nothing for null."""
+    """A value for reading: energies to 1 meV, zero without a sign, which is noise; nothing for null."""
     if value is None:
         return ""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:z.3f}" if isinstance(value, float) else str(value)
 
 
 def say(message: str, quiet: bool = False) -> None:

@@ -291,7 +291,7 @@ def _said(summary: AnalysisSummary) -> str:
         "dE rms (eV/atom)": changes.states.de_rms_ev_per_atom,
         "dV rms (A^3/atom)": changes.states.dv_rms_ang3_per_atom,
     }
-    said = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None)
+    said = ", ".join(f"{name} {value:z.3f}" for name, value in values.items() if value is not None)
     return f"{head}; match rate {changes.states.match_rate or 0:.2f}, {said}"
 
 
