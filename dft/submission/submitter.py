@@ -104,8 +104,11 @@ class Submitter:
         return {key: status_of(self.root, key, self._index) for key in keys}
 
     def n_open(self, statuses: Mapping[str, JobStatus]) -> int:
-        """Jobs of which something is still to come, those included that the next step tries again."""
-        return sum(status.state in OPEN or self._may_be_retried(status) for status in statuses.values())
+        """Jobs of which something is still to come: a result, another attempt, or what they left on another machine."""
+        return sum(
+            status.state in OPEN or self._may_be_retried(status) or self._is_to_come_home(status)
+            for status in statuses.values()
+        )
 
     def planned(self, keys: Sequence[str]) -> list[tuple[Allocation, str]]:
         """What a step would hand over now, with its job scripts; asks no queue and writes nothing.
@@ -290,6 +293,13 @@ class Submitter:
     def _may_be_retried(self, status: JobStatus) -> bool:
         is_failed = status.state in (JobState.FAILED, JobState.LOST)
         return is_failed and status.is_retryable and self._n_charged(status) < self.config.attempts_max
+
+    def _is_to_come_home(self, status: JobStatus) -> bool:
+        """Whether a job's files lie elsewhere: the record comes at once, all others when the queue has ended it."""
+        allocation = self._index.latest(status.key)[1]
+        if allocation is None or allocation.place is None or allocation.place != self.host.place:
+            return False
+        return not self._index.is_settled(allocation)
 
     def _n_charged(self, status: JobStatus) -> int:
         """Attempts that count: one that another job's failure took away does not, nor those before a retry by hand."""

@@ -142,6 +142,11 @@ class Sshd:
                 os.killpg(int(file.read_text().split()[0]), signal.SIGKILL)
 
     @property
+    def running(self) -> str:
+        """What the queue says of the jobs that it has not ended; empty if there are none."""
+        return subprocess.run([self.folder / "bin" / "squeue"], capture_output=True, check=True, text=True).stdout
+
+    @property
     def submitted(self) -> list[str]:
         """Names of all jobs that the queue has been handed."""
         return [file.read_text().split()[1] for file in sorted((self.folder / "jobs").iterdir())]

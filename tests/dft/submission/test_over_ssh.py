@@ -98,6 +98,19 @@ def test_jobs_run_there_and_all_they_leave_comes_home_but_what_is_to_stay(jobs: 
     assert str(code) in next(allocations(jobs.root)).script.read_text()
 
 
+def test_a_job_is_awaited_until_the_queue_has_ended_it_and_its_last_output_is_home(jobs: Jobs, cluster: Sshd) -> None:
+    """The record is home a good second before the job's process writes its last file and ends."""
+    key = jobs.add()
+    program = "import os, runpy, sys, time\nos.chdir(sys.argv[1])\n"
+    program += f"try:\n    runpy.run_path({jobs.config().job_command[1]!r}, run_name='__main__')\n"
+    program += "finally:\n    time.sleep(1.5)\n    open('OUTCAR', 'w').write('the end')\n"
+    submitter = jobs.submitter(**there(cluster, job_command=("{python}", "-c", program, "{folder}"), poll_max_s=0.4))
+    states = list[JobState]()
+    submitter.wait([key], lambda step: states.append(step.statuses[key].state))
+    assert states.count(JobState.DONE) > 1
+    assert (jobs.root / key / "OUTCAR").read_text() == "the end"
+
+
 def test_a_campaign_over_ssh_gives_the_store_and_the_table_that_it_gives_without(cluster: Sshd, tmp_path: Path) -> None:
     from pymatgen.core.lattice import Lattice
     from pymatgen.core.structure import Structure
@@ -227,7 +240,7 @@ def test_a_connection_lost_while_outputs_come_home_brings_them_later(
     key = jobs.add()
     submitter = jobs.submitter(**there(cluster))
     submitter.step([key])
-    until(lambda: (copy_of(jobs, cluster, key) / "record.json").exists())
+    until(lambda: (copy_of(jobs, cluster, key) / "record.json").exists() and not cluster.running)
     original = RemoteHost.close
 
     def close(self: RemoteHost, allocation: Any) -> None:
@@ -239,9 +252,10 @@ def test_a_connection_lost_while_outputs_come_home_brings_them_later(
         step = submitter.step([key])
     assert step.statuses[key].state is JobState.DONE  # its record had come before
     assert step.notes
+    assert step.n_open == 1
     assert jobs.runs(key) == 0
     cluster.start()
-    submitter.step([key])
+    assert submitter.step([key]).n_open == 0
     assert jobs.runs(key) == 1
     assert all(allocation.is_settled for allocation in allocations(jobs.root))
 
