@@ -33,7 +33,7 @@ def train(config: TrainConfig, runs_folder: str = "runs", changes: Changes = ())
     folder = Path(runs_folder) / "training" / config.name
     from tasks.report.run.artifacts import Progress  # draws pictures too
 
-    with Progress(f"training-{config.name}", f"training {config.name}") as progress:
+    with Progress(f"training-{config.name}", f"training {config.name}", stays=True) as progress:
         checkpoint = run_training(config, folder, [steps_told(config, progress.update)])
     logger.info("checkpoint: %s", checkpoint)
     return checkpoint

@@ -176,7 +176,7 @@ def identify_task(config: DiscoverConfig) -> PotentialIdentity:
     return identity
 
 
-@task(name="relax", task_run_name="relax-{chunk}", retries=1, retry_delay_seconds=5)
+@task(name="relax", task_run_name="relax-{what}-{chunk}", retries=1, retry_delay_seconds=5)
 def relax_task(
     chunk: int,
     config: DiscoverConfig,

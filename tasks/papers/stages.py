@@ -222,7 +222,7 @@ def result_task(config: AnyReproduction, key: ResultKey) -> Result:
     paper = paper_of(config)
     if key.stage in paper.trainings:
         settings = paper.training(key).model_copy(update={"name": key.name})
-        with Artifact(f"training-{settings.name}", f"training {settings.name}") as artifact:
+        with Artifact(f"training-{settings.name}", f"training {settings.name}", stays=True) as artifact:
             return _logged(paper.train(key, [steps_told(settings, artifact.update)]))
     with Artifact(f"reproduce-{config.name}-{key.name}", key.name) as artifact:
         return _logged(paper.measure(key, lambda what, n, total: artifact.update(n, total, what)))

@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -20,6 +21,7 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
@@ -118,23 +120,28 @@ class Progress:
     """A progress artifact of a long task, in per cent, and lines in its log; silent when no Prefect run is going on.
 
     A line comes every 10 s while it is entered, whether or not the work says anything (storage.progress.Teller). The
-    artifact is created at the first update, gets at most one update per UPDATE_INTERVAL_S, and always the last. The
-    server failing never disturbs the work. Use as a context manager, or call `update` alone.
+    artifact is there once the work has taken UPDATE_INTERVAL_S, gets at most one update per UPDATE_INTERVAL_S, and goes
+    when the work has come to its end: Prefect lists the artifacts of a run in no order, and its results would be hidden
+    among the full bars of hundreds of chunks. That of work that failed stays where it stood. The server failing never
+    disturbs the work. Use as a context manager.
     """
 
-    def __init__(self, key: str, description: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, key: str, description: str = "", clock: Callable[[], float] = time.monotonic, *, stays: bool = False
+    ) -> None:
         """A reporter for one task.
 
         Args:
             key: artifact key; made lowercase with dashes.
             description: what is being done, such as 'relaxing'.
             clock: seconds; replaced in tests.
+            stays: whether what was said last is a result, such as the losses of a training: it is kept, at 100 %.
         """
         self._key = artifact_key(key)
         self._description = self._said = description
-        self._clock = clock
+        self._clock, self._stays = clock, stays
         self._artifact: UUID | None = None
-        self._sent_at = -float("inf")
+        self._sent_at = clock()
         self._active = in_prefect_run()
         log = _run_log()
         self._lines = None if log is None else Teller(description or key, log)
@@ -149,8 +156,8 @@ class Progress:
     ) -> None:
         if self._lines is not None:
             self._lines.__exit__()
-        if kind is None and self._artifact is not None:
-            self._send(100.0, self._said)
+        if kind is None and self._active:
+            self._end()
 
     def update(self, done: float, total: float, note: str = "") -> None:
         """Report `done` of `total` units of work; `note` follows the description. A storage.progress.NotedProgress."""
@@ -162,13 +169,11 @@ class Progress:
         if not self._active:
             return
         now = self._clock()
-        finished = total > 0 and done >= total
-        if not finished and now - self._sent_at < UPDATE_INTERVAL_S:
+        self._said = f"{self._description}: {note}" if note else self._description
+        if now - self._sent_at < UPDATE_INTERVAL_S:
             return
         self._sent_at = now
-        per_cent = 100.0 * min(max(done / total, 0.0), 1.0) if total > 0 else 0.0
-        self._said = f"{self._description}: {note}" if note else self._description
-        self._send(per_cent, self._said)
+        self._send(100.0 * min(max(done / total, 0.0), 1.0) if total > 0 else 0.0)
 
     def over(self, parts: Sequence[Callable[[], R]]) -> list[R]:
         """What each of these gives, told as so many parts of the work."""
@@ -185,13 +190,25 @@ class Progress:
         if total:
             self._report(done, total, f"{done:,} of {total:,} of {what}")
 
-    def _send(self, per_cent: float, description: str) -> None:
-        try:
+    def _send(self, per_cent: float) -> None:
+        with self._undisturbed():
             if self._artifact is None:
-                created = create_progress_artifact(per_cent, key=self._key, description=description)
+                created = create_progress_artifact(per_cent, key=self._key, description=self._said)
                 self._artifact = cast(UUID, created)
             else:
-                update_progress_artifact(self._artifact, progress=per_cent, description=description)
+                update_progress_artifact(self._artifact, progress=per_cent, description=self._said)
+
+    def _end(self) -> None:
+        if self._stays:
+            self._send(100.0)
+        elif self._artifact is not None:
+            with self._undisturbed(), get_client(sync_client=True) as client:
+                client.delete_artifact(self._artifact)
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # the server's troubles come as a dozen types, and progress is not worth a run
             self._active = False
             logger.debug("progress %s is no longer reported: %s", self._key, error)
