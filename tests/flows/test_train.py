@@ -1,4 +1,4 @@
-"""The training flow: a checkpoint that loads, and progress on the run's page."""
+"""The training flow: a checkpoint that loads, and progress on the page of a run."""
 
 from __future__ import annotations
 
@@ -75,6 +75,38 @@ def test_a_training_leaves_a_checkpoint_and_its_progress(
     assert "step 3 of 3" in artifact["description"]
     for part in ("train_loss", "train_frac", "val_loss", "val_lattice"):
         assert part in artifact["description"]
+
+
+BAR = """
+import json
+from prefect import flow
+from prefect.client.orchestration import get_client
+from tasks.report.run.artifacts import Progress
+
+def bars():
+    with get_client(sync_client=True) as client:
+        return [(one.key, one.data) for one in client.read_artifacts() if one.key.startswith("bar-")]
+
+@flow
+def work():
+    moments = iter((0.0, 1.0, 4.0, 8.0))
+    with Progress("bar of work", "working", lambda: next(moments)) as progress:
+        seen = [bars()]
+        for done in (1, 2, 3):
+            progress.update(done, 4)
+            seen.append(bars())
+    print(json.dumps([*seen, bars()]))
+
+work()
+"""
+
+
+def test_the_bar_of_work_is_on_the_runs_page_until_the_work_is_done(prefect_environment: dict[str, str]) -> None:
+    command = [sys.executable, "-c", BAR]
+    done = subprocess.run(command, cwd=ROOT, env=prefect_environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = [[[key, float(data)] for key, data in bars] for bars in json.loads(done.stdout.splitlines()[-1])]
+    assert seen == [[], [], [["bar-of-work", 50.0]], [["bar-of-work", 75.0]], []]
 
 
 def cli(settings: dict[str, Any], place: Path, *options: str) -> subprocess.Popen[str]:
