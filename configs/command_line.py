@@ -74,7 +74,7 @@ def settings_of(
     Raises: ConfigError: naming the field, the value, and what is allowed.
     """
     stated = merged(settings or {}, _given(changes))
-    return parse(DiscoverConfig, override(stated, assignments or ()), origin)
+    return parse(DiscoverConfig, override(stated, assignments or (), DiscoverConfig), origin)
 
 
 def _given(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def run_settings(
     """
     origin, stated = _settings_named(config)
     given = {**(settings or {}), **_given(changes)}
-    changed = override(merged(merged(stated, settings or {}), _given(changes)), assignments or ())
+    changed = override(merged(merged(stated, settings or {}), _given(changes)), assignments or (), DiscoverConfig)
     named = [*(f"{name}=" for name in given), *(assignments or ())]
     return parse(DiscoverConfig, named_by_system(changed, stated, named), origin)
 
@@ -147,7 +147,7 @@ def ingest_settings(
         origin = str(path)
     else:
         settings, origin = _settings_of_sources(sources, request), ORIGIN
-    settings = override(_asked(settings, request), assignments or ())
+    settings = override(_asked(settings, request), assignments or (), IngestConfig)
     return parse_ingest(settings, origin)
 
 
@@ -296,7 +296,7 @@ def evaluation_settings(
     Raises: ConfigError: naming the field, the value, and what is allowed.
     """
     given = merged(settings or {}, _given({**stated, **potential_changes(potential)}))
-    return parse(EvaluateConfig, override(given, assignments or ()), origin)
+    return parse(EvaluateConfig, override(given, assignments or (), EvaluateConfig), origin)
 
 
 def generator_changes(checkpoints: Sequence[str]) -> dict[str, Any]:

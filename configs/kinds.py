@@ -40,7 +40,7 @@ def settings_named(what: str, assignments: Sequence[str] = ()) -> Plannable:
     if model is DiscoverConfig:
         return run_settings(what, {}, assignments)
     # Of a model chosen just now, which no type can tell.
-    return cast(Plannable, parse(model, override(stated, assignments), str(file)))
+    return cast(Plannable, parse(model, override(stated, assignments, model), str(file)))
 
 
 def _model_of(stated: dict[str, Any], file: Path) -> type[BaseModel]:

@@ -6,20 +6,25 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from configs.schema import ConfigError, harmless, holds_secret
+from pydantic import BaseModel
+
+from configs.schema import ConfigError, harmless, holds_secret, tells_kind
 from configs.yaml_text import YamlError, read_settings_text
 
 
-def override(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+def override(settings: dict[str, Any], assignments: Sequence[str], *models: type[BaseModel]) -> dict[str, Any]:
     """Settings with these assignments made; the ones given are left as they are.
 
     Args:
         settings: as read from YAML.
         assignments: 'dotted.name=value'; a number is an index into a list, as in 'data.sources.0.limit=100'.
+        models: that the settings may be of. Settings that come in kinds, such as an engine's, begin anew where another
+            kind is assigned ('dft.engine.name=vasp'): what was set of the one kind says nothing of the other.
 
     Raises: ConfigError: if an assignment has another form, or goes through something that holds no settings.
     """
     changed = copy.deepcopy(settings)
+    made: list[list[str]] = []
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         parts = name.strip().split(".")
@@ -31,7 +36,12 @@ def override(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, 
             value = read_settings_text(text)
         except YamlError:
             raise ConfigError(f"--set {shown[:200]!r}: the value is no YAML value; quote it for your shell") from None
-        _put(changed, parts, value, shown)
+        node = _put(changed, parts, value, shown)
+        if node is not None and tells_kind(models, parts):
+            same = {earlier[len(parts) - 1] for earlier in made if earlier[: len(parts) - 1] == parts[:-1]}
+            for other in set(node) - same - {parts[-1]}:
+                del node[other]
+        made.append(parts)
     return changed
 
 
@@ -71,7 +81,8 @@ def named_by_system(changed: dict[str, Any], stated: Mapping[str, Any], assignme
     return {**changed, "name": name_of_system(elements)}
 
 
-def _put(settings: dict[str, Any], parts: list[str], value: Any, assignment: str) -> None:
+def _put(settings: dict[str, Any], parts: list[str], value: Any, assignment: str) -> dict[str, Any] | None:
+    """Put a value in its place; the settings around it if it is another than stood there."""
     node: Any = settings
     for depth, part in enumerate(parts):
         last = depth == len(parts) - 1
@@ -87,10 +98,12 @@ def _put(settings: dict[str, Any], parts: list[str], value: Any, assignment: str
                 node = node[int(part)]
         elif isinstance(node, dict):
             if last:
+                is_another = part in node and node[part] != value
                 node[part] = value
-            else:
-                node = node.setdefault(part, {})
+                return node if is_another else None
+            node = node.setdefault(part, {})
         else:
             above = ".".join(parts[:depth])
             kept = "***" if holds_secret(above) else repr(harmless(node))
             raise ConfigError(f"--set {assignment!r}: {above} is {kept}, which holds no settings")
+    return None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from configs.slurm_workers import SlurmWorkersConfig
 from configs.yaml_text import MAX_YAML_CHARACTERS, YamlError, read_settings_text
@@ -176,15 +177,29 @@ def harmless(value: Any) -> Any:
 
 def allowed_keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     """The keys of the settings model found at this place of another one, such as ('data', 'sources', 0, 'files')."""
-    found: list[Any] = [model]
+    found, tags = [model], set[str]()
     for part in path:
         if isinstance(part, int):
             continue
-        tagged = [m for m in found if "kind" in m.model_fields and m.model_fields["kind"].default == part]
-        found = tagged or [
-            m for f in found if part in f.model_fields for m in _models_in(f.model_fields[part].annotation)
-        ]
+        of_kind = [m for m in found if any(m.model_fields[tag].default == part for tag in tags)]
+        found, tags = (of_kind, set()) if of_kind else _below(found, part)
     return sorted({name for m in found for name in m.model_fields})
+
+
+def tells_kind(models: Sequence[type[BaseModel]], path: Sequence[str]) -> bool:
+    """Whether a setting, such as ('data', 'sources', '0', 'kind'), says of which kind those beside it are."""
+    found, tags = list(models), set[str]()
+    for part in path[:-1]:
+        if not part.isdigit():
+            found, tags = _below(found, part)
+    return path[-1] in tags
+
+
+def _below(models: Sequence[type[BaseModel]], name: str) -> tuple[list[type[BaseModel]], set[str]]:
+    """The models that a setting of these may be of, and the names of the settings that tell those apart."""
+    fields = [model.model_fields[name] for model in models if name in model.model_fields]
+    found = [model for field in fields for model in _models_in(field.annotation)]
+    return found, {tag for field in fields for tag in _tags_of(field)}
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -192,6 +207,14 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [found for inner in get_args(annotation) for found in _models_in(inner)]
+
+
+def _tags_of(annotation: Any) -> list[str]:
+    """Names of settings that tell the models of a type apart, such as 'kind' in tuple[Annotated[A | B, ...], ...]."""
+    if isinstance(annotation, FieldInfo):
+        own = [annotation.discriminator] if isinstance(annotation.discriminator, str) else []
+        return own + _tags_of(annotation.annotation)
+    return [tag for one in get_args(annotation) for tag in _tags_of(one)]
 
 
 M = TypeVar("M", bound=BaseModel)

@@ -33,7 +33,7 @@ def changed(config: C, changes: Changes) -> C:
     if not changes:
         return config
     stated = config.model_dump(mode="json")
-    return parse(type(config), named_by_system(override(stated, changes), stated, changes), "changes")
+    return parse(type(config), named_by_system(override(stated, changes, type(config)), stated, changes), "changes")
 
 
 def run_name(flow: str) -> Callable[[], str]:

@@ -6,8 +6,9 @@ import ast
 import importlib
 import re
 from functools import partial
+from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -29,7 +30,8 @@ from configs.reproduction import AnyReproduction, ReproductionConfig
 from configs.schema import ConfigError, DiscoverConfig, load, parse
 from configs.unet_reproduction import UNetReproductionConfig
 from dft.config import StoreConfig
-from generative.config import ELEMENTS, FilesSource, FilterConfig, SampleConfig
+from dft.engines.registry import AnyEngineConfig
+from generative.config import ELEMENTS, FilesSource, FilterConfig, SampleConfig, Source
 from generative.systems.cdvae.config import CDVAESampler
 from generative.training.config import TrainConfig
 from storage.settings import RoomConfig
@@ -49,6 +51,10 @@ BAD: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"relax": {"fmax_ev_per_ang": "0.05 eV/A"}}, ("relax.fmax_ev_per_ang", "0.05 eV/A", "valid number")),
     ({"inputs": {"preset": "mp"}}, ("inputs.preset", "'mp'", "'mp-relax'", "'vdw'")),
     ({"data": {"sources": [{"kind": "web"}]}}, ("data.sources.0", "'web'", "'files', 'prototypes'")),
+    (
+        {"dft": {"engine": {"name": "potential", "command": "gpaw"}}},
+        ("dft.engine.potential.command", "no such key", "expected one of", "max_steps", "potential"),
+    ),
     ({"data": {"sources": []}}, ("data.sources", "[]", "at least 1")),
     ({"conditions": {"policy": "given"}}, ("formulas", "empty", "at least one")),
     ({"conditions": {"policy": "grid"}}, ("formulas", "'grid'", "at least one")),
@@ -299,6 +305,46 @@ def test_single_settings_reach_into_sections_and_lists_and_leave_the_original_al
     assert changed["conditions"]["formulas"] == ["TaB", "W2B"]
     assert changed["relax"] == {"fallback": None}
     assert settings == {"sample": {"n_candidates": 3}, "data": {"sources": [{"path": "a"}, {"path": "b"}]}}
+
+
+OF_KINDS = {
+    "dft.engine.name": get_args(get_args(AnyEngineConfig)[0]),
+    "data.sources.1.kind": get_args(get_args(Source)[0]),
+}
+
+
+def with_kind(name: str, kind: BaseModel) -> dict[str, Any]:
+    """A run's settings, all of them stated, with settings of this kind where the name is."""
+    here = kind.model_dump(mode="json")
+    if name.startswith("dft"):
+        given = {"dft": {"engine": here}}
+    else:
+        given = {"data": {"sources": [{"kind": "prototypes"}, here]}}
+    return DiscoverConfig.model_validate({"name": "x", "elements": ["Al", "N"], **given}).model_dump(mode="json")
+
+
+def of_kind(model: type[BaseModel]) -> BaseModel:
+    required = {"path": "assets:x.csv", "provider": "mp"}
+    return model.model_validate({key: value for key, value in required.items() if key in model.model_fields})
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [(name, old, new) for name, kinds in OF_KINDS.items() for old, new in permutations(kinds, 2)],
+)
+def test_settings_of_a_kind_begin_anew_where_another_kind_is_assigned(
+    name: str, old: type[BaseModel], new: type[BaseModel]
+) -> None:
+    tag, wanted = name.split(".")[-1], of_kind(new)
+    stated = with_kind(name, of_kind(old))
+    given = [f"{name}={getattr(wanted, tag)}"]
+    own = [key for key in ("path", "provider") if key in new.model_fields]
+    given += [f"{name.removesuffix(tag)}{key}={getattr(wanted, key)}" for key in own]
+    for assignments in permutations(given):
+        changed = parse(DiscoverConfig, override(stated, assignments, DiscoverConfig), "x")
+        assert changed == DiscoverConfig.model_validate(with_kind(name, wanted))
+    same = [f"{name}={getattr(of_kind(old), tag)}"]
+    assert override(stated, same, DiscoverConfig) == stated
 
 
 @pytest.mark.parametrize("assignment", ["n=", "=3", "sample", "a..b=1", "seed.x=1", "data.sources.7.path=x", "name=[1"])

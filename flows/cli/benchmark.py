@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -10,7 +10,11 @@ from flows.cli.console import answer, begin, guarded, labelled_bar, show_table
 from flows.cli.shared_options import AsJson, Debug, set_option
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from configs.rediscovery import RediscoveryConfig
+
+C = TypeVar("C", bound="BaseModel")
 
 Name = Annotated[str | None, typer.Option(help="Name of the benchmark and of its folder.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of every random choice.")]
@@ -43,11 +47,10 @@ def rediscovery(
 ) -> None:
     """Hide stable crystals, let every proposer look for them with as many relaxations, and count what each finds."""
     from configs.rediscovery import RediscoveryConfig
-    from configs.schema import parse
     from flows.cli.console import hush_engine
     from flows.cli.prefect_client import prefect_client
 
-    parsed = parse(RediscoveryConfig, *_stated(config, settings, name, seed))
+    parsed = _settings(RediscoveryConfig, config, settings, name, seed)
     begin(f"{parsed.n_systems} chemical systems, their stable crystals hidden, into {parsed.folder}")
     with answer(as_json) as give, prefect_client() as client:
         from flows.rediscovery import rediscovery as flow
@@ -72,11 +75,10 @@ def generators(
     import json
 
     from configs.evaluation import BenchmarkConfig
-    from configs.schema import parse
     from flows.cli.console import hush_engine
     from flows.cli.prefect_client import prefect_client
 
-    parsed = parse(BenchmarkConfig, *_stated(config, settings, name, seed))
+    parsed = _settings(BenchmarkConfig, config, settings, name, seed)
     begin(f"generators side by side, into {parsed.folder}")
     with answer(as_json) as give, prefect_client() as client:
         from flows.benchmark import benchmark as flow
@@ -104,9 +106,8 @@ def judges(
     import json
 
     from configs.judges import JudgesConfig
-    from configs.schema import parse
 
-    parsed = parse(JudgesConfig, *_stated(config, settings, name, seed))
+    parsed = _settings(JudgesConfig, config, settings, name, seed)
     begin(f"potentials against DFT, into {parsed.folder}", as_json)
     with answer(as_json) as give:
         from tasks.judges.results import JSON
@@ -120,16 +121,14 @@ def judges(
         give({"folder": str(parsed.folder), **found})
 
 
-def _stated(
-    config: str, assignments: list[str] | None, name: str | None, seed: int | None
-) -> tuple[dict[str, Any], str]:
-    """The settings of a file with what the options say, and the file's name."""
+def _settings(model: type[C], config: str, assignments: list[str] | None, name: str | None, seed: int | None) -> C:
+    """The settings of a file with what the options say."""
     from configs.overrides import override
-    from configs.schema import read_yaml
+    from configs.schema import parse, read_yaml
 
     file, stated = read_yaml(config)
     given = {key: value for key, value in (("name", name), ("seed", seed)) if value is not None}
-    return override({**stated, **given}, assignments or []), str(file)
+    return parse(model, override({**stated, **given}, assignments or [], model), str(file))
 
 
 def _found(config: RediscoveryConfig, as_json: bool) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def run(
 
     file, stated = read_yaml(config)
     given = {key: value for key, value in (("name", name), ("seed", seed)) if value is not None}
-    parsed = parse(CampaignConfig, override({**stated, **given}, settings or []), str(file))
+    parsed = parse(CampaignConfig, override({**stated, **given}, settings or [], CampaignConfig), str(file))
     if dry_run:
         plan_instead(parsed, as_json)
         return

@@ -113,7 +113,7 @@ def _merged(stated: dict[str, Any], config: str | None, assignments: list[str] |
 
     if config is not None:
         stated = {**stated, "dft": read_yaml(config)[1].get("dft", {})}
-    return parse(DiscoverConfig, override(stated, assignments or []), config or "the run's settings")
+    return parse(DiscoverConfig, override(stated, assignments or [], DiscoverConfig), config or "the run's settings")
 
 
 def _name(folder: Path) -> str:

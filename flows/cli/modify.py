@@ -67,7 +67,7 @@ def modify(
     stated |= {key: value for key, value in given.items() if value is not None}
     if checkpoint is not None:
         stated["sample"] = {"checkpoint": checkpoint}
-    config = parse(ModifyConfig, override(stated, settings or []), ORIGIN)
+    config = parse(ModifyConfig, override(stated, settings or [], ModifyConfig), ORIGIN)
     if dry_run:
         plan_instead(config, as_json)
         return

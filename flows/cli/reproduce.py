@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -63,7 +63,7 @@ def reproduce(
 ) -> None:
     """Train, draw, judge: a paper's tables (DP-CDVAE, AIRI, adaptive cells, ConditionCDVAE+) beside ours, by claims."""
     from configs.overrides import override
-    from configs.reproduction import model_of, with_choice, with_official_files
+    from configs.reproduction import AnyReproduction, model_of, with_choice, with_official_files
     from configs.schema import parse, read_yaml
     from flows.cli.console import hush_engine
     from flows.cli.prefect_client import prefect_client
@@ -74,7 +74,7 @@ def reproduce(
     if data is not None:
         stated = with_official_files(stated, data)
     stated = with_choice(stated, _names(systems), _names(datasets), _names(stages))
-    stated = override(stated, settings or [])
+    stated = override(stated, settings or [], *get_args(AnyReproduction))
     parsed = parse(model_of(stated), stated, str(file))
     if dry_run:
         plan_instead(parsed, as_json)

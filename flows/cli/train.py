@@ -38,7 +38,7 @@ def train(
     from generative.training.config import TrainConfig
 
     file, read = read_yaml(config)
-    parsed = parse(TrainConfig, override(read, settings or []), str(file))
+    parsed = parse(TrainConfig, override(read, settings or [], TrainConfig), str(file))
     if dry_run:
         from tasks.plans.training import plan_training
 
