@@ -179,8 +179,8 @@ def _reaching(name: str, graph: Mapping[str, set[str]]) -> set[str]:
     [
         (
             "flows.discover",
-            49,
-            226,
+            50,
+            227,
         ),  # with queues, formats, odds of compositions, judge, report and jobs
         ("generative.checkpoints", 22, 22),  # systems are loaded by their names
         ("configs.schema", 12, 15),

@@ -12,6 +12,7 @@ import typer
 from flows.cli.console import answer, begin, guarded, say, show_table
 from flows.cli.plan import shown
 from flows.cli.shared_options import AsJson, Debug, DryRun, set_option
+from storage.wording import amount
 from tasks.dft.columns import JOB_HEADINGS
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _wanted(origin: list[str], config: str | None, out: Path | None, settings: l
     parsed = settings_of(named, settings) if config is None else run_settings(config, named, settings)
     table, refused = read_crystals(origin)
     if refused:
-        say(f"{len(refused)} records could not be read, the first: {refused[0]}")
+        say(f"{amount(len(refused), 'record')} could not be read, the first: {refused[0]}")
     return campaign_of_crystals(table, parsed, out)
 
 
@@ -218,7 +219,7 @@ def retry(
     with answer(as_json) as give:
         campaign = with_settings(Campaign.read(folder), settings or [])
         again = submitter_of(campaign).retry(campaign.chosen(names or []))
-        say(f"{len(again)} jobs are tried again")
+        say(amount(len(again), "job is tried again", "jobs are tried again"))
         _show(advance(campaign), as_json, give, again)
 
 
@@ -232,7 +233,7 @@ def cancel(folder: Folder, names: Names = None, as_json: AsJson = False, debug: 
     with answer(as_json) as give:
         campaign = Campaign.read(folder)
         ended = submitter_of(campaign).cancel(campaign.chosen(names or []))
-        say(f"{len(ended)} jobs are cancelled")
+        say(amount(len(ended), "job is cancelled", "jobs are cancelled"))
         _show(look(campaign), as_json, give, ended)
 
 
@@ -306,11 +307,11 @@ def _show(progress: Progress, as_json: bool, give: Callable[[Any], None], keys: 
         if (summary := progress.summary) is not None and summary.n_converged:
             say(_said(summary))
         shown = [{**row, "key": row["key"][:KEY_SHOWN]} for row in chosen]
-        show_table(
-            shown, {"key": "job", **JOB_HEADINGS}, f"{campaign.name}: {len(progress.rows)} jobs, {counts or 'none'}"
-        )
+        title = f"{campaign.name}: {amount(len(progress.rows), 'job')}, {counts or 'none'}"
+        show_table(shown, {"key": "job", **JOB_HEADINGS}, title)
         if progress.n_open:
-            typer.echo(f"\n{progress.n_open} are open; go on with: hullward dft collect {campaign.folder} --wait")
+            still = amount(progress.n_open, "is open", "are open")
+            typer.echo(f"\n{still}; go on with: hullward dft collect {campaign.folder} --wait")
     give(
         {
             "campaign": campaign.name,

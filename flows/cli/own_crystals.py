@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flows.cli.console import progress_bar, say
+from storage.wording import amount
 
 if TYPE_CHECKING:
     from configs.schema import DiscoverConfig
@@ -18,9 +19,10 @@ def read_crystals(paths: list[str]) -> ReadFiles:
     read = read_files(paths)
     if read.refused:
         name, reason = read.refused[0]
-        say(f"{len(read.refused)} records could not be read, the first: {name.partition(':')[2]}: {reason}")
+        say(f"{amount(len(read.refused), 'record')} could not be read, the first: {name.partition(':')[2]}: {reason}")
     if read.not_read:
-        say(f"{len(read.not_read)} files of a folder were not read, the first: {read.not_read[0]}")
+        said = amount(len(read.not_read), "file of a folder was not read", "files of a folder were not read")
+        say(f"{said}, the first: {read.not_read[0]}")
     return read
 
 

@@ -20,6 +20,7 @@ from generative.datasets.origins import LABELS, Origin
 from storage.atomic import write_text
 from storage.checksums import check
 from storage.tables import read_table
+from storage.wording import amount
 from tasks.discover.candidate_page import chosen_row, with_pages, write_best_pages, write_page
 from tasks.discover.candidates import RELAXED, Proposer, Stage, joined, plain
 from tasks.discover.finished import finished_run
@@ -228,11 +229,11 @@ def gather(
     failed = [f"No VASP inputs for {o.candidate_id}: {o.reason}" for o in inputs if o.folder is None]
     failed += shared_notes({o.candidate_id: o.notes for o in inputs})
     n_rejected = sum(source["n_rejected"] for source in dataset["sources"])
-    quarantined = [f"{n_rejected} records of the sources are in dataset/rejected.parquet."] if n_rejected else []
+    refused = amount(n_rejected, "record of the sources is", "records of the sources are")
+    quarantined = [f"{refused} in dataset/rejected.parquet."] if n_rejected else []
     n_not_read = sum(source.get("n_files_not_read", 0) for source in dataset["sources"])
-    quarantined += [
-        f"{n_not_read} files of the sources' folders were not read; dataset/manifest.json names them."
-    ] * bool(n_not_read)
+    left = amount(n_not_read, "file of the sources' folders was", "files of the sources' folders were")
+    quarantined += [f"{left} not read: see dataset/manifest.json."] if n_not_read else []
     return ReportInputs(
         run_name=config.name,
         elements=config.elements,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dft.engines.config import PotentialEngineConfig
 from dft.job_folder import Purpose
 from storage.progress import in_words
+from storage.wording import amount
 from tasks.dft.campaign import TABLE, submitter_of
 from tasks.plans.rates import rates
 from tasks.plans.record import Plan, Stage, Written
@@ -49,11 +50,12 @@ def plan_submission(planned: PlannedCampaign) -> Plan:
     most = -(-len(left) // submission.jobs_per_allocation) * _cores(submission) * submission.walltime_s / 3600
     counts = ", ".join(f"{n} {state}" for state in JobState if (n := list(states.values()).count(state.value)))
     at_once = sum(len(allocation.members) for allocation, _ in handed_over)
+    waiting = amount(max(0, len(left) - at_once), "waits", "wait")
     facts = [
         ("engine", _engine(planned)),
         ("jobs", f"{len(states)}: {counts}"),
         ("queue", _queue(submission, submitter.queue.command)),
-        ("now", f"{len(handed_over)} allocations with {at_once} jobs; {max(0, len(left) - at_once)} wait on disk"),
+        ("now", f"{amount(len(handed_over), 'allocation')} with {amount(at_once, 'job')}; {waiting} on disk"),
         ("cost", f"about {_number(hours)} core hours, {by}" if hours is not None else "no measured rate"),
         ("at most", f"{_number(most)} core hours, which is what the queue is asked for in a first attempt"),
     ]
@@ -166,7 +168,7 @@ def _core_hours(
             return None, ""
         total += seconds / 3600
     is_measured = any(not isinstance(one.engine, PotentialEngineConfig) for one in calculations)
-    return total, f"as the {len(records)} jobs here that are done" if is_measured else by_potential.told
+    return total, f"as the {amount(len(records), 'job')} done here" if is_measured else by_potential.told
 
 
 def _seconds_done(records: Mapping[str, DFTRecord]) -> dict[tuple[str, str], list[float]]:

@@ -81,7 +81,7 @@ def test_cost_is_told_by_measured_rates_beside_what_the_queue_is_asked_for(words
     assert 0 < plan["core_hours"] < 0.1
     text = CliRunner().invoke(app, [*words, "--dry-run"]).stdout
     assert "nothing is computed or written" in text
-    assert "1 allocations with 2 jobs; 1 wait on disk" in text
+    assert "1 allocation with 2 jobs; 1 waits on disk" in text
     # Of GPAW nothing is measured until a job of it is done here.
     other = [*words, "--set", "dft.engine={name: gpaw}"]
     assert planned(other)["core_hours"] is None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from storage.wording import amount
 from tasks.dft.columns import JOB_HEADINGS
 from tasks.report.run.artifacts import artifact_key, fitting_rows, in_prefect_run
 from tasks.report.run.tables import escape_markdown, markdown_formula
@@ -24,7 +25,7 @@ def publish_campaign(progress: Progress) -> None:
     rows, left_out = fitting_rows([_shown(row) for row in progress.rows])
     about = f"{_said(progress)}. The table in full: `hullward dft status`."
     if left_out:
-        about += f" The last {left_out} jobs are left out here."
+        about += f" {amount(left_out, 'more job is', 'more jobs are')} left out here."
     create_table_artifact(rows, key=artifact_key("dft-jobs", name), description=about)
     create_markdown_artifact(hull_markdown(progress), key=artifact_key("dft-hull", name), description=_said(progress))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from storage.wording import amount
 from tasks.discover.candidates import Proposer
 from tasks.report.hull_geometry import phase_counts, placed_candidates
 from tasks.report.hull_traces import html_formula
@@ -39,7 +40,7 @@ def header(inputs: ReportInputs) -> str:
         lead = f"<b>{summary.n_candidates}</b> candidates; none of them has a place on a convex hull."
     else:
         lead = (
-            f"<b>{_count(summary.n_candidates, 'candidate')}</b> relaxed and ranked"
+            f"<b>{amount(summary.n_candidates, 'candidate')}</b> relaxed and ranked"
             f"{': ' + proposers(summary) if proposers(summary) else ''}. "
             f"<b>{summary.n_on_hull}</b> on or below the hull of the competing phases; the best is "
             f"<b>{html_formula(summary.best.formula)}</b> at "
@@ -71,16 +72,12 @@ def header(inputs: ReportInputs) -> str:
     )
 
 
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
 def hull_section(inputs: ReportInputs) -> str:
     """The interactive hull, drawn by the page's script."""
     missing = len(inputs.candidates) - len(placed_candidates(inputs.candidates, inputs.hull))
     theory = inputs.hull.level_of_theory or inputs.potential_method
     stable = sum(p.stable for p in inputs.hull.phases)
-    left_out = f" {_count(missing, 'candidate')} without hull numbers left out." if missing else ""
+    left_out = f" {amount(missing, 'candidate')} without hull numbers left out." if missing else ""
     if inputs.n_left_out:
         left_out += f" Shown are the {len(inputs.candidates)} candidates of the table below."
     switch, flat = "", {3: "Triangle", 4: "Energies"}.get(len(inputs.hull.elements))
@@ -92,11 +89,11 @@ def hull_section(inputs: ReportInputs) -> str:
         )
     return (
         '<section id="hull"><div class="head"><div><h2>Convex hull</h2>'
-        f'<p class="hint">{_count(len(inputs.hull.phases), "competing phase")}, {stable} of them stable, at the level '
+        f'<p class="hint">{amount(len(inputs.hull.phases), "competing phase")}, {stable} of them stable, at the level '
         f"of {safe(theory)}: {safe(phase_counts(inputs.hull.phases))}. Stars (diamonds in 3D) lie on or below the "
         f"hull. Click a candidate to open it.{left_out}</p></div>{switch}</div>"
         f'<div class="card hull"><div class="plot" id="hull-plot" role="img" '
-        f'aria-label="Convex hull of {safe(inputs.system)} with {_count(len(inputs.candidates), "candidate")}; '
+        f'aria-label="Convex hull of {safe(inputs.system)} with {amount(len(inputs.candidates), "candidate")}; '
         'the table below holds the same numbers"></div></div></section>'
     )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dft.results import KeptSymmetry
+from storage.wording import amount
 from tasks.discover.candidates import NEAR_HULL_EV_PER_ATOM as NEAR_HULL_EV_PER_ATOM
 from tasks.discover.candidates import Proposer
 from tasks.report.hull_geometry import ON_HULL_EV_PER_ATOM
@@ -95,8 +96,9 @@ def proposers(summary: Summary) -> str:
     """Such as '118 generated, 13 stable prototypes'; empty where all were generated."""
     if not summary.n_prototypes:
         return ""
-    noun = "prototype" if summary.n_prototypes == 1 else "prototypes"
-    return f"{summary.n_candidates - summary.n_prototypes} generated, {summary.n_prototypes} stable {noun}"
+    return (
+        f"{summary.n_candidates - summary.n_prototypes} generated, {amount(summary.n_prototypes, 'stable prototype')}"
+    )
 
 
 def any_phonons(candidates: Sequence[ReportCandidate]) -> bool:
