@@ -14,6 +14,7 @@ from configs.schema import DiscoverConfig
 from dft.config import JudgeConfig
 from generative.config import ConditionsConfig, RunSampleConfig
 from generative.metrics.metric import Metric, Setting
+from storage.wording import amount
 from tasks.discover.known import choose_references, ingest_known
 from tasks.discover.phonons import best, candidates_file, phonon_file
 from tasks.discover.rank import rank_file
@@ -148,19 +149,30 @@ def metrics_of(
         formula: of the compound that the paper states.
         errors_ev_per_atom: mean absolute errors of the potential's formation energies and distances above hull.
     """
-    ranked = [row for row in rows if row["rank"] is not None and row["e_above_hull_ev_per_atom"] is not None]
+    all_ranked = [row for row in rows if row["rank"] is not None]
+    ranked = [row for row in all_ranked if row["e_above_hull_ev_per_atom"] is not None]
     # Those that became a known phase, or another candidate, among them.
-    alike = [row for row in rows if row["formula"] == formula and row["e_above_hull_ev_per_atom"] is not None]
+    all_alike = [row for row in rows if row["formula"] == formula]
+    alike = [row for row in all_alike if row["e_above_hull_ev_per_atom"] is not None]
+    no_formula = _unplaced(all_alike) or f"no candidate has the formula {formula or 'of the paper'}"
+    no_rank = _unplaced(all_ranked) or "no candidate was ranked"
     of_formula = min(alike, key=lambda row: float(row["e_above_hull_ev_per_atom"]), default=None)
     dynamics = [row for row in ranked if row["dynamically_stable"] is not None]
     stable = sum(bool(row["dynamically_stable"]) for row in dynamics)
     return (
-        *_energies("", of_formula, f"no candidate has the formula {formula or 'of the paper'}", errors_ev_per_atom),
-        *_energies(", best of all", ranked[0] if ranked else None, "no candidate was ranked", errors_ev_per_atom),
+        *_energies("", of_formula, no_formula, errors_ev_per_atom),
+        *_energies(", best of all", ranked[0] if ranked else None, no_rank, errors_ev_per_atom),
         count(PROTOCOL, "candidates of the paper's formula", len(alike), len(rows)),
         count(PROTOCOL, "ranked candidates", len(ranked), len(rows)),
         count(PROTOCOL, "of the best without imaginary modes", stable, len(dynamics)),
     )
+
+
+def _unplaced(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Why there is no energy among these candidates: none has a place on the hull; empty if there is no candidate."""
+    if not rows:
+        return ""
+    return f"{amount(len(rows), 'candidate')} without a place on the hull, the first: {rows[0]['hull_note']}"
 
 
 def _energies(

@@ -158,7 +158,7 @@ def candidate(name: str, formula: str, height: float | None, rank: int | None, s
     return {
         "id": name, "formula": formula, "rank": rank, "e_above_hull_ev_per_atom": height,
         "formation_energy_ev_per_atom": -0.05, "spacegroup_symbol": "Pnma", "lowest_phonon_thz": 0.0,
-        "dynamically_stable": stable,
+        "dynamically_stable": stable, "hull_note": None if height is not None else "no elemental phase of K",
     }  # fmt: skip
 
 
@@ -178,6 +178,11 @@ def test_a_campaign_tells_its_lowest_and_the_lowest_of_the_papers_formula_in_kj_
     nothing = {m.metric.name: m.metric for m in found_by_campaign([], "KCu2Si", (math.nan, math.nan))}
     assert math.isnan(nothing["energy above hull"].value)
     assert "no candidate has the formula KCu2Si" in nothing["energy above hull"].reason
+    unplaced = [candidate(name, "KCu2Si", None, rank, None) for rank, name in enumerate("ab", start=1)]
+    found = {m.metric.name: m.metric for m in found_by_campaign(unplaced, "KCu2Si", (0.07, 0.06))}
+    for name in ("energy above hull", "heat of formation, best of all"):
+        assert found[name].reason.startswith("2 candidates without a place on the hull"), found[name].reason
+        assert found[name].reason.endswith("no elemental phase of K")
 
 
 def test_claims_are_put_to_the_papers_own_numbers_and_no_claim_is_about_a_chemistry_that_it_does_not_state() -> None:
