@@ -97,6 +97,8 @@ def _wanted(origin: list[str], config: str | None, out: Path | None, settings: l
         return campaign_of_run(Path(origin[0]), _merged(stated, config, settings).dft)
     from tasks.discover.own_files import read_crystals
 
+    if not Path(origin[0]).exists() and (run := Path("runs", origin[0])).is_dir():
+        raise typer.BadParameter(f"{origin[0]}: no such file or folder; did you mean {run}?")
     if out is None:
         raise typer.BadParameter("a campaign of files needs a folder: --out runs/my-campaign")
     named = {"name": _name(out)}

@@ -86,3 +86,11 @@ def test_cost_is_told_by_measured_rates_beside_what_the_queue_is_asked_for(words
     other = [*words, "--set", "dft.engine={name: gpaw}"]
     assert planned(other)["core_hours"] is None
     assert not list(tmp_path.rglob(RECORD))
+
+
+def test_the_name_of_a_run_is_answered_with_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    told = CliRunner().invoke(app, ["dft", "submit", "mine"], env={"COLUMNS": "200"})
+    assert told.exit_code == 2
+    assert "mine: no such file or folder; did you mean runs/mine?" in told.stderr
