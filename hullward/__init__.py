@@ -6,11 +6,12 @@
     run.best(5)
 
 Every function is the command of its name, with the same settings and results. docs/python.md shows what it offers. This
-package loads neither torch nor Prefect until a function needs them.
+package loads neither torch nor Prefect until a function needs them, and has Prefect send nothing.
 """
 
 from __future__ import annotations
 
+from flows.servers.environment import be_quiet
 from hullward.discovery import RunFailedError, discover, plan
 from hullward.drawings import Drawing, draw
 from hullward.results import Crystals, Evaluation, OnHull
@@ -34,3 +35,5 @@ __all__ = [
     "sample",
     "screen",
 ]
+
+be_quiet()  # Prefect sends word of its first import, which the first function that needs it would make

@@ -133,6 +133,14 @@ FIRST_LINES = {
 }
 
 
+def test_prefect_sends_nothing_where_the_package_is_imported(tmp_path: Path) -> None:
+    code = "import hullward, prefect; from prefect._internal import analytics; print(analytics.is_telemetry_enabled())"
+    no_ci = {name: value for name, value in os.environ.items() if name not in ("DO_NOT_TRACK", "CI")}
+    environment = {**no_ci, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path)}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"
+
+
 def test_a_long_command_says_its_first_line_before_anything_heavy_is_loaded_and_prefect_sends_nothing(
     tmp_path: Path,
 ) -> None:
