@@ -8,7 +8,8 @@ from pydantic import Field
 
 from configs.comparison import ComparisonConfig, NamedEntry
 from dft.config import BestPhononsConfig, HullConfig, RelaxConfig
-from generative.config import DataConfig, ElementSymbol, FilesSource
+from generative.config import ElementSymbol
+from generative.datasets.config import DataConfig, FilesSource
 from generative.training.config import TrainConfig
 from storage.settings import RoomConfig
 

@@ -11,15 +11,8 @@ from pydantic import Field, model_validator
 
 from configs.schema import ExecutionConfig
 from dft.config import BestPhononsConfig, HullConfig, InputsConfig, JudgeConfig, RelaxConfig, StoreConfig
-from generative.config import (
-    ELEMENTS,
-    ConditionsConfig,
-    DataConfig,
-    ElementSymbol,
-    GeneratorShare,
-    SampleConfig,
-    ScreenConfig,
-)
+from generative.config import ELEMENTS, ConditionsConfig, ElementSymbol, GeneratorShare, SampleConfig, ScreenConfig
+from generative.datasets.config import DataConfig
 from storage.settings import RoomConfig
 
 OF_ONE_SYSTEM = ("given", "grid", "training")

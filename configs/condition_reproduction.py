@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from configs.comparison import ComparisonConfig, NamedEntry
 from dft.config import RelaxConfig
-from generative.config import DataConfig, FilesSource, FilterConfig
+from generative.datasets.config import DataConfig, FilesSource, FilterConfig
 from generative.training.config import TrainConfig
 from storage.settings import RoomConfig
 

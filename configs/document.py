@@ -41,15 +41,8 @@ from configs.unet_reproduction import PolymorphData, UNetReproductionConfig
 from dft.campaign.config import DftConfig
 from dft.engines.config import EngineConfig
 from dft.engines.registry import AnyEngineConfig
-from generative.config import (
-    DataConfig,
-    GeneratorShare,
-    LearnedGenerator,
-    NetworkSource,
-    RunSampleConfig,
-    SampleConfig,
-    Source,
-)
+from generative.config import GeneratorShare, LearnedGenerator, RunSampleConfig, SampleConfig
+from generative.datasets.config import DataConfig, NetworkSource, Source
 from generative.training.config import TrainConfig
 
 HEAD = """\

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from configs.schema import DiscoverConfig, ExecutionConfig, parse
 from dft.config import RelaxConfig
-from generative.config import DataConfig, ElementSymbol
+from generative.config import ElementSymbol
+from generative.datasets.config import DataConfig
 from storage.settings import RoomConfig
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from configs.schema import ExecutionConfig
 from dft.config import RelaxConfig
-from generative.config import FilesSource
+from generative.datasets.config import FilesSource
 from storage.settings import RoomConfig
 
 

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from configs.schema import ExecutionConfig, parse, read_yaml
 from dft.config import HullConfig, RelaxConfig
-from generative.config import ConditionsConfig, FilesSource, SampleConfig, ScreenConfig
+from generative.config import ConditionsConfig, SampleConfig, ScreenConfig
+from generative.datasets.config import FilesSource
 from generative.training.config import TrainConfig
 from storage.settings import RoomConfig
 

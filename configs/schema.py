@@ -19,13 +19,8 @@ from configs.slurm_workers import SlurmWorkersConfig
 from configs.yaml_text import MAX_YAML_CHARACTERS, YamlError, read_settings_text
 from dft.campaign.config import DftConfig
 from dft.config import BestPhononsConfig, HullConfig, InputsConfig, JudgeConfig, RelaxConfig, StoreConfig
-from generative.config import (
-    ConditionsConfig,
-    DataConfig,
-    ElementSymbol,
-    RunSampleConfig,
-    ScreenConfig,
-)
+from generative.config import ConditionsConfig, ElementSymbol, RunSampleConfig, ScreenConfig
+from generative.datasets.config import DataConfig
 from storage.settings import RoomConfig
 
 CONFIG_FOLDER = Path(__file__).parent / "presets"

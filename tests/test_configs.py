@@ -31,7 +31,8 @@ from configs.schema import ConfigError, DiscoverConfig, load, parse
 from configs.unet_reproduction import UNetReproductionConfig
 from dft.config import StoreConfig
 from dft.engines.registry import AnyEngineConfig
-from generative.config import ELEMENTS, FilesSource, FilterConfig, SampleConfig, Source
+from generative.config import ELEMENTS, SampleConfig
+from generative.datasets.config import FilesSource, FilterConfig, Source
 from generative.systems.cdvae.config import CDVAESampler
 from generative.training.config import TrainConfig
 from storage.settings import RoomConfig

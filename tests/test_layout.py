@@ -179,11 +179,11 @@ def _reaching(name: str, graph: Mapping[str, set[str]]) -> set[str]:
     [
         (
             "flows.discover",
-            50,
-            227,
+            51,
+            228,
         ),  # with queues, formats, odds of compositions, judge, report and jobs
         ("generative.checkpoints", 22, 22),  # systems are loaded by their names
-        ("configs.schema", 12, 15),
+        ("configs.schema", 13, 16),
         ("storage.documents", 4, 4),
     ],
 )

@@ -27,9 +27,9 @@ import numpy as np
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from generative.config import BilayersSource, SourceConfig
 from generative.crystal.crystals import Crystal
 from generative.datasets.checks import RecordError, checked
+from generative.datasets.config import BilayersSource, SourceConfig
 from generative.datasets.origins import Origin
 from generative.datasets.prototypes import SCORING_BATCH, ScoredCrystal, Scorer
 from generative.datasets.quarantine import rejected_of

@@ -13,9 +13,9 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePath, PureWindowsPath
 
-from generative.config import FilesSource
 from generative.datasets.cif.files import apart
 from generative.datasets.cif.magnetic import read_mcif
+from generative.datasets.config import FilesSource
 from generative.datasets.formats.csv_records import read_csv
 from generative.datasets.formats.frames import read_xyz
 from generative.datasets.formats.json_records import NO_CRYSTAL, read_json

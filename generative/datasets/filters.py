@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pymatgen.core.composition import Composition
 
-from generative.config import FilterConfig
 from generative.crystal.crystals import Crystal, crystals_of
+from generative.datasets.config import FilterConfig
 from generative.screening.slabs import slab
 from storage.vacuum import find_vacuum
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from generative.config import DataConfig, FilterConfig, NetworkSource, PrototypesSource
+from generative.datasets.config import DataConfig, FilterConfig, NetworkSource, PrototypesSource
 from generative.datasets.databases.harvest import Harvest, NetworkContext, SourcePlan
 from generative.datasets.files import Files
 from generative.datasets.filters import apply_filters, chemical_system

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from generative.config import FilterConfig
+from generative.datasets.config import FilterConfig
 from generative.datasets.table import DATASET_SCHEMA, REJECTED_SCHEMA, batches_of
 from storage.atomic import staging
 from storage.checksums import Checksum, DamagedFileError, check

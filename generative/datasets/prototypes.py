@@ -28,9 +28,9 @@ from pymatgen.analysis.structure_prediction.volume_predictor import DLSVolumePre
 from pymatgen.core.periodic_table import Element
 from pymatgen.core.structure import Structure
 
-from generative.config import PrototypesSource
 from generative.crystal.crystals import Crystal
 from generative.datasets.checks import RecordError, checked, primitive
+from generative.datasets.config import PrototypesSource
 from generative.datasets.origins import Origin
 from generative.datasets.quarantine import rejected_of
 from generative.datasets.records import Row, row_of, table_of

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import pyarrow as pa
 
-from generative.config import FilterConfig, SourceConfig
+from generative.datasets.config import FilterConfig, SourceConfig
 from storage.progress import SourceProgress
 from storage.registry import imported
 

@@ -6,7 +6,8 @@ from typing import Any, Literal, Self
 
 from pydantic import AliasChoices, Field, model_validator
 
-from generative.config import DataConfig, ReducedFormula
+from generative.config import ReducedFormula
+from generative.datasets.config import DataConfig
 from storage.settings import RoomConfig
 
 

@@ -9,7 +9,7 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from configs.campaign import CampaignConfig, elements_of_system
-from generative.config import FilesSource
+from generative.datasets.config import FilesSource
 from tasks.campaign.finds import finds_file, no_finds, with_new_finds
 from tasks.campaign.folder import record_shares
 from tasks.campaign.learning import Learned, after_learning, learners

@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict
 
 from configs.campaign import CampaignConfig
 from configs.schema import DiscoverConfig
-from generative.config import FilesSource, RunSampleConfig
+from generative.config import RunSampleConfig
 from generative.crystal.crystals import crystals_of
+from generative.datasets.config import FilesSource
 from storage.digests import text_digest
 from tasks.campaign.finds import credited, finds_of_others, known_with_finds
 from tasks.campaign.learning import Learned

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 
 from configs.paths import project_version, resolve
 from configs.schema import DiscoverConfig
-from generative.config import ELEMENTS, DataConfig, FilesSource
+from generative.config import ELEMENTS
 from generative.crystal.crystals import STRUCTURE_FIELDS, Crystal, crystals_of
+from generative.datasets.config import DataConfig, FilesSource
 from storage.atomic import write_text
 from storage.checksums import DamagedFileError
 from storage.digests import file_digest

@@ -173,8 +173,8 @@ def relaxed_phases(
 
 def elemental_prototypes(element: str) -> pa.Table:
     """AFLOW's prototypes of one element at an estimated volume: id, formula and crystal, not relaxed."""
-    from generative.config import PrototypesSource
     from generative.datasets.checks import checked, primitive
+    from generative.datasets.config import PrototypesSource
     from generative.datasets.prototypes import decorate
 
     made = decorate([element], PrototypesSource(n_elements_max=1))

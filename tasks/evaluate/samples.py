@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.paths import resolve
-from generative.config import FilesSource
 from generative.crystal.crystals import STRUCTURE_FIELDS, Crystal
 from generative.datasets.checks import RecordError
+from generative.datasets.config import FilesSource
 from generative.datasets.files import Files, portable
 from generative.datasets.formats.columns import is_row_number
 from generative.datasets.records import RawRecord, parse_record

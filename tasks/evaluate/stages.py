@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from configs.evaluation import EvaluateConfig, JudgeConfig
 from configs.paths import project_version, resolve
-from generative.config import FilesSource
 from generative.crystal.crystals import Crystal
+from generative.datasets.config import FilesSource
 from storage.atomic import write_text, writing
 from storage.documents import write_document
 from storage.progress import LabelledProgress as Progress

@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 from configs.ingest import IngestConfig
 from configs.paths import resolve
 from configs.schema import DiscoverConfig, ExecutionConfig
-from generative.config import NetworkSource
+from generative.datasets.config import NetworkSource
 from storage.progress import SourceProgress
 from tasks.files import FileRef
 from tasks.ingest.downloads import network_context

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from configs.paths import resolve
-from generative.config import DataConfig, FilesSource, FilterConfig
 from generative.crystal.crystals import Crystal, crystals_of, structure_columns
+from generative.datasets.config import DataConfig, FilesSource, FilterConfig
 from generative.datasets.ingest import ingest
 from generative.datasets.manifest import is_whole, read_dataset
 from storage.atomic import write_text

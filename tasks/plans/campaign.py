@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from configs.campaign import CampaignConfig, elements_of_system
 from configs.paths import resolve
-from generative.config import FilesSource
+from generative.datasets.config import FilesSource
 from tasks.campaign.learning import learners
 from tasks.campaign.results import PAGE
 from tasks.campaign.stages import formulas_known

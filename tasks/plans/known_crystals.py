@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from configs.ingest import IngestConfig
 from configs.paths import AssetError, resolve
-from generative.config import NetworkSource
+from generative.datasets.config import NetworkSource
 from tasks.ingest.stages import plan_sources
 from tasks.plans.potentials import absent, planned_potential
 from tasks.plans.rates import rates

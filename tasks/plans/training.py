@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.paths import AssetError, resolve
-from generative.config import NetworkSource
+from generative.datasets.config import NetworkSource
 from generative.training.config import TrainConfig
 from tasks.plans.rates import rates
 from tasks.plans.record import Plan, Stage, Written

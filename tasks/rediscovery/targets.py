@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 
 from configs.paths import resolve
 from configs.rediscovery import RediscoveryConfig
-from generative.config import DataConfig, FilesSource
 from generative.crystal.crystals import STRUCTURE_FIELDS, field_of
+from generative.datasets.config import DataConfig, FilesSource
 from generative.datasets.filters import without_formulas
 from generative.datasets.formats.columns import is_row_number
 from generative.datasets.table import DATASET_SCHEMA

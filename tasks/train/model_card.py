@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.paths import resolve
-from generative.config import DataConfig, FilesSource, SampleConfig
+from generative.config import SampleConfig
+from generative.datasets.config import DataConfig, FilesSource
 from generative.training.config import TrainConfig
 
 

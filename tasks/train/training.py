@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.paths import resolve
-from generative.config import DataConfig, FilesSource
+from generative.datasets.config import DataConfig, FilesSource
 from generative.training.config import TrainConfig
 from storage.atomic import sweep, write_text
 from tasks.discover.run import hardware

@@ -24,8 +24,10 @@ import pytest
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from generative.config import (
-    ELEMENTS,
+from generative.config import ELEMENTS
+from generative.crystal.crystals import Crystal
+from generative.datasets import ingest as ingest_module
+from generative.datasets.config import (
     AflowSource,
     DataConfig,
     FilesSource,
@@ -34,8 +36,6 @@ from generative.config import (
     NetworkSource,
     OptimadeSource,
 )
-from generative.crystal.crystals import Crystal
-from generative.datasets import ingest as ingest_module
 from generative.datasets.databases.access import Access
 from generative.datasets.databases.aflow import Aflow
 from generative.datasets.databases.database import Database, Page, Record

@@ -23,8 +23,8 @@ from pymatgen.core.structure import Structure
 from configs.paths import resolve
 from configs.schema import DiscoverConfig
 from generative import checkpoints
-from generative.config import DataConfig, FilesSource
 from generative.crystal.crystals import Crystal
+from generative.datasets.config import DataConfig, FilesSource
 from generative.datasets.ingest import ingest
 from generative.systems.crystal_flow import CrystalFlow, CrystalFlowConfig
 from tests.servers.own_prefect import own_server

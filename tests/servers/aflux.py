@@ -17,7 +17,7 @@ import numpy as np
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from generative.config import AflowSource, FilterConfig
+from generative.datasets.config import AflowSource, FilterConfig
 from generative.datasets.databases.access import Access
 from generative.datasets.databases.aflow import Aflow
 from generative.datasets.databases.database import Page, Record

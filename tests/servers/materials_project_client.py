@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from generative.config import FilterConfig, MaterialsProjectSource
+from generative.datasets.config import FilterConfig, MaterialsProjectSource
 from generative.datasets.databases.access import Access
 from generative.datasets.databases.database import Record
 from generative.datasets.databases.materials_project import MaterialsProject

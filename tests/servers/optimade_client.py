@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from generative.config import FilterConfig, OptimadeSource
+from generative.datasets.config import FilterConfig, OptimadeSource
 from generative.datasets.databases.access import Access
 from generative.datasets.databases.database import Page, Record
 from generative.datasets.databases.optimade import Optimade

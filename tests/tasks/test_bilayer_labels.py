@@ -9,8 +9,8 @@ import pytest
 
 from configs.ingest import parse_ingest
 from configs.schema import read_yaml
-from generative.config import BilayersSource
 from generative.datasets.bilayers import LABEL, Bilayer, Bilayers
+from generative.datasets.config import BilayersSource
 from tasks.ingest.stages import scorer_of
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from generative.config import NetworkSource
+from generative.datasets.config import NetworkSource
 from generative.datasets.databases.bodies import UnusableBodyError, as_utf8, parse_json, read_body
 from generative.datasets.databases.connections import (
     HttpxLine,

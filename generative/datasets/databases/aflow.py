@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from generative.config import AflowSource, FilterConfig
+from generative.datasets.config import AflowSource, FilterConfig
 from generative.datasets.databases.access import Access
 from generative.datasets.databases.aflow_entries import METHOD, entry_record, newest_date
 from generative.datasets.databases.aflow_query import legs, matchbook, parse_where, range_text

@@ -16,7 +16,7 @@ from math import comb
 
 from pymatgen.core.composition import Composition
 
-from generative.config import FilterConfig
+from generative.datasets.config import FilterConfig
 from generative.datasets.sources import SourceError
 
 LEGS_MAX = 127

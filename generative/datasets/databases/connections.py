@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
-from generative.config import NetworkSource
+from generative.datasets.config import NetworkSource
 from generative.datasets.databases.deadlines import CURRENT
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from generative.config import NetworkSource
+from generative.datasets.config import NetworkSource
 from generative.datasets.databases.access import Access
 from generative.datasets.databases.database import Database
 from generative.datasets.databases.download import CHANGES, Download

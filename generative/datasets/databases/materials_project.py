@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 
 from pydantic import SecretStr
 
-from generative.config import FilterConfig, MaterialsProjectSource
+from generative.datasets.config import FilterConfig, MaterialsProjectSource
 from generative.datasets.databases.access import Access
 from generative.datasets.databases.database import Body, Page, Record, require_fields
 from generative.datasets.databases.errors import (

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 
 from pymatgen.core.composition import Composition
 
-from generative.config import FilterConfig, MaterialsProjectSource
+from generative.datasets.config import FilterConfig, MaterialsProjectSource
 from generative.datasets.sources import SourceError
 
 LIST_TEXT_MAX = 3500

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urljoin, urlsplit
 
-from generative.config import FilterConfig, OptimadeSource
+from generative.datasets.config import FilterConfig, OptimadeSource
 from generative.datasets.databases.access import Access
 from generative.datasets.databases.database import Page, Record, require_fields
 from generative.datasets.databases.errors import (

@@ -10,7 +10,8 @@ from functools import reduce
 from itertools import combinations
 from math import gcd
 
-from generative.config import ELEMENTS, FilterConfig, OptimadeSource
+from generative.config import ELEMENTS
+from generative.datasets.config import FilterConfig, OptimadeSource
 from generative.datasets.databases.errors import RefusedQueryError
 
 SUBSETS_MAX_ELEMENTS = 6

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from generative.config import OptimadeSource
+from generative.datasets.config import OptimadeSource
 from generative.datasets.levels import MP2020
 from generative.datasets.sources import SourceError
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 from requests.structures import CaseInsensitiveDict
 
-from generative.config import NetworkSource
+from generative.datasets.config import NetworkSource
 from generative.datasets.databases.connections import USER_AGENT, RequestsLine
 from generative.datasets.databases.errors import RefusedQueryError
 

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from generative.config import DEFAULT_JSON_MB, ELEMENTS
+from generative.config import ELEMENTS
 from generative.datasets.checks import RecordError
+from generative.datasets.config import DEFAULT_JSON_MB
 from generative.datasets.formats.columns import (
     ID_NAMES,
     ROW_NAME,

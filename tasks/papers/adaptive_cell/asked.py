@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.adaptive_cell_reproduction import LOWEST_GROUP, MODEL, AdaptiveCellReproductionConfig
-from generative.config import FilesSource
 from generative.crystal.crystals import Crystal, crystals_of
+from generative.datasets.config import FilesSource
 from tasks.files import key_of, write_table
 from tasks.papers import trainings
 from tasks.papers.results import NotReadyError, Progress, ResultKey, digest_of, locked

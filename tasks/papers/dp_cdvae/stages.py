@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.reproduction import DatasetEntry, ReproductionConfig
-from generative.config import DataConfig, FilesSource, FilterConfig
 from generative.crystal.crystals import Crystal
+from generative.datasets.config import DataConfig, FilesSource, FilterConfig
 from generative.metrics.coverage import CARBON_24, MP_20, PEROV_5, Cutoffs
 from generative.metrics.generation import Energies
 from generative.settings_errors import validated

@@ -14,7 +14,6 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from generative.config import BilayersSource, DataConfig
 from generative.datasets.bilayers import (
     LABEL,
     Bilayers,
@@ -25,6 +24,7 @@ from generative.datasets.bilayers import (
     stacked,
     start_of,
 )
+from generative.datasets.config import BilayersSource, DataConfig
 from generative.datasets.ingest import ingest
 from generative.datasets.prototypes import ScoredCrystal
 from generative.datasets.sources import SourceError, Surroundings, open_source

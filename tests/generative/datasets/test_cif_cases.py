@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import spglib
 
-from generative.config import ELEMENTS, DataConfig, FilesSource
+from generative.config import ELEMENTS
 from generative.crystal.crystals import Crystal
 from generative.datasets.checks import RecordError, spacegroup_of
 from generative.datasets.cif.operations import listed_operations
 from generative.datasets.cif.reading import read_cif
 from generative.datasets.cif.sites import formula_counts
+from generative.datasets.config import DataConfig, FilesSource
 from generative.datasets.ingest import ingest
 from generative.datasets.manifest import Dataset, read_dataset
 from generative.datasets.records import formula_of

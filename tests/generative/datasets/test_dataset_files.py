@@ -17,7 +17,7 @@ from pymatgen.core.structure import Structure
 from pymatgen.entries.computed_entries import ComputedStructureEntry
 from pymatgen.io.cif import CifWriter
 
-from generative.config import DataConfig, FilesSource, FilterConfig
+from generative.datasets.config import DataConfig, FilesSource, FilterConfig
 from generative.datasets.files import portable, source_name
 from generative.datasets.ingest import ingest
 from generative.datasets.manifest import Dataset, read_dataset

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from generative.config import FilterConfig
 from generative.crystal.crystals import Crystal
+from generative.datasets.config import FilterConfig
 from generative.datasets.filters import apply_filters, chemical_system
 from generative.datasets.manifest import (
     DatasetError,

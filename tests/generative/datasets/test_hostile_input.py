@@ -23,8 +23,8 @@ from pymatgen.core.structure import Structure
 from pymatgen.io.cif import CifWriter
 from pymatgen.io.vasp.inputs import Poscar
 
-from generative.config import DataConfig, FilesSource
 from generative.crystal.crystals import Crystal
+from generative.datasets.config import DataConfig, FilesSource
 from generative.datasets.ingest import ingest
 from generative.datasets.limits import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, MAX_RECORD_CHARACTERS
 from generative.datasets.manifest import Dataset, DatasetError, read_dataset

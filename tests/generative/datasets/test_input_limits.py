@@ -27,7 +27,7 @@ TAKE_IN = f"""
 import resource, sys, tempfile
 resource.setrlimit(resource.RLIMIT_AS, ({MEMORY_BYTES}, {MEMORY_BYTES}))
 from pathlib import Path
-from generative.config import DataConfig, FilesSource
+from generative.datasets.config import DataConfig, FilesSource
 from generative.datasets.ingest import ingest
 from generative.datasets.manifest import read_dataset
 for path in sys.argv[1:]:
@@ -238,7 +238,7 @@ def test_every_limit_is_in_the_documentation() -> None:
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
 def test_a_file_of_endless_column_names_is_refused_in_a_short_sentence(tmp_path: Path, name: str) -> None:
-    from generative.config import FilesSource
+    from generative.datasets.config import FilesSource
     from generative.datasets.files import Files
     from generative.datasets.sources import SourceError
 

@@ -15,7 +15,7 @@ from pymatgen.core.structure import Structure
 from pymatgen.entries.compatibility import MaterialsProject2020Compatibility
 from pymatgen.entries.computed_entries import ComputedStructureEntry
 
-from generative.config import DataConfig, FilesSource
+from generative.datasets.config import DataConfig, FilesSource
 from generative.datasets.ingest import ingest
 from generative.datasets.levels import MP2020, MP_MIXED, MP_R2SCAN, functional_of, level_of
 from generative.datasets.manifest import Dataset, read_dataset

@@ -11,9 +11,9 @@ from pymatgen.core.structure import Structure
 from pymatgen.io.cif import CifWriter
 from pymatgen.io.vasp.inputs import Poscar
 
-from generative.config import DataConfig, FilesSource
 from generative.crystal.crystals import Crystal
 from generative.datasets.checks import RecordError, checked, primitive
+from generative.datasets.config import DataConfig, FilesSource
 from generative.datasets.ingest import ingest
 from generative.datasets.limits import MAX_RECORD_ATOMS, MIN_DISTANCE_ANG
 from generative.datasets.manifest import Dataset, read_dataset

@@ -12,7 +12,7 @@ import pytest
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from generative.config import AflowSource, DataConfig, FilesSource
+from generative.datasets.config import AflowSource, DataConfig, FilesSource
 from generative.datasets.databases.aflow_entries import entry_record
 from generative.datasets.databases.database import Record
 from generative.datasets.ingest import ingest

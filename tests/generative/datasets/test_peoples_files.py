@@ -19,8 +19,8 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 from pymatgen.io.cif import CifWriter
 
-from generative.config import DataConfig, FilesSource
 from generative.crystal.crystals import crystals_of
+from generative.datasets.config import DataConfig, FilesSource
 from generative.datasets.ingest import ingest
 from generative.datasets.manifest import Dataset, read_dataset
 from generative.datasets.sources import SourceError

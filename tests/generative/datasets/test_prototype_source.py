@@ -11,7 +11,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from generative.config import DataConfig, PrototypesSource
+from generative.datasets.config import DataConfig, PrototypesSource
 from generative.datasets.ingest import ingest
 from generative.datasets.manifest import read_dataset
 from generative.datasets.prototypes import ScoredCrystal, decorate, elemental_volume_ang3, rescaled

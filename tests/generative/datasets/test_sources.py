@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 
 import pytest
 
-from generative.config import (
+from generative.datasets.config import (
     AflowSource,
     DataConfig,
     FilesSource,

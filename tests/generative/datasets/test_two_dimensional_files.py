@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from pymatgen.core.structure import Structure
 
-from generative.config import DataConfig, FilesSource, FilterConfig
 from generative.crystal.crystals import crystals_of
+from generative.datasets.config import DataConfig, FilesSource, FilterConfig
 from generative.datasets.ingest import ingest
 from generative.screening.slabs import slab
 from generative.training.data import property_values

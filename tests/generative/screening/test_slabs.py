@@ -9,9 +9,10 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from configs.schema import ConfigError, DiscoverConfig, parse
-from generative.config import FilterConfig, ScreenConfig
+from generative.config import ScreenConfig
 from generative.crystal.crystals import Crystal
 from generative.datasets.checks import checked
+from generative.datasets.config import FilterConfig
 from generative.datasets.filters import apply_filters
 from generative.datasets.records import row_of, table_of
 from generative.screening.matching import ReferenceSet, Tolerances, find_known, fit_rms, group

@@ -13,9 +13,9 @@ from pymatgen.core.structure import Structure
 from scipy.optimize import linprog
 
 from configs.schema import DiscoverConfig
-from generative.config import PrototypesSource
 from generative.crystal.crystals import Crystal, structure_columns
 from generative.datasets import records
+from generative.datasets.config import PrototypesSource
 from generative.datasets.origins import Origin
 from generative.datasets.prototypes import decorate
 from tasks.discover import candidates

@@ -20,8 +20,9 @@ from optimade.models.utils import anonymize_formula, reduce_formula
 from pymatgen.core.structure import Structure
 
 from configs.paths import resolve
-from generative.config import ELEMENTS, DataConfig, FilesSource
+from generative.config import ELEMENTS
 from generative.crystal.crystals import Crystal, crystals_of
+from generative.datasets.config import DataConfig, FilesSource
 from generative.datasets.ingest import ingest
 from generative.datasets.manifest import DatasetError, read_manifest
 from generative.datasets.optimade_form import structure_attributes

@@ -20,9 +20,9 @@ from configs.ingest import parse_ingest
 from configs.reproduction import model_of
 from configs.schema import load, read_yaml
 from dft.config import RelaxConfig
-from generative.config import BilayersSource
 from generative.crystal.crystals import Crystal, crystals_of
 from generative.datasets.bilayers import Bilayer, Bilayers, RelaxedLayer, monolayers, stacked, start_of
+from generative.datasets.config import BilayersSource
 from generative.systems.baselines.stored import failed_sample
 from generative.training.data import split
 from storage.vacuum import slab_of

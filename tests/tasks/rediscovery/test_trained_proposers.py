@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from generative.config import DataConfig, FilesSource
 from generative.crystal.wyckoff import Signature
+from generative.datasets.config import DataConfig, FilesSource
 from generative.datasets.site_labels import SiteLabel, read_site_labels
 from generative.training.config import TrainConfig
 from generative.training.data import training_set

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from pymatgen.core.periodic_table import Element
 
-from generative.config import ELEMENTS, FilterConfig
+from generative.config import ELEMENTS
+from generative.datasets.config import FilterConfig
 from generative.datasets.manifest import HarvestRecord, Manifest, SourceRecord
 from tasks.report.dataset.artifacts import dataset_link, dataset_markdown
 from tasks.report.dataset.page import dataset_html

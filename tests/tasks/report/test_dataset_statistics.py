@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from pymatgen.core.structure import Structure
 from pymatgen.symmetry.groups import SpaceGroup
 
-from generative.config import ELEMENTS, FilterConfig
+from generative.config import ELEMENTS
+from generative.datasets.config import FilterConfig
 from generative.datasets.manifest import DatasetWriter, Manifest
 from generative.datasets.table import DATASET_SCHEMA, REJECTED_SCHEMA
 from tasks.report.dataset.statistics import CRYSTAL_SYSTEMS, dataset_statistics, reason_class

@@ -20,8 +20,8 @@ from configs.schema import DiscoverConfig
 from flows.cli import baseline as baseline_commands
 from flows.cli.main import app
 from generative import checkpoints
-from generative.config import DataConfig, FilesSource
 from generative.crystal.crystals import Crystal, crystals_of
+from generative.datasets.config import DataConfig, FilesSource
 from generative.datasets.ingest import ingest
 from generative.datasets.manifest import read_dataset
 from tasks.discover.screen import screen_table

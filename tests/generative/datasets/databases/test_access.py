@@ -12,7 +12,7 @@ import orjson
 import pytest
 import requests
 
-from generative.config import AflowSource, NetworkSource
+from generative.datasets.config import AflowSource, NetworkSource
 from generative.datasets.databases.access import BACKOFF_MAX_S, JITTER, Access
 from generative.datasets.databases.errors import (
     AccessDeniedError,

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 from pydantic import SecretStr
 
-from generative.config import AflowSource
+from generative.datasets.config import AflowSource
 from generative.datasets.databases.access import Access
 from generative.datasets.databases.errors import AccessDeniedError, NetworkError, NotFoundError
 from tests.servers.faults import CutGzip, Endless, Fault, FaultProxy, Refuse, Stall, Status, Truncate, WrongType

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from generative.config import AflowSource, FilterConfig
+from generative.datasets.config import AflowSource, FilterConfig
 from generative.datasets.databases import aflow
 from generative.datasets.databases.aflow import Aflow
 from generative.datasets.databases.aflow_query import legs, parse_where

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from generative.config import AflowSource, FilterConfig
+from generative.datasets.config import AflowSource, FilterConfig
 from generative.datasets.databases import aflow
 from generative.datasets.databases.access import Access
 from generative.datasets.databases.aflow import Aflow

@@ -11,7 +11,7 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.structure import Structure
 
-from generative.config import FilterConfig
+from generative.datasets.config import FilterConfig
 from generative.datasets.databases.database import Record
 from generative.datasets.databases.errors import (
     RefusedQueryError,

@@ -12,8 +12,8 @@ import pytest
 from optimade.filterparser import LarkParser
 from pydantic import ValidationError
 
-from generative.config import OptimadeSource
 from generative.crystal.crystals import Crystal
+from generative.datasets.config import OptimadeSource
 from generative.datasets.databases.database import Page
 from generative.datasets.databases.errors import RefusedQueryError
 from generative.datasets.databases.optimade_filter import filter_of_ids

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pymatgen.core.structure import Structure
 
-from generative.config import FilterConfig
+from generative.datasets.config import FilterConfig
 from generative.datasets.databases.errors import RefusedQueryError
 from generative.datasets.databases.optimade import UNMAPPED_FIELDS_MAX
 from tests.servers.faults import Edit, FaultProxy, Status

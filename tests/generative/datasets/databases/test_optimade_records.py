@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pymatgen.core.structure import Structure
 
-from generative.config import OPTIMADE_PROVIDERS, OptimadeSource
+from generative.datasets.config import OPTIMADE_PROVIDERS, OptimadeSource
 from generative.datasets.databases.database import Record
 from generative.datasets.databases.optimade_providers import COLUMNS, PROVIDERS, provider_of
 from generative.datasets.records import Form, interpret

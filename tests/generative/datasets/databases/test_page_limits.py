@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from generative.config import AflowSource, FilterConfig
+from generative.datasets.config import AflowSource, FilterConfig
 from generative.datasets.databases import aflow
 from generative.datasets.databases.aflow import Aflow
 from generative.datasets.databases.database import Database

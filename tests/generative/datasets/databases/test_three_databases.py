@@ -22,8 +22,8 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.structure import Structure
 
 from configs.paths import resolve
-from generative.config import DataConfig
 from generative.crystal.crystals import crystals_of
+from generative.datasets.config import DataConfig
 from generative.datasets.databases.harvest import NetworkContext
 from generative.datasets.ingest import ingest, plans
 from generative.datasets.manifest import Dataset, read_dataset
@@ -201,7 +201,7 @@ import sys, json
 from pathlib import Path
 from pydantic import SecretStr
 from configs.paths import resolve
-from generative.config import DataConfig
+from generative.datasets.config import DataConfig
 from generative.datasets.ingest import ingest
 from generative.datasets.databases.harvest import NetworkContext
 source, folder, key = json.loads(sys.argv[1]), Path(sys.argv[2]), SecretStr(sys.stdin.read())
