@@ -180,7 +180,7 @@ def _reaching(name: str, graph: Mapping[str, set[str]]) -> set[str]:
         (
             "flows.discover",
             51,
-            228,
+            232,
         ),  # with queues, formats, odds of compositions, judge, report and jobs
         ("generative.checkpoints", 22, 22),  # systems are loaded by their names
         ("configs.schema", 13, 16),

@@ -113,7 +113,7 @@ def _electronegativity(symbol: str) -> float:
 
 def can_balance(system: Sequence[str], formula_atoms_max: int) -> bool:
     """Whether SMACT balances some formula of all these elements with at most so many atoms."""
-    from generative.plans import enumerate_formulas
+    from generative.plans.formulas import enumerate_formulas
     from generative.screening.composition import check
 
     n = len(system)

@@ -124,8 +124,8 @@ def check_generator(config: DiscoverConfig) -> None:
             these are asked for; if two would draw the same candidates. Of several generators the message says which.
         PlanError: if the conditions leave nothing to ask for.
     """
-    from generative import plans
     from generative.checkpoints import CheckpointError, digest
+    from generative.plans.plan import check
     from generative.requests import atomic_number
 
     generators = generators_of(config.sample)
@@ -159,7 +159,7 @@ def check_generator(config: DiscoverConfig) -> None:
                 "candidates: leave one out, or change its sampler"
             )
         found[draws] = one.where
-    plans.check(config.conditions, config.elements)
+    check(config.conditions, config.elements)
 
 
 def _asked_elements(config: DiscoverConfig) -> Sequence[str]:
@@ -182,7 +182,7 @@ def _portions(
     a generator has its places, n farther on for each time that it has learned; so whatever is learned later, the places
     and chunks of those before stay theirs.
     """
-    from generative.plans import share_out
+    from generative.plans.turns import share_out
 
     places = share_out(n, shares)
     times = [0] * len(shares)
@@ -230,11 +230,11 @@ def requests_of(
     Args:
         config: of the run.
         chunk: its number.
-        training_formulas: as of generative.plans.plan, as is the next.
+        training_formulas: as of generative.plans.plan.plan, as is the next.
         hull_ev_per_atom: likewise.
         heeds: what the generator goes by; with it each request has its turn.
 
-    Raises: PlanError: as generative.plans.plan.
+    Raises: PlanError: as generative.plans.plan.plan.
     """
     chunks, size = list(chunks_of(config.sample)), config.sample.chunk_size
     asked_for, hull = chunks[chunk], tuple(sorted((hull_ev_per_atom or {}).items()))
@@ -307,7 +307,7 @@ def _planned(
     hull_ev_per_atom: tuple[tuple[str, float], ...],
 ) -> list[Request]:
     """The whole plan, once per process: it has no middle to begin at, so each chunk would plan all before it."""
-    from generative.plans import plan
+    from generative.plans.plan import plan
 
     return plan(conditions, elements, n, seed, training_formulas, dict(hull_ev_per_atom))
 

@@ -118,7 +118,7 @@ def _known(config: DiscoverConfig, folder: Path, identity: PotentialIdentity | N
 
 def _requests(config: DiscoverConfig, known: Known) -> tuple[list[tuple[str, Request]], str]:
     """Who is asked for what; and why nothing is told, where that depends on crystals that are not here."""
-    from generative.plans import PlanError
+    from generative.plans.formulas import PlanError
 
     policy = config.conditions.policy
     formulas = known.table.column("formula").to_pylist() if policy == "training" else ()

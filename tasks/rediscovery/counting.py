@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from configs.rediscovery import PORTFOLIO, RediscoveryConfig
 from generative.crystal.crystals import Crystal, crystals_of, field_of
-from generative.plans import share_out
+from generative.plans.turns import share_out
 from generative.screening.matching import Tolerances, group, pairwise_rms
 from tasks.discover.candidates import RELAXED, Stage, joined, plain, table_of
 from tasks.discover.phases import competing_hull, hull_energy

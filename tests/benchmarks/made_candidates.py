@@ -24,7 +24,7 @@ from configs.paths import resolve
 from generative.config import ConditionsConfig
 from generative.crystal.crystals import Crystal
 from generative.datasets.records import formula_of
-from generative.plans import plan
+from generative.plans.plan import plan
 from generative.requests import Request
 from tasks.discover.candidates import SAMPLED, Proposer, table_of
 from tests.cifs import parse_cif

@@ -14,7 +14,8 @@ from pymatgen.core.periodic_table import Element
 from generative.composition_odds.model import CompositionOdds, candidates
 from generative.config import ConditionsConfig, GridConfig
 from generative.crystal.occupancy import holds
-from generative.plans import RIGHT_AT, PlanError, check, enumerate_formulas, plan
+from generative.plans.formulas import PlanError, enumerate_formulas
+from generative.plans.plan import RIGHT_AT, check, plan
 from generative.requests import Formula, Request, in_turn
 from generative.screening import composition
 

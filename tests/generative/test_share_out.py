@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from generative.plans import share_out
+from generative.plans.turns import share_out
 
 NAMED = [(1.0,), (0.5, 0.5), (0.9, 0.1), (0.7, 0.2, 0.1), (1.0, 1.0, 1.0), (1e-6, 1e6), (0.1,) * 10]
 DRAWN = [tuple(random.Random(seed).uniform(0.001, 1) for _ in range(2 + seed % 9)) for seed in range(12)]

@@ -117,7 +117,7 @@ def test_each_stage_reaches_what_it_computes_with_and_not_what_others_do() -> No
     assert "dft/potentials/m3gnet.py" in names(relax_chunk_file, place_of("M3GNet-MP-2021.2.8-PES").partition(":")[0])
     assert {"generative/screening/matching.py", "tasks/discover/candidates.py"} <= screen
     assert not [name for name in screen if name.startswith(("generative/systems", "dft/potential", "tasks/report"))]
-    assert {"generative/sampling.py", "generative/plans.py", "generative/systems/crystal_flow.py"} <= sample
+    assert {"generative/sampling.py", "generative/plans/plan.py", "generative/systems/crystal_flow.py"} <= sample
     assert "generative/systems/cdvae/system.py" not in sample
     assert "generative/crystal/cell_parameters.py" in names(reconstruct)
     assert "generative/crystal/crystals.py" in names(measure)

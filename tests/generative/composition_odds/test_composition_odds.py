@@ -92,7 +92,7 @@ def test_the_shipped_odds_are_small_and_know_chemistry() -> None:
 
 def test_a_plan_needs_no_torch() -> None:
     code = (
-        "import sys; from generative.config import ConditionsConfig; from generative.plans import plan; "
+        "import sys; from generative.config import ConditionsConfig; from generative.plans.plan import plan; "
         "plan(ConditionsConfig(policy='likely'), ('Ta', 'W', 'B'), 20, 0); print('torch' in sys.modules)"
     )
     root = Path(__file__).resolve().parents[3]

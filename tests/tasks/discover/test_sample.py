@@ -13,8 +13,9 @@ import torch
 from pymatgen.core.lattice import Lattice
 
 from configs.schema import ConfigError, DiscoverConfig, parse
-from generative import checkpoints, plans
+from generative import checkpoints
 from generative.crystal.crystals import Crystal
+from generative.plans import plan as plans
 from generative.requests import Request
 from generative.systems.baselines.random_symmetric import RandomSymmetric, RandomSymmetricConfig
 from generative.systems.wyckoff.config import WyckoffConfig
@@ -41,7 +42,7 @@ def test_chunks_ask_for_the_plan_one_after_the_other_and_it_is_made_once(monkeyp
         asked.extend(requests)
         return []
 
-    monkeypatch.setattr("generative.plans.plan", counted)
+    monkeypatch.setattr("generative.plans.plan.plan", counted)
     monkeypatch.setattr("generative.sampling.sample_chunk", drawn)
     heeding = SimpleNamespace(generator=SimpleNamespace(heeds=frozenset({"composition"})))
     monkeypatch.setattr("tasks.discover.sample.checkpoint", lambda name, execution: heeding)

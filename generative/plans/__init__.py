@@ -1,0 +1,1 @@
+"""What is asked of a generator: the plan of a run, one request per candidate."""
