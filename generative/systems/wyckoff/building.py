@@ -10,7 +10,8 @@ import torch
 from generative.crystal.crystals import Crystal
 from generative.crystal.species import element_properties
 from generative.crystal.wyckoff import Signature, WyckoffCrystal
-from generative.systems.wyckoff.library import Composition, Kind, Library, with_elements
+from generative.systems.wyckoff.kinds import Composition, Kind
+from generative.systems.wyckoff.library import Library, with_elements
 from generative.systems.wyckoff.packing import contact, packed, radii_ang
 from storage.digests import json_digest
 

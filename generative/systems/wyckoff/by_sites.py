@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from generative.systems.wyckoff.library import Composition, Counts, Library
+from generative.systems.wyckoff.kinds import Composition, Counts
+from generative.systems.wyckoff.library import Library
 
 
 def kinds_with_sites(library: Library, group: int, sites: Mapping[int, int]) -> dict[Composition, list[int]]:

@@ -13,7 +13,8 @@ from torch import Tensor
 from generative.crystal.wyckoff import PARTNER
 from generative.requests import Request, atomic_number
 from generative.systems.wyckoff.by_sites import kinds_with_sites
-from generative.systems.wyckoff.library import Composition, Counts, Kind, Library, Shelf
+from generative.systems.wyckoff.kinds import Composition, Counts, Kind
+from generative.systems.wyckoff.library import Library, Shelf
 from generative.systems.wyckoff.metric import CompositionMetric
 from generative.systems.wyckoff.sequence import SignatureNetwork, most_probable
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from generative.crystal.species import MAX_Z, element_properties
 from generative.crystal.wyckoff import space_group
-from generative.systems.wyckoff.library import Composition, Kind, kind_of
+from generative.systems.wyckoff.kinds import Composition, Kind, kind_of
 
 N_GROUPS, N_POSITIONS, MOST_LETTERS = 230, 1731, 27
 """Space groups, their Wyckoff positions together, and those of group 47, which has the most."""

@@ -46,7 +46,8 @@ from generative.systems.wyckoff.building import Builder
 from generative.systems.wyckoff.card import card_notes
 from generative.systems.wyckoff.config import WyckoffConfig, WyckoffSampler
 from generative.systems.wyckoff.descriptions import Descriptions
-from generative.systems.wyckoff.library import Composition, Counts, Kind, Known, Library, described, kind_of
+from generative.systems.wyckoff.kinds import Composition, Counts, Kind, Known, described, kind_of
+from generative.systems.wyckoff.library import Library
 from generative.systems.wyckoff.metric import CompositionMetric
 from generative.systems.wyckoff.ranking import Alternative, Ranking
 from generative.systems.wyckoff.sequence import Sequences, SignatureNetwork

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from generative.crystal.batch import CrystalBatch
 from generative.crystal.wyckoff import Sites, WyckoffCrystal, space_group
-from generative.systems.wyckoff.library import Counts, described
+from generative.systems.wyckoff.kinds import Counts, described
 from generative.training.data import TrainingSet
 
 

@@ -20,7 +20,8 @@ from generative.crystal.wyckoff import Signature, WyckoffCrystal, space_group
 from generative.datasets.site_labels import SiteLabel, SiteLabelsError, read_site_labels
 from generative.requests import Request, in_turn
 from generative.systems.wyckoff.config import WyckoffConfig, WyckoffSampler
-from generative.systems.wyckoff.library import Composition, Known, Library, described, kind_of
+from generative.systems.wyckoff.kinds import Composition, Known, described, kind_of
+from generative.systems.wyckoff.library import Library
 from generative.systems.wyckoff.system import Wyckoff
 from generative.systems.wyckoff.training_set import DescribedCrystals
 from generative.training.data import TrainingSet, split

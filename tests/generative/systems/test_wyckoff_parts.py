@@ -14,7 +14,8 @@ from pymatgen.core.structure import Structure
 
 from generative.crystal.crystals import Crystal
 from generative.crystal.wyckoff import Signature, WyckoffCrystal, space_group
-from generative.systems.wyckoff.library import Composition, Kind, Known, Library, alphabet, kind_of
+from generative.systems.wyckoff.kinds import Composition, Kind, Known, alphabet, kind_of
+from generative.systems.wyckoff.library import Library
 from generative.systems.wyckoff.metric import CompositionMetric
 from generative.systems.wyckoff.packing import Spheres, contact, packed
 from generative.systems.wyckoff.sequence import Sequences, SignatureNetwork, most_probable, reach

@@ -20,7 +20,7 @@ from generative.crystal.wyckoff import Signature, WyckoffCrystal
 from generative.requests import Request, in_turn
 from generative.screening.validity import check
 from generative.systems.wyckoff.config import WyckoffSampler
-from generative.systems.wyckoff.library import Composition, described
+from generative.systems.wyckoff.kinds import Composition, described
 from generative.systems.wyckoff.system import Wyckoff
 from tests.generative.systems.test_wyckoff import rng, stored
 from tests.real_crystals import in_space_group
