@@ -30,15 +30,13 @@ from generative.metrics.metric import Metric
 from generative.training.config import TrainConfig
 from tasks.loading import potential_code
 from tasks.papers.condition_cdvae import asked, drawing, properties
+from tasks.papers.ground_states import relaxation_inputs, relaxed_first
 from tasks.papers.protocols import (
     generation_metrics,
-    ground_state_metrics,
     reconstruction_metrics,
     regression_metrics,
-    relaxations,
 )
 from tasks.papers.results import Made, Measured, Progress, ResultKey, share_error
-from tasks.papers.samples import relaxed
 from tasks.papers.stages import Measurement, Paper
 
 if TYPE_CHECKING:
@@ -149,23 +147,14 @@ def relax_inputs(config: ConditionReproductionConfig, key: ResultKey) -> dict[st
 
     Raises: NotReadyError: if the system is not trained.
     """
-    test = config.relaxations
-    return {
-        **drawing.drawing_inputs(config, key),
-        "n_generate": config.dataset(key.dataset).n_generate,
-        "n": test.n,
-        "relax": test.relax.model_dump(mode="json", exclude={"chunk_size"}),
-    }
+    n_generate = config.dataset(key.dataset).n_generate
+    return {**drawing.drawing_inputs(config, key), **relaxation_inputs(config.relaxations, n_generate)}
 
 
 def relax(config: ConditionReproductionConfig, key: ResultKey, progress: Progress) -> Made:
     """The first valid generated crystals relaxed: how many come to rest, in how many steps, how far down."""
-    test = config.relaxations
     valid = asked.valid_ones(drawing.generated(config, replace(key, stage="generate"), progress))
-    first = replace(valid, ids=valid.ids[: test.n], crystals=valid.crystals[: test.n])
-    table = relaxed(config, test.relax, first, key.folder(config), progress)
-    made = relaxations(first, table, test.relax.pressure_gpa)
-    return Made(ground_state_metrics(made, config.workers, config.seed), {"potential": made.potential})
+    return relaxed_first(config, config.relaxations, valid, key, progress)
 
 
 class ConditionCDVAEPaper(Paper[ConditionReproductionConfig]):

@@ -21,15 +21,14 @@ from generative.training.config import TrainConfig
 from tasks.evaluate.energies import Regressor, load_regressor, regressed_energies
 from tasks.loading import potential_code
 from tasks.papers import trainings
+from tasks.papers.ground_states import relaxation_inputs, relaxed_first
 from tasks.papers.protocols import (
     generation_metrics,
-    ground_state_metrics,
     reconstruction_metrics,
     regression_metrics,
-    relaxations,
 )
 from tasks.papers.results import Made, Measured, NotReadyError, Progress, ResultKey, digest_of
-from tasks.papers.samples import Drawn, Plan, in_chunks, on_device, relaxed
+from tasks.papers.samples import Drawn, Plan, in_chunks, on_device
 from tasks.papers.stages import Measurement, Paper
 from tasks.papers.test_sets import CrystalSet, digest_of_file, made_ready
 
@@ -346,23 +345,14 @@ def ground_state_inputs(config: ReproductionConfig, key: ResultKey) -> dict[str,
 
     Raises: NotReadyError: if the system is not trained.
     """
-    entry, test = config.dataset(key.dataset), config.ground_state
-    return {
-        **decoding_inputs(config, key),
-        "n_generate": entry.n_generate,
-        "n": test.n,
-        "relax": test.relax.model_dump(mode="json", exclude={"chunk_size"}),
-    }
+    n_generate = config.dataset(key.dataset).n_generate
+    return {**decoding_inputs(config, key), **relaxation_inputs(config.ground_state, n_generate)}
 
 
 def relax(config: ReproductionConfig, key: ResultKey, progress: Progress) -> Made:
     """Relax generated crystals under pressure, and compare them with what they became (Table 3)."""
-    test = config.ground_state
     drawn = generated(config, replace(key, stage="generate"), progress)
-    first = replace(drawn, ids=drawn.ids[: test.n], crystals=drawn.crystals[: test.n])
-    table = relaxed(config, test.relax, first, key.folder(config), progress)
-    made = relaxations(first, table, test.relax.pressure_gpa)
-    return Made(ground_state_metrics(made, config.workers, config.seed), {"potential": made.potential})
+    return relaxed_first(config, config.ground_state, drawn, key, progress)
 
 
 class DPCDVAE(Paper[ReproductionConfig]):
