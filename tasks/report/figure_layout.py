@@ -119,4 +119,4 @@ def corner_note(text: str, y: float = 0.0) -> list[Figure]:
     if not text:
         return []
     place = {"xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom", "align": "left"}
-    return [text_note(0.0, y, text, **place, font={"size": 11, "color": INK})]
+    return [text_note(0.0, y, text, **place, name="corner", font={"size": 11, "color": INK})]

@@ -19,6 +19,7 @@ wantsDark.addEventListener("change", (event) => paint(event.matches));
 
 // ---- hull ----------------------------------------------------------------------------------------------------------
 let shownFigure = "plane";
+const VIEW_PX = 990;  // width that the first view of hull_space.py takes up
 function coloured(figure) {
   const style = getComputedStyle(root), tone = (name) => style.getPropertyValue(name).trim();
   const dark = root.dataset.theme === "dark";
@@ -46,11 +47,19 @@ function beneath({ data, layout }) {
   if (bar) bar.title.text = bar.title.text.replace("<br>", " ");
   layout.legend = { ...layout.legend, orientation: "v", x: 0, xanchor: "left", y: -0.24, yanchor: "top" };
   layout.margin = { l: 4, r: 4, t: 4, b: 4 };
+  const corner = (layout.annotations || []).find((note) => note.name === "corner");
+  if (corner) Object.assign(corner, { y: 1, yanchor: "top", text: corner.text.replaceAll(/, |: /g, "$&<br>") });
+}
+// A narrower picture is seen from further away, or its axis would be cut off; one with all else beneath is lower too.
+function furtherAway({ eye, center }, width) {
+  const factor = Math.max(1, VIEW_PX / width);
+  for (const axis of "xyz") eye[axis] = center[axis] + factor * (eye[axis] - center[axis]);
 }
 function drawHull() {
   const place = document.getElementById("hull-plot");
   if (!place || !window.Plotly) return;
   const { data, layout } = coloured(figures[shownFigure]);
+  if (layout.scene && window.innerWidth >= 640) furtherAway(layout.scene.camera, place.clientWidth);
   Plotly.newPlot(place, data, layout, { responsive: true, displaylogo: false, scrollZoom: shownFigure === "space",
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "hoverClosest3d", "tableRotation"] });
   place.removeAllListeners("plotly_click");
