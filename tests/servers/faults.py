@@ -138,6 +138,15 @@ class Drip:
             connection.send(b" ")
 
 
+def limits_of(fault: object) -> dict[str, float]:
+    """Settings of a client that meets a fault soon, without taking a busy machine for another: limits in time are short
+    only where the fault is one of time.
+    """
+    if isinstance(fault, Stall):
+        return {"read_timeout_s": 0.25}
+    return {"reply_timeout_s": 0.6} if isinstance(fault, Endless | Drip) else {}
+
+
 @dataclass(frozen=True)
 class Rewrite:
     """Another page than the one asked for: `path` maps the path asked for to the one answered."""

@@ -40,6 +40,7 @@ from tests.servers.faults import (
     Truncate,
     TruncatedJson,
     WrongType,
+    limits_of,
 )
 from tests.servers.loopback import Connection, Loopback, Reply, Request, head
 
@@ -90,8 +91,6 @@ def settings(**changed: Any) -> NetworkSource:
     quick = {
         "attempts": ATTEMPTS,
         "backoff_s": 0.5,
-        "read_timeout_s": 0.25,
-        "reply_timeout_s": 0.6,
         "reply_mb_max": 2.0,
         "requests_per_second": 1000.0,
     }
@@ -101,6 +100,11 @@ def settings(**changed: Any) -> NetworkSource:
 def access(time: OwnTime | None = None, database: str = "aflow", **changed: Any) -> Access:
     time = time or OwnTime()
     return Access(settings(**changed), database, sleep=time.sleep, clock=time.clock)
+
+
+def limits(fault: Fault) -> dict[str, float]:
+    """As of tests.servers.faults, for the faults made here too."""
+    return {"reply_timeout_s": 0.6} if isinstance(fault, HeaderDrip | EndlessRefusal) else limits_of(fault)
 
 
 @pytest.fixture(params=["requests", "httpx"])
@@ -146,7 +150,7 @@ WITHOUT_END = [Endless(), Endless(packed=True), Drip(0.05), HeaderDrip()]
 
 @pytest.mark.parametrize("fault", [fault for fault, _ in TRANSIENT] + [*WITHOUT_END, EndlessRefusal()], ids=str)
 def test_a_fault_that_passes_leaves_the_data_as_if_it_had_not_been(get: Get, proxy: FaultProxy, fault: Fault) -> None:
-    way = access()
+    way = access(**limits(fault))
     proxy.spoil(0, fault)
     assert get(way, f"{proxy.url}/data") == DATA
     assert (way.n_requests, way.n_retries, len(proxy.seen)) == (2, 1, 2)
@@ -156,7 +160,7 @@ def test_a_fault_that_passes_leaves_the_data_as_if_it_had_not_been(get: Get, pro
 def test_a_fault_that_stays_ends_after_the_attempts_with_its_own_error(
     get: Get, proxy: FaultProxy, fault: Fault, kind: type[NetworkError]
 ) -> None:
-    way = access()
+    way = access(**limits(fault))
     proxy.spoil(0, fault, times=99)
     with pytest.raises(
         NetworkError, match=r"^aflow: 127\.0\.0\.1:\d+ .* \(tried 3 times\); what has come is kept"
@@ -175,12 +179,12 @@ def test_a_reply_without_end_is_left_in_time_and_tried_once_more_only(
 ) -> None:
     proxy.spoil(0, fault, times=99)
     with pytest.raises(EndlessReplyError, match="page_size"):
-        get(access(), f"{proxy.url}/data")
+        get(access(**limits(fault)), f"{proxy.url}/data")
     assert len(proxy.seen) == 2
 
 
 def test_a_connection_kept_from_a_good_reply_is_under_the_time_limit_too(get: Get, proxy: FaultProxy) -> None:
-    way = access()
+    way = access(reply_timeout_s=0.6)
     proxy.spoil(1, HeaderDrip(), times=2)
     assert get(way, f"{proxy.url}/data") == DATA
     with pytest.raises(EndlessReplyError, match=r"longer than 0\.6 s"):
@@ -348,7 +352,7 @@ def test_the_literal_nan_comes_as_null_so_that_strict_readers_do_not_stumble(get
 
 
 def test_a_session_is_a_session_to_clients_whatever_they_say_of_time_outs(proxy: FaultProxy) -> None:
-    way = access()
+    way = access(read_timeout_s=0.25)
     session_class = way.session_class()
     assert issubclass(session_class, requests.Session)
     proxy.spoil(0, Stall(60))

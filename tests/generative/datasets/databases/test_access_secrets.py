@@ -17,7 +17,18 @@ from pydantic import SecretStr
 from generative.datasets.config import AflowSource
 from generative.datasets.databases.access import Access
 from generative.datasets.databases.errors import AccessDeniedError, NetworkError, NotFoundError
-from tests.servers.faults import CutGzip, Endless, Fault, FaultProxy, Refuse, Stall, Status, Truncate, WrongType
+from tests.servers.faults import (
+    CutGzip,
+    Endless,
+    Fault,
+    FaultProxy,
+    Refuse,
+    Stall,
+    Status,
+    Truncate,
+    WrongType,
+    limits_of,
+)
 from tests.servers.loopback import Loopback, Reply, Request
 
 KEY = "Zq7/k+9=Xw 4mT".replace(" ", "%")
@@ -27,7 +38,7 @@ Get = Callable[[Access, str], Any]
 
 
 def access(**changed: Any) -> Access:
-    quick = {"attempts": 2, "backoff_s": 0.0, "read_timeout_s": 0.2, "reply_timeout_s": 1, "reply_mb_max": 1}
+    quick = {"attempts": 2, "backoff_s": 0.0, "reply_mb_max": 1}
     config = AflowSource.model_validate(quick | {"requests_per_second": 1000} | changed)
     return Access(config, "materials-project", SecretStr(KEY), sleep=lambda _: None)
 
@@ -90,7 +101,7 @@ FAULTS: list[Fault] = [
 def test_the_key_is_in_no_message_exception_log_or_repr(
     get: Get, echo: Loopback, fault: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
-    way = access()
+    way = access(**limits_of(fault))
     with FaultProxy(echo.url) as proxy, caplog.at_level(logging.DEBUG):
         proxy.spoil(0, fault, times=9)
         with pytest.raises(NetworkError) as caught:

@@ -37,6 +37,7 @@ from tests.servers.faults import (
     Truncate,
     TruncatedJson,
     WrongType,
+    limits_of,
 )
 from tests.servers.materials_project import (
     BARRED_KEY,
@@ -163,10 +164,11 @@ def test_a_fault_that_passes_costs_no_record(name: str, proxy: FaultProxy, downl
     matches, fault = PASSING[name]
     proxy.spoil(matches, fault)
     clock = Clock()
-    database = project(proxy.url, page_size=PAGE_SIZE, clock=clock, read_timeout_s=0.5)
+    database = project(proxy.url, page_size=PAGE_SIZE, clock=clock, **limits_of(fault))
     assert records_of(database) == downloaded
-    n_pages = -(-len(downloaded) // PAGE_SIZE)
-    assert len(proxy.seen) == 2 * n_pages + 1
+    n_requests = 2 * -(-len(downloaded) // PAGE_SIZE) + 1
+    # A busy machine may be silent so long once more.
+    assert len(proxy.seen) == n_requests or (isinstance(fault, Stall) and len(proxy.seen) > n_requests)
     if "Retry-After" in name:
         assert max(clock.waits_s) >= 7
 
@@ -207,9 +209,7 @@ def _without(reply: Any, field: str) -> Any:
 def test_a_fault_that_lasts_is_one_error_of_its_class(name: str, route: str, proxy: FaultProxy) -> None:
     fault, kind = LASTING[name]
     proxy.spoil(asks(route), fault, times=99)
-    database = project(
-        proxy.url, page_size=20, attempts=2, read_timeout_s=0.2, reply_timeout_s=0.6, reply_mb_max=4, backoff_s=0
-    )
+    database = project(proxy.url, page_size=20, attempts=2, reply_mb_max=4, backoff_s=0, **limits_of(fault))
     with pytest.raises(NetworkError) as caught:
         database.page(None)
     assert type(caught.value) is kind
