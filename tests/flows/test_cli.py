@@ -226,8 +226,8 @@ def test_screen_finds_the_known_crystal_and_keeps_all_others_with_reasons(
     broken = rows["new:broken.cif"]
     assert broken["rejected_by"] == "reading"
     assert "lists no atom" in broken["reason"]
-    assert "1 files of a folder were not read, the first: notes.txt: not read" in done.stderr
-    assert "1 records could not be read" in done.stderr
+    assert "1 file of a folder was not read, the first: notes.txt: not read" in done.stderr
+    assert "1 record could not be read" in done.stderr
 
 
 def test_inputs_are_written_for_each_crystal_with_its_lineage(new: Path, tmp_path: Path) -> None:
