@@ -24,6 +24,7 @@ from flows.servers.prefect_api import Api
 from flows.servers.prefect_password import PASSWORD, password_of, write_environment
 from flows.servers.run_files import report_server
 from flows.servers.services import ServeError, Service, listening_on, start_server, wait_until_ready
+from storage.wording import amount
 
 LATE_RUNS_EVERY_S = 10.0
 
@@ -86,10 +87,12 @@ def serve(port: int, folder: Path, stopped: threading.Event) -> None:
 def _tidy(api: Api) -> None:
     """What an earlier server left behind when it or this machine died."""
     if n := end_runs(api):
-        _say(f"{n} runs that an earlier server left without a process are marked as crashed; begin them again")
+        left = amount(n, "run")
+        _say(f"marked as crashed: {left} that an earlier server left without a process; to be begun again")
     free_slots(api)
     if n := skip_late(api):
-        _say(f"{n} scheduled runs were due while no server ran: of each schedule the last one is begun")
+        due = amount(n, "scheduled run was", "scheduled runs were")
+        _say(f"{due} due while no server ran: of each schedule the last one is begun")
 
 
 def _finish_runs(api: Api) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from configs.campaign import CampaignConfig
+from storage.wording import amount
 from tasks.campaign.allocation import Arm, Tally, shared_out
 from tasks.campaign.folder import Shares
 from tasks.campaign.learning import Learned
@@ -92,7 +93,7 @@ class Standing:
             return f"{n_finds} crystals are found, and stop.finds is {stop.finds}"
         last = range(len(self.rounds) - (quiet or 0), len(self.rounds))
         if quiet is not None and last[0] >= 0 and not any(map(self.found_in, last)):
-            return f"{quiet} rounds in a row have found nothing"
+            return amount(quiet, "round has found nothing", "rounds in a row have found nothing")
         for kind, (seconds, limit) in hours.items():
             if limit is not None and seconds >= 3600 * limit:
                 return f"the budget of {limit:g} {kind} hours is spent"

@@ -16,6 +16,7 @@ from configs.paths import model_folders
 from configs.schema import DiscoverConfig
 from generative.crystal.crystals import crystals_of
 from storage.documents import write_document
+from storage.wording import amount
 from tasks.discover.candidates import RELAXED, Proposer, joined
 from tasks.discover.inputs import lineage_of
 from tasks.discover.phases import competing_hull
@@ -227,7 +228,8 @@ def collected(campaign: Campaign, step: Step) -> Progress:
     rows, summary = rows_of(campaign, step.statuses, records), summary_of(campaign, step.statuses, records)
     table = {"name": campaign.name, "summary": asdict(summary), "jobs": rows}
     write_document(campaign.folder / TABLE, table, indent=1)
-    repaired = [f"{done.n_repaired} entries of the job store were not what the records say and were written anew"]
+    written_anew = amount(done.n_repaired, "entry of the job store was", "entries of the job store were")
+    repaired = [f"{written_anew} not what the records say: written anew"]
     notes = (
         *campaign.notes,
         *step.notes,

@@ -122,7 +122,7 @@ def test_a_damaged_record_and_a_damaged_entry_of_the_store_are_made_good(begun: 
         entry["output"]["energy_ev"] = 1.0
         store.update({k: v for k, v in entry.items() if k != "_id"}, key=["uuid", "index"])
     progress = advance(made)
-    assert any("1 entries of the job store" in note for note in progress.notes)
+    assert any("1 entry of the job store was not" in note for note in progress.notes)
     record.write_text(record.read_text()[:100])
     submitter_of(made).wait(made.keys, timeout_s=PATIENCE_S)
     assert json.loads(record.read_text())["energy_ev"] == pytest.approx(whole["energy_ev"], abs=1e-4)

@@ -86,7 +86,7 @@ def test_what_was_given_and_not_used_goes_back_to_the_budget_and_the_arm_is_give
     [
         ({"stop": {"finds": 3}}, (0, 0, 1), "3 crystals are found"),
         ({"stop": {"finds": 4}}, (0, 0, 1), ""),
-        ({"stop": {"rounds_without_find": 1}}, (0, 0), "1 rounds in a row"),
+        ({"stop": {"rounds_without_find": 1}}, (0, 0), "1 round has found nothing"),
         ({"stop": {"rounds_without_find": 2}}, (0, 0), ""),
         ({"stop": {"rounds_without_find": 2}}, (), "2 rounds in a row"),
         ({"stop": {"rounds_without_find": 3}}, (), ""),
