@@ -81,11 +81,13 @@ BAR = """
 import json
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from tasks.report.run.artifacts import Progress
 
 def bars():
     with get_client(sync_client=True) as client:
-        return [(one.key, one.data) for one in client.read_artifacts() if one.key.startswith("bar-")]
+        named = ArtifactFilter(key=ArtifactFilterKey(any_=["bar-of-work"]))
+        return [(one.key, one.data) for one in client.read_artifacts(artifact_filter=named)]
 
 @flow
 def work():
