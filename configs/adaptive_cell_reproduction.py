@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.comparison import ComparisonConfig, NamedEntry
 from dft.config import BestPhononsConfig, HullConfig, RelaxConfig
@@ -87,7 +87,11 @@ class AdaptiveCellReproductionConfig(ComparisonConfig[SiteData]):
     name: str = Field("adaptive-cell", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="name of the results' folder")
     size: str = Field("cpu", description="what tables call the size of the network, which training.system states")
     systems: tuple[CellSystem, ...] = Field(CELL_SYSTEMS, min_length=1, description="which systems are compared")
-    stages: tuple[CellStage, ...] = Field(CELL_STAGES, description="which stages are run; others are taken as they lie")
+    stages: tuple[CellStage, ...] = Field(
+        CELL_STAGES,
+        description="which stages are run; others are taken as they lie, but for a given "
+        "checkpoint, which is taken over in any case",
+    )
     datasets: tuple[SiteData, ...] = Field(min_length=1, max_length=1, description="the one data set")
     checkpoint: str | None = Field(
         None,
@@ -99,6 +103,15 @@ class AdaptiveCellReproductionConfig(ComparisonConfig[SiteData]):
     )
     known: KnownStructuresConfig = Field(KnownStructuresConfig(), description="known structures, section 5.3")
     compounds: CompoundsConfig = Field(CompoundsConfig(), description="new compounds, Table 3")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_its_checkpoint_over(cls, settings: Any) -> Any:
+        """Of a checkpoint that is given, `train` is a copy, without which no other stage has the model."""
+        stages = settings.get("stages") if isinstance(settings, dict) else None
+        if isinstance(stages, list | tuple) and stages and "train" not in stages and settings.get("checkpoint"):
+            return {**settings, "stages": ("train", *stages)}
+        return settings
 
     @property
     def data(self) -> SiteData:

@@ -208,6 +208,24 @@ def test_a_claim_of_at_most_holds_below_its_limit(value: float, holds: bool) -> 
     assert (verdict_of(claim, Fixed(), name_of).verdict is Verdict.HOLDS) is holds
 
 
+@pytest.mark.parametrize(
+    ("checkpoint", "stages", "run"),
+    [
+        ("package:hullward-adaptive-cell", ["compounds"], ("train", "compounds")),
+        ("package:hullward-adaptive-cell", ["train", "known"], ("train", "known")),
+        ("package:hullward-adaptive-cell", [], ()),
+        (None, ["compounds"], ("compounds",)),
+    ],
+)
+def test_a_checkpoint_that_is_given_is_taken_over_by_whichever_stage_is_run(
+    data: Path, runs: Path, checkpoint: str | None, stages: list[str], run: tuple[str, ...]
+) -> None:
+    stated = config_of(data, runs).model_dump(mode="json") | {"checkpoint": checkpoint, "stages": stages}
+    config = AdaptiveCellReproductionConfig.model_validate(stated)
+    assert config.stages == run
+    assert AdaptiveCellReproductionConfig.model_validate(config.model_dump(mode="json")) == config
+
+
 def test_the_whole_chain_is_made_once_and_shown_beside_the_paper(data: Path, runs: Path) -> None:
     config = config_of(data, runs)
     paper = AdaptiveCellPaper(config)
