@@ -10,6 +10,7 @@ from flows.cli.console import answer, begin, guarded, progress_bar, show_table
 from flows.cli.plan import shown
 from flows.cli.results import SHOWN
 from flows.cli.shared_options import AsJson, Debug, DryRun, Elements, Out, set_option
+from storage.wording import amount
 
 
 def register(app: typer.Typer) -> None:
@@ -62,7 +63,7 @@ def sample(
 
         shown(lambda: plan_draw(config, out), as_json)
         return
-    begin(f"{n} crystals into {out}", as_json)
+    begin(f"{amount(n, 'crystal')} into {out}", as_json)
     with answer(as_json) as give:
         from tasks.discover.own_files import plain_rows, sample_crystals, write_crystals
 
@@ -71,5 +72,5 @@ def sample(
         written = write_crystals(table, out)
         if not as_json:
             show_table(plain_rows(table)[:SHOWN], {"id": "id", "formula": "formula", "n_atoms": "atoms"})
-            typer.echo(f"\n{len(table)} crystals in {out}")
+            typer.echo(f"\n{amount(len(table), 'crystal')} in {out}")
         give({"files": [str(path) for path in written], "crystals": plain_rows(table)})

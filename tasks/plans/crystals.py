@@ -6,6 +6,7 @@ from pathlib import Path
 
 from configs.modification import ModifyConfig
 from configs.schema import DiscoverConfig
+from storage.wording import amount
 from tasks.discover.propose import asked_of, check_proposer, given_crystals
 from tasks.discover.sample import asked_in, check_generator, generators_of
 from tasks.plans.discover import asked_text, counted
@@ -30,7 +31,7 @@ def plan_draw(config: DiscoverConfig, out: Path) -> Plan:
             ("asked for", asked_text(requests)),
         ),
         potentials=(),
-        stages=(Stage("sample", f"{n} crystals", drawn),),
+        stages=(Stage("sample", amount(n, "crystal"), drawn),),
         rates=measured.told,
         memory_mb=None,
         writes=(Written.at(out, "the crystals"),),
@@ -74,7 +75,7 @@ def plan_modification(config: ModifyConfig) -> Plan:
         stages=(
             Stage("start", "potential loaded and checked", added(*map(measured.seconds_of, ("start", "potential")))),
             Stage("propose", f"{n} polymorphs", None),
-            Stage("given", f"{n_given} crystals",
+            Stage("given", amount(n_given, "crystal"),
                   measured.relaxation_s(relaxer.used, config.relax, sizes, "phase")),
             Stage("relax", f"about {round(n * measured.passes)} polymorphs",
                   at_once(candidates_s, config.execution, chunks)),

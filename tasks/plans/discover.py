@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from configs.paths import resolve
 from configs.schema import DiscoverConfig
+from storage.wording import amount
 from tasks.discover.judge import judge_names
 from tasks.discover.known import competing_phases, known_file, network_of
 from tasks.discover.run import RunFolder, read_manifest, refuse_other_run
@@ -163,7 +164,7 @@ def asked_text(requests: Sequence[tuple[str, Request]]) -> str:
     for (formula, atoms, _), n in every.items():
         by_formula[formula][atoms] += n
     ordered = sorted(by_formula.items(), key=lambda item: (-item[1].total(), item[0]))
-    lines = [f"{len(ordered)} formulas" + (f" in space groups {', '.join(map(str, groups))}" if groups else "")]
+    lines = [amount(len(ordered), "formula") + (f" in space groups {', '.join(map(str, groups))}" if groups else "")]
     for formula, cells in ordered[:SHOWN]:
         sizes = ", ".join(str(atoms) for atoms in sorted(cells) if atoms)
         lines.append(f"{formula} {cells.total()} times" + (f", cells of {sizes} atoms" if sizes else ""))

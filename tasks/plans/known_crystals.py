@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from configs.ingest import IngestConfig
 from configs.paths import AssetError, resolve
 from generative.datasets.config import NetworkSource
+from storage.wording import amount
 from tasks.ingest.stages import plan_sources
 from tasks.plans.potentials import absent, planned_potential
 from tasks.plans.rates import rates
@@ -34,7 +35,7 @@ def plan_ingest(config: IngestConfig) -> Plan:
         except AssetError as error:
             troubles.append(str(error))
         path = one.model_dump().get("path")
-        listed.append((one.kind, f"{path}, {files} files" if path else "made up and relaxed here"))
+        listed.append((one.kind, f"{path}, {amount(files, 'file')}" if path else "made up and relaxed here"))
     measured = rates()
     return Plan(
         command="ingest",

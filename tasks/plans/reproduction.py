@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from configs.reproduction import AnyReproduction
+from storage.wording import amount
 from tasks.files import NotYetThereError, only_looking
 from tasks.papers.stages import paper_of
 from tasks.plans.record import Plan, Stage, Written
@@ -21,7 +22,7 @@ def plan_reproduction(config: AnyReproduction) -> Plan:
     except NotYetThereError:
         done, missing = set(), {}
     stages = [
-        Stage(stage, f"{len(keys)} results", None, len(keys), sum(key in done for key in keys))
+        Stage(stage, amount(len(keys), "result"), None, len(keys), sum(key in done for key in keys))
         for stage, keys in wanted.items()
     ]
     reasons = dict.fromkeys(str(missing[key]) for keys in wanted.values() for key in keys if key in missing)

@@ -7,6 +7,7 @@ from pathlib import Path
 from configs.paths import AssetError, resolve
 from generative.datasets.config import NetworkSource
 from generative.training.config import TrainConfig
+from storage.wording import amount
 from tasks.plans.rates import rates
 from tasks.plans.record import Plan, Stage, Written
 
@@ -28,7 +29,11 @@ def plan_training(config: TrainConfig, folder: Path) -> Plan:
     finished, begun = (checkpoint / "model.json").is_file(), (folder / "resume.ckpt").is_file()
     seconds = measured.training_s(kind.name, size, n_shown)
     n_sources = len(config.data.sources)
-    data = f"{read_manifest(folder / 'dataset').n_rows} crystals, read" if is_read else f"{n_sources} sources"
+    data = (
+        f"{amount(read_manifest(folder / 'dataset').n_rows, 'crystal')}, read"
+        if is_read
+        else amount(n_sources, "source")
+    )
     return Plan(
         command="train",
         name=config.name,
