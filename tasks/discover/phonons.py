@@ -196,7 +196,7 @@ def phonons_task(
         return ref
     said = f"{found['n_imaginary']} imaginary modes" if found["n_imaginary"] else "dynamically stable"
     state = ", unchanged, skipped" if ref.reused else ""
-    get_run_logger().info("%s: lowest %.2f THz, %s%s", row["formula"], found["lowest_thz"], said, state)
+    get_run_logger().info("%s: lowest %s THz, %s%s", row["formula"], f"{found['lowest_thz']:z.2f}", said, state)
     return ref
 
 

@@ -194,17 +194,17 @@ def _of_candidate(pair: list[Measured | None]) -> Iterator[str]:
     yield str(first.metric.settings["spacegroup"])
     for one in pair:
         yield with_error(one)
-        yield EMPTY if one is None else f"{_in_mev(one.metric.value):.0f}"
+        yield EMPTY if one is None else f"{_in_mev(one.metric.value):z.0f}"
     lowest = first.metric.settings["lowest_phonon_thz"]
     yield _number(None if lowest is None else float(lowest), 2)
 
 
 def _both_units(value: float | None) -> tuple[str, str]:
-    return (EMPTY, EMPTY) if value is None else (value_text(value, "kJ/mol"), f"{_in_mev(value):.0f}")
+    return (EMPTY, EMPTY) if value is None else (value_text(value, "kJ/mol"), f"{_in_mev(value):z.0f}")
 
 
 def _number(value: float | None, digits: int) -> str:
-    return EMPTY if value is None else f"{value:.{digits}f}"
+    return EMPTY if value is None else f"{value:z.{digits}f}"
 
 
 def _in_mev(kj_per_mol: float) -> float:

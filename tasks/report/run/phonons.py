@@ -36,7 +36,7 @@ def _rows(figures: Sequence[PhononFigure]) -> list[tuple[str, ...]]:
             f.formula,
             str(f.rank),
             f.spacegroup_symbol,
-            "" if f.lowest_thz is None else f"{f.lowest_thz:.2f}",
+            "" if f.lowest_thz is None else f"{f.lowest_thz:z.2f}",
             "" if f.n_imaginary is None else str(f.n_imaginary),
             f.q_point,
             f.supercell,
